@@ -1,0 +1,59 @@
+"""Turn data sets into training shards.
+
+    python jobs/preprocess.py --data /data/musdb18hq /data/moisesdb --output /data/shards
+    ray job submit -- python jobs/preprocess.py --data … --output …
+
+Run the same command again to continue a run that was stopped. Exit codes: 0 done, 1 failed, 2 usage, 3 more
+rejects than allowed, 130 interrupted; OUTPUT/result.json says the same.
+"""
+
+import sys
+
+from jsonargparse import ArgumentParser
+
+from pipelines.preprocess import PreprocessConfig, estimate, preprocess, status
+from pipelines.runs import Exit, UsageError
+
+
+def build_parser() -> ArgumentParser:
+    """Build the command line from the configuration's fields."""
+    parser = ArgumentParser(prog="preprocess", description=__doc__, allow_abbrev=False, default_env=False)
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would be made, and about what it would cost"
+    )
+    parser.add_argument("--status", action="store_true", help="say how far the output is")
+    parser.add_argument(
+        "--data", type=str, nargs="+", default=[], help="folders or URIs: MUSDB18-HQ, MoisesDB, stems, songs"
+    )
+    parser.add_class_arguments(PreprocessConfig, skip={"data"}, fail_untyped=False)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run preprocess from a command line and return its exit code."""
+    parser = build_parser()
+    given = parser.parse_args(arguments)
+    values = parser.instantiate(given).as_dict()
+    dry_run, only_status = values.pop("dry_run"), values.pop("status")
+    values.pop("config", None)
+    try:
+        if only_status:
+            print(status(values["output"]))
+            return Exit.DONE
+        config = PreprocessConfig(**values)
+        if dry_run:
+            print(estimate(config))
+            return Exit.DONE
+    except UsageError as error:
+        print(f"preprocess: {error}", file=sys.stderr)
+        return Exit.USAGE
+    outcome = preprocess(config)
+    print(f"preprocess: {outcome.message}", file=sys.stderr)
+    if outcome.report:
+        print(f"open {config.output}/report.html; the numbers are in report.json", file=sys.stderr)
+    return outcome.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

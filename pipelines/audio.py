@@ -1,0 +1,191 @@
+"""Reading source audio: what a file is, and exact windows of it as 44.1 kHz stereo.
+
+Shape legend: samples are [frames, channels], float32, 44,100 Hz unless said otherwise.
+"""
+
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from pipelines.schema import CHANNELS, SAMPLE_RATE
+from pipelines.storage import is_uri, open_filesystem
+
+_EXTENSIONS = (
+    "aac ac3 aif aifc aiff ape au caf flac m4a mka mp2 mp3 mp4 oga ogg opus tta w64 wav wave webm wma wv"
+)
+EXTENSIONS = frozenset(_EXTENSIONS.split())
+_WINDOWED_FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC"})
+_LOSSLESS_SUBTYPE = re.compile(r"PCM_|FLOAT|DOUBLE|ALAC")
+_CHUNK_SIZE = re.compile(r"^\s*(?:data|SSND|Data size)\s*:\s*(\d+)", re.MULTILINE)
+_UNKNOWN_SIZE = 0x7FFF_0000  # writers to pipes leave the largest number there
+_OPEN_FILES = 64
+
+
+class AudioError(RuntimeError):
+    """A file cannot be read, or is not what it says."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What libsndfile tells of a file.
+
+    Args:
+        sample_rate: Hz.
+        channels: Number of channels.
+        frames: Samples per channel at the file's own rate.
+        lossy: Whether its coding is lossy.
+        windowed: Whether it can be read exactly in windows as it is: uncompressed or FLAC, 44.1 kHz, mono or
+            stereo.
+    """
+
+    sample_rate: int
+    channels: int
+    frames: int
+    lossy: bool
+    windowed: bool
+
+
+def open_binary(path: str) -> BinaryIO:
+    """Open a file on a disk or an object store for reading at any position."""
+    filesystem, inner = open_filesystem(path)
+    stream: BinaryIO = filesystem.open_input_file(inner)
+    return stream
+
+
+def open_sound(path: str) -> soundfile.SoundFile:
+    """Open a file with libsndfile.
+
+    Raises:
+        AudioError: it cannot be opened, or is no format that libsndfile reads.
+    """
+    try:
+        if is_uri(path):
+            return soundfile.SoundFile(open_binary(path))
+        return soundfile.SoundFile(os.path.abspath(path))  # a bare "-" would be standard input
+    except soundfile.LibsndfileError as error:
+        raise AudioError(error.error_string) from error
+    except OSError as error:
+        raise AudioError(os.strerror(error.errno) if error.errno else str(error)) from error
+
+
+def probe(path: str) -> Probe | None:
+    """Look at a file's headers.
+
+    Returns:
+        None when libsndfile does not know the format, so that ffmpeg may try.
+
+    Raises:
+        AudioError: the file is empty, cannot be opened, or is shorter than its header says.
+    """
+    with open_binary_or_explain(path) as stream:
+        size = stream.seek(0, os.SEEK_END)
+    if not size:
+        raise AudioError("the file is empty")
+    try:
+        sound = open_sound(path)
+    except AudioError:
+        return None
+    with sound:
+        promised = _promised_bytes(sound.extra_info)
+        if promised > size:
+            raise AudioError(
+                f"truncated: the header promises {promised} bytes of samples, the whole file has {size}"
+            )
+        lossy = not _LOSSLESS_SUBTYPE.match(sound.subtype)
+        windowed = (
+            sound.format in _WINDOWED_FORMATS
+            and not lossy
+            and sound.samplerate == SAMPLE_RATE
+            and sound.channels <= CHANNELS
+            and sound.seekable()
+        )
+        return Probe(sound.samplerate, sound.channels, sound.frames, lossy, windowed)
+
+
+def _promised_bytes(header: str) -> int:
+    """Read the largest size that libsndfile's log of a header gives the samples, 0 where there is none."""
+    sizes = [int(size) for size in _CHUNK_SIZE.findall(header)]
+    return max((size for size in sizes if size < _UNKNOWN_SIZE or size > 2**32), default=0)
+
+
+def open_binary_or_explain(path: str) -> BinaryIO:
+    """Open a file, turning what the system says into an AudioError."""
+    try:
+        return open_binary(path)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise AudioError(f"cannot be opened: {reason}") from error
+
+
+def to_stereo(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Bring samples [frames, 1 or 2] to [frames, 2]; a mono signal stands on both sides at its own level."""
+    return samples if samples.shape[1] == CHANNELS else np.repeat(samples, CHANNELS, axis=1)
+
+
+class Reader:
+    """Reads windows of sources, keeping the files it used last open.
+
+    A source is a list of files that are summed, as rows of the `files` column of sources.parquet.
+    """
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[str, soundfile.SoundFile] = OrderedDict()
+
+    def _sound(self, path: str) -> soundfile.SoundFile:
+        if path in self._open:
+            self._open.move_to_end(path)
+        else:
+            if len(self._open) >= _OPEN_FILES:
+                self._open.popitem(last=False)[1].close()
+            self._open[path] = open_sound(path)
+        return self._open[path]
+
+    def read_file(self, file: dict[str, Any], start: int, frames: int) -> NDArray[np.float32]:
+        """Read a window of one file; beyond its end there is silence.
+
+        Raises:
+            AudioError: the file cannot be read, or holds fewer samples than it did when it was scanned.
+        """
+        samples = np.zeros((frames, CHANNELS), np.float32)
+        wanted = min(frames, file["frames"] - start)
+        if wanted <= 0:
+            return samples
+        path = file["readable"]
+        try:
+            sound = self._sound(path)
+            sound.seek(start)
+            found = sound.read(wanted, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            self.forget(path)
+            raise AudioError(f"{path}: {error.error_string}") from error
+        except (AudioError, OSError) as error:
+            raise AudioError(f"{path}: {error}") from error
+        if len(found) < wanted:
+            self.forget(path)
+            raise AudioError(f"{path}: ends {wanted - len(found)} samples early at {start + len(found)}")
+        samples[:wanted] = to_stereo(found) * np.float32(file["scale"])
+        return samples
+
+    def read(self, files: Sequence[dict[str, Any]], start: int, frames: int) -> NDArray[np.float32]:
+        """Read a window of a source: the sum of its files."""
+        total = self.read_file(files[0], start, frames)
+        for file in files[1:]:
+            total += self.read_file(file, start, frames)
+        return total
+
+    def forget(self, path: str) -> None:
+        """Close one file."""
+        if path in self._open:
+            self._open.pop(path).close()
+
+    def close(self) -> None:
+        """Close all files."""
+        while self._open:
+            self._open.popitem()[1].close()

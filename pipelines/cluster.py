@@ -1,0 +1,78 @@
+"""Joining the Ray cluster that is there, or starting one on this machine."""
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What a run may use.
+
+    Args:
+        cpus: Logical CPUs up now.
+        nodes: Nodes up now.
+        joined: Whether the cluster was there before.
+    """
+
+    cpus: int
+    nodes: int
+    joined: bool
+
+
+def connect() -> Cluster:
+    """Join the cluster of RAY_ADDRESS or of this machine; start a local one where there is none."""
+    import ray
+
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    if not ray.is_initialized():
+        ray.init(logging_level=logging.WARNING, log_to_driver=False, include_dashboard=False)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    return Cluster(int(ray.cluster_resources().get("CPU", 0)), len(nodes), _joined())
+
+
+def _joined() -> bool:
+    import ray
+
+    node = ray._private.worker._global_node
+    return node is None or not node.is_head()
+
+
+def run_actors(
+    items: list[dict[str, Any]],
+    worker: type,
+    arguments: tuple[Any, ...],
+    *,
+    actors: int | None,
+    cluster: Cluster,
+) -> Iterator[dict[str, Any]]:
+    """Send every item to one of a pool of actors and yield what they return, as they finish.
+
+    Items are retried on another actor when theirs dies, so what a worker does must be safe to do twice.
+
+    Args:
+        items: Rows; each is one unit of work.
+        worker: Class whose instances are called with a row and return a row.
+        arguments: Of its constructor.
+        actors: Most actors; unset takes one per CPU.
+        cluster: Where.
+    """
+    import ray
+
+    if not items:
+        return
+    most = min(len(items), actors or max(cluster.cpus, 1))
+    least = min(most, max(cluster.cpus, 1))  # more than there are CPUs only once an autoscaler brings them
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
+        worker,
+        fn_constructor_args=arguments,
+        compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
+        num_cpus=1,
+    )
+    yield from dataset.iter_rows()

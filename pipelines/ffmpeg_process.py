@@ -1,0 +1,99 @@
+"""Starting ffmpeg so that it can neither outlive its parent nor its time limit.
+
+The bundled binary of imageio-ffmpeg is the default on every node, because shards must not depend on what a
+node has installed.
+"""
+
+import ctypes
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_TAG = re.compile(r"\[[^\]]* @ 0x[0-9a-f]+\]")
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+class FfmpegError(RuntimeError):
+    """ffmpeg could not be started, failed, or took too long."""
+
+
+def find_ffmpeg(path: str | None = None) -> str:
+    """Give the ffmpeg to use: the one named, else the bundled one.
+
+    Raises:
+        FfmpegError: there is none, or it is no program that can be run.
+    """
+    if path is None:
+        import imageio_ffmpeg
+
+        path = imageio_ffmpeg.get_ffmpeg_exe()
+    found = shutil.which(path)
+    if found is None:
+        raise FfmpegError(
+            f"ffmpeg {path!r} is not there or cannot be executed on {os.uname().nodename}. "
+            "Leave --codec.ffmpeg unset to take the bundled one, or name a program that every node has"
+        )
+    return found
+
+
+@cache
+def ffmpeg_version(path: str) -> str:
+    """Name an ffmpeg exactly: its first line of `-version` and a digest of the binary."""
+    line = run([path, "-version"], timeout_seconds=30).decode(errors="replace").partition("\n")[0]
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    return f"{line.removeprefix('ffmpeg version ').split(' ')[0]} sha256:{digest}"
+
+
+def die_with_parent() -> Callable[[], None] | None:
+    """Give what a child runs first, so that a killed parent takes it along, on Linux."""
+    if _libc is None:
+        return None
+    parent, libc = os.getpid(), _libc
+
+    def ask_for_signal() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return ask_for_signal
+
+
+def run(
+    command: Sequence[str], *, timeout_seconds: float, stdin: bytes = b"", pass_fds: Sequence[int] = ()
+) -> bytes:
+    """Run a command to its end and return its standard output.
+
+    Raises:
+        FfmpegError: it failed, or was killed at its time limit.
+    """
+    try:
+        done = subprocess.run(
+            command,
+            input=stdin,
+            capture_output=True,
+            timeout=timeout_seconds,
+            pass_fds=pass_fds,
+            preexec_fn=die_with_parent(),
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise FfmpegError(f"ffmpeg was killed after {timeout_seconds:g} s") from error
+    except OSError as error:
+        raise FfmpegError(f"ffmpeg could not be started: {error}") from error
+    if done.returncode:
+        raise FfmpegError(f"ffmpeg ended with {done.returncode}: {complaint(done.stderr)}")
+    return done.stdout
+
+
+def complaint(stderr: bytes) -> str:
+    """Give the beginning of an error output on one line, without addresses that differ from run to run."""
+    lines = (_TAG.sub("", line).strip() for line in stderr.decode(errors="replace").splitlines())
+    return " | ".join([line for line in lines if line][:2])[:200] or "no message"

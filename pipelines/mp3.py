@@ -1,0 +1,111 @@
+"""What an MP3 stream says of itself: frames, bitrates, and the gapless tag with LAME's delay and padding.
+
+Sources: ISO/IEC 11172-3 and 13818-3 (frame header), the LAME Tag specification (delay and padding in three
+bytes at offset 21).
+"""
+
+from dataclasses import dataclass
+
+_BITRATES_KBPS = {  # by MPEG version: Layer III, indices 1 to 14
+    1: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    2: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+_SAMPLE_RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
+_MONO = 3
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An MP3 bitstream as its headers tell it.
+
+    Args:
+        sample_rate: Hz.
+        bitrate_bps: Mean over the audio frames, rounded; exact at constant bitrate.
+        frames: Audio frames, the tag's own frame not among them.
+        samples: Samples per channel that a gapless decoder returns; None without a gapless tag.
+        missing_frames: Frames that the tag promises and the stream does not hold.
+    """
+
+    sample_rate: int
+    bitrate_bps: int
+    frames: int
+    samples: int | None
+    missing_frames: int
+
+
+@dataclass(frozen=True)
+class _Header:
+    version: int
+    sample_rate: int
+    bitrate_bps: int
+    length: int
+    samples: int
+    side_info: int
+
+
+def _header(stream: bytes, at: int) -> _Header | None:
+    if at + 4 > len(stream) or stream[at] != 0xFF or stream[at + 1] & 0xE6 != 0xE2:
+        return None
+    version_bits, protected = stream[at + 1] >> 3 & 3, not stream[at + 1] & 1
+    bitrate_index, rate_index, padding = stream[at + 2] >> 4, stream[at + 2] >> 2 & 3, stream[at + 2] >> 1 & 1
+    if version_bits == 1 or rate_index == 3 or not 0 < bitrate_index < 15:
+        return None
+    version = 1 if version_bits == 3 else 2
+    sample_rate = _SAMPLE_RATES[version_bits][rate_index]
+    bitrate_bps = _BITRATES_KBPS[version][bitrate_index - 1] * 1000
+    mono = stream[at + 3] >> 6 == _MONO
+    side_info = {(1, False): 32, (1, True): 17, (2, False): 17, (2, True): 9}[version, mono]
+    slots = 144 if version == 1 else 72
+    return _Header(
+        version,
+        sample_rate,
+        bitrate_bps,
+        slots * bitrate_bps // sample_rate + padding,
+        1152 if version == 1 else 576,
+        side_info + (2 if protected else 0),
+    )
+
+
+def _after_id3(stream: bytes) -> int:
+    if stream[:3] != b"ID3" or len(stream) < 10:
+        return 0
+    size = stream[6] << 21 | stream[7] << 14 | stream[8] << 7 | stream[9]
+    return size + (20 if stream[5] & 0x10 else 10)
+
+
+def parse(stream: bytes) -> Stream:
+    """Walk over the frames of a whole MP3 stream.
+
+    Raises:
+        ValueError: there is no frame where the first one must be.
+    """
+    at = _after_id3(stream)
+    first = _header(stream, at)
+    if first is None:
+        raise ValueError(f"no MPEG audio frame at byte {at}")
+    tag = stream[at + 4 + first.side_info : at + first.length]
+    tagged = tag[:4] in (b"Xing", b"Info")
+    if tagged:
+        at += first.length
+    frames, bits = 0, 0
+    while (header := _header(stream, at)) is not None and at + header.length <= len(stream):
+        frames, bits, at = frames + 1, bits + header.bitrate_bps, at + header.length
+    samples, missing = None, 0
+    if tagged:
+        samples, missing = _gapless(tag, first.samples, frames)
+    return Stream(first.sample_rate, round(bits / frames) if frames else 0, frames, samples, missing)
+
+
+def _gapless(tag: bytes, samples_per_frame: int, frames: int) -> tuple[int | None, int]:
+    """Read a Xing/Info tag: samples after trimming (None without delays), and the frames that are missing."""
+    flags = int.from_bytes(tag[4:8], "big")
+    at, missing = 8, 0
+    if flags & 1:
+        missing = max(int.from_bytes(tag[at : at + 4], "big") - frames, 0)
+        at += 4
+    at += (4 if flags & 2 else 0) + (100 if flags & 4 else 0) + (4 if flags & 8 else 0)
+    delays = tag[at + 21 : at + 24]
+    if len(delays) < 3 or not any(tag[at : at + 9]):
+        return None, missing
+    delay, padding = delays[0] << 4 | delays[1] >> 4, (delays[1] & 0x0F) << 8 | delays[2]
+    return frames * samples_per_frame - delay - padding, missing

@@ -1,0 +1,41 @@
+"""Progress for people: a bar on a terminal, a plain line now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+_Item = TypeVar("_Item")
+_LINE_SECONDS = 30.0
+
+
+def say(text: str) -> None:
+    """Print a line at once, without disturbing a bar."""
+    tqdm.write(text, file=sys.stderr)
+
+
+def watch(items: Iterable[_Item], *, total: int, done: int, what: str, unit: str) -> Iterator[_Item]:
+    """Pass items through and show how far they are.
+
+    Args:
+        items: What is counted.
+        total: All there are, those done before included.
+        done: Done before.
+        what: What is being done.
+        unit: Name of one item.
+    """
+    if sys.stderr.isatty():
+        yield from tqdm(items, total=total, initial=done, desc=what, unit=f" {unit}", file=sys.stderr)
+        return
+    began = spoke = time.monotonic()
+    count = done
+    for item in items:
+        count += 1
+        yield item
+        now = time.monotonic()
+        if now - spoke >= _LINE_SECONDS or count == total:
+            left = (now - began) / (count - done) * (total - count)
+            say(f"{what}: {count} of {total} {unit}s, {now - began:.0f} s, about {left:.0f} s left")
+            spoke = now

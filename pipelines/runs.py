@@ -1,0 +1,185 @@
+"""A run's claim on its output: the lock, the fingerprint, and the result that outlives the process.
+
+A local output is locked with flock, which ends with the process however it dies. Object stores have no such
+thing: two runs on one of their folders would write the same bytes under the same names.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import pyarrow as pa
+import soundfile
+
+from pipelines.ffmpeg_process import ffmpeg_version, find_ffmpeg
+from pipelines.schema import SCHEMA_VERSION
+from pipelines.storage import Folder, is_uri
+
+FINGERPRINT, RESULT = "fingerprint.json", "result.json"
+_SHOWN = 5
+
+
+class UsageError(ValueError):
+    """What was asked for cannot be done as asked; nothing was changed."""
+
+
+class Exit(IntEnum):
+    """Exit codes of every job."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    REJECTS = 3
+    INTERRUPTED = 130
+
+
+def inside_job() -> bool:
+    """Tell whether this process was started by `ray job submit`."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def resolve(location: str, option: str) -> str:
+    """Make a path absolute; URIs stay.
+
+    Raises:
+        UsageError: the path is relative and this is a submitted job, whose working directory is scratch.
+    """
+    if is_uri(location):
+        return location.rstrip("/")
+    if not os.path.isabs(location) and inside_job():
+        raise UsageError(
+            f"{option} {location!r} is relative: inside a submitted job it would be in the job's scratch "
+            "folder. "
+            "Give an absolute path that every node sees, or a URI such as s3://bucket/path"
+        )
+    return os.path.abspath(location)
+
+
+@contextmanager
+def hold(output: Folder) -> Iterator[None]:
+    """Hold an output for this process alone.
+
+    Raises:
+        UsageError: another run holds it.
+    """
+    if not output.is_local:
+        yield
+        return
+    os.makedirs(output.path(), exist_ok=True)
+    with open(output.path(".lock"), "ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"another run is writing to {output.location}. Wait for it, or name another --output"
+            ) from error
+        output.delete_temporary()
+        yield
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGTERM, which `ray job stop` sends, end the run as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def root_cause(error: BaseException) -> str:
+    """Say in one line what failed: the error that was raised first, not what wrapped it."""
+    while (inner := getattr(error, "cause", None) or error.__cause__) is not None and inner is not error:
+        error = inner
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__
+
+
+def versions(ffmpeg: str | None) -> dict[str, str]:
+    """Name the versions that decide the bytes of shards."""
+    try:
+        package = version("apollo-restoration")
+    except PackageNotFoundError:
+        package = "unknown"
+    return {
+        "package": package,
+        "schema": str(SCHEMA_VERSION),
+        "ffmpeg": ffmpeg_version(find_ffmpeg(ffmpeg)),
+        "libsndfile": soundfile.__libsndfile_version__,
+        "arrow": pa.__version__,
+    }
+
+
+def check_versions(expected: dict[str, str], ffmpeg: str | None) -> None:
+    """Refuse to work on a node whose programs differ from the run's.
+
+    Raises:
+        RuntimeError: with each difference.
+    """
+    found = versions(ffmpeg)
+    if found != expected:
+        differences = "; ".join(_differences(expected, found))
+        raise RuntimeError(
+            f"node {os.uname().nodename} would make other bytes than this run: {differences}. Install the "
+            "same versions"
+        )
+
+
+def digest_of(value: Any) -> str:
+    """Give the SHA-256 of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+
+def claim(output: Folder, fingerprint: dict[str, Any]) -> None:
+    """Write the fingerprint of a new output, or compare it with the one there.
+
+    Raises:
+        UsageError: the output belongs to another configuration; the text says what differs.
+    """
+    if not output.exists(FINGERPRINT):
+        output.write(FINGERPRINT, json.dumps(fingerprint, indent=1, sort_keys=True).encode())
+        return
+    there = json.loads(output.read(FINGERPRINT))
+    here = json.loads(json.dumps(fingerprint))
+    if there != here:
+        found = _differences(there, here)
+        more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        raise UsageError(
+            f"{output.location} was begun with something else: {'; '.join(found[:_SHOWN])}{more}. "
+            "Name another --output, or give what it was begun with"
+        )
+
+
+def _differences(there: Any, here: Any, name: str = "") -> list[str]:
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = sorted({*there, *here})
+        return [
+            text
+            for key in keys
+            for text in _differences(there.get(key), here.get(key), f"{name}.{key}" if name else key)
+        ]
+    return [] if there == here else [f"{name} was {there!r}, is {here!r}"]
+
+
+def write_result(output: Folder, code: Exit, message: str, **facts: Any) -> None:
+    """Say how the run ended, for whoever cannot trust an exit code."""
+    status = {Exit.DONE: "done", Exit.REJECTS: "rejects", Exit.INTERRUPTED: "interrupted"}.get(code, "failed")
+    result = {"status": status, "exit_code": int(code), "message": message, **facts}
+    content = json.dumps(result, indent=1).encode()
+    if not output.exists(RESULT) or output.read(RESULT) != content:
+        output.write(RESULT, content)

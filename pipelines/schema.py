@@ -1,0 +1,133 @@
+"""The contracts between stages: units, classes, and the Arrow schema of every table; see docs/data.md.
+
+Changing a column means raising SCHEMA_VERSION: runs refuse to continue an output of another version.
+"""
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+SAMPLE_RATE = 44_100
+CHANNELS = 2
+EXCERPT_SECONDS = 3
+EXCERPT_FRAMES = EXCERPT_SECONDS * SAMPLE_RATE
+
+STEMS = (  # the classes of MoisesDB, by its folder names
+    "bass",
+    "bowed_strings",
+    "drums",
+    "guitar",
+    "other",
+    "other_keys",
+    "other_plucked",
+    "percussion",
+    "piano",
+    "vocals",
+    "wind",
+)
+MIXTURE = "mixture"  # the class of a whole song
+VOCALS = "vocals"
+
+SPLITS = ("train", "valid", "test")
+SONG = "song"  # the category of whole-song excerpts
+CATEGORIES = ("vocal", "single_stem", "multi_stems", "multi_stems_vocal", SONG)
+
+_FILE = pa.struct(
+    [
+        ("path", pa.string()),  # as found in the data set
+        ("readable", pa.string()),  # what render reads: the path itself, or its FLAC in the cache
+        ("scale", pa.float32()),  # factor that undoes the headroom of the cached FLAC; 1 when read as found
+        ("channels", pa.int32()),
+        ("frames", pa.int64()),  # at 44.1 kHz
+        ("size", pa.int64()),
+        ("mtime_ns", pa.int64()),
+    ]
+)
+
+SOURCES = pa.schema(
+    [
+        ("source_id", pa.string()),
+        ("dataset", pa.string()),
+        ("song_id", pa.string()),
+        ("group_id", pa.string()),  # songs of one group never part at a split
+        ("artist", pa.string()),
+        ("title", pa.string()),
+        ("stem", pa.string()),
+        ("split", pa.string()),
+        ("files", pa.list_(_FILE)),  # summed
+        ("frames", pa.int64()),
+        ("segments", pa.int32()),
+        ("lossy", pa.bool_()),
+        ("bandwidth_hz", pa.int32()),  # of the song's widest source
+        ("left_out", pa.string()),  # why it is no clean target; null when used
+    ]
+)
+
+SEGMENTS = pa.schema(
+    [
+        ("source_id", pa.string()),
+        ("start", pa.int64()),  # samples
+        ("frames", pa.int32()),  # samples
+        ("rms_db", pa.float32()),
+        ("active_starts", pa.uint32()),  # bit k: the 3 s from start + k * 4410 are active themselves
+    ]
+)
+
+_COMPONENT = pa.struct(
+    [("stem", pa.string()), ("source_id", pa.string()), ("start", pa.int64()), ("gain_db", pa.float32())]
+)
+
+RECIPES = pa.schema(
+    [
+        ("recipe_id", pa.string()),
+        ("split", pa.string()),
+        ("shard", pa.int32()),
+        ("category", pa.string()),
+        ("songs_repeat", pa.bool_()),  # two components had to share a song
+        ("components", pa.list_(_COMPONENT)),
+    ]
+)
+
+REJECTS = pa.schema(
+    [
+        ("stage", pa.string()),  # scan: a file or source; render: a recipe
+        ("id", pa.string()),
+        ("path", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+
+
+def shards(degradations: tuple[str, ...]) -> pa.Schema:
+    """Give the schema of a shard that holds these degradations, named `<codec>_<bitrate>`."""
+    fields: list[tuple[str, pa.DataType]] = [
+        ("recipe_id", pa.string()),
+        ("split", pa.string()),
+        ("category", pa.string()),
+        ("stems", pa.list_(pa.string())),
+        ("components", pa.list_(_COMPONENT)),
+        ("songs_repeat", pa.bool_()),
+        ("mix_gain_db", pa.float32()),
+        ("sample_rate", pa.int32()),
+        ("frames", pa.int32()),
+        ("clean", pa.binary()),  # FLAC, 16 bit: what the encoder was given
+    ]
+    fields += [(name, pa.binary()) for name in degradations]
+    fields += [(f"{name}_gain", pa.float32()) for name in degradations]
+    fields += [(f"{name}_bitrate_bps", pa.int32()) for name in degradations]
+    return pa.schema(fields, metadata={b"apollo.schema_version": str(SCHEMA_VERSION).encode()})
+
+
+def shard_name(split: str, shard: int) -> str:
+    """Name a shard without folder or ending: `train-00042`."""
+    return f"{split}-{shard:05d}"
+
+
+def shard_path(split: str, shard: int) -> str:
+    """Give where a shard lies below the output."""
+    return f"{split}/shard-{shard:05d}.parquet"
+
+
+def commit_path(split: str, shard: int) -> str:
+    """Give where the commit object of a shard lies below the output."""
+    return f"commits/{shard_name(split, shard)}.json"

@@ -1,0 +1,202 @@
+"""Dividing songs among train, valid and test: no recording, and where possible no artist, is on two sides.
+
+Songs that are one recording form a group. MUSDB18-HQ's own splits hold; a group that a test song belongs to
+is test. Every other group goes where a hash of its name says, together with the other groups of its artist
+where there are enough artists.
+"""
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pipelines.schema import SPLITS
+
+_PRECEDENCE = ("test", "valid", "train")  # a song named by two splits goes to the first of these
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitsConfig:
+    """How songs without an official split are divided.
+
+    Args:
+        valid_share: Share of the songs for validation.
+        test_share: Share of the songs for the test.
+        min_artists: With at least so many artists among these songs, no artist is on two sides.
+        seed: Another seed gives another division.
+    """
+
+    valid_share: float = 0.05
+    test_share: float = 0.1
+    min_artists: int = 20
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.valid_share, self.test_share) < 0 or self.valid_share + self.test_share >= 1:
+            raise ValueError(
+                f"splits.valid_share {self.valid_share} and splits.test_share {self.test_share}: give "
+                "shares of 0 or more that "
+                "leave something to train on"
+            )
+
+
+@dataclass(frozen=True)
+class Member:
+    """What a split needs to know of a song."""
+
+    song_id: str
+    artist: str
+    official: str | None
+    usable: bool
+
+
+@dataclass
+class Division:
+    """The result: split and group by song id, and remarks for the report."""
+
+    split: dict[str, str] = field(default_factory=dict)
+    group: dict[str, str] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+
+def divide(
+    members: Sequence[Member],
+    same: Sequence[tuple[str, str]],
+    wanted: Mapping[str, int],
+    config: SplitsConfig,
+) -> Division:
+    """Divide songs.
+
+    Args:
+        members: All songs.
+        same: Pairs of song ids that are one recording.
+        wanted: Recipes asked for, by split; a split with some must have a usable song.
+        config: Shares.
+
+    Raises:
+        ValueError: there are fewer usable recordings than splits that are asked for.
+    """
+    division = Division()
+    by_id = {member.song_id: member for member in members}
+    groups = _groups(sorted(by_id), same)
+    division.group = {song: name for name, songs in groups.items() for song in songs}
+    units = _units(groups, by_id, config, division)
+    splits: dict[str, str] = {}
+    for unit, names in units.items():
+        officials = _officials(names, groups, by_id)
+        splits[unit] = next((split for split in _PRECEDENCE if split in officials), _drawn(unit, config))
+    _fill_empty(splits, units, groups, by_id, wanted, config, division)
+    division.split = {
+        song: splits[unit] for unit, names in units.items() for name in names for song in groups[name]
+    }
+    return division
+
+
+def _groups(songs: Sequence[str], same: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+    """Join songs that are one recording; a group is named after its first song."""
+    leader = {song: song for song in songs}
+
+    def find(song: str) -> str:
+        while leader[song] != song:
+            song = leader[song]
+        return song
+
+    for first, second in same:
+        low, high = sorted((find(first), find(second)))
+        leader[high] = low
+    groups: dict[str, list[str]] = defaultdict(list)
+    for song in songs:
+        groups[find(song)].append(song)
+    return dict(groups)
+
+
+def _artist_key(artist: str) -> str:
+    return re.sub(r"\W+", " ", artist.casefold()).strip()
+
+
+def _units(
+    groups: dict[str, list[str]], by_id: Mapping[str, Member], config: SplitsConfig, division: Division
+) -> dict[str, list[str]]:
+    """Join what must stay together: groups of one artist, unless a song of theirs has an official split."""
+    free = [name for name, songs in groups.items() if all(by_id[song].official is None for song in songs)]
+    artists = {key for name in free for song in groups[name] if (key := _artist_key(by_id[song].artist))}
+    units = {name: [name] for name in groups}
+    if not free:
+        return units
+    if len(artists) < config.min_artists:
+        division.remarks.append(
+            f"artists are not kept apart: {len(artists)} artists among the songs without an official split, "
+            f"{config.min_artists} would be needed"
+        )
+        return units
+    pairs: list[tuple[str, str]] = []
+    first: dict[str, str] = {}
+    for name in free:
+        for song in groups[name]:
+            if key := _artist_key(by_id[song].artist):
+                pairs.append((first.setdefault(key, name), name))
+    joined = _groups(free, pairs)
+    return {name: [name] for name in groups if name not in set(free)} | joined
+
+
+def _rank(unit: str, config: SplitsConfig) -> float:
+    """Draw a number in [0, 1) that depends on the name and the seed alone."""
+    digest = hashlib.sha256(f"{config.seed}\n{unit}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _drawn(unit: str, config: SplitsConfig) -> str:
+    rank = _rank(unit, config)
+    if rank < config.test_share:
+        return "test"
+    return "valid" if rank < config.test_share + config.valid_share else "train"
+
+
+def _fill_empty(
+    splits: dict[str, str],
+    units: Mapping[str, list[str]],
+    groups: Mapping[str, list[str]],
+    by_id: Mapping[str, Member],
+    wanted: Mapping[str, int],
+    config: SplitsConfig,
+    division: Division,
+) -> None:
+    """Let a split that is asked for and has no usable song take one from the split that has most."""
+    usable = [
+        unit for unit, names in units.items() if any(by_id[s].usable for name in names for s in groups[name])
+    ]
+    free = {unit for unit in usable if _officials(units[unit], groups, by_id) == {None}}
+    asked = [split for split in SPLITS if wanted.get(split, 0)]
+    if len(usable) < len(asked):
+        raise ValueError(
+            f"{len(usable)} usable recordings for {len(asked)} splits ({', '.join(asked)}): a song may be "
+            "in one split only. "
+            "Add songs, or ask for no recipes of a split (--recipes.valid 0 or --recipes.test_per_category 0)"
+        )
+    for split in asked:
+        owned = {other: [unit for unit in usable if splits[unit] == other] for other in SPLITS}
+        if owned[split]:
+            continue
+        spare = [
+            unit
+            for other in SPLITS
+            if len(owned[other]) > (other in asked)
+            for unit in owned[other]
+            if "test" not in _officials(units[unit], groups, by_id)  # a published test song never trains
+        ]
+        if not spare:
+            raise ValueError(
+                f"no song is left for the split {split}. Add songs, or ask for none of its recipes"
+            )
+        taken = min(
+            spare, key=lambda unit: (unit not in free, -len(owned[splits[unit]]), _rank(unit, config))
+        )
+        division.remarks.append(f"{split} had no usable song and took {taken} from {splits[taken]}")
+        splits[taken] = split
+
+
+def _officials(
+    names: Sequence[str], groups: Mapping[str, list[str]], by_id: Mapping[str, Member]
+) -> set[str | None]:
+    return {by_id[song].official for name in names for song in groups[name]}

@@ -1,0 +1,191 @@
+"""Folders on local disks and on object stores, with writes that are whole or absent.
+
+A name is everything below the folder, with forward slashes. Local writes go to a temporary name, are synced
+and renamed; object stores show an object only when its upload is complete, so there one put is enough.
+"""
+
+import io
+import os
+import posixpath
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import BinaryIO, cast
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+TEMPORARY_SUFFIX = ".part"
+_COPY_BYTES = 1 << 22
+
+
+def is_uri(location: str) -> bool:
+    """Tell a location with a scheme (`s3://bucket/x`) from a path on this machine."""
+    scheme, separator, _ = location.partition("://")
+    return bool(separator) and scheme.isalnum()
+
+
+def join(location: str, *names: str) -> str:
+    """Append names to a path or URI."""
+    return posixpath.join(location, *names)
+
+
+def open_filesystem(location: str) -> tuple[pafs.FileSystem, str]:
+    """Find the pyarrow file system of a path or URI, and the path inside it.
+
+    Raises:
+        ValueError: the scheme is not one that pyarrow knows.
+    """
+    if not is_uri(location):
+        return pafs.LocalFileSystem(), os.path.abspath(location)
+    try:
+        filesystem, path = pafs.FileSystem.from_uri(location)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"cannot open {location!r}: {error}. Use a local path, s3://bucket/path or gs://bucket/path"
+        ) from error
+    return filesystem, path
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of a listing."""
+
+    name: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder named by a path or URI; cheap to make, safe to pickle.
+
+    Args:
+        location: Absolute path or URI.
+    """
+
+    location: str
+
+    @cached_property
+    def _target(self) -> tuple[pafs.FileSystem, str]:
+        return open_filesystem(self.location)
+
+    def __getstate__(self) -> dict[str, str]:  # a file system handle stays on the machine that opened it
+        return {"location": self.location}
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the folder is a path on this machine (or on a disk that it mounts)."""
+        return not is_uri(self.location) or self.location.startswith("file://")
+
+    def path(self, name: str = "") -> str:
+        """Give the path of a name inside the file system."""
+        return posixpath.join(self._target[1], name) if name else self._target[1]
+
+    def entries(self, name: str = "", *, recursive: bool = False) -> list[Entry]:
+        """List the files below a name, sorted; nothing there is an empty list."""
+        filesystem, root = self._target
+        selector = pafs.FileSelector(self.path(name), allow_not_found=True, recursive=recursive)
+        found = [
+            Entry(posixpath.relpath(info.path, root), info.size or 0, info.mtime_ns or 0)
+            for info in filesystem.get_file_info(selector)
+            if info.type == pafs.FileType.File
+        ]
+        return sorted(found, key=lambda entry: entry.name)
+
+    def exists(self, name: str) -> bool:
+        """Tell whether a file of that name is there."""
+        return bool(self._target[0].get_file_info(self.path(name)).type == pafs.FileType.File)
+
+    def read(self, name: str) -> bytes:
+        """Read a whole file."""
+        with self._target[0].open_input_stream(self.path(name)) as stream:
+            return bytes(stream.read())
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file for reading at any position."""
+        return cast(BinaryIO, self._target[0].open_input_file(self.path(name)))
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a whole file: afterwards it is there with this content, or as it was before."""
+        path = self.path(name)
+        if self.is_local:
+            write_locally(path, content)
+            return
+        with self._target[0].open_output_stream(path) as stream:
+            stream.write(content)
+
+    def put(self, name: str, local: str) -> None:
+        """Bring a local file here under a name, as `write` does, without holding it in memory."""
+        path = self.path(name)
+        if self.is_local:
+            with open(local, "rb") as source:
+                write_locally(path, source)
+            return
+        with open(local, "rb") as source, self._target[0].open_output_stream(path) as stream:
+            shutil.copyfileobj(source, stream, _COPY_BYTES)
+
+    def delete(self, name: str) -> None:
+        """Delete a file; one that is not there is fine."""
+        with suppress(FileNotFoundError):
+            self._target[0].delete_file(self.path(name))
+
+    def delete_folder(self, name: str) -> None:
+        """Delete a folder with all in it; one that is not there is fine."""
+        with suppress(FileNotFoundError):
+            self._target[0].delete_dir(self.path(name))
+
+    def delete_temporary(self) -> None:
+        """Delete what a killed writer left under temporary names."""
+        if not self.is_local or not os.path.isdir(self.path()):
+            return
+        for found in temporary_files(self.path()):
+            with suppress(FileNotFoundError):
+                os.unlink(found)
+
+
+def temporary_files(path: str) -> Iterator[str]:
+    """Walk over the temporary files below a local folder."""
+    for folder, _, names in os.walk(path):
+        yield from (os.path.join(folder, name) for name in names if name.endswith(TEMPORARY_SUFFIX))
+
+
+def write_locally(path: str, content: bytes | BinaryIO) -> None:
+    """Write a local file under a temporary name, sync it, and rename it."""
+    folder, name = os.path.split(path)
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    try:
+        with open(temporary, "xb") as stream:
+            if isinstance(content, bytes):
+                stream.write(content)
+            else:
+                shutil.copyfileobj(content, stream, _COPY_BYTES)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+    sync_folder(folder)
+
+
+def sync_folder(folder: str) -> None:
+    """Make a rename in a local folder last through a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """Write a table as a Parquet file in memory."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return sink.getvalue()
