@@ -26,7 +26,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--soundfont", type=Path, default=None, help="another SoundFont for the album")
     parser.add_class_arguments(PreprocessConfig, skip={"data", "output"})
-    values = parser.instantiate(parser.parse_args(arguments)).as_dict()
+    try:
+        values = parser.instantiate(parser.parse_args(arguments)).as_dict()
+    except ValueError as error:
+        parser.error(str(error))
     output, data, soundfont = (values.pop(name) for name in ("output", "data", "soundfont"))
     data = data or album_folders(Path(output).absolute() / "album", soundfont)
     config = PreprocessConfig(**values, data=data, output=str(Path(output).absolute() / "shards"))

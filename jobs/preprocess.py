@@ -11,8 +11,9 @@ import sys
 
 from jsonargparse import ArgumentParser
 
+from pipelines.errors import UsageError
 from pipelines.preprocess import PreprocessConfig, estimate, preprocess, status
-from pipelines.runs import Exit, UsageError
+from pipelines.runs import Exit
 
 
 def build_parser() -> ArgumentParser:
@@ -33,8 +34,10 @@ def build_parser() -> ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run preprocess from a command line and return its exit code."""
     parser = build_parser()
-    given = parser.parse_args(arguments)
-    values = parser.instantiate(given).as_dict()
+    try:
+        values = parser.instantiate(parser.parse_args(arguments)).as_dict()
+    except ValueError as error:
+        parser.error(str(error))
     dry_run, only_status = values.pop("dry_run"), values.pop("status")
     values.pop("config", None)
     try:

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from pipelines import schema
 from pipelines.codec import CodecConfig
+from pipelines.errors import UsageError
 from pipelines.plan import PLAN, planned_shards
-from pipelines.runs import UsageError
 from pipelines.shards import Commit, find_damaged, read_commits
 from pipelines.storage import Folder, parquet_bytes
 
@@ -100,6 +100,7 @@ def close(
             f"their commits, {len(commits)} commits stand for {len(tasks)} planned shards. Run the command "
             "again to mend it"
         )
+    output.delete_temporary()  # of actors that a killed run left writing for a moment
     order = [commits[task["split"], task["shard"]] for task in tasks]
     lines = [json.dumps(_manifest_line(commit)) for commit in order]
     output.write(MANIFEST, ("\n".join(lines) + "\n").encode())

@@ -32,7 +32,7 @@ def connect() -> Cluster:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors come as exceptions too
     nodes = [node for node in ray.nodes() if node["Alive"]]
     return Cluster(int(ray.cluster_resources().get("CPU", 0)), len(nodes), _joined())
 

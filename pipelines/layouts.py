@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 
 from pipelines.audio import EXTENSIONS
+from pipelines.errors import UsageError
 from pipelines.schema import MIXTURE, STEMS
 from pipelines.storage import Entry, Folder, is_uri, join
 
@@ -101,16 +102,16 @@ def find_songs(roots: list[str]) -> Findings:
     """List every root and sort what lies there into songs; entries carry full paths.
 
     Raises:
-        ValueError: a root is not there, or no audio lies below any of them.
+        UsageError: a root is not there, or no audio lies below any of them.
     """
     findings = Findings()
     for root in roots:
         entries = list(_walk(root, findings))
         if not entries and not is_uri(root) and not os.path.isdir(root):
-            raise ValueError(f"--data {root}: no such folder")
+            raise UsageError(f"--data {root}: no such folder")
         _sort(root, entries, findings)
     if not findings.songs and not findings.rejects:
-        raise ValueError(
+        raise UsageError(
             f"no audio below {', '.join(roots)}. Expected MUSDB18-HQ (train/<song>/mixture.wav …), "
             "MoisesDB (<song>/data.json …), "
             "folders of stems (<song>/vocals.flac …), or songs"

@@ -7,6 +7,7 @@ costs the shards it was working on, and running it again continues.
 
 import json
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,7 @@ from typing import Any
 from pipelines import audit, runs, schema
 from pipelines.cluster import Cluster, connect, run_actors
 from pipelines.codec import CodecConfig
+from pipelines.errors import UsageError
 from pipelines.estimates import make_estimate
 from pipelines.ingest import trim_cache
 from pipelines.layouts import Findings, Song, find_songs
@@ -23,7 +25,7 @@ from pipelines.plan import PLAN, planned_shards, write_plan
 from pipelines.progress import say, watch
 from pipelines.recipes import RecipesConfig
 from pipelines.render import RenderTask, ShardRenderer
-from pipelines.runs import Exit, UsageError
+from pipelines.runs import Exit
 from pipelines.scan import SCANS, SongScanner, cached_names, read_scans, songs_without_cache
 from pipelines.shards import Commit, ShardsConfig, find_damaged, read_commits
 from pipelines.sources import SourcesConfig, collect
@@ -281,6 +283,8 @@ def _preprocess_held(config: PreprocessConfig, output: Folder) -> Outcome:
     except KeyboardInterrupt:
         outcome = Outcome(Exit.INTERRUPTED, "interrupted; run the same command again to continue", {})
     except Exception as error:
+        if not isinstance(error, OSError | RuntimeError):
+            traceback.print_exc()  # not of the kinds that runs meet; whoever mends it needs the place
         outcome = Outcome(
             Exit.FAILED, f"{runs.root_cause(error)}; nothing finished is lost, run the same command again", {}
         )

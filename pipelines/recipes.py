@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipelines.activity import START_GRID
 from pipelines.catalog import Catalog
+from pipelines.errors import UsageError
 from pipelines.schema import CATEGORIES, MIXTURE, RECIPES, SONG, SPLITS, STEMS, VOCALS
 
 _Int = NDArray[np.int64]
@@ -84,11 +85,11 @@ def plan(
     """Draw all recipes of a split, in batches with the schema RECIPES.
 
     Raises:
-        ValueError: recipes are asked for, and the split has no source.
+        UsageError: recipes are asked for, and the split has no source.
     """
     total = num_recipes(split, catalog, config)
     if config.wanted[split] and not catalog.categories():
-        raise ValueError(
+        raise UsageError(
             f"the split {split} has no usable source, so its {config.wanted[split]} recipes cannot be made"
         )
     for first in range(0, total, _BATCH):

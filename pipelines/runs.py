@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -19,16 +20,14 @@ from typing import Any
 import pyarrow as pa
 import soundfile
 
+from pipelines.errors import UsageError
 from pipelines.ffmpeg_process import ffmpeg_version, find_ffmpeg
 from pipelines.schema import SCHEMA_VERSION
 from pipelines.storage import Folder, is_uri
 
 FINGERPRINT, RESULT = "fingerprint.json", "result.json"
 _SHOWN = 5
-
-
-class UsageError(ValueError):
-    """What was asked for cannot be done as asked; nothing was changed."""
+_NAMED_ERROR = re.compile(r"^(?:\w+\.)*(\w+(?:Error|Exception)): (.+)$", re.MULTILINE)
 
 
 class Exit(IntEnum):
@@ -103,11 +102,18 @@ def interruptible() -> Iterator[None]:
 
 
 def root_cause(error: BaseException) -> str:
-    """Say in one line what failed: the error that was raised first, not what wrapped it."""
-    while (inner := getattr(error, "cause", None) or error.__cause__) is not None and inner is not error:
-        error = inner
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__
+    """Say in one line what failed first.
+
+    An error that crossed processes carries the other side's traceback as its text and nothing else, so the first
+    error named in it is taken.
+    """
+    remote = _NAMED_ERROR.search(str(error)) if "ray::" in str(error) else None
+    if remote:
+        return f"{remote[1]}: {remote[2]}"
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def versions(ffmpeg: str | None) -> dict[str, str]:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines import matching, schema
+from pipelines.errors import UsageError
 from pipelines.layouts import Song
 from pipelines.schema import MIXTURE
 from pipelines.splits import Member, SplitsConfig, divide
@@ -68,7 +69,7 @@ def collect(
     """Join the scans of all songs, leave out what is no clean target, and divide the songs among the splits.
 
     Raises:
-        ValueError: nothing usable is left, or too little for the splits.
+        UsageError: nothing usable is left, or too little for the splits.
     """
     found = Sources()
     members, prints = [], []
@@ -83,7 +84,7 @@ def collect(
         )
         prints.append(np.frombuffer(base64.b64decode(scan["print"]), "<u4"))
     if not any(member.usable for member in members):
-        raise ValueError(_nothing_usable(found))
+        raise UsageError(_nothing_usable(found))
     same = [(songs[i].song_id, songs[j].song_id) for i, j in matching.same_recordings(prints)]
     found.remarks += [f"{first} and {second} are one recording" for first, second in same]
     division = divide(members, same, wanted, splits)

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pipelines.errors import UsageError
 from pipelines.schema import SPLITS
 
 _PRECEDENCE = ("test", "valid", "train")  # a song named by two splits goes to the first of these
@@ -75,7 +76,7 @@ def divide(
         config: Shares.
 
     Raises:
-        ValueError: there are fewer usable recordings than splits that are asked for.
+        UsageError: there are fewer usable recordings than splits that are asked for.
     """
     division = Division()
     by_id = {member.song_id: member for member in members}
@@ -169,7 +170,7 @@ def _fill_empty(
     free = {unit for unit in usable if _officials(units[unit], groups, by_id) == {None}}
     asked = [split for split in SPLITS if wanted.get(split, 0)]
     if len(usable) < len(asked):
-        raise ValueError(
+        raise UsageError(
             f"{len(usable)} usable recordings for {len(asked)} splits ({', '.join(asked)}): a song may be "
             "in one split only. "
             "Add songs, or ask for no recipes of a split (--recipes.valid 0 or --recipes.test_per_category 0)"
@@ -186,7 +187,7 @@ def _fill_empty(
             if "test" not in _officials(units[unit], groups, by_id)  # a published test song never trains
         ]
         if not spare:
-            raise ValueError(
+            raise UsageError(
                 f"no song is left for the split {split}. Add songs, or ask for none of its recipes"
             )
         taken = min(

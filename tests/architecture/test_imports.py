@@ -1,0 +1,83 @@
+"""The rooms: jobs -> pipelines -> apollo, never back; apollo needs torch and the standard library alone."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("apollo", "pipelines", "jobs")
+MAY_IMPORT = {"apollo": {"apollo"}, "pipelines": {"apollo", "pipelines"}, "jobs": {"apollo", "pipelines"}}
+OUTER = {
+    "apollo/files.py",
+    "apollo/__main__.py",
+}  # may import soundfile, torchaudio, safetensors and ffmpeg, when called
+OUTER_PACKAGES = {"soundfile", "torchaudio", "safetensors", "ffmpeg"}
+BLOCKED = ("ray", "mlflow", "numpy", "pyarrow", "soundfile", "pipelines")
+
+
+def modules(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(str(node.module).partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize(
+    "path", [p for room in ROOMS for p in modules(room)], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_no_room_imports_back(path: Path) -> None:
+    room = path.relative_to(ROOT).parts[0]
+    assert (imports(path) & set(ROOMS)) <= MAY_IMPORT[room]
+
+
+@pytest.mark.parametrize("path", modules("apollo"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_apollo_needs_torch_and_the_standard_library_alone(path: Path) -> None:
+    allowed = set(sys.stdlib_module_names) | {"torch", "apollo"}
+    if str(path.relative_to(ROOT)) in OUTER:
+        allowed |= OUTER_PACKAGES
+    assert imports(path) <= allowed
+
+
+def test_apollo_can_be_imported_with_everything_else_blocked() -> None:
+    names = [
+        ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for p in modules("apollo")
+    ]
+    code = f"""
+import sys
+for name in {BLOCKED!r}:
+    sys.modules[name] = None
+import importlib
+for name in {names!r}:
+    importlib.import_module(name)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("path", modules("jobs"), ids=lambda p: p.name)
+def test_jobs_define_nothing_that_ray_would_pickle(path: Path) -> None:
+    """Scripts have no classes and are small: what a script defines is sent to workers by value."""
+    tree = ast.parse(path.read_text())
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    assert len(path.read_text().splitlines()) < 100
+
+
+@pytest.mark.parametrize("room", ["apollo", "pipelines"])
+def test_only_scripts_read_command_lines(room: str) -> None:
+    assert not [path for path in modules(room) if "jsonargparse" in imports(path)]
+
+
+def test_only_cluster_speaks_ray() -> None:
+    speakers = {path.name for path in modules("pipelines") if "ray" in imports(path)}
+    assert speakers == {"cluster.py"}

@@ -1,0 +1,59 @@
+"""What all tests share: folders of recordings, one local Ray, a small data set, and the oracle of a run."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests import `material` and `oracle` by name
+
+import material
+
+
+def _shared(variable: str) -> Path:
+    folder = os.environ.get(variable)
+    if not folder or not Path(folder).is_dir():
+        pytest.skip(f"{variable} names no folder")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Recorded vectors of the published model; tests that need them are skipped without."""
+    return _shared("APOLLO_GOLDEN")
+
+
+@pytest.fixture(scope="session")
+def recordings() -> Path:
+    """Real recordings; tests that need them are skipped without."""
+    return _shared("APOLLO_AUDIO")
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """One local Ray for the whole session: 8 logical CPUs, so that pools of 7 fit on any machine."""
+    import ray
+
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="error")
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set in MUSDB18-HQ's layout."""
+    return material.write_musdb(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(ray_address: str, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a run that nothing disturbed; what disturbed runs must equal."""
+    from pipelines.preprocess import preprocess
+    from pipelines.runs import Exit
+
+    output = tmp_path_factory.mktemp("undisturbed") / "shards"
+    outcome = preprocess(material.config(data, output))
+    assert outcome.code == Exit.DONE, outcome.message
+    return output

@@ -1,0 +1,29 @@
+"""Fault 15: the same plan gives the same bytes, whatever the scheduling."""
+
+from pathlib import Path
+
+import oracle
+import pytest
+from material import config
+
+from pipelines import preprocess as preprocess_module
+from pipelines.plan import planned_shards
+from pipelines.preprocess import preprocess
+from pipelines.runs import Exit
+
+
+@pytest.mark.parametrize("actors", [1, 7])
+def test_15_one_two_and_seven_actors_give_the_same_bytes(
+    actors: int, ray_address: str, data: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """The undisturbed run had two."""
+    assert preprocess(config(data, tmp_path / "shards", actors=actors)).code == Exit.DONE
+    oracle.check(tmp_path / "shards", undisturbed)
+
+
+def test_15_another_order_of_scheduling_gives_the_same_bytes(
+    ray_address: str, data: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preprocess_module, "planned_shards", lambda plan: planned_shards(plan)[::-1])
+    assert preprocess(config(data, tmp_path / "shards")).code == Exit.DONE
+    oracle.check(tmp_path / "shards", undisturbed)

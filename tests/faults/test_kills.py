@@ -1,0 +1,240 @@
+"""Faults 1-4 and 8: whoever is killed, whenever, the next run ends where an undisturbed one does."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import oracle
+import pyarrow.parquet as pq
+import pytest
+from material import arguments, config, write_musdb
+
+from pipelines.preprocess import Outcome, preprocess
+from pipelines.runs import Exit
+
+
+def start(data: Path, output: Path, address: str) -> "subprocess.Popen[bytes]":
+    """Start the job as users do, on a cluster that is there."""
+    command = [sys.executable, "jobs/preprocess.py", *arguments(data, output)]
+    environment = os.environ | {"RAY_ADDRESS": address}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Wait until something is true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def commits(output: Path) -> list[Path]:
+    return list(output.glob("commits/*.json"))
+
+
+def kill(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()
+    process.wait(30)
+
+
+def finished(output: Path) -> dict[str, tuple[int, int]]:
+    """Give inode and time of the shards that a commit stands for."""
+    done = {
+        f"{path.stem.rpartition('-')[0]}/shard-{path.stem.rpartition('-')[2]}.parquet"
+        for path in commits(output)
+    }
+    return {name: value for name, value in oracle.times(output).items() if name in done}
+
+
+def finish(data: Path, output: Path, before: dict[str, tuple[int, int]], undisturbed: Path) -> None:
+    outcome = preprocess(config(data, output))
+    assert outcome.code == Exit.DONE, outcome.message
+    oracle.check(output, undisturbed)
+    after = oracle.times(output)
+    assert {name: after[name] for name in before} == before, "a finished shard was written again"
+
+
+def test_1_a_driver_killed_while_rendering_loses_nothing(
+    ray_address: str, data: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "shards"
+    process = start(data, output, ray_address)
+    wait_for(lambda: len(commits(output)) >= 2)
+    kill(process)
+    assert not (output / "manifest.jsonl").exists()
+    finish(data, output, finished(output), undisturbed)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_1_a_driver_killed_at_ten_random_points_loses_nothing(
+    ray_address: str, data: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    output, draw = tmp_path / "shards", random.Random(1)
+    seen: dict[str, tuple[int, int]] = {}
+    for _ in range(10):
+        process = start(data, output, ray_address)
+        time.sleep(draw.uniform(0.5, 7.0))
+        kill(process)
+        now = finished(output)
+        assert {name: now[name] for name in seen} == seen
+        seen = now
+    finish(data, output, seen, undisturbed)
+
+
+def processes() -> Iterator[tuple[int, int, str]]:
+    """Yield pid, parent and command line of every process."""
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                status = (folder / "stat").read_text().rpartition(")")[2].split()
+                yield (
+                    int(folder.name),
+                    int(status[1]),
+                    (folder / "cmdline").read_bytes().decode(errors="replace"),
+                )
+            except (OSError, IndexError):
+                continue
+
+
+def alive(pid: int) -> bool:
+    return any(pid == other for other, _, _ in processes())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_2_an_actor_killed_during_an_encode_leaves_no_ffmpeg_and_loses_nothing(
+    ray_address: str, data: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    output, outcomes = tmp_path / "shards", list[Outcome]()
+    run = threading.Thread(target=lambda: outcomes.append(preprocess(config(data, output))))
+    run.start()
+    killed = 0
+    while killed < 2 and run.is_alive():
+        table = list(processes())
+        renderers = {pid for pid, _, command in table if "ShardRenderer" in command}
+        pairs = [
+            (pid, parent) for pid, parent, command in table if parent in renderers and "libmp3lame" in command
+        ]
+        if pairs and len(commits(output)) >= killed * 2:
+            child, parent = pairs[0]
+            os.kill(parent, signal.SIGKILL)
+            wait_for(lambda gone=child: not alive(gone), 10)  # type: ignore[misc]
+            killed += 1
+    run.join(240)
+    assert killed == 2
+    assert outcomes[0].code == Exit.DONE, outcomes[0].message
+    oracle.check(output, undisturbed)
+
+
+@pytest.mark.faults
+@pytest.mark.ray_cluster
+def test_3_a_node_removed_with_running_and_finished_tasks_loses_nothing(
+    ray_address: str, data: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    from ray.cluster_utils import Cluster
+
+    output = tmp_path / "shards"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        node = cluster.add_node(num_cpus=1)
+        process = start(data, output, cluster.address)
+        wait_for(lambda: len(commits(output)) >= 3, 120)
+        cluster.remove_node(node, allow_graceful=False)
+        assert process.wait(200) == Exit.DONE
+    finally:
+        cluster.shutdown()
+    oracle.check(output, undisturbed)
+
+
+_DIE_AT_RENAME = """
+import os, signal, sys
+from pipelines import storage
+from pipelines.codec import CodecConfig
+from pipelines.plan import planned_shards
+from pipelines.render import RenderTask, ShardRenderer
+from pipelines.runs import versions
+from pipelines.shards import ShardsConfig
+import json
+
+output, kind, when = sys.argv[1:]
+rename = os.replace
+
+def dying(source, target):
+    if kind in target and when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(source, target)
+    if kind in target and when == "after":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+storage.os.replace = dying
+codec = CodecConfig(bitrates_bps=(24_000, 128_000))
+renderer = ShardRenderer(RenderTask(output, codec, ShardsConfig(rows=4, row_group_rows=2), versions(None)))
+renderer(planned_shards(json.load(open(output + "/plan.json")))[0])
+"""
+
+
+def planned_only(undisturbed: Path, output: Path) -> Path:
+    """Copy an output as it was before rendering."""
+    made = (
+        "commits",
+        "train",
+        "valid",
+        "test",
+        "manifest.jsonl",
+        "rejects.parquet",
+        "report.*",
+        "result.json",
+    )
+    shutil.copytree(undisturbed, output, ignore=shutil.ignore_patterns(*made))
+    return output
+
+
+@pytest.mark.parametrize("kind", ["shard-", "commits/"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_4_a_kill_around_a_rename_leaves_nothing_half_done(
+    kind: str, when: str, ray_address: str, data: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    output = planned_only(undisturbed, tmp_path / "shards")
+    command = [sys.executable, "-c", _DIE_AT_RENAME, str(output), kind, when]
+    assert subprocess.run(command, timeout=120, check=False).returncode == -signal.SIGKILL
+    assert len(commits(output)) == (kind == "commits/" and when == "after")
+    outcome = preprocess(config(data, output))
+    assert outcome.code == Exit.DONE, outcome.message
+    oracle.check(output, undisturbed)
+
+
+_DIE_WHILE_SCANNING = """
+import os, signal, sys
+from pipelines.layouts import find_songs
+from pipelines.scan import SongScanner
+
+scanner = SongScanner(sys.argv[2], sys.argv[2] + "/cache", 10**9, None)
+for song in find_songs([sys.argv[1]]).songs[:2]:
+    scanner({"song": song.to_json()})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_8_a_scan_killed_after_some_songs_ends_with_all_segments(ray_address: str, tmp_path: Path) -> None:
+    data = write_musdb(tmp_path / "data", ("train", "train", "train", "test"))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert preprocess(config(data, whole)).code == Exit.DONE
+    killed.mkdir()
+    for name in ("fingerprint.json", "listing.json"):
+        shutil.copy(whole / name, killed / name)
+    done = subprocess.run(
+        [sys.executable, "-c", _DIE_WHILE_SCANNING, str(data), str(killed)], timeout=120, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert len(list(killed.glob("scan/*.json"))) == 2
+    assert preprocess(config(data, killed)).code == Exit.DONE
+    for name in ("segments.parquet", "sources.parquet", "recipes.parquet"):
+        assert pq.read_table(killed / name).equals(pq.read_table(whole / name)), name
+    oracle.check(killed, whole)

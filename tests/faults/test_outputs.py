@@ -1,0 +1,163 @@
+"""Faults 5-7 and 9: damaged, finished, foreign, full and read-only outputs."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import oracle
+import pytest
+from material import config, music, write
+
+from pipelines.codec import CodecConfig
+from pipelines.preprocess import preprocess
+from pipelines.recipes import RecipesConfig
+from pipelines.runs import Exit, hold
+from pipelines.storage import Folder
+
+
+@pytest.fixture
+def output(undisturbed: Path, tmp_path: Path) -> Path:
+    """A finished output of one's own."""
+    return Path(shutil.copytree(undisturbed, tmp_path / "shards"))
+
+
+def test_5_damaged_shards_are_found_and_only_these_are_made_again(
+    ray_address: str, data: Path, undisturbed: Path, output: Path
+) -> None:
+    names = sorted(oracle.shards(output))
+    truncated, emptied, flipped, missing = (output / name for name in names[:4])
+    truncated.write_bytes(truncated.read_bytes()[: truncated.stat().st_size // 2])
+    emptied.write_bytes(b"")
+    content = bytearray(flipped.read_bytes())
+    content[len(content) // 3] ^= 1
+    flipped.write_bytes(content)
+    missing.unlink()
+    before = oracle.times(output)
+    outcome = preprocess(config(data, output))
+    assert outcome.code == Exit.DONE, outcome.message
+    oracle.check(output, undisturbed)
+    after = oracle.times(output)
+    assert {name for name in names if before.get(name) != after[name]} == set(names[:4])
+
+
+def test_5_a_damaged_commit_object_is_made_again(
+    ray_address: str, data: Path, undisturbed: Path, output: Path
+) -> None:
+    (output / "commits/train-00001.json").write_text('{"split": "train", "sh')
+    assert preprocess(config(data, output)).code == Exit.DONE
+    oracle.check(output, undisturbed)
+
+
+def test_6_a_run_after_success_touches_nothing(data: Path, output: Path) -> None:
+    assert preprocess(config(data, output)).code == Exit.DONE
+    before = oracle.times(output)
+    outcome = preprocess(config(data, output))
+    assert (outcome.code, outcome.message[:13]) == (Exit.DONE, "nothing to do")
+    assert oracle.times(output) == before
+
+
+def test_6_a_second_run_on_one_output_is_refused(data: Path, output: Path) -> None:
+    before = oracle.times(output)
+    code = f"""
+import sys, time
+from pipelines.runs import hold
+from pipelines.storage import Folder
+with hold(Folder({str(output)!r})):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        outcome = preprocess(config(data, output))
+        holder.kill()
+    assert outcome.code == Exit.USAGE
+    assert "another run is writing" in outcome.message
+    assert oracle.times(output) == before
+    with hold(Folder(str(output))):  # the lock ended with its process
+        pass
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"seed": 7}, "config.seed was 0, is 7"),
+        (
+            {"recipes": RecipesConfig(train=21, valid=4, test_per_category=3)},
+            "config.recipes.train was 20, is 21",
+        ),
+        ({"codec": CodecConfig(bitrates_bps=(24_000,))}, "config.codec.bitrates_bps"),
+    ],
+)
+def test_7_another_configuration_is_refused_and_named(
+    changes: dict[str, object], named: str, data: Path, output: Path
+) -> None:
+    before = oracle.times(output)
+    outcome = preprocess(replace(config(data, output), **changes))
+    assert outcome.code == Exit.USAGE
+    assert named in outcome.message
+    assert oracle.times(output) == before
+
+
+def test_7_changed_source_files_are_refused_and_named(ray_address: str, data: Path, tmp_path: Path) -> None:
+    copy, output = Path(shutil.copytree(data, tmp_path / "data")), tmp_path / "shards"
+    small = RecipesConfig(train=2, valid=0, test_per_category=0)
+    assert preprocess(config(copy, output, recipes=small)).code == Exit.DONE
+    before = oracle.times(output)
+    changed = copy / "musdb18hq/train/Artist 0 - Song 0/bass.wav"
+    write(changed, music(99, seconds=10))
+    outcome = preprocess(config(copy, output, recipes=small))
+    assert outcome.code == Exit.USAGE
+    assert f"{changed} had" in outcome.message
+    changed.unlink()
+    assert f"{changed} is gone" in preprocess(config(copy, output, recipes=small)).message
+    assert oracle.times(output) == before
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 1.5 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"may not mount a tmpfs: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_9_a_full_disk_fails_clearly_and_loses_nothing(
+    ray_address: str, data: Path, undisturbed: Path, small_disk: Path
+) -> None:
+    output = small_disk / "shards"
+    outcome = preprocess(config(data, output))
+    assert outcome.code == Exit.FAILED
+    assert "No space left on device" in outcome.message
+    assert "Traceback" not in outcome.message
+    subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
+    assert preprocess(config(data, output)).code == Exit.DONE
+    oracle.check(output, undisturbed)
+
+
+def test_9_a_read_only_output_fails_clearly(data: Path, small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    outcome = preprocess(config(data, small_disk / "shards"))
+    assert outcome.code == Exit.FAILED
+    assert "Read-only file system" in outcome.message
+
+
+def test_9_an_output_without_permission_fails_clearly(data: Path, tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    (tmp_path / "closed").mkdir(mode=0o500)
+    outcome = preprocess(config(data, tmp_path / "closed" / "shards"))
+    assert outcome.code == Exit.FAILED
+    assert "Permission denied" in outcome.message
