@@ -23,7 +23,7 @@ _EXTENSIONS = (
 EXTENSIONS = frozenset(_EXTENSIONS.split())
 _WINDOWED_FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC"})
 _LOSSLESS_SUBTYPE = re.compile(r"PCM_|FLOAT|DOUBLE|ALAC")
-_CHUNK_SIZE = re.compile(r"^\s*(?:data|SSND|Data size)\s*:\s*(\d+)", re.MULTILINE)
+_CHUNK_SIZE = re.compile(r"^\s*(?:data|SSND|Data [Ss]ize)\s*:\s*(\d+)(?: \(should be (\d+)\))?", re.MULTILINE)
 _UNKNOWN_SIZE = 0x7FFF_0000  # writers to pipes leave the largest number there
 _OPEN_FILES = 64
 
@@ -93,11 +93,7 @@ def probe(path: str) -> Probe | None:
     except AudioError:
         return None
     with sound:
-        promised = _promised_bytes(sound.extra_info)
-        if promised > size:
-            raise AudioError(
-                f"truncated: the header promises {promised} bytes of samples, the whole file has {size}"
-            )
+        _refuse_short(sound.extra_info, size)
         lossy = not _LOSSLESS_SUBTYPE.match(sound.subtype)
         windowed = (
             sound.format in _WINDOWED_FORMATS
@@ -109,10 +105,14 @@ def probe(path: str) -> Probe | None:
         return Probe(sound.samplerate, sound.channels, sound.frames, lossy, windowed)
 
 
-def _promised_bytes(header: str) -> int:
-    """Read the largest size that libsndfile's log of a header gives the samples, 0 where there is none."""
-    sizes = [int(size) for size in _CHUNK_SIZE.findall(header)]
-    return max((size for size in sizes if size < _UNKNOWN_SIZE or size > 2**32), default=0)
+def _refuse_short(header: str, size: int) -> None:
+    """Compare what libsndfile's log of a header says of the samples' bytes with what is there."""
+    for promised, there in _CHUNK_SIZE.findall(header):
+        known = int(promised) < _UNKNOWN_SIZE or int(promised) > 2**32
+        if known and int(promised) > int(there or size):
+            raise AudioError(
+                f"truncated: the header promises {promised} bytes of samples, {there or size} are there"
+            )
 
 
 def open_binary_or_explain(path: str) -> BinaryIO:

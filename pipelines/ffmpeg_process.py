@@ -75,22 +75,26 @@ def run(
         FfmpegError: it failed, or was killed at its time limit.
     """
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             command,
-            input=stdin,
-            capture_output=True,
-            timeout=timeout_seconds,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             pass_fds=pass_fds,
             preexec_fn=die_with_parent(),
-            check=False,
+            start_new_session=True,
         )
-    except subprocess.TimeoutExpired as error:
-        raise FfmpegError(f"ffmpeg was killed after {timeout_seconds:g} s") from error
     except OSError as error:
         raise FfmpegError(f"ffmpeg could not be started: {error}") from error
-    if done.returncode:
-        raise FfmpegError(f"ffmpeg ended with {done.returncode}: {complaint(done.stderr)}")
-    return done.stdout
+    with process:
+        try:
+            stdout, stderr = process.communicate(stdin, timeout_seconds)
+        except subprocess.TimeoutExpired as error:
+            os.killpg(process.pid, signal.SIGKILL)  # a wrapper script's own children too
+            raise FfmpegError(f"ffmpeg was killed after {timeout_seconds:g} s") from error
+    if process.returncode:
+        raise FfmpegError(f"ffmpeg ended with {process.returncode}: {complaint(stderr)}")
+    return stdout
 
 
 def complaint(stderr: bytes) -> str:

@@ -9,6 +9,7 @@ that one file and nothing else, and may take them for audio only.
 """
 
 import hashlib
+import mmap
 import os
 import re
 import shutil
@@ -34,7 +35,7 @@ HEADROOM = 8.0  # decoders and resamplers overshoot full scale; 18 dB leave 21 o
 _DEMUXERS = "aac,ac3,aiff,amr,ape,asf,au,caf,eac3,flac,matroska,mov,mp3,mpc,mpc8,ogg,tak,tta,wav,w64,wv"
 _STREAM = re.compile(rb"Stream #0:\d+.*?: Audio: (\w+).*?, (\d+) Hz, ([^,\n]+)")
 _DURATION = re.compile(rb"Duration: (\d+):(\d\d):(\d\d\.\d+)")
-_LOSSLESS_CODECS = re.compile(rb"pcm_|flac|alac|ape|tta|wavpack|wmalossless|tak|mlp|truehd")
+_LOSSLESS_CODECS = re.compile(rb"pcm_(?!mulaw|alaw)|flac|alac|ape|tta|wavpack|wmalossless|tak|mlp|truehd")
 _BLOCK_FRAMES = 1 << 18
 _STALL_SECONDS = 60.0
 _DURATION_SLACK_SECONDS = 0.1
@@ -108,22 +109,30 @@ def _refuse_truncated(source: str) -> None:
         if start == b"OggS":
             stream.seek(max(os.path.getsize(source) - _OGG_TAIL, 0))
             tail = stream.read()
-            last = tail.rfind(b"OggS")
-            if last < 0 or last + 6 > len(tail) or not tail[last + 5] & 4:
-                raise AudioError("truncated: the Ogg stream has no last page")
+            if not _ends_ogg(tail):
+                raise AudioError("truncated: the Ogg stream has no whole last page")
             return
         if start[:3] != b"ID3" and not (start[:1] == b"\xff" and len(start) > 1 and start[1] & 0xE6 == 0xE2):
             return
-        stream.seek(0)
-        try:
-            headers = mp3.parse(stream.read())
-        except ValueError:
-            return  # an ID3 tag before something else, which ffmpeg will judge
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            try:
+                headers = mp3.parse(content)
+            except ValueError:
+                return  # an ID3 tag before something else, which ffmpeg will judge
     if headers.missing_frames:
         raise AudioError(
             f"damaged: {headers.missing_frames} of {headers.frames + headers.missing_frames} MP3 frames "
             "are missing"
         )
+
+
+def _ends_ogg(tail: bytes) -> bool:
+    """Tell whether the last page (RFC 3533) is there as a whole and marked as the stream's last."""
+    page = tail.rfind(b"OggS")
+    if page < 0 or len(tail) < page + 27 or not tail[page + 5] & 4:
+        return False
+    segments = tail[page + 27 : page + 27 + tail[page + 26]]
+    return len(segments) == tail[page + 26] and len(tail) >= page + 27 + len(segments) + sum(segments)
 
 
 def _arguments(source: str) -> dict[str, object]:
@@ -133,10 +142,17 @@ def _arguments(source: str) -> dict[str, object]:
 def _look(source: str, program: str) -> tuple[bytes, bytes, float | None]:
     """Ask ffmpeg for codec, channel layout, and the duration in seconds where the container knows it."""
     command = ffmpeg.input(**_arguments(source)).output("-", format="null", t=0).compile(cmd=program)
-    asked = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_STALL_SECONDS, check=False,
-        preexec_fn=ffmpeg_process.die_with_parent(),
-    )  # fmt: skip
+    try:
+        asked = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_STALL_SECONDS,
+            check=False,
+            preexec_fn=ffmpeg_process.die_with_parent(),
+        )
+    except subprocess.TimeoutExpired as error:
+        raise FfmpegError(f"ffmpeg was killed after {_STALL_SECONDS:g} s of looking at the file") from error
     stream = _STREAM.search(asked.stderr)
     if stream is None:
         raise AudioError("no audio that libsndfile or ffmpeg can read")

@@ -11,7 +11,8 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import count
 
 from pipelines.audio import EXTENSIONS
 from pipelines.errors import UsageError
@@ -52,6 +53,7 @@ _WORDS = {  # what people write in file names; the classes' own names count too
     "wind": "wind winds brass flute sax saxophone trumpet trombone horn horns clarinet oboe",
     MIXTURE: "mixture mix master",
 }
+_OTHER_WORDS = 2
 _STEM_OF_WORD = {word: stem for stem, words in _WORDS.items() for word in words.split()}
 
 
@@ -138,12 +140,26 @@ def _walk(root: str, findings: Findings) -> Iterator[Entry]:
             yield Entry(name, entry.size, entry.mtime_ns)
 
 
+def _walk_store(root: str) -> Iterator[Entry]:
+    """Walk an object store, as `_walk_disk` does a disk."""
+    entries = Folder(root).entries(recursive=True)
+    names: dict[str, list[str]] = defaultdict(list)
+    for entry in entries:
+        names[posixpath.dirname(entry.name)].append(posixpath.basename(entry.name))
+    outputs = tuple(f"{folder}/" if folder else "" for folder, there in names.items() if _is_output(there))
+    for entry in entries:
+        hidden = any(part.startswith(".") for part in entry.name.split("/")[:-1])
+        if not hidden and not entry.name.startswith(outputs):
+            yield entry
+
+
 def _walk_disk(root: str, findings: Findings) -> Iterator[Entry]:
     """Walk a local tree; links are followed, but no folder is entered twice."""
     seen: set[tuple[int, int]] = set()
 
     def note(error: OSError) -> None:
-        findings.rejects.append((str(error.filename), f"cannot be listed: {error.strerror}"))
+        name = os.fsencode(error.filename).decode(errors="backslashreplace")
+        findings.rejects.append((name, f"cannot be listed: {error.strerror}"))
 
     for folder, subfolders, names in os.walk(root, followlinks=True, onerror=note):
         identity = os.stat(folder)
@@ -151,7 +167,10 @@ def _walk_disk(root: str, findings: Findings) -> Iterator[Entry]:
             subfolders.clear()
             continue
         seen.add((identity.st_dev, identity.st_ino))
-        subfolders.sort()
+        if _is_output(names):
+            subfolders.clear()
+            continue
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in sorted(names):
             path = os.path.join(folder, name)
             try:
@@ -161,6 +180,11 @@ def _walk_disk(root: str, findings: Findings) -> Iterator[Entry]:
                     note(error)
                 continue
             yield Entry(os.path.relpath(path, root), status.st_size, status.st_mtime_ns)
+
+
+def _is_output(names: list[str]) -> bool:
+    """Tell a folder that preprocess writes to: its cache and shards are no data."""
+    return {"fingerprint.json", "listing.json"} <= set(names)
 
 
 def _sort(root: str, entries: list[Entry], findings: Findings) -> None:
@@ -175,7 +199,7 @@ def _sort(root: str, entries: list[Entry], findings: Findings) -> None:
     loose: dict[str, list[Entry]] = {}
     for folder, files in sorted(folders.items()):
         parent, song = posixpath.split(folder)
-        owner = next((m for m in moises if folder == m or folder.startswith(m + "/")), None)
+        owner = next((m for m in moises if not m or folder == m or folder.startswith(m + "/")), None)
         if owner is not None:
             if folder == owner:
                 _add_moises_song(root, folder, folders, findings)
@@ -247,20 +271,51 @@ def _add_moises_song(root: str, folder: str, folders: dict[str, list[Entry]], fi
             )
         elif names:
             sources[stem] = tuple(_full(root, there[name]) for name in sorted(set(names)))
+    if not wanted:
+        findings.rejects.append((song_id, "data.json names no tracks"))
     if sources:
         findings.songs.append(Song(MOISESDB, song_id, _nfc(artist), _nfc(title), None, sources))
 
 
-def stem_of_name(name: str) -> str | None:
-    """Guess the class of a file or folder from its name; None when no word of it names one."""
-    base = _nfc(name).lower().replace("-", "_").replace(" ", "_")
-    prefix = base.partition("__")[0]
+def stem_of_name(name: str, ignored: frozenset[str] = frozenset()) -> str | None:
+    """Guess the class of a file or folder from its name.
+
+    Args:
+        name: Without its ending.
+        ignored: Words that tell nothing, because all names beside this one have them.
+
+    Returns:
+        None when no word names a class, or more than two others stand beside it:
+        "Tom Petty - Free Fallin'" is no stem.
+    """
+    prefix = _nfc(name).lower().replace("-", "_").replace(" ", "_").partition("__")[0]
     if prefix in STEMS or prefix == MIXTURE:
         return prefix
-    for word in re.split(r"[^a-z0-9]+", base):
-        if (stem := _STEM_OF_WORD.get(word.rstrip("0123456789") or word)) is not None:
-            return stem
-    return None
+    words = [word for word in _words(name) if word not in ignored]
+    classes = [_STEM_OF_WORD[word] for word in words if word in _STEM_OF_WORD]
+    return classes[0] if classes and len(words) - len(classes) <= _OTHER_WORDS else None
+
+
+def _words(name: str) -> list[str]:
+    """Split a name into words, without numbers."""
+    parts = re.split(r"[^a-z0-9]+", _nfc(name).lower())
+    return [word for part in parts if (word := part if part in _STEM_OF_WORD else part.rstrip("0123456789"))]
+
+
+def _stems_of_folder(files: list[Entry]) -> list[str | None] | None:
+    """Guess the classes of the files of a folder; None where they are songs."""
+    names = [posixpath.basename(file.name).rpartition(".")[0] for file in files]
+    shared = (
+        frozenset.intersection(*(frozenset(_words(name)) for name in names))
+        if len(names) > 1
+        else frozenset()
+    )
+    stems = [stem_of_name(name, shared) for name in names]
+    found = {stem for stem in stems if stem is not None}
+    if sum(stem is not None for stem in stems) * 2 <= len(files) or found == {MIXTURE}:
+        return None
+    plain = all(word in _STEM_OF_WORD for name in names for word in _words(name))
+    return stems if len(found) > 1 or plain or any("__" in name for name in names) else None
 
 
 def _add_loose_songs(root: str, folders: dict[str, list[Entry]], findings: Findings) -> None:
@@ -271,8 +326,8 @@ def _add_loose_songs(root: str, folders: dict[str, list[Entry]], findings: Findi
         if folder and last.lower() in (*STEMS, MIXTURE):  # <song>/<stem>/<takes>
             stems[parent][last.lower()] += files
             continue
-        named = [stem_of_name(posixpath.basename(file.name).rpartition(".")[0]) for file in files]
-        if sum(stem is not None for stem in named) * 2 > len(files):
+        named = _stems_of_folder(files) if files else None
+        if named is not None:
             for file, stem in zip(files, named, strict=True):
                 stems[folder][stem or "other"].append(file)
             continue
@@ -293,12 +348,16 @@ def _add_loose_songs(root: str, folders: dict[str, list[Entry]], findings: Findi
 
 def _with_unique_ids(songs: list[Song]) -> list[Song]:
     """Number songs whose ids agree: twins in two roots, or two spellings of one composed name."""
-    seen: dict[str, int] = defaultdict(int)
+    taken: set[str] = {song.song_id for song in songs}
+    first: set[str] = set()
     unique = []
     for song in sorted(
         songs, key=lambda s: (s.song_id, [f.name for files in s.sources.values() for f in files])
     ):
-        seen[song.song_id] += 1
-        song_id = song.song_id if seen[song.song_id] == 1 else f"{song.song_id} ({seen[song.song_id]})"
-        unique.append(Song(song.dataset, song_id, song.artist, song.title, song.split, song.sources))
+        song_id = song.song_id
+        if song_id in first:
+            song_id = next(f"{song_id} ({n})" for n in count(2) if f"{song_id} ({n})" not in taken)
+            taken.add(song_id)
+        first.add(song_id)
+        unique.append(replace(song, song_id=song_id))
     return unique

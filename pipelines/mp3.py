@@ -5,6 +5,7 @@ bytes at offset 21).
 """
 
 from dataclasses import dataclass
+from mmap import mmap
 
 _BITRATES_KBPS = {  # by MPEG version: Layer III, indices 1 to 14
     1: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -12,6 +13,7 @@ _BITRATES_KBPS = {  # by MPEG version: Layer III, indices 1 to 14
 }
 _SAMPLE_RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 _MONO = 3
+Content = bytes | mmap
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class _Header:
     side_info: int
 
 
-def _header(stream: bytes, at: int) -> _Header | None:
+def _header(stream: Content, at: int) -> _Header | None:
     if at + 4 > len(stream) or stream[at] != 0xFF or stream[at + 1] & 0xE6 != 0xE2:
         return None
     version_bits, protected = stream[at + 1] >> 3 & 3, not stream[at + 1] & 1
@@ -66,14 +68,14 @@ def _header(stream: bytes, at: int) -> _Header | None:
     )
 
 
-def _after_id3(stream: bytes) -> int:
+def _after_id3(stream: Content) -> int:
     if stream[:3] != b"ID3" or len(stream) < 10:
         return 0
     size = stream[6] << 21 | stream[7] << 14 | stream[8] << 7 | stream[9]
     return size + (20 if stream[5] & 0x10 else 10)
 
 
-def parse(stream: bytes) -> Stream:
+def parse(stream: Content) -> Stream:
     """Walk over the frames of a whole MP3 stream.
 
     Raises:

@@ -127,6 +127,7 @@ class Preprocess:
         """The cluster, joined or started when there is work for it."""
         with self._timed("connect"):
             cluster = connect()
+        runs.catch_sigterm()
         where = "joined a Ray cluster" if cluster.joined else "started Ray on this machine"
         say(f"{where}: {cluster.nodes} nodes, {cluster.cpus} CPUs")
         return cluster
@@ -144,12 +145,7 @@ class Preprocess:
             UsageError: the output belongs to another configuration or other files.
             ValueError: the data cannot be used as asked.
         """
-        with self._timed("find"):
-            findings = find_songs(self.config.data)
-        self._claim(findings)
-        if not self.output.exists(PLAN):
-            self._plan(findings)
-        plan = json.loads(self.output.read(PLAN))
+        findings, plan = self.plan()
         with self._timed("verify"):
             commits = self._verified_commits(plan)
         pending = [task for task in planned_shards(plan) if (task["split"], task["shard"]) not in commits]
@@ -162,6 +158,15 @@ class Preprocess:
         with self._timed("audit"):
             report = audit.close(self.output, plan, self.versions, self.seconds, self.config.codec)
         return self._outcome(report, "done")
+
+    def plan(self) -> tuple[Findings, dict[str, Any]]:
+        """Find the songs, claim the output, and make the plan where there is none; give both."""
+        with self._timed("find"):
+            findings = find_songs(self.config.data)
+        self._claim(findings)
+        if not self.output.exists(PLAN):
+            self._make_plan(findings)
+        return findings, json.loads(self.output.read(PLAN))
 
     def _outcome(self, report: dict[str, Any], done: str) -> Outcome:
         share = max(report["reject_share_sources"], report["reject_share_recipes"])
@@ -195,7 +200,7 @@ class Preprocess:
     def _fingerprint(self) -> dict[str, Any]:
         return {"config": self.config.deciding(), "versions": self.versions}
 
-    def _plan(self, findings: Findings) -> None:
+    def _make_plan(self, findings: Findings) -> None:
         with self._timed("scan"):
             scans = self._scan(findings.songs)
         with self._timed("plan"):

@@ -101,6 +101,7 @@ def _batch(
 ) -> pa.RecordBatch:
     draw = _Draw(seed, split, indices, config.max_components)
     category, number, stem = _contents(split, indices, catalog, config, draw)
+    stem = _scarce_first(catalog, number, stem)
     source, repeats = _sources(catalog, number, stem, draw)
     window = catalog.first_window[source] + draw.below("window", catalog.num_windows[source])
     start = catalog.window_start[window] + _start(catalog.active_starts[window], draw)
@@ -173,7 +174,9 @@ def _contents(
         possible = catalog.categories()
         category = np.array([CATEGORIES.index(name) for name in possible])[indices % len(possible)]
         number = np.where(category < 2, 1, 2 + draw.below("number", slots - 1)[:, 0])
-        stem = _stems_of_category(category, number, stems, draw)
+        stem = np.zeros((len(indices), slots), np.int64)
+        if len(stems):
+            stem = _stems_of_category(category, number, stems, draw)
     else:
         share = config.song_share if catalog.has_songs else 0.0
         whole = (draw.unit("song")[:, 0] < share) | (not len(stems))
@@ -218,6 +221,15 @@ def _stems_of_category(category: _Int, number: _Int, stems: _Int, draw: _Draw) -
     if len(others):
         stem[rows[all_vocal], place[all_vocal]] = others[draw.below("place", len(others))[all_vocal, 1]]
     return stem
+
+
+def _scarce_first(catalog: Catalog, number: _Int, stem: _Int) -> _Int:
+    """Sort classes [recipes, slots] so that one with few songs chooses before they are taken."""
+    there = np.arange(stem.shape[1]) < number[:, None]
+    order = np.argsort(
+        np.where(there, catalog.num_sources[stem], np.iinfo(np.int64).max), axis=1, kind="stable"
+    )
+    return np.take_along_axis(stem, order, axis=1)
 
 
 def _sources(catalog: Catalog, number: _Int, stem: _Int, draw: _Draw) -> tuple[_Int, NDArray[np.bool_]]:

@@ -78,7 +78,7 @@ def to_16_bit(samples: NDArray[np.float32]) -> tuple[NDArray[np.int16], float]:
     Returns:
         The samples, and the scale in dB (0 or less).
     """
-    scale = min(1.0, _FULL_SCALE / float(np.abs(samples).max(initial=0.0) or 1.0))
+    scale = min(1.0, _FULL_SCALE / float(np.abs(samples).max(initial=0.0) or _FULL_SCALE))
     return np.rint(samples * np.float32(scale * 32_768)).clip(-32_768, 32_767).astype(np.int16), 20 * float(
         np.log10(scale)
     )
@@ -107,14 +107,17 @@ class ShardRenderer:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Make the shard of a row (split, shard, first: its first row in the plan, rows)."""
-        recipes = read_recipes(self._plan, row["first"], row["rows"], shard_rows=self._task.shards.rows)
-        commit = self.render(row["split"], row["shard"], recipes)
+        commit = self.render(row["split"], row["shard"], self.recipes(row))
         return {
             "split": commit.split,
             "shard": commit.shard,
             "rows": commit.rows,
             "rejected": len(commit.rejected),
         }
+
+    def recipes(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        """Read the recipes of a shard from the plan."""
+        return read_recipes(self._plan, row["first"], row["rows"], shard_rows=self._task.shards.rows)
 
     def render(self, split: str, shard: int, recipes: list[dict[str, Any]]) -> Commit:
         """Make and commit one shard; recipes that cannot be made are named in the commit."""

@@ -87,25 +87,30 @@ def hold(output: Folder) -> Iterator[None]:
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Let SIGTERM, which `ray job stop` sends, end the run as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
+    before = signal.getsignal(signal.SIGTERM)
+    catch_sigterm()
+    try:
         yield
-        return
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def catch_sigterm() -> None:
+    """Turn SIGTERM into KeyboardInterrupt; to be done again after Ray has put its own handler there."""
 
     def interrupt(signum: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, interrupt)
 
 
 def root_cause(error: BaseException) -> str:
     """Say in one line what failed first.
 
-    An error that crossed processes carries the other side's traceback as its text and nothing else, so the first
-    error named in it is taken.
+    An error that crossed processes carries the other side's traceback as its text and nothing else, so the
+    first error named in it is taken.
     """
     remote = _NAMED_ERROR.search(str(error)) if "ray::" in str(error) else None
     if remote:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import BinaryIO, cast
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -30,8 +31,11 @@ def is_uri(location: str) -> bool:
 
 
 def join(location: str, *names: str) -> str:
-    """Append names to a path or URI."""
-    return posixpath.join(location, *names)
+    """Append names, as a file system gives them, to a path or URI; in a URI they are percent-encoded."""
+    if not is_uri(location):
+        return posixpath.join(location, *names)
+    address, question, query = location.partition("?")
+    return posixpath.join(address, *(quote(name) for name in names)) + question + query
 
 
 def open_filesystem(location: str) -> tuple[pafs.FileSystem, str]:
@@ -43,7 +47,8 @@ def open_filesystem(location: str) -> tuple[pafs.FileSystem, str]:
     if not is_uri(location):
         return pafs.LocalFileSystem(), os.path.abspath(location)
     try:
-        filesystem, path = pafs.FileSystem.from_uri(location)
+        # a raw blank or letter beyond ASCII in what a user typed is fine; a raw % is not, it begins a code
+        filesystem, path = pafs.FileSystem.from_uri(quote(location, safe="/:?=&%@+,;~#[]!$'()*"))
     except (ValueError, OSError) as error:
         raise ValueError(
             f"cannot open {location!r}: {error}. Use a local path, s3://bucket/path or gs://bucket/path"

@@ -1,0 +1,95 @@
+"""The README's cluster commands: `ray start --head`, both forms of `ray job submit`, 2 CPUs and a token."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import oracle
+import pytest
+from material import arguments
+
+ROOT = Path(__file__).parents[2]
+RAY = str(Path(sys.executable).with_name("ray"))
+PORT = 28_265
+TEMPORARY = "/tmp/apollo-ray-test"  # short: Ray puts sockets there
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A head with 2 CPUs, its dashboard on loopback, guarded by a token of its own."""
+    home = tmp_path_factory.mktemp("home")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment |= {"HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_ADDRESS": f"http://127.0.0.1:{PORT}"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    subprocess.run([RAY, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
+    command = [RAY, "start", "--head", "--block", "--num-cpus", "2", "--port", "26379"]
+    command += ["--dashboard-agent-listen-port", "28266"]  # the session's own Ray has the usual one
+    command += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(PORT), "--temp-dir", TEMPORARY]
+    starting = environment | {"RAY_ADDRESS": ""}
+    log = (home / "ray.log").open("wb")
+    head = subprocess.Popen(command, env=starting, stdout=log, stderr=log)
+    end = time.monotonic() + 120
+    while subprocess.run(
+        [RAY, "job", "list"], env=environment, capture_output=True, timeout=60, check=False
+    ).returncode:
+        assert time.monotonic() < end, (home / "ray.log").read_text()
+        time.sleep(2)
+    yield environment
+    head.terminate()
+    head.wait(90)
+
+
+def submit(environment: dict[str, str], *options: str, job: list[str]) -> "subprocess.CompletedProcess[str]":
+    command = [RAY, "job", "submit", *options, "--", "python", "jobs/preprocess.py", *job]
+    # right after its start a cluster has no agent for jobs yet
+    for _ in range(20):
+        done = subprocess.run(
+            command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
+        )
+        if "No available agent" not in done.stdout + done.stderr:
+            break
+        time.sleep(3)
+    return done
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("options", [("--working-dir", "."), ()], ids=["working dir", "literal"])
+def test_a_submitted_job_makes_the_shards(
+    options: tuple[str, ...], cluster: dict[str, str], data: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """The literal form runs in the cluster's own folder, so the job is named where the head was started."""
+    done = submit(cluster, *options, job=arguments(data, tmp_path / "shards"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "joined a Ray cluster: 1 nodes, 2 CPUs" in done.stdout + done.stderr
+    oracle.check(tmp_path / "shards", undisturbed)
+
+
+def test_a_relative_output_is_refused_inside_a_job(cluster: dict[str, str], data: Path) -> None:
+    done = submit(cluster, "--working-dir", ".", job=arguments(data, Path("shards")))
+    assert "'shards' is relative: inside a submitted job" in done.stdout + done.stderr
+    assert done.returncode == 1  # Ray says FAILED; the job itself ended with 2
+
+
+def test_a_stopped_job_says_so_and_can_be_continued(
+    cluster: dict[str, str], data: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "shards"
+    command = [RAY, "job", "submit", "--no-wait", "--submission-id", "to-stop", "--working-dir", "."]
+    job = ["--", "python", "jobs/preprocess.py", *arguments(data, output)]
+    subprocess.run([*command, *job], env=cluster, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    end = time.monotonic() + 120
+    while not list(output.glob("commits/*.json")):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    subprocess.run([RAY, "job", "stop", "to-stop"], env=cluster, check=True, capture_output=True, timeout=120)
+    while not (output / "result.json").exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    result = json.loads((output / "result.json").read_text())
+    assert (result["status"], result["exit_code"]) == ("interrupted", 130)
+    assert submit(cluster, "--working-dir", ".", job=arguments(data, output)).returncode == 0
+    oracle.check(output, undisturbed)
