@@ -25,7 +25,7 @@ _WINDOWED_FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF
 _LOSSLESS_SUBTYPE = re.compile(r"PCM_|FLOAT|DOUBLE|ALAC")
 _CHUNK_SIZE = re.compile(r"^\s*(?:data|SSND|Data [Ss]ize)\s*:\s*(\d+)(?: \(should be (\d+)\))?", re.MULTILINE)
 _UNKNOWN_SIZE = 0x7FFF_0000  # writers to pipes leave the largest number there
-_OPEN_FILES = 64
+_OPEN_FILES = 256
 
 
 class AudioError(RuntimeError):

@@ -25,7 +25,7 @@ _HALF_RATE = SAMPLE_RATE // 2
 _LONGEST_EXTRA = 1_152  # tiny inputs come back up to a frame longer: LAME's tag cannot hold all their padding
 NOMINAL_GAIN = 0.95  # LAME scales its input by this at every constant bitrate up to 160 kbps
 _GAIN_BAND_HZ = (100.0, 16_000.0)
-_GAIN_WINDOW, _GAIN_WINDOWS = 4_096, 16
+_GAIN_WINDOW, _GAIN_WINDOWS = 4_096, 8
 _SILENT_POWER = (1e-4 * _GAIN_WINDOW / 4) ** 2  # a bin's power for a sine at -80 dBFS
 
 
@@ -213,7 +213,7 @@ def decode(stream: bytes, *, frames: int) -> NDArray[np.float32]:
 
 
 def gain_spectrum(samples: NDArray[np.float32]) -> NDArray[np.complex64]:
-    """Transform up to 16 windows spread over [frames, channels]: [windows, channels, bins below 16 kHz]."""
+    """Transform up to 8 windows spread over [frames, channels]: [windows, channels, bins below 16 kHz]."""
     if len(samples) < _GAIN_WINDOW:
         samples = np.pad(samples, ((0, _GAIN_WINDOW - len(samples)), (0, 0)))
     starts = np.unique(np.linspace(0, len(samples) - _GAIN_WINDOW, _GAIN_WINDOWS).astype(int))

@@ -52,8 +52,13 @@ def ffmpeg_version(path: str) -> str:
     return f"{line.removeprefix('ffmpeg version ').split(' ')[0]} sha256:{digest}"
 
 
-def die_with_parent() -> Callable[[], None] | None:
-    """Give what a child runs first, so that a killed parent takes it along, on Linux."""
+def die_with_parent(*, one_core: bool = False) -> Callable[[], None] | None:
+    """Give what a child runs first, so that a killed parent takes it along, on Linux.
+
+    Args:
+        one_core: Keep the child on the core that the kernel started it on. An encoder's eight threads wandering over
+            the cores cost a fifth more processor time than on one (docs/benchmarks.md), and an actor has one CPU.
+    """
     if _libc is None:
         return None
     parent, libc = os.getpid(), _libc
@@ -62,6 +67,8 @@ def die_with_parent() -> Callable[[], None] | None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
+        if one_core:
+            os.sched_setaffinity(0, {libc.sched_getcpu()})
 
     return ask_for_signal
 
@@ -81,7 +88,7 @@ def run(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             pass_fds=pass_fds,
-            preexec_fn=die_with_parent(),
+            preexec_fn=die_with_parent(one_core=True),
             start_new_session=True,
         )
     except OSError as error:

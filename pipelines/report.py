@@ -22,6 +22,7 @@ matplotlib.use("Agg")
 _WINDOW = 2_048
 _MEASURED = 24  # examples for the low-pass edges
 _EDGE_DB = -20.0
+_FLOOR = 1e-8
 _REJECTS_SHOWN = 100
 _GAIN_ROWS = 20_000
 _FEATURED = ("song", "multi_stems_vocal", "multi_stems", "vocal", "single_stem")
@@ -106,10 +107,13 @@ def measure_edges(rows: list[dict[str, Any]], degradations: tuple[str, ...]) -> 
     if not rows:
         return dict.fromkeys(degradations)
     clean = sum(_spectrum(decode(row["clean"], frames=row["frames"])).mean(axis=1) for row in rows)
+    sounding = clean > _FLOOR * np.max(
+        clean
+    )  # above it a source that ends early is noise, and so is the ratio
     edges: dict[str, float | None] = {}
     for name in degradations:
         decoded = sum(_spectrum(decode(row[name], frames=row["frames"])).mean(axis=1) for row in rows)
-        kept = np.flatnonzero(decoded > 10 ** (_EDGE_DB / 10) * clean)
+        kept = np.flatnonzero((decoded > 10 ** (_EDGE_DB / 10) * clean) & sounding)
         edges[name] = float(kept[-1]) * schema.SAMPLE_RATE / _WINDOW if kept.size else 0.0
     return edges
 
