@@ -10,14 +10,14 @@ setup: $(READY)
 
 $(READY): requirements.txt requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11: make PYTHON=python3.12"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); echo "install Python's venv module (Debian: python3-venv)"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $(READY)
 
 # The whole road that exists so far, on generated music; DATA=/your/folder takes your own.
 demo: $(READY)
-	$(BIN)/python jobs/demo.py --output demo $(if $(DATA),--data $(DATA))
+	$(BIN)/python jobs/demo.py $(if $(DATA),--output demo/own --data $(DATA),--output demo)
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not faults"

@@ -31,10 +31,15 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     output, data, soundfont = (values.pop(name) for name in ("output", "data", "soundfont"))
-    data = data or album_folders(Path(output).absolute() / "album", soundfont)
-    config = PreprocessConfig(**values, data=data, output=str(Path(output).absolute() / "shards"))
+    try:
+        data = data or album_folders(Path(output).absolute() / "album", soundfont)
+        config = PreprocessConfig(**values, data=data, output=str(Path(output) / "shards"))
+    except ValueError as error:
+        parser.error(str(error))
     outcome = preprocess(config)
-    print(f"demo: {outcome.message}\nOpen {config.output}/report.html", file=sys.stderr)
+    print(f"demo: {outcome.message}", file=sys.stderr)
+    if outcome.report:
+        print(f"open {config.output}/report.html", file=sys.stderr)
     return outcome.code
 
 

@@ -31,11 +31,20 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
+def _with_underscores(argument: str) -> str:
+    """Take --max-reject-share for --max_reject_share."""
+    name, equals, value = argument.partition("=")
+    if not name.startswith("--") or name == "--dry-run":
+        return argument
+    return "--" + name[2:].replace("-", "_") + equals + value
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run preprocess from a command line and return its exit code."""
     parser = build_parser()
+    given = [_with_underscores(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
     try:
-        values = parser.instantiate(parser.parse_args(arguments)).as_dict()
+        values = parser.instantiate(parser.parse_args(given)).as_dict()
     except ValueError as error:
         parser.error(str(error))
     dry_run, only_status = values.pop("dry_run"), values.pop("status")
@@ -51,6 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UsageError as error:
         print(f"preprocess: {error}", file=sys.stderr)
         return Exit.USAGE
+    except (OSError, RuntimeError) as error:
+        print(f"preprocess: {error}", file=sys.stderr)
+        return Exit.FAILED
     outcome = preprocess(config)
     print(f"preprocess: {outcome.message}", file=sys.stderr)
     if outcome.report:

@@ -15,7 +15,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from pipelines.schema import CHANNELS, SAMPLE_RATE
-from pipelines.storage import is_uri, open_filesystem
+from pipelines.storage import is_uri, join, open_filesystem
 
 _EXTENSIONS = (
     "aac ac3 aif aifc aiff ape au caf flac m4a mka mp2 mp3 mp4 oga ogg opus tta w64 wav wave webm wma wv"
@@ -133,9 +133,13 @@ class Reader:
     """Reads windows of sources, keeping the files it used last open.
 
     A source is a list of files that are summed, as rows of the `files` column of sources.parquet.
+
+    Args:
+        cache: Folder or URI of the decoded files, which these rows name without it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cache: str = "") -> None:
+        self._cache = cache
         self._open: OrderedDict[str, soundfile.SoundFile] = OrderedDict()
 
     def _sound(self, path: str) -> soundfile.SoundFile:
@@ -152,12 +156,24 @@ class Reader:
 
         Raises:
             AudioError: the file cannot be read, or holds fewer samples than it did when it was scanned.
+            RuntimeError: the same of a file in the cache, which the next run brings back.
         """
         samples = np.zeros((frames, CHANNELS), np.float32)
         wanted = min(frames, file["frames"] - start)
         if wanted <= 0:
             return samples
-        path = file["readable"]
+        cached = file["readable"] != file.get("path", file["readable"])
+        path = join(self._cache, file["readable"]) if cached else file["readable"]
+        try:
+            return self._read_into(samples, path, start, wanted, file["scale"])
+        except AudioError as error:
+            if cached:
+                raise RuntimeError(f"the cache lost {error}") from error
+            raise
+
+    def _read_into(
+        self, samples: NDArray[np.float32], path: str, start: int, wanted: int, scale: float
+    ) -> NDArray[np.float32]:
         try:
             sound = self._sound(path)
             sound.seek(start)
@@ -170,7 +186,7 @@ class Reader:
         if len(found) < wanted:
             self.forget(path)
             raise AudioError(f"{path}: ends {wanted - len(found)} samples early at {start + len(found)}")
-        samples[:wanted] = to_stereo(found) * np.float32(file["scale"])
+        samples[:wanted] = to_stereo(found) * np.float32(scale)
         return samples
 
     def read(self, files: Sequence[dict[str, Any]], start: int, frames: int) -> NDArray[np.float32]:

@@ -93,6 +93,8 @@ def close(
         and commit.rows + len(commit.rejected) != task["rows"]
     ]
     damaged = find_damaged(output, commits.values(), content=False)
+    for orphan in _orphans(output, commits):
+        output.delete(orphan)
     if lost or wrong or damaged or len(commits) != len(tasks):
         raise AuditError(
             f"{len(lost)} shards are missing, {len(wrong)} hold another number of recipes than planned, "
@@ -118,6 +120,12 @@ def close(
     return report
 
 
+def _orphans(output: Folder, commits: dict[tuple[str, int], Commit]) -> set[str]:
+    """Find shard files that no commit stands for: a reader that lists the folder must not see them."""
+    ours = {schema.shard_path(*key) for key, commit in commits.items() if commit.rows}
+    return {entry.name for split in schema.SPLITS for entry in output.entries(split)} - ours
+
+
 def _manifest_line(commit: Commit) -> dict[str, Any]:
     path = schema.shard_path(commit.split, commit.shard) if commit.rows else None
     return {
@@ -141,6 +149,8 @@ def summarise(
     """Count everything that the report tells."""
     planned = sum(part["recipes"] for part in plan["splits"].values())
     rejected = sum(len(commit.rejected) for commit in commits)
+    reasons = Counter(reject["reason"] for reject in plan["rejects"])
+    reasons.update(reject["reason"] for commit in commits for reject in commit.rejected)
     bitrates: dict[str, set[int]] = {}
     for commit in commits:
         for name, found in commit.bitrates_bps.items():
@@ -178,7 +188,7 @@ def summarise(
         "real_bitrates_bps": {name: sorted(found) for name, found in bitrates.items()},
         "seconds_by_stage": seconds,
         "cpu_seconds_render": round(sum(commit.cpu_seconds for commit in commits), 1),
-        "reject_reasons": dict(Counter(reject["reason"] for reject in plan["rejects"]).most_common(20)),
+        "reject_reasons": dict(reasons.most_common(20)),
         "remarks": plan["remarks"],
         "ignored_files": plan["ignored_files"],
         "versions": versions,

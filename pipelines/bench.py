@@ -45,7 +45,7 @@ def main() -> None:
         )
         run = Preprocess(config)
         run.plan()
-        task = RenderTask(config.output, config.codec, config.shards, run.versions)
+        task = RenderTask(config.output, run.cache.location, config.codec, config.shards, run.versions)
         _encoding(task)
         _speed_up(run, task)
         _memory(Path(scratch), Path(album[0]))
@@ -157,6 +157,7 @@ def _speed_up(run: Preprocess, task: RenderTask) -> None:
 _MEMORY = """
 import sys
 from pipelines.layouts import find_songs
+from pipelines.runs import versions
 from pipelines.scan import SongScanner
 from pipelines.storage import Folder
 
@@ -165,7 +166,8 @@ def status(name):
 
 data, output = sys.argv[1:]
 before = status("VmRSS")
-result = SongScanner(output, output + "/cache", 10**11, None).scan(find_songs([data]).songs[0])
+scanner = SongScanner(output, output + "/cache", 10**11, None, versions(None))
+result = scanner.scan(find_songs([data]).songs[0])
 assert not result["rejects"], result["rejects"]
 print(before, status("VmHWM"), result["sources"][0]["frames"] / 44100)
 """

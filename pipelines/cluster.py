@@ -2,9 +2,14 @@
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from pipelines.errors import UsageError
+
+_RETRIES = 20
 
 
 @dataclass(frozen=True)
@@ -62,17 +67,28 @@ def run_actors(
         arguments: Of its constructor.
         actors: Most actors; unset takes one per CPU.
         cluster: Where.
+
+    Raises:
+        UsageError: there is no CPU, and nothing says that there may be some.
     """
     import ray
 
     if not items:
         return
+    if not cluster.cpus and actors is None:
+        raise UsageError(
+            "the cluster has no CPU up. With an autoscaler, say for how many actors it may bring up nodes: "
+            "--actors 64"
+        )
     most = min(len(items), actors or max(cluster.cpus, 1))
     least = min(most, max(cluster.cpus, 1))  # more than there are CPUs only once an autoscaler brings them
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
-        worker,
-        fn_constructor_args=arguments,
-        compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
-        num_cpus=1,
-    )
+    with warnings.catch_warnings():  # there is no named parameter yet for what 2.64 will not take unnamed
+        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
+            worker,
+            fn_constructor_args=arguments,
+            compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
+            num_cpus=1,
+            max_task_retries=_RETRIES,  # Ray Data's own is endless: what kills its actor would never end
+        )
     yield from dataset.iter_rows()

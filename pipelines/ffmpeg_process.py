@@ -22,14 +22,18 @@ _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 class FfmpegError(RuntimeError):
-    """ffmpeg could not be started, failed, or took too long."""
+    """ffmpeg failed, or took too long."""
+
+
+class FfmpegMissingError(RuntimeError):
+    """ffmpeg is not there or cannot be started: a fault of the node, not of what was to be encoded."""
 
 
 def find_ffmpeg(path: str | None = None) -> str:
     """Give the ffmpeg to use: the one named, else the bundled one.
 
     Raises:
-        FfmpegError: there is none, or it is no program that can be run.
+        FfmpegMissingError: there is none, or it is no program that can be run.
     """
     if path is None:
         import imageio_ffmpeg
@@ -37,7 +41,7 @@ def find_ffmpeg(path: str | None = None) -> str:
         path = imageio_ffmpeg.get_ffmpeg_exe()
     found = shutil.which(path)
     if found is None:
-        raise FfmpegError(
+        raise FfmpegMissingError(
             f"ffmpeg {path!r} is not there or cannot be executed on {os.uname().nodename}. "
             "Leave --codec.ffmpeg unset to take the bundled one, or name a program that every node has"
         )
@@ -56,8 +60,8 @@ def die_with_parent(*, one_core: bool = False) -> Callable[[], None] | None:
     """Give what a child runs first, so that a killed parent takes it along, on Linux.
 
     Args:
-        one_core: Keep the child on the core that the kernel started it on. An encoder's eight threads wandering over
-            the cores cost a fifth more processor time than on one (docs/benchmarks.md), and an actor has one CPU.
+        one_core: Keep the child on the core that the kernel started it on. An encoder's eight threads
+            wandering over the cores cost more processor time (docs/benchmarks.md), and an actor has one CPU.
     """
     if _libc is None:
         return None
@@ -80,6 +84,7 @@ def run(
 
     Raises:
         FfmpegError: it failed, or was killed at its time limit.
+        FfmpegMissingError: it could not be started.
     """
     try:
         process = subprocess.Popen(
@@ -92,7 +97,7 @@ def run(
             start_new_session=True,
         )
     except OSError as error:
-        raise FfmpegError(f"ffmpeg could not be started: {error}") from error
+        raise FfmpegMissingError(f"ffmpeg could not be started: {error}") from error
     with process:
         try:
             stdout, stderr = process.communicate(stdin, timeout_seconds)

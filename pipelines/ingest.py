@@ -38,6 +38,7 @@ _DURATION = re.compile(rb"Duration: (\d+):(\d\d):(\d\d\.\d+)")
 _LOSSLESS_CODECS = re.compile(rb"pcm_(?!mulaw|alaw)|flac|alac|ape|tta|wavpack|wmalossless|tak|mlp|truehd")
 _BLOCK_FRAMES = 1 << 18
 _STALL_SECONDS = 60.0
+_LONGEST_SECONDS = 12 * 3600  # a small file can be made to expand without end
 _DURATION_SLACK_SECONDS = 0.1
 _OGG_TAIL = 1 << 16
 
@@ -226,6 +227,10 @@ def _write_flac(process: "subprocess.Popen[bytes]", target: str) -> int:
             samples = np.frombuffer(block[: len(block) // 8 * 8], "<f4").reshape(-1, CHANNELS) / np.float32(
                 HEADROOM
             )
+            if not len(samples):
+                continue
+            if frames > _LONGEST_SECONDS * SAMPLE_RATE:
+                raise AudioError(f"longer than {_LONGEST_SECONDS / 3600:.0f} hours")
             if not np.isfinite(samples).all():
                 raise AudioError(f"holds samples that are no numbers, near {frames / SAMPLE_RATE:.1f} s")
             if np.abs(samples).max() >= 1:

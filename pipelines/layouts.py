@@ -7,16 +7,16 @@ moises-db's `data.json`. Only names and listings are looked at here, no audio.
 import json
 import os
 import posixpath
-import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count
+from typing import Any
 
 from pipelines.audio import EXTENSIONS
 from pipelines.errors import UsageError
 from pipelines.schema import MIXTURE, STEMS
+from pipelines.stem_names import nfc, stems_of_names
 from pipelines.storage import Entry, Folder, is_uri, join
 
 MUSDB, MOISESDB = "musdb18hq", "moisesdb"
@@ -39,22 +39,6 @@ MUSDB_VALIDATION = frozenset(
         "Traffic Experiment - Sirens",
     }
 )
-_WORDS = {  # what people write in file names; the classes' own names count too
-    "bass": "bass 808 subbass",
-    "bowed_strings": "strings violin violins viola cello fiddle",
-    "drums": "drums drum kick snare hihat hihats hat hats tom toms overhead overheads cymbal cymbals",
-    "guitar": "guitar guitars gtr acgtr elgtr",
-    "other": "other fx effects",
-    "other_keys": "keys synth synths organ rhodes keyboard keyboards wurlitzer pad",
-    "other_plucked": "plucked harp banjo mandolin ukulele",
-    "percussion": "percussion perc shaker tambourine conga congas bongo bongos",
-    "piano": "piano",
-    "vocals": "vocals vocal vox voice voices choir leadvox bgvox",
-    "wind": "wind winds brass flute sax saxophone trumpet trombone horn horns clarinet oboe",
-    MIXTURE: "mixture mix master",
-}
-_OTHER_WORDS = 2
-_STEM_OF_WORD = {word: stem for stem, words in _WORDS.items() for word in words.split()}
 
 
 @dataclass(frozen=True)
@@ -68,6 +52,7 @@ class Song:
         title: The song's name.
         split: Official split; None where the data set has none.
         sources: Files of every source, by class; the files of a class are summed.
+        complete: Whether no stem is known to be missing, so that their sum is the song.
     """
 
     dataset: str
@@ -76,6 +61,7 @@ class Song:
     title: str
     split: str | None
     sources: Mapping[str, tuple[Entry, ...]]
+    complete: bool = True
 
     def to_json(self) -> str:
         """Write the song as text, which Ray sends without pickling."""
@@ -115,8 +101,7 @@ def find_songs(roots: list[str]) -> Findings:
     if not findings.songs and not findings.rejects:
         raise UsageError(
             f"no audio below {', '.join(roots)}. Expected MUSDB18-HQ (train/<song>/mixture.wav …), "
-            "MoisesDB (<song>/data.json …), "
-            "folders of stems (<song>/vocals.flac …), or songs"
+            "MoisesDB (<song>/data.json …), folders of stems (<song>/vocals.flac …), or songs"
         )
     findings.songs = _with_unique_ids(findings.songs)
     return findings
@@ -124,12 +109,8 @@ def find_songs(roots: list[str]) -> Findings:
 
 def _walk(root: str, findings: Findings) -> Iterator[Entry]:
     """Yield audio and data.json files with names relative to the root."""
-    listed = (
-        Folder(root).entries(recursive=True) if is_uri(root) else _walk_disk(os.path.abspath(root), findings)
-    )
-    root_path = Folder(root).path()
-    for entry in listed:
-        name = posixpath.relpath(entry.name, root_path) if entry.name.startswith("/") else entry.name
+    for entry in _walk_store(root) if is_uri(root) else _walk_disk(os.path.abspath(root), findings):
+        name = entry.name
         base = posixpath.basename(name)
         extension = base.rpartition(".")[2].lower()
         if base.startswith(".") or (base != "data.json" and extension not in EXTENSIONS):
@@ -137,7 +118,7 @@ def _walk(root: str, findings: Findings) -> Iterator[Entry]:
         elif name.encode(errors="surrogateescape") != name.encode(errors="replace"):
             findings.rejects.append((ascii(name), "the name is not valid UTF-8"))
         else:
-            yield Entry(name, entry.size, entry.mtime_ns)
+            yield entry
 
 
 def _walk_store(root: str) -> Iterator[Entry]:
@@ -191,34 +172,45 @@ def _sort(root: str, entries: list[Entry], findings: Findings) -> None:
     folders: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         folders[posixpath.dirname(entry.name)].append(entry)
-    moises = {
-        folder
-        for folder, files in folders.items()
-        if any(posixpath.basename(f.name) == "data.json" for f in files)
-    }
+    listings: dict[str, dict[str, Any]] = {}
+    for folder, files in folders.items():
+        if any(posixpath.basename(file.name) == "data.json" for file in files):
+            listing, problem = _read_listing(root, posixpath.join(folder, "data.json"))
+            if listing is not None:
+                listings[folder] = listing
+            elif any(
+                posixpath.join(folder, stem) in folders for stem in STEMS
+            ):  # as MoisesDB lays out a song
+                findings.rejects.append((_moises_id(root, folder), f"data.json cannot be read: {problem}"))
+                listings[folder] = {}
     loose: dict[str, list[Entry]] = {}
     for folder, files in sorted(folders.items()):
+        audio = [file for file in files if posixpath.basename(file.name) != "data.json"]
         parent, song = posixpath.split(folder)
-        owner = next((m for m in moises if not m or folder == m or folder.startswith(m + "/")), None)
-        if owner is not None:
-            if folder == owner:
-                _add_moises_song(root, folder, folders, findings)
-        elif posixpath.basename(parent or root) in ("train", "test") and any(
-            f.name == f"{folder}/mixture.wav" for f in files
-        ):
-            _add_musdb_song(root, song, posixpath.basename(parent or root), files, findings)
-        else:
-            loose[folder] = [file for file in files if posixpath.basename(file.name) != "data.json"]
+        split = posixpath.basename(parent or root)
+        stems = {_stem_name(file) for file in audio if file.name.endswith(".wav")} & {*_MUSDB_STEMS, MIXTURE}
+        if any(not owner or folder == owner or folder.startswith(f"{owner}/") for owner in listings):
+            continue
+        if split in ("train", "test") and len(stems) > 1:
+            _add_musdb_song(root, song, split, audio, findings)
+        elif audio:
+            loose[folder] = audio
+    for folder, listing in sorted(listings.items()):
+        if listing:
+            _add_moises_song(root, folder, listing, folders, findings)
     _add_loose_songs(root, loose, findings)
 
 
 def _full(root: str, entry: Entry) -> Entry:
-    base = root if is_uri(root) else os.path.abspath(root)
-    return Entry(join(base, entry.name), entry.size, entry.mtime_ns)
+    return Entry(_full_name(root, entry.name), entry.size, entry.mtime_ns)
 
 
-def _nfc(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
+def _full_name(root: str, name: str) -> str:
+    return join(root if is_uri(root) else os.path.abspath(root), name)
+
+
+def _stem_name(file: Entry) -> str:
+    return posixpath.basename(file.name).rpartition(".")[0]
 
 
 def _artist_and_title(name: str) -> tuple[str, str]:
@@ -231,118 +223,90 @@ def _add_musdb_song(root: str, name: str, folder: str, files: list[Entry], findi
     sources = {
         stem: (by_name[f"{stem}.wav"],) for stem in (*_MUSDB_STEMS, MIXTURE) if f"{stem}.wav" in by_name
     }
-    artist, title = _artist_and_title(_nfc(name))
-    split = "test" if folder == "test" else "valid" if _nfc(name) in MUSDB_VALIDATION else "train"
+    artist, title = _artist_and_title(nfc(name))
+    split = "test" if folder == "test" else "valid" if nfc(name) in MUSDB_VALIDATION else "train"
     findings.ignored_files += len(files) - len(sources)
-    findings.songs.append(Song(MUSDB, f"{MUSDB}/{_nfc(name)}", artist, title, split, sources))
+    findings.songs.append(Song(MUSDB, f"{MUSDB}/{nfc(name)}", artist, title, split, sources))
 
 
-def _add_moises_song(root: str, folder: str, folders: dict[str, list[Entry]], findings: Findings) -> None:
-    name = join(folder, "data.json") if folder else "data.json"
-    song_id = f"{MOISESDB}/{_nfc(posixpath.basename(folder) or posixpath.basename(root))}"
+def _read_listing(root: str, name: str) -> tuple[dict[str, Any] | None, str]:
+    """Read a MoisesDB song's data.json; None and the reason where it is none."""
     try:
         listing = json.loads(Folder(root).read(name))
-        wanted: dict[str, list[str]] = defaultdict(list)
+    except (ValueError, RecursionError, OSError) as error:
+        return None, f"{type(error).__name__}: {error}"
+    if not isinstance(listing, dict) or "stems" not in listing:
+        return None, "it names no stems"
+    return listing, ""
+
+
+def _moises_id(root: str, folder: str) -> str:
+    return f"{MOISESDB}/{nfc(posixpath.basename(folder) or posixpath.basename(root))}"
+
+
+def _add_moises_song(
+    root: str, folder: str, listing: dict[str, Any], folders: dict[str, list[Entry]], findings: Findings
+) -> None:
+    song_id = _moises_id(root, folder)
+    wanted: dict[str, list[str]] = defaultdict(list)
+    try:
         for stem in listing["stems"]:
             for track in stem["tracks"]:
                 wanted[str(stem["stemName"])].append(
-                    join(folder, str(stem["stemName"]), f"{track['id']}.{track['extension']}")
+                    posixpath.join(folder, str(stem["stemName"]), f"{track['id']}.{track['extension']}")
                 )
-        artist, title = str(listing.get("artist", "")), str(listing.get("song", ""))
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (KeyError, TypeError) as error:
         findings.rejects.append((song_id, f"data.json cannot be read: {type(error).__name__}: {error}"))
         return
-    there = {
-        f.name: f
-        for files in folders.values()
-        for f in files
-        if f.name.startswith(folder + "/" if folder else "")
-    }
+    artist, title = str(listing.get("artist", "")), str(listing.get("song", ""))
+    prefix = f"{folder}/" if folder else ""
+    there = {f.name: f for files in folders.values() for f in files if f.name.startswith(prefix)}
     sources: dict[str, tuple[Entry, ...]] = {}
+    complete = True
     for stem, names in wanted.items():
         missing = [name for name in names if name not in there]
-        if stem not in STEMS:
-            findings.rejects.append(
-                (f"{song_id}/{stem}", "data.json names a stem that is no class of MoisesDB")
-            )
-        elif missing:
-            findings.rejects.append(
-                (f"{song_id}/{stem}", f"data.json names {missing[0]}, which is not there")
-            )
+        if stem not in STEMS or missing:
+            reason = f"{missing[0]}, which is not there" if missing else ""
+            if stem not in STEMS:
+                reason = "a stem that is no class of MoisesDB"
+            findings.rejects.append((nfc(f"{song_id}/{stem}"), nfc(f"data.json names {reason}")))
+            complete = False
         elif names:
             sources[stem] = tuple(_full(root, there[name]) for name in sorted(set(names)))
     if not wanted:
         findings.rejects.append((song_id, "data.json names no tracks"))
+    used = sum(len(files) for files in sources.values())
+    findings.ignored_files += sum(not name.endswith("data.json") for name in there) - used
     if sources:
-        findings.songs.append(Song(MOISESDB, song_id, _nfc(artist), _nfc(title), None, sources))
-
-
-def stem_of_name(name: str, ignored: frozenset[str] = frozenset()) -> str | None:
-    """Guess the class of a file or folder from its name.
-
-    Args:
-        name: Without its ending.
-        ignored: Words that tell nothing, because all names beside this one have them.
-
-    Returns:
-        None when no word names a class, or more than two others stand beside it:
-        "Tom Petty - Free Fallin'" is no stem.
-    """
-    prefix = _nfc(name).lower().replace("-", "_").replace(" ", "_").partition("__")[0]
-    if prefix in STEMS or prefix == MIXTURE:
-        return prefix
-    words = [word for word in _words(name) if word not in ignored]
-    classes = [_STEM_OF_WORD[word] for word in words if word in _STEM_OF_WORD]
-    return classes[0] if classes and len(words) - len(classes) <= _OTHER_WORDS else None
-
-
-def _words(name: str) -> list[str]:
-    """Split a name into words, without numbers."""
-    parts = re.split(r"[^a-z0-9]+", _nfc(name).lower())
-    return [word for part in parts if (word := part if part in _STEM_OF_WORD else part.rstrip("0123456789"))]
-
-
-def _stems_of_folder(files: list[Entry]) -> list[str | None] | None:
-    """Guess the classes of the files of a folder; None where they are songs."""
-    names = [posixpath.basename(file.name).rpartition(".")[0] for file in files]
-    shared = (
-        frozenset.intersection(*(frozenset(_words(name)) for name in names))
-        if len(names) > 1
-        else frozenset()
-    )
-    stems = [stem_of_name(name, shared) for name in names]
-    found = {stem for stem in stems if stem is not None}
-    if sum(stem is not None for stem in stems) * 2 <= len(files) or found == {MIXTURE}:
-        return None
-    plain = all(word in _STEM_OF_WORD for name in names for word in _words(name))
-    return stems if len(found) > 1 or plain or any("__" in name for name in names) else None
+        song = Song(MOISESDB, song_id, nfc(artist), nfc(title), None, sources, complete)
+        findings.songs.append(song)
 
 
 def _add_loose_songs(root: str, folders: dict[str, list[Entry]], findings: Findings) -> None:
-    dataset = _nfc(posixpath.basename(root.rstrip("/"))) or "folder"
+    dataset = nfc(posixpath.basename(root.rstrip("/"))) or "folder"
     stems: dict[str, dict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
     for folder, files in folders.items():
         parent, last = posixpath.split(folder)
         if folder and last.lower() in (*STEMS, MIXTURE):  # <song>/<stem>/<takes>
             stems[parent][last.lower()] += files
             continue
-        named = _stems_of_folder(files) if files else None
+        named = stems_of_names([_stem_name(file) for file in files])
         if named is not None:
             for file, stem in zip(files, named, strict=True):
                 stems[folder][stem or "other"].append(file)
             continue
         for file in files:
             name = file.name.rpartition(".")[0]
-            artist, title = _artist_and_title(_nfc(posixpath.basename(name)))
+            artist, title = _artist_and_title(nfc(posixpath.basename(name)))
             whole = {MIXTURE: (_full(root, file),)}
-            findings.songs.append(Song(dataset, f"{dataset}/{_nfc(name)}", artist, title, None, whole))
+            findings.songs.append(Song(dataset, f"{dataset}/{nfc(name)}", artist, title, None, whole))
     for folder, by_stem in stems.items():
-        artist, title = _artist_and_title(_nfc(posixpath.basename(folder) or dataset))
+        artist, title = _artist_and_title(nfc(posixpath.basename(folder) or dataset))
         sources = {
             stem: tuple(_full(root, file) for file in files) for stem, files in sorted(by_stem.items())
         }
         findings.songs.append(
-            Song(dataset, f"{dataset}/{_nfc(folder)}".rstrip("/"), artist, title, None, sources)
+            Song(dataset, f"{dataset}/{nfc(folder)}".rstrip("/"), artist, title, None, sources)
         )
 
 

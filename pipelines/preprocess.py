@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -105,11 +105,13 @@ class Outcome:
         code: Exit code.
         message: For people.
         report: Content of report.json.
+        changed: Whether the run changed anything.
     """
 
     code: Exit
     message: str
     report: dict[str, Any]
+    changed: bool = True
 
 
 class Preprocess:
@@ -121,6 +123,7 @@ class Preprocess:
         self.cache = Folder(config.sources.cache or join(config.output, "cache"))
         self.versions = runs.versions(config.codec.ffmpeg)
         self.seconds: dict[str, float] = {}
+        self.claimed = False
 
     @cached_property
     def cluster(self) -> Cluster:
@@ -151,7 +154,10 @@ class Preprocess:
         pending = [task for task in planned_shards(plan) if (task["split"], task["shard"]) not in commits]
         if not pending and self.output.exists(audit.REPORT):
             report = json.loads(self.output.read(audit.REPORT))
-            return self._outcome(report, "nothing to do: all shards are there and verified")
+            outcome = self._outcome(report, "nothing to do: all shards are there and verified")
+            return replace(outcome, changed=False)
+        self.output.delete(audit.REPORT)  # it comes back when all is there
+        runs.write_result(self.output, None, "rendering")
         with self._timed("render"):
             self._refill_cache(findings.songs)
             self._render(plan, pending, len(commits))
@@ -164,8 +170,11 @@ class Preprocess:
         with self._timed("find"):
             findings = find_songs(self.config.data)
         self._claim(findings)
+        self.claimed = True
         if not self.output.exists(PLAN):
+            runs.write_result(self.output, None, "scanning and planning")
             self._make_plan(findings)
+        self.output.delete_folder(SCANS)
         return findings, json.loads(self.output.read(PLAN))
 
     def _outcome(self, report: dict[str, Any], done: str) -> Outcome:
@@ -190,11 +199,16 @@ class Preprocess:
             for entry in entries
         )
         listing = [list(file) for file in files]
-        if self.output.exists(runs.FINGERPRINT):
+        if self.output.exists(PLAN):
             runs.claim(self.output, self._fingerprint())
-            audit.compare_listings(json.loads(self.output.read(LISTING)), listing, self.config.output)
+            audit.compare_listings(json.loads(self.output.read(LISTING))[0], listing, self.config.output)
             return
-        self.output.write(LISTING, json.dumps(listing).encode())
+        # nothing is decided yet: a command mended after an error goes on, and scans of the same files stay
+        content = json.dumps([listing, self.versions]).encode()
+        if not self.output.exists(LISTING) or self.output.read(LISTING) != content:
+            self.output.delete_folder(SCANS)
+            self.output.write(LISTING, content)
+        self.output.delete(runs.FINGERPRINT)
         runs.claim(self.output, self._fingerprint())
 
     def _fingerprint(self) -> dict[str, Any]:
@@ -228,7 +242,13 @@ class Preprocess:
         limit = int(self.config.sources.cache_gb * 1e9)
         trim_cache(self.cache, keep=cached_names(songs), limit_bytes=limit)
         say(f"scanning {len(open_songs)} of {len(songs)} songs")
-        arguments = (self.output.location, self.cache.location, limit, self.config.codec.ffmpeg)
+        arguments = (
+            self.output.location,
+            self.cache.location,
+            limit,
+            self.config.codec.ffmpeg,
+            self.versions,
+        )
         items = [{"song": song.to_json()} for song in open_songs]
         results = run_actors(items, SongScanner, arguments, actors=self.config.actors, cluster=self.cluster)
         done = len(songs) - len(open_songs)
@@ -244,13 +264,18 @@ class Preprocess:
     def _verified_commits(self, plan: dict[str, Any]) -> dict[tuple[str, int], Commit]:
         """Give the commits whose shards are whole, and take back the others."""
         commits = read_commits(self.output)
-        known = {(task["split"], task["shard"]) for task in planned_shards(plan)}
+        rows = {(task["split"], task["shard"]): task["rows"] for task in planned_shards(plan)}
         bad = find_damaged(self.output, commits.values(), content=self.config.verify == "content")
+        bad += [c for c in commits.values() if c.rows + len(c.rejected) != rows.get(c.key)]
         for commit in bad:
             say(f"shard {schema.shard_name(*commit.key)} is damaged and will be made again")
         if self.config.retry_rejects:
             bad += [commit for commit in commits.values() if commit.rejected]
-        stale = {commit.key for commit in bad} | (commits.keys() - known)
+        stale = {commit.key for commit in bad}
+        if stale:
+            self.output.delete(
+                audit.REPORT
+            )  # first: a run killed after this must not call the output finished
         for key in sorted(stale):
             self.output.delete(schema.commit_path(*key))
         return {key: commit for key, commit in commits.items() if key not in stale}
@@ -259,7 +284,9 @@ class Preprocess:
         if not pending:
             return
         say(f"rendering {len(pending)} of {len(pending) + done} shards")
-        task = RenderTask(self.output.location, self.config.codec, self.config.shards, self.versions)
+        task = RenderTask(
+            self.output.location, self.cache.location, self.config.codec, self.config.shards, self.versions
+        )
         results = run_actors(pending, ShardRenderer, (task,), actors=self.config.actors, cluster=self.cluster)
         for _ in watch(results, total=len(pending) + done, done=done, what="render", unit="shard"):
             pass
@@ -281,22 +308,25 @@ def preprocess(config: PreprocessConfig) -> Outcome:
 
 
 def _preprocess_held(config: PreprocessConfig, output: Folder) -> Outcome:
+    run: Preprocess | None = None
     try:
-        outcome = Preprocess(config).run()
-    except UsageError:
-        raise
+        run = Preprocess(config)
+        outcome = run.run()
+    except UsageError as error:
+        outcome = Outcome(Exit.USAGE, str(error), {}, changed=run is not None and run.claimed)
     except KeyboardInterrupt:
         outcome = Outcome(Exit.INTERRUPTED, "interrupted; run the same command again to continue", {})
     except Exception as error:
         if not isinstance(error, OSError | RuntimeError):
             traceback.print_exc()  # not of the kinds that runs meet; whoever mends it needs the place
-        outcome = Outcome(
-            Exit.FAILED, f"{runs.root_cause(error)}; nothing finished is lost, run the same command again", {}
-        )
-    counts = {
-        name: outcome.report.get(name) for name in ("planned", "committed", "rejected", "rejected_sources")
-    }
-    runs.write_result(output, outcome.code, outcome.message, **counts)
+        again = "nothing finished is lost, run the same command again"
+        outcome = Outcome(Exit.FAILED, f"{runs.root_cause(error)}; {again}", {})
+    if outcome.changed or (outcome.code != Exit.USAGE and not output.exists(runs.RESULT)):
+        counts = {
+            name: outcome.report.get(name)
+            for name in ("planned", "committed", "rejected", "rejected_sources")
+        }
+        runs.write_result(output, outcome.code, outcome.message, **counts)
     return outcome
 
 

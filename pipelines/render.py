@@ -3,8 +3,10 @@
 Shape legend: samples are [frames, channels], 44,100 Hz.
 """
 
+import errno
 import io
 import os
+import tempfile
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +28,7 @@ from pipelines.storage import Folder
 _FULL_SCALE = 32_767 / 32_768
 _SILENT_PEAK = 1 / 32_768
 _ENCODER_ATTEMPTS = 2
+_FULL_DISK = os.strerror(errno.ENOSPC)
 
 
 class RejectError(RuntimeError):
@@ -38,12 +41,14 @@ class RenderTask:
 
     Args:
         output: Path or URI of the output.
+        cache: Path or URI of the decoded sources.
         codec: Degradations to make.
         shards: How shards are cut.
         versions: What the run was fingerprinted with; a node that differs must not take part.
     """
 
     output: str
+    cache: str
     codec: CodecConfig
     shards: ShardsConfig
     versions: dict[str, str]
@@ -99,11 +104,13 @@ class ShardRenderer:
         self._output = Folder(task.output)
         runs.check_versions(task.versions, task.codec.ffmpeg)
         self._encoder: Encoder = Mp3Encoder(task.codec)
-        self._reader = Reader()
+        self._reader = Reader(task.cache)
         with self._output.open("sources.parquet") as file:
-            rows = pq.read_table(file, columns=["source_id", "files"]).to_pylist()
+            rows = pq.read_table(
+                file, columns=["source_id", "files"], page_checksum_verification=True
+            ).to_pylist()
         self._sources = {row["source_id"]: row["files"] for row in rows}
-        self._plan = pq.ParquetFile(self._output.open(RECIPES))
+        self._plan = pq.ParquetFile(self._output.open(RECIPES), page_checksum_verification=True)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Make the shard of a row (split, shard, first: its first row in the plan, rows)."""
@@ -178,6 +185,8 @@ class ShardRenderer:
                 return self._encoder.encode(clean)
             except (FfmpegError, CodecError) as error:
                 reason = str(error)
+        if _FULL_DISK in reason:  # no fault of the excerpt's
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), tempfile.gettempdir())
         raise RejectError(f"encoder: {reason}")
 
 

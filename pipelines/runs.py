@@ -5,7 +5,6 @@ thing: two runs on one of their folders would write the same bytes under the sam
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -17,6 +16,7 @@ from enum import IntEnum
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import soundfile
 
@@ -133,6 +133,8 @@ def versions(ffmpeg: str | None) -> dict[str, str]:
         "ffmpeg": ffmpeg_version(find_ffmpeg(ffmpeg)),
         "libsndfile": soundfile.__libsndfile_version__,
         "arrow": pa.__version__,
+        "numpy": np.__version__,
+        "soxr": version("soxr"),
     }
 
 
@@ -149,11 +151,6 @@ def check_versions(expected: dict[str, str], ffmpeg: str | None) -> None:
             f"node {os.uname().nodename} would make other bytes than this run: {differences}. Install the "
             "same versions"
         )
-
-
-def digest_of(value: Any) -> str:
-    """Give the SHA-256 of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
 def claim(output: Folder, fingerprint: dict[str, Any]) -> None:
@@ -187,10 +184,8 @@ def _differences(there: Any, here: Any, name: str = "") -> list[str]:
     return [] if there == here else [f"{name} was {there!r}, is {here!r}"]
 
 
-def write_result(output: Folder, code: Exit, message: str, **facts: Any) -> None:
-    """Say how the run ended, for whoever cannot trust an exit code."""
-    status = {Exit.DONE: "done", Exit.REJECTS: "rejects", Exit.INTERRUPTED: "interrupted"}.get(code, "failed")
-    result = {"status": status, "exit_code": int(code), "message": message, **facts}
-    content = json.dumps(result, indent=1).encode()
-    if not output.exists(RESULT) or output.read(RESULT) != content:
-        output.write(RESULT, content)
+def write_result(output: Folder, code: Exit | None, message: str, **facts: Any) -> None:
+    """Say how the run ended, or with no code that it goes on, for whoever cannot trust an exit code."""
+    status = "running" if code is None else code.name.lower()
+    result = {"status": status, "exit_code": None if code is None else int(code), "message": message, **facts}
+    output.write(RESULT, json.dumps(result, indent=1).encode())

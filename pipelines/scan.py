@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipelines import activity, audio, ingest, matching
+from pipelines import activity, audio, ingest, matching, runs
 from pipelines.audio import AudioError, Reader
 from pipelines.ffmpeg_process import FfmpegError, find_ffmpeg
 from pipelines.layouts import Song
 from pipelines.schema import CHANNELS, EXCERPT_FRAMES, MIXTURE, SAMPLE_RATE
-from pipelines.storage import Entry, Folder, join
+from pipelines.storage import Entry, Folder
 
 SCANS = "scan"
 _BLOCK = 3 * SAMPLE_RATE  # a whole number of activity frames
@@ -73,7 +73,7 @@ def songs_without_cache(output: Folder, cache: Folder) -> set[str]:
     """Find the songs of a plan whose decoded files are no longer in the cache."""
     with output.open("sources.parquet") as file:
         rows = pq.read_table(file, columns=["song_id", "files"]).to_pylist()
-    there = {join(cache.location, entry.name) for entry in cache.entries()}
+    there = {entry.name for entry in cache.entries()}
     return {
         row["song_id"]
         for row in rows
@@ -90,7 +90,10 @@ def scan_name(song: Song) -> str:
 class SongScanner:
     """An actor's state: scans one song at a time."""
 
-    def __init__(self, output: str, cache: str, cache_bytes: int, ffmpeg: str | None) -> None:
+    def __init__(
+        self, output: str, cache: str, cache_bytes: int, ffmpeg: str | None, versions: dict[str, str]
+    ) -> None:
+        runs.check_versions(versions, ffmpeg)
         self._output, self._cache, self._cache_bytes = Folder(output), Folder(cache), cache_bytes
         self._program = find_ffmpeg(ffmpeg)
         self._cached = {entry.name for entry in self._cache.entries()}
@@ -145,12 +148,7 @@ class SongScanner:
                 )
                 self._cache.write(name + ingest.NOTE, json.dumps(asdict(made)).encode())
                 ingest.check_cache(self._cache, self._cache_bytes)
-            readable, scale, frames, lossy = (
-                join(self._cache.location, name),
-                ingest.HEADROOM,
-                made.frames,
-                made.lossy,
-            )
+            readable, scale, frames, lossy = name, ingest.HEADROOM, made.frames, made.lossy
         if not frames:
             raise AudioError("the file holds no samples")
         file = {
@@ -168,8 +166,8 @@ class SongScanner:
         self, song: Song, sources: dict[str, list[dict[str, Any]]], rejects: list[dict[str, str]]
     ) -> tuple[dict[str, _Tally], NDArray[np.uint32]]:
         """Read all sources side by side; without a mixture file, it is the sum of all stems."""
-        reader = Reader()
-        summed = MIXTURE not in song.sources and len(song.sources) == len(sources)
+        reader = Reader(self._cache.location)
+        summed = song.complete and MIXTURE not in song.sources and len(song.sources) == len(sources)
         tallies = {stem: _Tally() for stem in sources}
         if summed and sources:
             tallies[MIXTURE] = _Tally()

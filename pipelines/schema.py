@@ -35,7 +35,7 @@ CATEGORIES = ("vocal", "single_stem", "multi_stems", "multi_stems_vocal", SONG)
 _FILE = pa.struct(
     [
         ("path", pa.string()),  # as found in the data set
-        ("readable", pa.string()),  # what render reads: the path itself, or its FLAC in the cache
+        ("readable", pa.string()),  # what render reads: the path itself, or the name of its FLAC in the cache
         ("scale", pa.float32()),  # factor that undoes the headroom of the cached FLAC; 1 when read as found
         ("channels", pa.int32()),
         ("frames", pa.int64()),  # at 44.1 kHz

@@ -82,8 +82,11 @@ def encode_shard(rows: list[dict[str, Any]], degradations: tuple[str, ...], row_
 
 def publish(output: Folder, content: bytes, commit: Commit) -> None:
     """Write a shard, then its commit object."""
+    path = schema.shard_path(commit.split, commit.shard)
     if commit.rows:
-        output.write(schema.shard_path(commit.split, commit.shard), content)
+        output.write(path, content)
+    else:
+        output.delete(path)
     output.write(
         schema.commit_path(commit.split, commit.shard), json.dumps(asdict(commit), indent=1).encode()
     )
@@ -99,7 +102,8 @@ def read_commits(output: Folder) -> dict[tuple[str, int], Commit]:
 
     def read(name: str) -> Commit | None:
         try:
-            return Commit(**json.loads(output.read(name)))
+            commit = Commit(**json.loads(output.read(name)))
+            return commit if schema.commit_path(*commit.key) == name else None
         except (ValueError, TypeError):
             return None  # damaged: its shard is made again
 

@@ -59,6 +59,7 @@ class Division:
     split: dict[str, str] = field(default_factory=dict)
     group: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    artists_apart: bool = False
 
 
 def divide(
@@ -83,9 +84,13 @@ def divide(
     groups = _groups(sorted(by_id), same)
     division.group = {song: name for name, songs in groups.items() for song in songs}
     units = _units(groups, by_id, config, division)
+    of_artist = _officials_of_artists(members) if division.artists_apart else {}
     splits: dict[str, str] = {}
     for unit, names in units.items():
         officials = _officials(names, groups, by_id)
+        if officials == {None}:
+            keys = {_artist_key(by_id[song].artist) for name in names for song in groups[name]}
+            officials = set().union(*(of_artist.get(key, set()) for key in keys))
         splits[unit] = next((split for split in _PRECEDENCE if split in officials), _drawn(unit, config))
     _fill_empty(splits, units, groups, by_id, wanted, config, division)
     division.split = {
@@ -116,6 +121,15 @@ def _artist_key(artist: str) -> str:
     return re.sub(r"\W+", " ", artist.casefold()).strip()
 
 
+def _officials_of_artists(members: Sequence[Member]) -> dict[str, set[str | None]]:
+    """Give the official splits of each artist's songs: their other songs follow."""
+    found: dict[str, set[str | None]] = defaultdict(set)
+    for member in members:
+        if member.official is not None and (key := _artist_key(member.artist)):
+            found[key].add(member.official)
+    return found
+
+
 def _units(
     groups: dict[str, list[str]], by_id: Mapping[str, Member], config: SplitsConfig, division: Division
 ) -> dict[str, list[str]]:
@@ -131,6 +145,7 @@ def _units(
             f"{config.min_artists} would be needed"
         )
         return units
+    division.artists_apart = True
     pairs: list[tuple[str, str]] = []
     first: dict[str, str] = {}
     for name in free:

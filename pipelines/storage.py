@@ -20,6 +20,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from pipelines.errors import UsageError
+
 TEMPORARY_SUFFIX = ".part"
 _COPY_BYTES = 1 << 22
 
@@ -42,7 +44,7 @@ def open_filesystem(location: str) -> tuple[pafs.FileSystem, str]:
     """Find the pyarrow file system of a path or URI, and the path inside it.
 
     Raises:
-        ValueError: the scheme is not one that pyarrow knows.
+        UsageError: the scheme is not one that pyarrow knows.
     """
     if not is_uri(location):
         return pafs.LocalFileSystem(), os.path.abspath(location)
@@ -50,7 +52,7 @@ def open_filesystem(location: str) -> tuple[pafs.FileSystem, str]:
         # a raw blank or letter beyond ASCII in what a user typed is fine; a raw % is not, it begins a code
         filesystem, path = pafs.FileSystem.from_uri(quote(location, safe="/:?=&%@+,;~#[]!$'()*"))
     except (ValueError, OSError) as error:
-        raise ValueError(
+        raise UsageError(
             f"cannot open {location!r}: {error}. Use a local path, s3://bucket/path or gs://bucket/path"
         ) from error
     return filesystem, path

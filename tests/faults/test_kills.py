@@ -175,7 +175,8 @@ def dying(source, target):
 
 storage.os.replace = dying
 codec = CodecConfig(bitrates_bps=(24_000, 128_000))
-renderer = ShardRenderer(RenderTask(output, codec, ShardsConfig(rows=4, row_group_rows=2), versions(None)))
+shards = ShardsConfig(rows=4, row_group_rows=2)
+renderer = ShardRenderer(RenderTask(output, output + "/cache", codec, shards, versions(None)))
 renderer(planned_shards(json.load(open(output + "/plan.json")))[0])
 """
 
@@ -213,9 +214,10 @@ def test_4_a_kill_around_a_rename_leaves_nothing_half_done(
 _DIE_WHILE_SCANNING = """
 import os, signal, sys
 from pipelines.layouts import find_songs
+from pipelines.runs import versions
 from pipelines.scan import SongScanner
 
-scanner = SongScanner(sys.argv[2], sys.argv[2] + "/cache", 10**9, None)
+scanner = SongScanner(sys.argv[2], sys.argv[2] + "/cache", 10**9, None, versions(None))
 for song in find_songs([sys.argv[1]]).songs[:2]:
     scanner({"song": song.to_json()})
 os.kill(os.getpid(), signal.SIGKILL)

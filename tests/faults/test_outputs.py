@@ -1,5 +1,6 @@
 """Faults 5-7 and 9: damaged, finished, foreign, full and read-only outputs."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,12 +11,13 @@ from pathlib import Path
 
 import oracle
 import pytest
-from material import config, music, write
+from material import config, encode, music, write
 
 from pipelines.codec import CodecConfig
 from pipelines.preprocess import preprocess
 from pipelines.recipes import RecipesConfig
 from pipelines.runs import Exit, hold
+from pipelines.sources import SourcesConfig
 from pipelines.storage import Folder
 
 
@@ -53,7 +55,6 @@ def test_5_a_damaged_commit_object_is_made_again(
 
 
 def test_6_a_run_after_success_touches_nothing(data: Path, output: Path) -> None:
-    assert preprocess(config(data, output)).code == Exit.DONE
     before = oracle.times(output)
     outcome = preprocess(config(data, output))
     assert (outcome.code, outcome.message[:13]) == (Exit.DONE, "nothing to do")
@@ -65,6 +66,7 @@ def test_6_a_second_run_on_one_output_is_refused(data: Path, output: Path) -> No
     code = f"""
 import sys, time
 from pipelines.runs import hold
+from pipelines.sources import SourcesConfig
 from pipelines.storage import Folder
 with hold(Folder({str(output)!r})):
     print("held", flush=True)
@@ -161,3 +163,40 @@ def test_9_an_output_without_permission_fails_clearly(data: Path, tmp_path: Path
     outcome = preprocess(config(data, tmp_path / "closed" / "shards"))
     assert outcome.code == Exit.FAILED
     assert "Permission denied" in outcome.message
+
+
+def test_7_a_command_mended_after_an_error_goes_on_in_the_same_output(
+    ray_address: str, data: Path, tmp_path: Path
+) -> None:
+    """Before there is a plan, nothing binds the output to a configuration."""
+    output = tmp_path / "shards"
+    refused = preprocess(config(data, output, sources=SourcesConfig(min_bandwidth_hz=23_000)))
+    assert refused.code == Exit.USAGE
+    assert "--sources.min_bandwidth_hz 0" in refused.message
+    assert json.loads((output / "result.json").read_text())["status"] == "usage"
+    small = RecipesConfig(train=2, valid=0, test_per_category=0)
+    assert preprocess(config(data, output, recipes=small)).code == Exit.DONE
+    oracle.check(output)
+
+
+def test_9_a_lost_cache_is_filled_again(ray_address: str, tmp_path: Path) -> None:
+    """The cache was deleted, and is elsewhere now: rendering continues with the same bytes."""
+    data = tmp_path / "data"
+    for number in range(3):
+        encode(
+            write(tmp_path / "wav" / f"{number}.wav", music(number)),
+            data / f"song {number}.mp3",
+            "-b:a",
+            "192k",
+        )
+    changes = {"recipes": RecipesConfig(train=8, valid=0, test_per_category=0)}
+    lossy = SourcesConfig(allow_lossy=True)
+    assert preprocess(config(data, tmp_path / "shards", sources=lossy, **changes)).code == Exit.DONE
+    before = oracle.digests(tmp_path / "shards")
+    (tmp_path / "shards" / "commits" / "train-00001.json").unlink()
+    shutil.rmtree(tmp_path / "shards" / "cache")
+    elsewhere = replace(lossy, cache=str(tmp_path / "cache"))
+    outcome = preprocess(config(data, tmp_path / "shards", sources=elsewhere, **changes))
+    assert outcome.code == Exit.DONE, outcome.message
+    assert oracle.digests(tmp_path / "shards") == before
+    oracle.check(tmp_path / "shards")

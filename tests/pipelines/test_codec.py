@@ -19,7 +19,7 @@ from pipelines.codec import (
     gain_spectrum,
     measure_gain,
 )
-from pipelines.ffmpeg_process import FfmpegError, find_ffmpeg
+from pipelines.ffmpeg_process import FfmpegError, FfmpegMissingError, find_ffmpeg
 
 EDGE_LENGTHS = [1, 2, 575, 576, 577, 1_151, 1_152, 1_153, 1_199, 2_305, 5_000]
 RANDOM_LENGTHS = sorted(int(n) for n in np.random.default_rng(16).integers(3, 5_000, 10))
@@ -293,5 +293,5 @@ def test_ffmpeg_that_cannot_run_is_named_at_once(tmp_path: Path, kind: str) -> N
     program = tmp_path / "ffmpeg"
     if kind == "not-executable":
         program.write_text("#!/bin/sh\n")
-    with pytest.raises(FfmpegError, match=r"not there or cannot be executed.*--codec\.ffmpeg"):
+    with pytest.raises(FfmpegMissingError, match=r"not there or cannot be executed.*--codec\.ffmpeg"):
         Mp3Encoder(CodecConfig(ffmpeg=str(program)))

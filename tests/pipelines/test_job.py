@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -31,7 +32,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     command += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(PORT), "--temp-dir", TEMPORARY]
     starting = environment | {"RAY_ADDRESS": ""}
     log = (home / "ray.log").open("wb")
-    head = subprocess.Popen(command, env=starting, stdout=log, stderr=log)
+    shutil.copytree(
+        ROOT / "jobs", home / "jobs"
+    )  # where the literal form runs: nothing of pipelines is there
+    head = subprocess.Popen(command, env=starting, stdout=log, stderr=log, cwd=home)
     end = time.monotonic() + 120
     while subprocess.run(
         [RAY, "job", "list"], env=environment, capture_output=True, timeout=60, check=False

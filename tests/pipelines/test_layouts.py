@@ -9,8 +9,9 @@ from urllib.parse import unquote
 
 import pytest
 
-from pipelines.layouts import MUSDB_VALIDATION, Findings, Song, find_songs, stem_of_name
+from pipelines.layouts import MUSDB_VALIDATION, Findings, Song, find_songs
 from pipelines.schema import MIXTURE, STEMS
+from pipelines.stem_names import stem_of_name
 
 MUSDB_FILES = ("bass", "drums", "mixture", "other", "vocals")
 NFC, NFD = (unicodedata.normalize(form, "Café") for form in ("NFC", "NFD"))

@@ -143,7 +143,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _renderer(output: Path, **versions: str) -> ShardRenderer:
     known = runs.versions(None) | versions
-    return ShardRenderer(RenderTask(str(output), CODEC, ShardsConfig(rows=3, row_group_rows=2), known))
+    return ShardRenderer(RenderTask(str(output), "", CODEC, ShardsConfig(rows=3, row_group_rows=2), known))
 
 
 def _tasks() -> list[dict[str, Any]]:
