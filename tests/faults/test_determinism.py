@@ -6,7 +6,7 @@ import oracle
 import pytest
 from material import config
 
-from pipelines import preprocess as preprocess_module
+from pipelines import stages
 from pipelines.plan import planned_shards
 from pipelines.preprocess import preprocess
 from pipelines.runs import Exit
@@ -24,6 +24,6 @@ def test_15_one_two_and_seven_actors_give_the_same_bytes(
 def test_15_another_order_of_scheduling_gives_the_same_bytes(
     ray_address: str, data: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preprocess_module, "planned_shards", lambda plan: planned_shards(plan)[::-1])
+    monkeypatch.setattr(stages, "planned_shards", lambda plan: planned_shards(plan)[::-1])
     assert preprocess(config(data, tmp_path / "shards")).code == Exit.DONE
     oracle.check(tmp_path / "shards", undisturbed)
