@@ -24,6 +24,7 @@ from pipelines.errors import UsageError
 
 TEMPORARY_SUFFIX = ".part"
 _COPY_BYTES = 1 << 22
+_SINGLE_PUT = "allow_delayed_open"
 
 
 def is_uri(location: str) -> bool:
@@ -50,7 +51,12 @@ def open_filesystem(location: str) -> tuple[pafs.FileSystem, str]:
         return pafs.LocalFileSystem(), os.path.abspath(location)
     try:
         # a raw blank or letter beyond ASCII in what a user typed is fine; a raw % is not, it begins a code
-        filesystem, path = pafs.FileSystem.from_uri(quote(location, safe="/:?=&%@+,;~#[]!$'()*"))
+        uri = quote(location, safe="/:?=&%@+,;~#[]!$'()*")
+        if (
+            uri.startswith("s3://") and _SINGLE_PUT not in uri
+        ):  # small objects in one put instead of three calls
+            uri += ("&" if "?" in uri else "?") + f"{_SINGLE_PUT}=true"
+        filesystem, path = pafs.FileSystem.from_uri(uri)
     except (ValueError, OSError) as error:
         raise UsageError(
             f"cannot open {location!r}: {error}. Use a local path, s3://bucket/path or gs://bucket/path"
