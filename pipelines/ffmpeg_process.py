@@ -14,7 +14,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
-from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _TAG = re.compile(r"\[[^\]]* @ 0x[0-9a-f]+\]")
@@ -52,7 +51,8 @@ def find_ffmpeg(path: str | None = None) -> str:
 def ffmpeg_version(path: str) -> str:
     """Name an ffmpeg exactly: its first line of `-version` and a digest of the binary."""
     line = run([path, "-version"], timeout_seconds=30).decode(errors="replace").partition("\n")[0]
-    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    with open(path, "rb") as program:
+        digest = hashlib.file_digest(program, "sha256").hexdigest()[:16]
     return f"{line.removeprefix('ffmpeg version ').split(' ')[0]} sha256:{digest}"
 
 
