@@ -1,0 +1,173 @@
+"""Saving and loading generators.
+
+A checkpoint is a folder:
+
+    config.json     the generator's configuration, and whatever the writer noted
+    weights.pt      tensors only: {"generator": state dict, "ema": state dict, ...}
+    MANIFEST.json   sha256 of the other files, written last: without it there is no checkpoint
+
+Nothing executable is ever loaded.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from apollo.config import GeneratorConfig
+from apollo.generator import Generator
+from apollo.published import CheckpointError, find_state, infer_config, load_published, read_container
+
+__all__ = ["CheckpointError", "load", "locate", "save"]
+
+FORMAT = 1
+CONFIG, WEIGHTS, MANIFEST, BEST = "config.json", "weights.pt", "MANIFEST.json", "best"
+RESOLVERS = "apollo.checkpoints"  # entry points that turn names like models:/apollo@champion into paths
+
+
+def save(
+    generator: Generator,
+    folder: str | os.PathLike[str],
+    *,
+    more: Mapping[str, Mapping[str, Tensor]] | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a checkpoint; it appears under its name only when whole.
+
+    Args:
+        generator: Weights and configuration; kept under "generator".
+        folder: Where, not yet there.
+        more: Further state dicts, such as "ema" and "discriminator".
+        notes: What else to keep in config.json.
+
+    Raises:
+        FileExistsError: the folder is there.
+    """
+    target = Path(folder)
+    if target.exists():
+        raise FileExistsError(f"{target} is there already: a checkpoint is never overwritten")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        states = {"generator": generator.state_dict(), **(more or {})}
+        weights = {
+            name: {key: value.detach().cpu().contiguous() for key, value in state.items()}
+            for name, state in states.items()
+        }
+        torch.save(weights, scratch / WEIGHTS)
+        config = {"format": FORMAT, "generator": generator.config.to_dict(), **(notes or {})}
+        (scratch / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        digests = {name: _digest(scratch / name) for name in (CONFIG, WEIGHTS)}
+        (scratch / MANIFEST).write_text(json.dumps({"sha256": digests}, indent=2) + "\n")
+        for path in (*scratch.iterdir(), scratch):
+            _sync(path)
+        scratch.chmod(0o755)
+        scratch.rename(target)
+        _sync(target.parent)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    return target
+
+
+def load(source: str | os.PathLike[str], *, weights: str = "ema") -> Generator:
+    """Load a generator, ready to restore: float32, in evaluation mode, on the CPU.
+
+    Args:
+        source: A checkpoint folder, or a folder that holds one as `best`; a published or community file
+            (.bin, .ckpt, .pt, .safetensors); a Hugging Face name (`JusperLee/Apollo`,
+            `owner/name/file.ckpt`), downloaded once; or a name that an installed package resolves
+            (`models:/apollo@champion`).
+        weights: `ema` or `generator`, for checkpoint folders that hold both; without an average the generator
+            is taken.
+
+    Raises:
+        CheckpointError: there is no such source, or it is damaged, or no Apollo generator.
+    """
+    path = locate(os.fspath(source))
+    generator = _load_folder(path, weights) if path.is_dir() else _load_file(path)
+    for key, value in generator.state_dict().items():
+        if not torch.isfinite(value).all():
+            raise CheckpointError(f"{source}: {key} holds values that are no numbers (NaN or infinite)")
+    return generator.eval()
+
+
+def locate(source: str) -> Path:
+    """Turn a source's name into a path, downloading if need be.
+
+    Raises:
+        CheckpointError: there is no such thing.
+    """
+    if os.path.exists(source):
+        return Path(source)
+    scheme, colon, _ = source.partition(":")
+    if colon and scheme.isidentifier() and len(scheme) > 1:
+        for entry_point in entry_points(group=RESOLVERS, name=scheme):
+            return Path(entry_point.load()(source))
+        raise CheckpointError(f"{source}: no installed package knows what {scheme}: names")
+    if source.count("/") >= 1 and not source.startswith(("/", ".", "~")):
+        from apollo.files.hub import download
+
+        return download(source)
+    raise CheckpointError(f"{source}: no such file or folder")
+
+
+def _load_folder(folder: Path, weights: str) -> Generator:
+    if not (folder / MANIFEST).exists() and (folder / BEST).exists():
+        folder = folder / BEST
+    try:
+        promised = json.loads((folder / MANIFEST).read_text())["sha256"]
+        for name in (CONFIG, WEIGHTS):
+            if _digest(folder / name) != promised[name]:
+                raise CheckpointError(f"{folder / name} is damaged: it is not what {MANIFEST} promises")
+        config = json.loads((folder / CONFIG).read_text())
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{folder} is no whole checkpoint: {error}") from error
+    if config.get("format") != FORMAT:
+        raise CheckpointError(f"{folder} has format {config.get('format')}; this version reads {FORMAT}")
+    states = read_container(folder / WEIGHTS)
+    if weights not in ("ema", "generator"):
+        raise ValueError(f"weights is {weights!r}: it must be 'ema' or 'generator'")
+    try:
+        generator = Generator(GeneratorConfig.from_dict(config["generator"]))
+        generator.load_state_dict(states.get(weights, states["generator"]))
+    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{folder} does not hold together: {error}") from error
+    return generator
+
+
+def _load_file(path: Path) -> Generator:
+    if path.suffix == ".safetensors":
+        from apollo.files.hub import read_safetensors
+
+        container: dict[str, Any] = read_safetensors(path)
+    else:
+        container = read_container(path)
+    state = find_state(container, str(path))
+    generator = Generator(infer_config(state))
+    try:
+        load_published(generator, state)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return generator
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

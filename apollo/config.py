@@ -1,0 +1,132 @@
+"""What a generator is: its configuration and presets. Free of torch, so that commands answer at once.
+
+Source: Li and Luo (2024), "Apollo: Band-sequence Modeling for High-Quality Audio Restoration", section II.
+Where the paper is silent or contradicts itself, the defaults are the released network's (docs/model.md).
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
+from typing import Any
+
+RELEASED_BAND_BINS = 5
+RELEASED_BANDS = 80
+PAPER_BAND_HZ = 160.0
+ROTARY_ROWS = 100  # rows of the released network's rotary table; a longer one continues it
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+    """Shape of a generator. The defaults are the released network: 16,539,308 parameters.
+
+    Args:
+        sample_rate: Hz.
+        window_samples: Length of the Hann window in samples; the hop is half of it.
+        bands: `released`: 79 bands of 5 bins (250 Hz) and one of the rest. `paper`: 160 Hz, as the paper's
+            text says, rounded to whole bins. Or the widths of the bands in bins, from low to high, which sum
+            to `window_samples // 2 + 1`.
+        dim: Feature dimension of a band.
+        layers: Number of band-sequence modules.
+        heads: Attention heads over bands; `dim / heads` must be even.
+        causal: Whether the time convolutions see the past only: 20 ms of latency instead of 0.56 s.
+        output: `direct`: the restored spectrum, as published. `correction`: what is added to the input's
+            spectrum, zero at initialisation.
+    """
+
+    sample_rate: int = 44100
+    window_samples: int = 882
+    bands: str | tuple[int, ...] = "released"
+    dim: int = 256
+    layers: int = 6
+    heads: int = 8
+    causal: bool = False
+    output: str = "direct"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built.
+
+        Raises:
+            ValueError: a field is out of its range; says which and what to do.
+        """
+        if not isinstance(self.bands, str):
+            object.__setattr__(self, "bands", tuple(self.bands))
+        for name in ("sample_rate", "dim", "layers", "heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.window_samples < 4 or self.window_samples % 2:
+            raise ValueError(f"window_samples is {self.window_samples}: it must be even and at least 4")
+        if self.dim % self.heads or self.dim // self.heads % 2:
+            raise ValueError(
+                f"dim {self.dim} over {self.heads} heads leaves {self.dim / self.heads:g} dimensions a head, "
+                "which must be an even number for rotary embeddings"
+            )
+        if self.output not in ("direct", "correction"):
+            raise ValueError(f"output is {self.output!r}: it must be 'direct' or 'correction'")
+        _ = self.band_widths
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples from one frame to the next."""
+        return self.window_samples // 2
+
+    @property
+    def bins(self) -> int:
+        """Frequency bins of a frame."""
+        return self.window_samples // 2 + 1
+
+    @property
+    def band_widths(self) -> tuple[int, ...]:
+        """Widths of the bands in bins, from low to high.
+
+        Raises:
+            ValueError: the layout does not fit the bins.
+        """
+        if isinstance(self.bands, str):
+            return _named_layout(self.bands, self)
+        if sum(self.bands) != self.bins or min(self.bands) < 1:
+            raise ValueError(
+                f"the {len(self.bands)} band widths sum to {sum(self.bands)} bins and the narrowest has "
+                f"{min(self.bands)}; they must sum to {self.bins} (window_samples // 2 + 1), each at least 1"
+            )
+        return self.bands
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "GeneratorConfig":
+        """Build from what `asdict` gave.
+
+        Raises:
+            ValueError: a key is unknown, or a value is out of its range.
+        """
+        unknown = set(values) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown generator settings: {', '.join(sorted(unknown))}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give all fields, as JSON can hold them."""
+        return asdict(self)
+
+
+def _named_layout(name: str, config: GeneratorConfig) -> tuple[int, ...]:
+    bins = config.bins
+    if name == "released":
+        widest = bins - (RELEASED_BANDS - 1) * RELEASED_BAND_BINS
+        if widest < 1:
+            raise ValueError(
+                f"the released band layout needs more than {bins - widest} bins; window_samples "
+                f"{config.window_samples} has {bins}: give the band widths as a list"
+            )
+        return (RELEASED_BAND_BINS,) * (RELEASED_BANDS - 1) + (widest,)
+    if name == "paper":
+        width = PAPER_BAND_HZ * config.window_samples / config.sample_rate  # in bins
+        edges = [round(band * width) for band in range(int(bins / width) + 1)]
+        return tuple(high - low for low, high in pairwise([*edges[:-1], bins]))
+    raise ValueError(f"bands is {name!r}: it must be 'released', 'paper' or a list of widths in bins")
+
+
+PRESETS = {
+    "released": GeneratorConfig(),
+    "paper-bands": GeneratorConfig(bands="paper"),
+    "demo": GeneratorConfig(dim=48, layers=2, output="correction"),
+    "causal": GeneratorConfig(dim=64, layers=3, causal=True, output="correction"),
+}

@@ -1,0 +1,78 @@
+"""Checkpoints from Hugging Face, and safetensors files. Both packages are optional."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from apollo.published import CheckpointError
+
+KNOWN = {  # digests that a download must have
+    (
+        "JusperLee/Apollo",
+        "pytorch_model.bin",
+    ): "99d9af7f1ff20e63c393035513a655392818d66b4d7fc23d658175c1f15e8d76",
+}
+_USUAL_NAMES = ("model.safetensors", "pytorch_model.bin")
+
+
+def download(name: str) -> Path:
+    """Fetch a checkpoint from Hugging Face, with a progress bar, once.
+
+    Args:
+        name: `owner/name`, or `owner/name/path/to/file`.
+
+    Raises:
+        CheckpointError: the hub's package is not installed, the hub cannot be reached, there is no such file,
+            or its digest is not the known one.
+    """
+    try:
+        import huggingface_hub
+        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+    except ImportError as error:
+        raise CheckpointError(
+            f"{name}: no such file or folder. To download it from Hugging Face: pip install huggingface_hub"
+        ) from error
+    owner, _, rest = name.partition("/")
+    repository, _, filename = rest.partition("/")
+    wanted = [filename] if filename else [known[1] for known in KNOWN if known[0] == name] or _USUAL_NAMES
+    for candidate in wanted:
+        try:
+            path = Path(huggingface_hub.hf_hub_download(f"{owner}/{repository}", candidate))
+        except EntryNotFoundError:
+            continue
+        except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise CheckpointError(
+                f"{name}: no such file or folder, and it cannot be had from Hugging Face: {reason}"
+            ) from error
+        _check(path, KNOWN.get((f"{owner}/{repository}", candidate)))
+        return path
+    raise CheckpointError(f"{owner}/{repository} on Hugging Face has no {' or '.join(wanted)}")
+
+
+def _check(path: Path, digest: str | None) -> None:
+    if digest is None:
+        return
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != digest:
+        raise CheckpointError(
+            f"{path} has sha256 {found}, the published file {digest}: delete it and try again"
+        )
+
+
+def read_safetensors(path: Path) -> dict[str, Any]:
+    """Read a safetensors file.
+
+    Raises:
+        CheckpointError: the package is not installed, or the file is damaged.
+    """
+    try:
+        import safetensors
+        import safetensors.torch
+    except ImportError as error:
+        raise CheckpointError(f"{path}: reading it needs safetensors: pip install safetensors") from error
+    try:
+        return dict(safetensors.torch.load_file(path))
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is no safetensors file, or a damaged one: {error}") from error

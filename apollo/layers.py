@@ -1,0 +1,116 @@
+"""The band-sequence module: a Roformer over the bands of each frame, then convolutions over time.
+
+Source: Li and Luo (2024), section II-B; the order of gates, norms and biases is the released network's
+(docs/model.md).
+
+Everything between band split and band reconstruction is `[batch, frames, bands, dim]`, contiguous: linear
+layers see rows of `dim`, attention sees a frame's bands as its sequence, and the depthwise convolution over
+frames is a 2-D convolution in channels-last layout. No pass transposes.
+
+The residual stream and the norms are float32. Linear layers compute in the dtype of their weights, or in that
+of an autocast around them: bfloat16 in the residual stream would cost 10 dB.
+"""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NORM_EPSILON = 1e-5
+KERNEL_FRAMES = 7
+BLOCKS = 3  # convolution blocks of a layer
+_ROTARY_BASE = 10_000.0
+
+
+def rotary_angles(bands: int, head_dim: int) -> Tensor:
+    """Give the angles of the rotary embedding (Su et al., 2021); positions are band indices.
+
+    Returns:
+        [bands, head_dim // 2], float32: the angle of each pair of dimensions.
+    """
+    exponents = torch.arange(0, head_dim, 2).float() / head_dim
+    return torch.outer(torch.arange(bands).float(), 1.0 / _ROTARY_BASE**exponents)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last dimension, in float32, ready for a linear layer of `dtype`."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Normalise x [..., dim]."""
+        return F.rms_norm(x, self.weight.shape, self.weight, NORM_EPSILON).to(dtype)
+
+
+class BandAttention(nn.Module):
+    """A Roformer block over the bands of a frame; frames do not see each other."""
+
+    turns: Tensor
+
+    def __init__(self, dim: int, heads: int, bands: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = RMSNorm(dim)
+        self.project = nn.Linear(dim, 3 * dim, bias=False)
+        self.output = nn.Linear(dim, dim, bias=False)
+        self.gate_norm = RMSNorm(dim)
+        self.gate = nn.Linear(dim, 8 * dim, bias=False)
+        self.gate_output = nn.Linear(4 * dim, dim, bias=False)
+        angles = rotary_angles(bands, dim // heads)
+        # [bands, heads, query and key, pairs]: multiplying complex numbers is 15 times faster than sines and
+        # cosines
+        self.register_buffer(
+            "turns", torch.polar(torch.ones_like(angles), angles)[:, None, None], persistent=False
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [rows, bands, dim] to the same shape; a row is a frame."""
+        x = x + self._attend(x)
+        gate, up = F.silu(self.gate(self.gate_norm(x, self.gate.weight.dtype))).chunk(2, -1)
+        return x + cast(Tensor, self.gate_output(F.silu(gate) * up))
+
+    def _attend(self, x: Tensor) -> Tensor:
+        rows, bands, dim = x.shape
+        dtype = self.project.weight.dtype
+        # per head, the output of the projection is query, key, value
+        joint = self.project(self.norm(x, dtype)).view(rows, bands, self.heads, 3, -1)
+        joint = joint.to(torch.promote_types(joint.dtype, torch.float32))  # complex numbers have no bfloat16
+        pairs = torch.view_as_complex(joint[..., :2, :].unflatten(-1, (-1, 2)))
+        query, key = torch.view_as_real(pairs * self.turns).flatten(-2).unbind(3)
+        value = joint[..., 2, :]  # all three: [rows, bands, heads, head_dim]
+        if x.is_cuda:  # half the memory traffic; CPUs are faster in float32
+            query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+        mixed = F.scaled_dot_product_attention(
+            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+        )
+        return cast(Tensor, self.output(mixed.transpose(1, 2).reshape(rows, bands, dim).to(dtype)))
+
+
+class TimeBlock(nn.Module):
+    """A depthwise convolution over frames and a pointwise network after it, shared by all bands.
+
+    Args:
+        dim: Feature dimension.
+        causal: Whether a frame sees no later one.
+    """
+
+    def __init__(self, dim: int, *, causal: bool) -> None:
+        super().__init__()
+        self.lookahead = 0 if causal else KERNEL_FRAMES // 2
+        self.past = KERNEL_FRAMES - 1 - self.lookahead
+        self.depthwise = nn.Conv2d(dim, dim, (KERNEL_FRAMES, 1), groups=dim)
+        self.norm = RMSNorm(dim)
+        self.expand = nn.Linear(dim, 4 * dim)
+        self.contract = nn.Linear(4 * dim, dim)
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """Map [batch, frames, bands, dim] to [batch, frames - 6, bands, dim]."""
+        return cast(Tensor, self.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+    def refine(self, residual: Tensor, mixed: Tensor) -> Tensor:
+        """Add the pointwise network of `mixed` to `residual`, both [rows, bands, dim]."""
+        hidden = F.silu(self.expand(self.norm(mixed, self.expand.weight.dtype)))
+        return residual + cast(Tensor, self.contract(hidden))

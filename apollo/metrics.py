@@ -1,0 +1,172 @@
+"""Scores of restored audio. All take and return float64 inside, and never give NaN.
+
+Every ratio is in dB, kept within ±100: identity gives 100, and so does silence restored as silence; sound
+where there should be silence gives -100. Silence where there should be sound gives 0 dB of plain SNR, as its
+definition says, and -100 where scale or filter are fitted, since nothing can be fitted to nothing.
+
+Shape legend: estimate and reference [..., samples], of one shape; results [...], float64: one a channel.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+LIMIT_DB = 100.0
+SDR_TAPS = 512
+_LSD_WINDOW = 2048
+_LSD_FLOOR_DB = -100.0
+
+
+def _prepared(estimate: Tensor, reference: Tensor, *, centred: bool) -> tuple[Tensor, Tensor]:
+    if estimate.shape != reference.shape or not estimate.numel():
+        raise ValueError(
+            f"estimate {tuple(estimate.shape)} and reference {tuple(reference.shape)} must have one shape "
+            "and at least one sample"
+        )
+    if not (torch.isfinite(estimate).all() and torch.isfinite(reference).all()):
+        raise ValueError("estimate or reference hold samples that are no numbers (NaN or infinite)")
+    estimate, reference = estimate.double(), reference.double()
+    if centred:
+        estimate = estimate - estimate.mean(-1, keepdim=True)
+        reference = reference - reference.mean(-1, keepdim=True)
+    return estimate, reference
+
+
+def _ratio_db(signal: Tensor, noise: Tensor) -> Tensor:
+    """Give 10 log10(signal / noise) of energies within ±LIMIT_DB; nothing over nothing is the best there
+    is.
+    """
+    ratio = 10 * torch.log10(signal / noise)
+    ratio = torch.where(noise == 0, math.inf, ratio)
+    return torch.where((signal == 0) & (noise > 0), -math.inf, ratio).clamp(-LIMIT_DB, LIMIT_DB)
+
+
+def snr(*, estimate: Tensor, reference: Tensor) -> Tensor:
+    """Plain signal-to-noise ratio in dB: no scale, no mean, no filter is forgiven.
+
+    Raises:
+        ValueError: the shapes differ, there are no samples, or one is not finite.
+    """
+    estimate, reference = _prepared(estimate, reference, centred=False)
+    return _ratio_db(reference.square().sum(-1), (estimate - reference).square().sum(-1))
+
+
+def si_snr(*, estimate: Tensor, reference: Tensor) -> Tensor:
+    """Scale-invariant signal-to-noise ratio in dB, of zero-mean signals (Le Roux et al., 2019).
+
+    Raises:
+        ValueError: the shapes differ, there are no samples, or one is not finite.
+    """
+    estimate, reference = _prepared(estimate, reference, centred=True)
+    energy = reference.square().sum(-1, keepdim=True)
+    scale = (estimate * reference).sum(-1, keepdim=True) / torch.where(energy == 0, 1.0, energy)
+    projection = scale * reference
+    return _ratio_db(projection.square().sum(-1), (estimate - projection).square().sum(-1)).where(
+        _heard(estimate, reference), -LIMIT_DB
+    )
+
+
+def _heard(estimate: Tensor, reference: Tensor) -> Tensor:
+    """Tell where a fitted ratio means something: something was estimated, or nothing was to be."""
+    return (estimate.square().sum(-1) > 0) | (reference.square().sum(-1) == 0)
+
+
+def sdr(*, estimate: Tensor, reference: Tensor, taps: int = SDR_TAPS) -> Tensor:
+    """BSS-eval signal-to-distortion ratio in dB (Vincent et al., 2006; version 3), of zero-mean signals.
+
+    Any filter of `taps` coefficients between reference and estimate is forgiven, so most of a low-pass is.
+
+    Raises:
+        ValueError: the shapes differ, there are no samples, or one is not finite.
+    """
+    estimate, reference = _prepared(estimate, reference, centred=True)
+    rows = zip(estimate.reshape(-1, estimate.shape[-1]), reference.reshape(-1, reference.shape[-1]))
+    values = torch.stack([_sdr(found, expected, taps) for found, expected in rows])
+    return values.reshape(estimate.shape[:-1]).where(_heard(estimate, reference), -LIMIT_DB)
+
+
+def _sdr(estimate: Tensor, reference: Tensor, taps: int) -> Tensor:
+    found, expected = estimate.norm(), reference.norm()
+    if found == 0 or expected == 0:
+        return _ratio_db(expected, found)
+    estimate, reference = estimate / found, reference / expected
+    size = 2 ** math.ceil(math.log2(len(reference) + taps))
+    spectrum = torch.fft.rfft(reference, size)
+    auto = torch.fft.irfft(spectrum.abs().square(), size)[:taps]
+    cross = torch.fft.irfft(spectrum.conj() * torch.fft.rfft(estimate, size), size)[:taps]
+    lags = torch.arange(taps, device=auto.device)
+    toeplitz = auto[(lags[:, None] - lags).abs()]
+    solution, failed = torch.linalg.solve_ex(toeplitz, cross)
+    if failed or not torch.isfinite(solution).all():  # a reference of few frequencies has many best filters
+        solution = torch.linalg.lstsq(toeplitz, cross[:, None], driver="gelsd").solution[:, 0]
+    explained = (cross * solution).sum().clamp(0, 1)
+    return _ratio_db(explained, 1 - explained)
+
+
+def log_spectral_distance(
+    *, estimate: Tensor, reference: Tensor, sample_rate: int, cutoff_hz: float = 0.0
+) -> Tensor:
+    """Log-spectral distance in dB above a frequency: what was rebuilt where the codec left nothing.
+
+    Root mean square over bins of the level differences, mean over frames of 2,048 samples every 512. Levels
+    are dB of a full-scale sine, floored at -100, so that silence has a distance too.
+
+    Args:
+        estimate: Restored audio.
+        reference: Clean audio.
+        sample_rate: Hz.
+        cutoff_hz: Bins from this frequency on count.
+
+    Raises:
+        ValueError: the shapes differ, there are no samples, one is not finite, or no bin is above cutoff_hz.
+    """
+    estimate, reference = _prepared(estimate, reference, centred=False)
+    first = math.ceil(cutoff_hz * _LSD_WINDOW / sample_rate)
+    if not 0 <= first <= _LSD_WINDOW // 2:
+        raise ValueError(f"cutoff_hz is {cutoff_hz}: it must be between 0 and {sample_rate / 2:g}")
+    levels = []
+    for samples in (estimate, reference):
+        rows = samples.reshape(-1, samples.shape[-1])
+        window = torch.hann_window(_LSD_WINDOW, dtype=rows.dtype, device=rows.device)
+        spectrum = torch.stft(
+            rows, _LSD_WINDOW, _LSD_WINDOW // 4, window=window, pad_mode="constant", return_complex=True
+        )
+        magnitude = spectrum[:, first:].abs() / (window.sum() / 2)
+        levels.append(20 * magnitude.clamp_min(10 ** (_LSD_FLOOR_DB / 20)).log10())
+    distance = (levels[0] - levels[1]).square().mean(1).sqrt().mean(-1)
+    return distance.reshape(estimate.shape[:-1])
+
+
+def mid_side(samples: Tensor) -> Tensor:
+    """Turn stereo [..., 2, samples] into mid and side, (left ± right) / 2.
+
+    Raises:
+        ValueError: there are not two channels.
+    """
+    if samples.dim() < 2 or samples.shape[-2] != 2:
+        raise ValueError(f"mid and side need two channels: the shape is {tuple(samples.shape)}")
+    left, right = samples.unbind(-2)
+    return torch.stack(((left + right) / 2, (left - right) / 2), -2)
+
+
+def of_mid_side(
+    metric: Callable[..., Tensor], *, estimate: Tensor, reference: Tensor, **settings: float
+) -> tuple[Tensor, Tensor]:
+    """Score mid and side apart: a downmix hides what happens to the side.
+
+    Args:
+        metric: One of this module's.
+        estimate: [..., 2, samples].
+        reference: [..., 2, samples].
+        settings: The metric's own.
+
+    Returns:
+        Scores of mid and of side, [...] each.
+
+    Raises:
+        ValueError: there are not two channels, or the metric refuses.
+    """
+    scores = metric(estimate=mid_side(estimate), reference=mid_side(reference), **settings)
+    return scores[..., 0], scores[..., 1]
