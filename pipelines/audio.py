@@ -14,22 +14,13 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from apollo.files.decoding import AudioError, find_missing_bytes
 from pipelines.schema import CHANNELS, SAMPLE_RATE
 from pipelines.storage import is_uri, join, open_filesystem
 
-_EXTENSIONS = (
-    "aac ac3 aif aifc aiff ape au caf flac m4a mka mp2 mp3 mp4 oga ogg opus tta w64 wav wave webm wma wv"
-)
-EXTENSIONS = frozenset(_EXTENSIONS.split())
 _WINDOWED_FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC"})
 _LOSSLESS_SUBTYPE = re.compile(r"PCM_|FLOAT|DOUBLE|ALAC")
-_CHUNK_SIZE = re.compile(r"^\s*(?:data|SSND|Data [Ss]ize)\s*:\s*(\d+)(?: \(should be (\d+)\))?", re.MULTILINE)
-_UNKNOWN_SIZE = 0x7FFF_0000  # writers to pipes leave the largest number there
 _OPEN_FILES = 256
-
-
-class AudioError(RuntimeError):
-    """A file cannot be read, or is not what it says."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +84,8 @@ def probe(path: str) -> Probe | None:
     except AudioError:
         return None
     with sound:
-        _refuse_short(sound.extra_info, size)
+        if damage := find_missing_bytes(sound.extra_info, size):
+            raise AudioError(damage)
         lossy = not _LOSSLESS_SUBTYPE.match(sound.subtype)
         windowed = (
             sound.format in _WINDOWED_FORMATS
@@ -103,16 +95,6 @@ def probe(path: str) -> Probe | None:
             and sound.seekable()
         )
         return Probe(sound.samplerate, sound.channels, sound.frames, lossy, windowed)
-
-
-def _refuse_short(header: str, size: int) -> None:
-    """Compare what libsndfile's log of a header says of the samples' bytes with what is there."""
-    for promised, there in _CHUNK_SIZE.findall(header):
-        known = int(promised) < _UNKNOWN_SIZE or int(promised) > 2**32
-        if known and int(promised) > int(there or size):
-            raise AudioError(
-                f"truncated: the header promises {promised} bytes of samples, {there or size} are there"
-            )
 
 
 def open_binary_or_explain(path: str) -> BinaryIO:

@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from apollo.files.ffmpeg_process import find_ffmpeg
 from pipelines.audio import Reader
 from pipelines.demo import album_folders
-from pipelines.ffmpeg_process import find_ffmpeg
 from pipelines.plan import planned_shards
 from pipelines.preprocess import Preprocess, PreprocessConfig
 from pipelines.recipes import RecipesConfig

@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from pipelines import ffmpeg_process, mp3
+from apollo.files import ffmpeg_process, mp3
 from pipelines.schema import CHANNELS, SAMPLE_RATE
 
 _HALF_RATE = SAMPLE_RATE // 2

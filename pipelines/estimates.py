@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from apollo.files.decoding import AudioError
 from pipelines import audio, schema
-from pipelines.audio import AudioError
 from pipelines.codec import CodecConfig, Mp3Encoder
 from pipelines.layouts import Findings
 from pipelines.recipes import RecipesConfig

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from typing import Any
 
-from pipelines.audio import EXTENSIONS
+from apollo.files.decoding import EXTENSIONS
 from pipelines.errors import UsageError
 from pipelines.schema import MIXTURE, STEMS
 from pipelines.stem_names import nfc, stems_of_names

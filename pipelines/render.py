@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 import soundfile
 from numpy.typing import NDArray
 
+from apollo.files.decoding import AudioError
+from apollo.files.ffmpeg_process import FfmpegError
 from pipelines import runs, schema
-from pipelines.audio import AudioError, Reader
+from pipelines.audio import Reader
 from pipelines.codec import CodecConfig, CodecError, Encoder, Mp3Encoder
-from pipelines.ffmpeg_process import FfmpegError
 from pipelines.plan import RECIPES, read_recipes
 from pipelines.schema import EXCERPT_FRAMES, SAMPLE_RATE
 from pipelines.shards import Commit, ShardsConfig, digest, encode_shard, publish

@@ -20,8 +20,8 @@ import numpy as np
 import pyarrow as pa
 import soundfile
 
+from apollo.files.ffmpeg_process import ffmpeg_version, find_ffmpeg
 from pipelines.errors import UsageError
-from pipelines.ffmpeg_process import ffmpeg_version, find_ffmpeg
 from pipelines.schema import SCHEMA_VERSION
 from pipelines.storage import Folder, is_uri
 

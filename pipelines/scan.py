@@ -14,9 +14,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from apollo.files.decoding import AudioError
+from apollo.files.ffmpeg_process import FfmpegError, find_ffmpeg
 from pipelines import activity, audio, ingest, matching, runs
-from pipelines.audio import AudioError, Reader
-from pipelines.ffmpeg_process import FfmpegError, find_ffmpeg
+from pipelines.audio import Reader
 from pipelines.layouts import Song
 from pipelines.schema import CHANNELS, EXCERPT_FRAMES, MIXTURE, SAMPLE_RATE
 from pipelines.storage import Entry, Folder

@@ -8,8 +8,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from apollo.files.ffmpeg_process import find_ffmpeg
 from pipelines.codec import CodecConfig
-from pipelines.ffmpeg_process import find_ffmpeg
 from pipelines.preprocess import PreprocessConfig
 from pipelines.recipes import RecipesConfig
 from pipelines.shards import ShardsConfig

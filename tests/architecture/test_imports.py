@@ -10,12 +10,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 ROOMS = ("apollo", "pipelines", "jobs")
 MAY_IMPORT = {"apollo": {"apollo"}, "pipelines": {"apollo", "pipelines"}, "jobs": {"apollo", "pipelines"}}
-OUTER = {
-    "apollo/files.py",
-    "apollo/__main__.py",
-}  # may import soundfile, torchaudio, safetensors and ffmpeg, when called
-OUTER_PACKAGES = {"soundfile", "torchaudio", "safetensors", "ffmpeg"}
-BLOCKED = ("ray", "mlflow", "numpy", "pyarrow", "soundfile", "pipelines")
+OUTER = "apollo/files/"  # what touches the world outside may import more, when called
+OUTER_PACKAGES = {
+    "soundfile", "safetensors", "huggingface_hub", "ffmpeg", "imageio_ffmpeg", "matplotlib", "tqdm",
+}  # fmt: skip
+BLOCKED = ("ray", "mlflow", "numpy", "pyarrow", "pipelines", *OUTER_PACKAGES)
 
 
 def modules(room: str) -> list[Path]:
@@ -44,7 +43,7 @@ def test_no_room_imports_back(path: Path) -> None:
 @pytest.mark.parametrize("path", modules("apollo"), ids=lambda p: str(p.relative_to(ROOT)))
 def test_apollo_needs_torch_and_the_standard_library_alone(path: Path) -> None:
     allowed = set(sys.stdlib_module_names) | {"torch", "apollo"}
-    if str(path.relative_to(ROOT)) in OUTER:
+    if str(path.relative_to(ROOT)).startswith(OUTER):
         allowed |= OUTER_PACKAGES
     assert imports(path) <= allowed
 

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from material import config
 
+from apollo.files.ffmpeg_process import find_ffmpeg
 from pipelines.codec import CodecConfig
-from pipelines.ffmpeg_process import find_ffmpeg
 from pipelines.preprocess import preprocess
 from pipelines.runs import Exit
 

@@ -8,8 +8,9 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
+from apollo.files.decoding import AudioError
 from pipelines import audio
-from pipelines.audio import AudioError, Probe, Reader, probe, to_stereo
+from pipelines.audio import Probe, Reader, probe, to_stereo
 from pipelines.storage import join
 
 RATE, FRAMES = 44_100, 50_000

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipelines import mp3
+from apollo.files import mp3
+from apollo.files.ffmpeg_process import FfmpegError, FfmpegMissingError, find_ffmpeg
 from pipelines.codec import (
     NOMINAL_GAIN,
     CodecConfig,
@@ -19,7 +20,6 @@ from pipelines.codec import (
     gain_spectrum,
     measure_gain,
 )
-from pipelines.ffmpeg_process import FfmpegError, FfmpegMissingError, find_ffmpeg
 
 EDGE_LENGTHS = [1, 2, 575, 576, 577, 1_151, 1_152, 1_153, 1_199, 2_305, 5_000]
 RANDOM_LENGTHS = sorted(int(n) for n in np.random.default_rng(16).integers(3, 5_000, 10))

@@ -9,9 +9,10 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from pipelines import ingest as subject
-from pipelines.audio import AudioError, Reader, probe
-from pipelines.ffmpeg_process import FfmpegError, find_ffmpeg
+from apollo.files import decoding as subject
+from apollo.files.decoding import AudioError
+from apollo.files.ffmpeg_process import FfmpegError, find_ffmpeg
+from pipelines.audio import Reader, probe
 from pipelines.ingest import HEADROOM, NOTE, Ingested, cache_name, check_cache, ingest, trim_cache
 from pipelines.storage import Folder
 
@@ -311,7 +312,7 @@ def test_lying_ffmpeg_leaves_nothing_in_the_cache(
 def test_hanging_ffmpeg_is_killed_and_is_an_error_of_this_file(
     encoded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hang: str
 ) -> None:
-    monkeypatch.setattr(subject, "_STALL_SECONDS", 1.0)
+    monkeypatch.setattr(subject, "STALL_SECONDS", 1.0)
     does = {"looking": 'exec "$REAL" "$@"', "decoding": 'exec "$REAL" "$@"'} | {hang: "exec sleep 600"}
     with pytest.raises((AudioError, FfmpegError)):
         _ingest(encoded / "x.m4a", tmp_path / "cache", _fake_ffmpeg(tmp_path, **does))

@@ -12,11 +12,11 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
+from apollo.files.decoding import AudioError
+from apollo.files.ffmpeg_process import FfmpegError
 from pipelines import runs, schema
-from pipelines.audio import AudioError
 from pipelines.catalog import Catalog
 from pipelines.codec import CodecConfig, CodecError, decode
-from pipelines.ffmpeg_process import FfmpegError
 from pipelines.plan import planned_shards, write_recipes
 from pipelines.recipes import RecipesConfig
 from pipelines.render import (

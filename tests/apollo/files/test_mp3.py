@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipelines import mp3
-from pipelines.ffmpeg_process import find_ffmpeg
+from apollo.files import mp3
+from apollo.files.ffmpeg_process import find_ffmpeg
 
 STEREO_128K = b"\xff\xfb\x90\x00"  # MPEG-1 Layer III, 128 kbps, 44.1 kHz, stereo, no CRC, no padding
 STEREO_128K_BYTES = 417  # 144 * 128000 // 44100

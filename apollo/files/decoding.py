@@ -1,0 +1,276 @@
+"""Decoding any audio file through ffmpeg, as a stream of samples at bounded memory.
+
+Files come from anywhere, so ffmpeg may read the one file and nothing else, may take it for audio only, and is
+killed when it stalls. ffmpeg returns 0 on a truncated file: `find_damage` asks the formats that say how long
+they are.
+"""
+
+import mmap
+import os
+import re
+import struct
+import subprocess
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import IO
+
+from apollo.files import ffmpeg_process, mp3
+from apollo.files.ffmpeg_process import FfmpegError
+
+LONGEST_SECONDS = 12 * 3600  # a small file can be made to expand without end
+STALL_SECONDS = 60.0
+_EXTENSIONS = (
+    "aac ac3 aif aifc aiff ape au caf flac m4a mka mp2 mp3 mp4 oga ogg opus tta w64 wav wave webm wma wv"
+)
+EXTENSIONS = frozenset(_EXTENSIONS.split())
+# no playlists, which name other files, and no images
+_DEMUXERS = "aac,ac3,aiff,amr,ape,asf,au,caf,eac3,flac,matroska,mov,mp3,mpc,mpc8,ogg,tak,tta,wav,w64,wv"
+_STREAM = re.compile(rb"Stream #0:\d+.*?: Audio: (\w+).*?, (\d+) Hz, ([^,\n]+)")
+_DURATION = re.compile(rb"Duration: (\d+):(\d\d):(\d\d\.\d+)")
+_LOSSLESS_CODECS = re.compile(r"pcm_(?!mulaw|alaw)|flac|alac|ape|tta|wavpack|wmalossless|tak|mlp|truehd")
+_CHUNK_SIZE = re.compile(r"^\s*(?:data|SSND|Data [Ss]ize)\s*:\s*(\d+)(?: \(should be (\d+)\))?", re.MULTILINE)
+_UNKNOWN_SIZE = 0x7FFF_0000  # writers to pipes leave the largest number there
+_OGG_TAIL = 1 << 16
+_SAMPLE_BYTES = 4
+
+
+class AudioError(RuntimeError):
+    """A file cannot be read, or is not what it says."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What ffmpeg tells of a file.
+
+    Args:
+        codec: ffmpeg's name of it.
+        layout: Channel layout, such as `mono` or `5.1(side)`.
+        sample_rate: Hz.
+        lossy: Whether the codec is lossy.
+        seconds: Duration where the container knows it.
+    """
+
+    codec: str
+    layout: str
+    sample_rate: int
+    lossy: bool
+    seconds: float | None
+
+
+def _arguments(path: str) -> dict[str, object]:
+    return {
+        "filename": f"file:{os.path.abspath(path)}",
+        "protocol_whitelist": "file",
+        "format_whitelist": _DEMUXERS,
+    }
+
+
+def describe(path: str, program: str) -> Description:
+    """Ask ffmpeg what a file is.
+
+    Raises:
+        AudioError: there is no audio in it.
+        FfmpegError: ffmpeg took too long.
+    """
+    import ffmpeg
+
+    command = ffmpeg.input(**_arguments(path)).output("-", format="null", t=0).compile(cmd=program)
+    try:
+        asked = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=STALL_SECONDS,
+            check=False,
+            preexec_fn=ffmpeg_process.die_with_parent(),
+        )
+    except subprocess.TimeoutExpired as error:
+        raise FfmpegError(f"ffmpeg was killed after {STALL_SECONDS:g} s of looking at the file") from error
+    stream = _STREAM.search(asked.stderr)
+    if stream is None:
+        raise AudioError("no audio that libsndfile or ffmpeg can read")
+    codec, layout = stream[1].decode(), stream[3].strip().decode(errors="replace")
+    duration = _DURATION.search(asked.stderr)
+    seconds = None
+    if duration and b"Estimating duration from bitrate" not in asked.stderr:
+        seconds = int(duration[1]) * 3600 + int(duration[2]) * 60 + float(duration[3])
+    return Description(codec, layout, int(stream[2]), not _LOSSLESS_CODECS.match(codec), seconds)
+
+
+class Decoder:
+    """Runs ffmpeg over a file; a context manager.
+
+    Args:
+        path: The file.
+        program: ffmpeg.
+        sample_rate: Hz of what comes out; soxr resamples.
+        stereo: From this channel layout to stereo, a mono signal on both sides at its own level. None leaves
+            the channels as they are.
+        strict: Whether damage is an error. Otherwise what can be decoded is given.
+    """
+
+    def __init__(
+        self, path: str, program: str, *, sample_rate: int, stereo: str | None, strict: bool
+    ) -> None:
+        self._command = _command(path, program, sample_rate, stereo, strict)
+        self._strict = strict
+        self._rate = sample_rate
+        self._frames = 0
+        self.channels = 0
+
+    def __enter__(self) -> "Decoder":
+        self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=ffmpeg_process.die_with_parent(),
+        )
+        self._complaints = _drain(self._process)
+        try:
+            self.channels = self._read_header()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdout, self._process.stderr):
+            assert stream is not None
+            stream.close()
+
+    def read(self, frames: int) -> bytes:
+        """Give up to `frames` frames, interleaved float32 in this machine's order; nothing at the end.
+
+        Raises:
+            AudioError: the file cannot be decoded, or is longer than LONGEST_SECONDS.
+            FfmpegError: ffmpeg stalled.
+        """
+        width = self.channels * _SAMPLE_BYTES
+        block = self._read(frames * width)
+        block = block[: len(block) // width * width]
+        self._frames += len(block) // width
+        if self._frames > LONGEST_SECONDS * self._rate:
+            raise AudioError(f"longer than {LONGEST_SECONDS / 3600:.0f} hours")
+        if not block:
+            self._end()
+        return block
+
+    def _read(self, size: int) -> bytes:
+        stream = self._process.stdout
+        assert stream is not None
+        watchdog = threading.Timer(STALL_SECONDS, self._process.kill)
+        watchdog.start()
+        try:
+            return stream.read(size)
+        finally:
+            watchdog.cancel()
+
+    def _end(self) -> None:
+        try:
+            code = self._process.wait(STALL_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise FfmpegError(f"ffmpeg did not end within {STALL_SECONDS:g} s") from error
+        if code and (self._strict or not self._frames):
+            raise AudioError(f"cannot be decoded: {ffmpeg_process.complaint(self._complaints())}")
+        if not self._frames:
+            raise AudioError("the file holds no samples")
+
+    def _read_header(self) -> int:
+        """Read the WAV header, which says how many channels there are."""
+        channels = 0
+        if len(self._read(12)) < 12:
+            self._end()
+        while True:
+            chunk = self._read(8)
+            if len(chunk) < 8:
+                self._end()
+                raise AudioError("the file holds no samples")
+            name, size = struct.unpack("<4sI", chunk)
+            if name == b"data":
+                return channels
+            content = self._read(size)
+            if name == b"fmt ":
+                channels = struct.unpack_from("<H", content, 2)[0]
+
+
+def _command(path: str, program: str, sample_rate: int, stereo: str | None, strict: bool) -> list[str]:
+    import ffmpeg
+
+    careful = {"xerror": None, "err_detect": "explode"} if strict else {}
+    samples = ffmpeg.input(**_arguments(path), **careful).audio
+    if stereo == "mono":  # ffmpeg's own way to stereo turns mono down by 3 dB
+        samples = samples.filter("channelmap", map="0|0", channel_layout="stereo")
+    elif stereo is not None:
+        samples = samples.filter("aformat", channel_layouts="stereo")
+    samples = samples.filter("aresample", sample_rate, resampler="soxr", precision=28)
+    output = samples.output("pipe:1", format="wav", acodec="pcm_f32le", vn=None)
+    command: list[str] = output.global_args("-loglevel", "error", "-bitexact").compile(cmd=program)
+    return command
+
+
+def _drain(process: "subprocess.Popen[bytes]") -> Callable[[], bytes]:
+    """Read a process's error output beside its output; call the result for what it said."""
+    said: list[bytes] = []
+
+    def read(stream: IO[bytes]) -> None:
+        with suppress(ValueError):  # closed, because nobody waits for it any more
+            said.append(stream.read())
+
+    thread = threading.Thread(target=read, args=(process.stderr,), daemon=True)
+    thread.start()
+
+    def wait() -> bytes:
+        thread.join(STALL_SECONDS)
+        return b"".join(said)
+
+    return wait
+
+
+def find_damage(path: str) -> str | None:
+    """Say what is missing at the end or in the middle of an Ogg or MP3 file, if anything is.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb") as stream:
+        start = stream.read(4)
+        if start == b"OggS":
+            stream.seek(max(os.path.getsize(path) - _OGG_TAIL, 0))
+            return None if _ends_ogg(stream.read()) else "truncated: the Ogg stream has no whole last page"
+        if start[:3] != b"ID3" and not (start[:1] == b"\xff" and len(start) > 1 and start[1] & 0xE6 == 0xE2):
+            return None
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            try:
+                headers = mp3.parse(content)
+            except ValueError:
+                return None  # an ID3 tag before something else, which decoders will judge
+    if headers.missing_frames:
+        promised = headers.frames + headers.missing_frames
+        return f"damaged: {headers.missing_frames} of {promised} MP3 frames are missing"
+    return None
+
+
+def find_missing_bytes(header: str, size: int) -> str | None:
+    """Compare what libsndfile's log of a header says of the samples' bytes with what is there."""
+    for promised, there in _CHUNK_SIZE.findall(header):
+        known = int(promised) < _UNKNOWN_SIZE or int(promised) > 2**32
+        if known and int(promised) > int(there or size):
+            return f"truncated: the header promises {promised} bytes of samples, {there or size} are there"
+    return None
+
+
+def _ends_ogg(tail: bytes) -> bool:
+    """Tell whether the last page (RFC 3533) is there as a whole and marked as the stream's last."""
+    page = tail.rfind(b"OggS")
+    if page < 0 or len(tail) < page + 27 or not tail[page + 5] & 4:
+        return False
+    segments = tail[page + 27 : page + 27 + tail[page + 26]]
+    return len(segments) == tail[page + 26] and len(tail) >= page + 27 + len(segments) + sum(segments)
