@@ -25,6 +25,7 @@ from torch import Tensor
 from apollo.config import GeneratorConfig
 from apollo.generator import Generator
 from apollo.published import CheckpointError, find_state, infer_config, load_published, read_container
+from apollo.streaming import StreamRestorer
 
 __all__ = ["CheckpointError", "load", "locate", "save"]
 
@@ -98,6 +99,33 @@ def load(source: str | os.PathLike[str], *, weights: str = "ema") -> Generator:
         if not torch.isfinite(value).all():
             raise CheckpointError(f"{source}: {key} holds values that are no numbers (NaN or infinite)")
     return generator.eval()
+
+
+def describe(source: str | os.PathLike[str]) -> dict[str, Any]:
+    """Say what a checkpoint is: configuration, size, reach and where it lies.
+
+    Args:
+        source: As for `load`.
+
+    Raises:
+        CheckpointError: as for `load`.
+    """
+    path = locate(os.fspath(source))
+    generator = load(path)
+    restorer = StreamRestorer(generator)
+    rate = generator.config.sample_rate
+    facts = {
+        "path": str(path),
+        "parameters": sum(parameter.numel() for parameter in generator.parameters()),
+        **generator.config.to_dict(),
+        "band count": len(generator.config.band_widths),
+        "stream latency (s)": round(restorer.latency_samples / rate, 4),
+    }
+    config = path / CONFIG
+    if config.exists():
+        notes = json.loads(config.read_text())
+        facts |= {key: value for key, value in notes.items() if key not in ("generator", "format")}
+    return facts
 
 
 def locate(source: str) -> Path:

@@ -163,6 +163,11 @@ class Decoder:
             self._end()
         return block
 
+    def complaint(self) -> str | None:
+        """Give what ffmpeg said of damage, after the last block."""
+        said = self._complaints()
+        return ffmpeg_process.complaint(said) if said else None
+
     def _read(self, size: int) -> bytes:
         stream = self._process.stdout
         assert stream is not None

@@ -1,0 +1,82 @@
+"""A picture of a song before and after: two spectrograms, drawn from a stream at bounded memory."""
+
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_WINDOW = 2048
+_COLUMNS = 1200
+_RANGE_DB = 90.0
+
+
+class Spectrogram:
+    """Collects the spectrogram of a stream of blocks [channels, samples].
+
+    Args:
+        frames: Samples per channel to expect; the picture has at most about 1,200 columns of these.
+        sample_rate: Hz.
+    """
+
+    def __init__(self, frames: int, sample_rate: int) -> None:
+        self.sample_rate = sample_rate
+        self.hop = max(_WINDOW // 4, -(-frames // _COLUMNS))
+        self._columns: list[Tensor] = []
+        self._rest = torch.zeros(_WINDOW // 2)
+        self._skip = 0
+
+    def add(self, block: Tensor) -> None:
+        """Take samples."""
+        samples = torch.cat((self._rest, block.mean(0)))
+        dropped = min(self._skip, len(samples))
+        samples = samples[dropped:]
+        count = max((len(samples) - _WINDOW) // self.hop + 1, 0)
+        if count:
+            windows = samples.unfold(0, _WINDOW, self.hop) * torch.hann_window(_WINDOW)
+            self._columns.extend(torch.fft.rfft(windows).abs().square())
+        self._rest = samples[count * self.hop :]
+        self._skip += max(count * self.hop - len(samples), 0) - dropped
+
+    def level_db(self) -> Tensor:
+        """Give the levels [bins, columns] in dB of a full-scale sine; one silent column if there was too
+        little.
+        """
+        power = torch.stack(self._columns or [torch.zeros(_WINDOW // 2 + 1)], 1)
+        return 10 * torch.log10(power / (_WINDOW / 4) ** 2 + 1e-12)
+
+
+def draw(before: Spectrogram, after: Spectrogram, *, title: str, target: Path) -> None:
+    """Draw both on one scale, as a PNG that gets its name when it is whole.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    panels = figure.subplots(2, 1, sharex=True, sharey=True)
+    levels = (before.level_db(), after.level_db())
+    top = max(float(level.max()) for level in levels)
+    for axes, level, name, source in zip(panels, levels, ("before", "after"), (before, after)):
+        seconds = level.shape[1] * source.hop / source.sample_rate
+        image = axes.imshow(
+            level.numpy(),
+            origin="lower",
+            aspect="auto",
+            extent=(0, seconds, 0, source.sample_rate / 2000),
+            cmap="magma",
+            vmin=top - _RANGE_DB,
+            vmax=top,
+        )
+        axes.set_title(name, fontsize=11)
+        axes.set_ylabel("kHz")
+    panels[-1].set_xlabel("seconds")
+    figure.suptitle(title, parse_math=False)  # a dollar in a name is no formula
+    figure.colorbar(image, ax=panels, label="dB")
+    scratch = target.with_name(f".apollo-{os.getpid()}.part")
+    try:
+        figure.savefig(scratch, format="png", dpi=110)
+        scratch.replace(target)
+    finally:
+        scratch.unlink(missing_ok=True)

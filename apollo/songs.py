@@ -1,0 +1,240 @@
+"""Restoring files: what `apollo restore` does, one song after the other, each as a stream.
+
+Memory does not grow with length. The input is never touched; the output gets its name when it is whole. A
+file that cannot be restored is an outcome with a reason, and the others go on.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from apollo.files.decoding import EXTENSIONS, AudioError
+from apollo.files.ffmpeg_process import FfmpegError, FfmpegMissingError
+from apollo.files.picture import Spectrogram, draw
+from apollo.files.reading import Song
+from apollo.files.writing import WriteError, Writer
+from apollo.generator import Generator
+from apollo.options import CHUNK_SECONDS, FORMATS, SongsConfig
+from apollo.streaming import StreamRestorer
+
+_PICTURE = "png"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to restore.
+
+    Args:
+        source: The input.
+        target: The result.
+        problem: Why it cannot be done, known beforehand.
+    """
+
+    source: Path
+    target: Path
+    problem: str | None = None
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What became of one file.
+
+    Args:
+        input: Its path.
+        output: The result's.
+        status: `restored`, `skipped` (the result is there) or `failed`.
+        reason: Why it failed.
+        warnings: What is wrong with the input although it was restored.
+        channels: How many.
+        samples: Length of the result, per channel.
+        seconds: The same in seconds.
+        elapsed_seconds: How long it took.
+        peak: Largest absolute sample before clipping.
+        gain: What the result was multiplied with to fit full scale.
+    """
+
+    input: str
+    output: str
+    status: str
+    reason: str | None = None
+    warnings: list[str] = field(default_factory=list)
+    channels: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    elapsed_seconds: float = 0.0
+    peak: float = 0.0
+    gain: float = 1.0
+
+
+def find_songs(inputs: Sequence[str], config: SongsConfig) -> list[Job]:
+    """Find the audio files that are named, and those under the folders that are, and name their results.
+
+    Under a folder, results lie as the files do. Files in the output folder are results, not songs.
+
+    Raises:
+        ValueError: an input does not exist, or a folder holds no audio file.
+    """
+    output = Path(config.output).absolute()
+    found: list[tuple[Path, Path]] = []  # a file, and the folder that its result goes to
+    for name in inputs:
+        path = Path(name).absolute()
+        if not path.is_dir():
+            if not os.path.lexists(path):
+                raise ValueError(f"{name}: no such file or folder")
+            found.append((path, output))
+            continue
+        songs = list(_walk(path, output))
+        if not songs:
+            raise ValueError(f"{name}: no audio files in this folder")
+        found.extend((song, output / song.parent.relative_to(path)) for song in songs)
+    return _without_collisions([_job(song, folder, config) for song, folder in dict(found).items()], config)
+
+
+def _walk(folder: Path, output: Path) -> Iterable[Path]:
+    unreadable: list[OSError] = []
+    for place, folders, files in os.walk(folder, onerror=unreadable.append):
+        folders[:] = sorted(name for name in folders if Path(place, name) != output)
+        for name in sorted(files):
+            if name.rpartition(".")[2].lower() in EXTENSIONS and not name.startswith("."):
+                yield Path(place, name)
+    if unreadable:
+        raise ValueError(f"{unreadable[0].filename}: {unreadable[0].strerror}")
+
+
+def _job(song: Path, folder: Path, config: SongsConfig) -> Job:
+    name = config.filename.format(stem=song.stem, name=song.name, parent=song.parent.name)
+    target = Path(os.path.normpath(folder / f"{name}.{FORMATS[config.format][2]}"))
+    if not target.is_relative_to(Path(config.output).absolute()):
+        return Job(song, target, f"the template leads outside the output folder: {target}")
+    if target.exists() and song.exists() and os.path.samefile(target, song):
+        return Job(song, target, "the output would be the input; choose another folder or template")
+    return Job(song, target)
+
+
+def _without_collisions(jobs: list[Job], config: SongsConfig) -> list[Job]:
+    """Give songs whose results would have one name the whole names of their files; refuse what still
+    collides.
+    """
+    counts = _count(job.target for job in jobs)
+    extension = FORMATS[config.format][2]
+    jobs = [
+        Job(job.source, job.target.with_name(f"{job.source.name}.{extension}"), job.problem)
+        if counts[job.target] > 1
+        else job
+        for job in jobs
+    ]
+    counts = _count(job.target for job in jobs)
+    return [
+        Job(job.source, job.target, "another input has the same result name; use {parent} in the template")
+        if counts[job.target] > 1
+        else job
+        for job in jobs
+    ]
+
+
+def _count(targets: Iterable[Path]) -> dict[Path, int]:
+    counts: dict[Path, int] = {}
+    for target in targets:
+        counts[target] = counts.get(target, 0) + 1
+    return counts
+
+
+def is_open(job: Job, config: SongsConfig) -> bool:
+    """Tell whether a job has work to do."""
+    return job.problem is None and (config.overwrite or not job.target.exists())
+
+
+def restore_songs(
+    generator: Generator | None,
+    jobs: Sequence[Job],
+    config: SongsConfig,
+    *,
+    tell: Callable[[Job, float, float | None], None] | None = None,
+) -> Iterable[Outcome]:
+    """Restore files one after the other.
+
+    Args:
+        generator: On its device, at its precision; needed only when a job is open.
+        jobs: What `find_songs` gave.
+        config: How.
+        tell: Called while a file is restored, with the seconds done and to do.
+
+    Yields:
+        One outcome a job.
+    """
+    for job in jobs:
+        outcome = Outcome(input=str(job.source), output=str(job.target), status="failed", reason=job.problem)
+        if job.problem is None and not is_open(job, config):
+            outcome.status = "skipped"
+        elif job.problem is None:
+            assert generator is not None
+            began = time.monotonic()
+            try:
+                _restore(generator, job, config, outcome, tell)
+                outcome.status = "restored"
+            except (AudioError, FfmpegError, FfmpegMissingError, WriteError) as error:
+                outcome.reason = str(error)
+            except torch.OutOfMemoryError:
+                outcome.reason = "the device has too little memory: lower --batch, or take --device cpu"
+            outcome.elapsed_seconds = time.monotonic() - began
+        yield outcome
+
+
+def _restore(
+    generator: Generator,
+    job: Job,
+    config: SongsConfig,
+    outcome: Outcome,
+    tell: Callable[[Job, float, float | None], None] | None,
+) -> None:
+    rate = generator.config.sample_rate
+    device = next(generator.parameters()).device
+    restorer = StreamRestorer(generator)
+    with Song(str(job.source), rate) as song:
+        writer = Writer(
+            job.target,
+            channels=song.channels,
+            sample_rate=rate,
+            format=config.format,
+            clip=config.clip,
+            frames=song.frames,
+            tags=song.tags,
+        )
+        pictures = (Spectrogram(song.frames or 0, rate), Spectrogram(song.frames or 0, rate))
+        state = restorer.start(song.channels)
+        with writer:
+            for block in song.blocks(int(CHUNK_SECONDS * rate) * config.batch):
+                restored, state = restorer.push(state, block.to(device))
+                _take(writer, pictures if config.picture else None, block, restored.float().cpu())
+                if tell is not None:
+                    tell(job, state.received / rate, song.frames / rate if song.frames else None)
+            rest = restorer.finish(state).float().cpu()
+            _take(writer, pictures if config.picture else None, rest[:, :0], rest)
+            outcome.gain = writer.commit()
+            outcome.peak = writer.peak
+        outcome.warnings, outcome.channels = song.warnings, song.channels
+        outcome.samples, outcome.seconds = state.received, state.received / rate
+    if config.picture:
+        try:
+            draw(*pictures, title=job.source.name, target=job.target.with_suffix(f".{_PICTURE}"))
+        except OSError as error:
+            raise WriteError(f"the picture cannot be written: {error.strerror or error}") from error
+
+
+def _take(
+    writer: Writer,
+    pictures: tuple[Spectrogram, Spectrogram] | None,
+    before: torch.Tensor,
+    after: torch.Tensor,
+) -> None:
+    """Write restored samples, and show both sides to the picture."""
+    if not torch.isfinite(after).all():
+        raise AudioError("the generator gave samples that are no numbers: its weights do not fit this audio")
+    writer.write(after)
+    if pictures is not None:
+        pictures[0].add(before)
+        pictures[1].add(after)
