@@ -13,6 +13,7 @@ complex64; features [batch, frames, bands, dim]. Channels are restored independe
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -62,6 +63,8 @@ class Generator(nn.Module):
         self.split = BandSplit(config.band_widths, config.dim)
         self.layers = nn.ModuleList(BandSequence(config) for _ in range(config.layers))
         self.merge = BandMerge(config.band_widths, config.dim)
+        self.mix_bands: Callable[[BandAttention, Tensor], Tensor] = BandAttention.forward
+        self.refine: Callable[[TimeBlock, Tensor, Tensor], Tensor] = TimeBlock.refine
         if config.output == "correction":
             for group in self.merge.groups:
                 nn.init.zeros_(cast(Tensor, group.weight))
@@ -158,9 +161,9 @@ class Generator(nn.Module):
 
     def _mix_bands(self, attention: BandAttention, x: Tensor) -> Tensor:
         if torch.is_grad_enabled():
-            return cast(Tensor, attention(x.flatten(0, 1))).view_as(x)
+            return self.mix_bands(attention, x.flatten(0, 1)).view_as(x)
         for stretch in _slices(x):
-            mixed = attention(x[:, stretch].flatten(0, 1))
+            mixed = self.mix_bands(attention, x[:, stretch].flatten(0, 1))
             x[:, stretch] = mixed.unflatten(0, (len(x), -1))
         return x
 
@@ -174,9 +177,9 @@ class Generator(nn.Module):
         residual, left = x[:, block.past : block.past + frames], x[:, frames:].clone()
         mixed = block.convolve(x)
         if torch.is_grad_enabled():
-            return block.refine(residual, mixed), left
+            return self.refine(block, residual, mixed), left
         for stretch in _slices(residual):
-            residual[:, stretch] = block.refine(residual[:, stretch], mixed[:, stretch])
+            residual[:, stretch] = self.refine(block, residual[:, stretch], mixed[:, stretch])
         return residual, left
 
 
