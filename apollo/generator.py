@@ -25,6 +25,7 @@ from apollo.bands import BandMerge, BandSplit
 from apollo.config import GeneratorConfig
 from apollo.layers import BLOCKS, BandAttention, TimeBlock
 
+STRETCH_FEATURES = 1 << 20  # what the whole network takes at a time on a CPU
 SLICE_FEATURES = 1 << 18  # what parts without memory take at a time on a CPU, so that it stays in the cache
 
 
@@ -131,6 +132,22 @@ class Generator(nn.Module):
             first steps give `lookahead_frames` fewer frames in all than they take.
         """
         history = self.start(spectrum) if history is None else history
+        restored = []
+        stretches = spectrum.split(self._stretch_frames(spectrum), 1)
+        for number, stretch in enumerate(stretches):
+            last = final and number == len(stretches) - 1
+            part, history = self._step(stretch, history, final=last)
+            restored.append(part)
+        return torch.cat(restored, 1) if len(restored) > 1 else restored[0], history
+
+    def _stretch_frames(self, spectrum: Tensor) -> int:
+        """Give how many frames are computed at a time: on a CPU few, so that everything stays in its cache."""
+        batch, frames, _ = spectrum.shape
+        if torch.is_grad_enabled() or spectrum.device.type != "cpu":
+            return max(frames, 1)
+        return max(STRETCH_FEATURES // (batch * len(self.config.band_widths) * self.config.dim), 1)
+
+    def _step(self, spectrum: Tensor, history: History, *, final: bool) -> tuple[Tensor, History]:
         features, blocks = self.split(spectrum), list(history.blocks)
         for number, block in enumerate(self._time_blocks()):
             if number % BLOCKS == 0:
