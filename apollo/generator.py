@@ -141,7 +141,7 @@ class Generator(nn.Module):
         return torch.cat(restored, 1) if len(restored) > 1 else restored[0], history
 
     def _stretch_frames(self, spectrum: Tensor) -> int:
-        """Give how many frames are computed at a time: on a CPU few, so that everything stays in its cache."""
+        """Give how many frames are computed at a time; few on a CPU, so that they stay in its cache."""
         batch, frames, _ = spectrum.shape
         if torch.is_grad_enabled() or spectrum.device.type != "cpu":
             return max(frames, 1)

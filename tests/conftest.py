@@ -1,6 +1,7 @@
 """What all tests share: folders of recordings, one local Ray, a small data set, and the oracle of a run."""
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,3 +58,17 @@ def undisturbed(ray_address: str, data: Path, tmp_path_factory: pytest.TempPathF
     outcome = preprocess(material.config(data, output))
     assert outcome.code == Exit.DONE, outcome.message
     return output
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 1.5 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"may not mount a tmpfs: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)

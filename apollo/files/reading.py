@@ -18,6 +18,7 @@ from torch import Tensor
 from apollo.files.decoding import AudioError, Decoder, describe, find_damage, find_missing_bytes
 from apollo.files.ffmpeg_process import find_ffmpeg
 
+_PIECE_FRAMES = 4096
 _TAGS = ("title", "artist", "album", "date", "tracknumber", "genre", "copyright")
 
 
@@ -114,23 +115,36 @@ class Song:
             raise AudioError("the file holds no samples")
 
     def _read_sound(self, frames: int) -> Iterator[Tensor]:
+        pieces: list[Tensor] = []
+        given = pending = 0
+        for piece in self._read_pieces():
+            pieces.append(piece)
+            pending += piece.shape[1]
+            if pending >= frames:
+                yield torch.cat(pieces, 1)
+                given, pending, pieces = given + pending, 0, []
+        if pieces:
+            yield torch.cat(pieces, 1)
+        if self.frames is not None and given + pending < self.frames:
+            self._warn_early(given + pending, "no more samples")
+
+    def _read_pieces(self) -> Iterator[Tensor]:
+        """Read little at a time, since libsndfile gives nothing of a read in which it meets damage."""
         import soundfile
 
         given = 0
         while True:
             try:
-                block = self._sound.read(frames, dtype="float32", always_2d=True)
+                piece = self._sound.read(_PIECE_FRAMES, dtype="float32", always_2d=True)
             except soundfile.LibsndfileError as error:
                 if not given:
                     raise AudioError(f"cannot be decoded: {error.error_string}") from error
                 self._warn_early(given, error.error_string)
                 return
-            if not len(block):
-                break
-            given += len(block)
-            yield torch.from_numpy(block).T
-        if self.frames is not None and given < self.frames:
-            self._warn_early(given, "no more samples")
+            if not len(piece):
+                return
+            given += len(piece)
+            yield torch.from_numpy(piece).T
 
     def _warn_early(self, given: int, reason: str) -> None:
         if not self.warnings:
