@@ -77,8 +77,8 @@ def read_container(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(stand_ins):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(f"{path} holds more than weights and is not loaded: {reason}") from error
+        # torch's message would advise to switch the protection off
+        raise CheckpointError(f"{path} is no checkpoint, or holds more than weights: not loaded") from error
     except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{path} is no checkpoint, or a damaged one: {reason}") from error

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests import `material` and `oracle` by name
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the rooms, before the folders of their tests
 
 import material
 

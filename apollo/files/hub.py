@@ -27,7 +27,12 @@ def download(name: str) -> Path:
     """
     try:
         import huggingface_hub
-        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+        from huggingface_hub.errors import (
+            EntryNotFoundError,
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+        )
     except ImportError as error:
         raise CheckpointError(
             f"{name}: no such file or folder. To download it from Hugging Face: pip install huggingface_hub"
@@ -38,6 +43,11 @@ def download(name: str) -> Path:
     for candidate in wanted:
         try:
             path = Path(huggingface_hub.hf_hub_download(f"{owner}/{repository}", candidate))
+        except LocalEntryNotFoundError as error:  # of no connection too
+            raise CheckpointError(
+                f"{name}: no such file or folder, and Hugging Face cannot be reached. Download {candidate} "
+                f"of {owner}/{repository} elsewhere and name the file"
+            ) from error
         except EntryNotFoundError:
             continue
         except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:

@@ -83,8 +83,9 @@ def test_every_format_keeps_its_length_and_does_not_shift(
     samples = music(3, 2.0)[:88_123]
     song = encode(write(tmp_path / "in.wav", samples, subtype="FLOAT"), tmp_path / name, *LOSSY[name])
     restored = read(one(generator, song))
-    exact = name not in ("song.m4a",)  # ffmpeg's AAC fills its last frame
-    assert len(restored) == len(samples) if exact else 0 <= len(restored) - len(samples) < 1_024
+    # ffmpeg's AAC fills its last frame; Opus goes through 48 kHz
+    longer = {"song.m4a": 1_023, "song.opus": 1}.get(name, 0)
+    assert 0 <= len(restored) - len(samples) <= longer
     size = 1 << 17
     spectra = [np.fft.rfft(signal[: len(samples)].sum(1), size) for signal in (restored, samples)]
     assert np.argmax(np.fft.irfft(spectra[0] * spectra[1].conj())) == 0
@@ -104,7 +105,7 @@ def test_other_rates_are_resampled_and_channels_kept(
     time = np.arange(RATE)[:, None] / RATE
     expected = 0.3 * np.sin(2 * np.pi * (300 + 100 * np.arange(channels)) * time)
     inner = slice(2_000, -2_000)  # a resampler's edges ring
-    np.testing.assert_allclose(restored[inner], expected[inner], atol=5e-3 if subtype == "PCM_U8" else 1e-4)
+    np.testing.assert_allclose(restored[inner], expected[inner], atol=1.2e-2 if subtype == "PCM_U8" else 1e-4)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,9 @@ def test_clipping_turns_down_cuts_or_keeps(generator: Generator, tmp_path: Path)
         np.testing.assert_allclose(read(outcome), expected, atol=1e-6)
         assert outcome.peak == pytest.approx(2, abs=1e-5)
         assert outcome.gain == pytest.approx(0.5 if clip == "rescale" else 1, abs=1e-5)
-    assert np.abs(read(one(generator, song, format="wav16"))).max() == pytest.approx(1, abs=2**-14)
+    assert np.abs(read(one(generator, song, format="wav16", overwrite=True))).max() == pytest.approx(
+        1, abs=2**-14
+    )
 
 
 def test_results_do_not_depend_on_the_batch(generator: Generator, tmp_path: Path) -> None:
