@@ -47,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"apollo: {error}", file=sys.stderr)
         return USAGE
+    except ImportError as error:
+        print(f"apollo: {error.name} is needed for this: pip install {error.name}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         print("apollo: interrupted; what was finished is whole, the rest was not begun", file=sys.stderr)
         return INTERRUPTED

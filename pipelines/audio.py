@@ -14,11 +14,10 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from apollo.files.decoding import AudioError, find_missing_bytes
+from apollo.files.decoding import BLOCK_FORMATS, AudioError, find_missing_bytes
 from pipelines.schema import CHANNELS, SAMPLE_RATE
 from pipelines.storage import is_uri, join, open_filesystem
 
-_WINDOWED_FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC"})
 _LOSSLESS_SUBTYPE = re.compile(r"PCM_|FLOAT|DOUBLE|ALAC")
 _OPEN_FILES = 256
 
@@ -88,7 +87,7 @@ def probe(path: str) -> Probe | None:
             raise AudioError(damage)
         lossy = not _LOSSLESS_SUBTYPE.match(sound.subtype)
         windowed = (
-            sound.format in _WINDOWED_FORMATS
+            sound.format in BLOCK_FORMATS
             and not lossy
             and sound.samplerate == SAMPLE_RATE
             and sound.channels <= CHANNELS

@@ -20,6 +20,7 @@ from typing import IO
 from apollo.files import ffmpeg_process, mp3
 from apollo.files.ffmpeg_process import FfmpegError
 
+BLOCK_FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC"})  # exact in pieces
 LONGEST_SECONDS = 12 * 3600  # a small file can be made to expand without end
 STALL_SECONDS = 60.0
 _EXTENSIONS = (

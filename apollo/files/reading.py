@@ -1,7 +1,8 @@
 """Reading a song for restoration: any format, rate and channel count, as a stream of 44.1 kHz blocks.
 
-libsndfile reads what is at the right rate already, gapless MP3 included; ffmpeg decodes and resamples the
-rest. A damaged file gives what can be decoded, and a warning that says what is missing.
+libsndfile reads uncompressed files and FLAC at the right rate; ffmpeg decodes and resamples the rest. MP3 is
+not read through soundfile, which seeks after every block: the bit reservoir is lost, and every block begins
+with wrong samples. A damaged file gives what can be decoded, and a warning that says what is missing.
 
 Shape legend: blocks are [channels, samples], float32.
 """
@@ -15,7 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apollo.files.decoding import AudioError, Decoder, describe, find_damage, find_missing_bytes
+from apollo.files.decoding import (
+    BLOCK_FORMATS,
+    AudioError,
+    Decoder,
+    describe,
+    find_damage,
+    find_missing_bytes,
+)
 from apollo.files.ffmpeg_process import find_ffmpeg
 
 _PIECE_FRAMES = 4096
@@ -82,7 +90,7 @@ class Song:
             self.tags = {key: value for key in _TAGS if (value := getattr(sound, key, ""))}
             if damage := find_missing_bytes(sound.extra_info, os.path.getsize(self.path)):
                 self.warnings.append(damage)
-        if sound is not None and sound.samplerate == self.sample_rate:
+        if sound is not None and sound.samplerate == self.sample_rate and sound.format in BLOCK_FORMATS:
             self._sound, self.channels = sound, sound.channels
             self.frames = sound.frames if 0 < sound.frames < 1 << 40 else None
         else:

@@ -76,6 +76,16 @@ LOSSY = {
 }
 
 
+@pytest.mark.parametrize("name", ["song.mp3", "song.ogg", "song.flac"])
+def test_a_long_file_read_in_blocks_is_the_file_read_at_once(
+    generator: Generator, tmp_path: Path, name: str
+) -> None:
+    options = LOSSY[name] if name != "song.mp3" else ("-b:a", "24k")
+    song = encode(write(tmp_path / "in.wav", music(3, 12.0), subtype="FLOAT"), tmp_path / name, *options)
+    expected, _ = soundfile.read(song, dtype="float32")
+    np.testing.assert_allclose(read(one(generator, song)), expected, atol=2e-5)
+
+
 @pytest.mark.parametrize("name", LOSSY)
 def test_every_format_keeps_its_length_and_does_not_shift(
     generator: Generator, tmp_path: Path, name: str
