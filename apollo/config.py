@@ -83,10 +83,11 @@ class GeneratorConfig:
         """
         if isinstance(self.bands, str):
             return _named_layout(self.bands, self)
-        if sum(self.bands) != self.bins or min(self.bands) < 1:
+        if sum(self.bands) != self.bins or min(self.bands, default=0) < 1:
             raise ValueError(
                 f"the {len(self.bands)} band widths sum to {sum(self.bands)} bins and the narrowest has "
-                f"{min(self.bands)}; they must sum to {self.bins} (window_samples // 2 + 1), each at least 1"
+                f"{min(self.bands, default=0)}; they must sum to {self.bins} (window_samples // 2 + 1), each "
+                "at least 1"
             )
         return self.bands
 

@@ -18,7 +18,6 @@ from torch.nn.utils.parametrizations import spectral_norm
 WIDTHS = (8, 16, 32, 64, 128, 256)  # Table I
 _STRIDES = (1, 2, 1, 2, 1, 2)
 _SLOPE = 0.2
-_WARM_UP = 15  # power iterations at initialisation; without them eval-mode outputs start at any scale
 _FLOOR = 1e-8
 
 
@@ -72,12 +71,12 @@ class WindowDiscriminator(nn.Module):
             window = window / window.square().sum().sqrt()
         self.register_buffer("window", window, persistent=False)
         widths = (2 * config.channels, *WIDTHS)
+        # torch iterates the singular vectors 15 times at creation; unwarmed ones would give any scale
         self.layers = nn.ModuleList(
             spectral_norm(nn.Conv2d(into, out, 3, stride, padding=1), n_power_iterations=1)
             for into, out, stride in zip(widths, widths[1:], _STRIDES)
         )
         self.last = nn.Conv2d(widths[-1], 1, 3, padding=1)
-        _warm_up(self.layers)
 
     def forward(self, samples: Tensor) -> Judgement:
         """Judge samples [batch, channels, samples] of normalised level, at least a window long."""
@@ -136,13 +135,5 @@ class Discriminator(nn.Module):
 def normalise(samples: Tensor, norm: str) -> Tensor:
     """Bring every example to unit energy (`l2`) or unit RMS (`rms`); silence stays silence."""
     energy = samples.square().flatten(1)
-    scale = (energy.sum(1) if norm == "l2" else energy.mean(1)).sqrt().clamp_min(_FLOOR)
+    scale = (energy.sum(1) if norm == "l2" else energy.mean(1)).clamp_min(_FLOOR**2).sqrt()
     return samples / scale[:, None, None]
-
-
-def _warm_up(layers: nn.ModuleList) -> None:
-    """Advance the power iterations, which start at random vectors."""
-    for layer in layers:
-        layer.train()
-        for _ in range(_WARM_UP):
-            _ = layer.weight

@@ -42,7 +42,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Normalise x [..., dim]."""
-        return F.rms_norm(x, self.weight.shape, self.weight, NORM_EPSILON).to(dtype)
+        return F.rms_norm(x.to(self.weight.dtype), self.weight.shape, self.weight, NORM_EPSILON).to(dtype)
 
 
 class BandAttention(nn.Module):

@@ -62,7 +62,12 @@ def spectrum_loss(*, estimate: Tensor, reference: Tensor, cutoff_hz: float, samp
         reference: Clean audio.
         cutoff_hz: Bins up to this frequency count, the band that a codec kept.
         sample_rate: Hz.
+
+    Raises:
+        ValueError: cutoff_hz is not between 0 and half the sample rate.
     """
+    if not 0 <= cutoff_hz <= sample_rate / 2:
+        raise ValueError(f"cutoff_hz is {cutoff_hz}: it must be between 0 and {sample_rate / 2:g}")
     bins = int(cutoff_hz * _SPECTRUM_WINDOW / sample_rate) + 1
     expected = _spectrum(reference, _SPECTRUM_WINDOW)[..., :bins, :]
     return _relative(_spectrum(estimate, _SPECTRUM_WINDOW)[..., :bins, :] - expected, expected)

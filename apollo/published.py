@@ -95,13 +95,19 @@ def _stand_ins(path: Path) -> list[Any]:
         asked = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except (RuntimeError, ValueError, pickle.UnpicklingError):
         return []  # damaged; loading will say so
-    refused = [name for name in asked if not _HARMLESS.match(name)]
+    plain = {f"builtins.{one.__name__}": one for one in (bool, dict, float, int, list, set, str, tuple)}
+    refused = [name for name in asked if name not in plain and not _HARMLESS.match(name)]
     if refused:
         raise CheckpointError(
             f"{path} asks for {', '.join(sorted(refused)[:_SHOWN])}, which loading would have to execute. It "
             "is not loaded. If you trust it, save its state dict alone: torch.save(model.state_dict(), ...)"
         )
-    return [(_StandIn, name) for name in asked]
+    stand_ins: dict[str, Any] = {
+        **plain,
+        "collections.defaultdict": lambda *_: {},
+        "collections.deque": lambda *_: [],
+    }
+    return [(stand_ins.get(name, _StandIn), name) for name in asked]
 
 
 def find_state(container: Mapping[str, Any], name: str) -> dict[str, Tensor]:
@@ -163,7 +169,8 @@ def _check_table(key: str, table: Tensor, config: GeneratorConfig) -> None:
     rows = min(len(table), len(config.band_widths))
     angles = rotary_angles(rows, head_dim).repeat_interleave(2, 1)
     expected = angles.cos() if key.endswith("cos_freq") else angles.sin()
-    if table.shape[1:] != expected.shape[1:] or not torch.allclose(table[:rows], expected, atol=1e-4):
+    same = table.shape[1:] == expected.shape[1:] and torch.allclose(table[:rows], expected, atol=5e-3)
+    if not same:  # but for the rounding of half-precision files
         raise CheckpointError(
             f"{key} {tuple(table.shape)} is not the rotary table of {config.heads} heads of {head_dim} "
             "dimensions and base 10,000: this network differs from the published one"
@@ -195,7 +202,7 @@ def load_published(generator: Generator, state: Mapping[str, Tensor]) -> None:
         CheckpointError: keys are missing, unexpected, or of another shape; all are named.
     """
     names, ours = _names(generator), generator.state_dict()
-    shapes = {key: value.shape for key, value in to_published(generator).items()}
+    shapes = {key: value.shape for key, value in named_as_published(generator).items()}
     found = {key for key in state if not key.endswith(_TABLES)}
     wrong = [
         f"{key} {list(state[key].shape)} instead of {list(shapes[key])}"
@@ -221,7 +228,18 @@ def load_published(generator: Generator, state: Mapping[str, Tensor]) -> None:
 
 
 def to_published(generator: Generator) -> dict[str, Tensor]:
-    """Give a generator's weights under the published names and shapes, for other programs to load."""
+    """Give a generator's weights under the published names and shapes, for other programs to load.
+
+    Raises:
+        ValueError: the generator is causal or gives a correction, which the published layout cannot say.
+    """
+    if generator.config.causal or generator.config.output != "direct":
+        raise ValueError("the published network is not causal and gives spectra, not corrections")
+    return named_as_published(generator)
+
+
+def named_as_published(generator: Generator) -> dict[str, Tensor]:
+    """Give a generator's weights under the published names, whatever its configuration."""
     published: dict[str, Tensor] = {}
     for key, other in _names(generator).items():
         value = generator.state_dict()[key].float().cpu()
@@ -240,7 +258,7 @@ def _with_length(value: Tensor) -> Tensor:
 
 
 def _listed(keys: Iterable[str]) -> str:
-    """Show keys with their counters folded: `net.*.seq_net.blocks.*.conv.0.bias (18)`."""
+    """Show keys with their counters folded: `net.*.seq_net.blocks.*.conv.*.bias (54)`."""
     counts: dict[str, list[str]] = {}
     for key in keys:
         counts.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", key), []).append(key)

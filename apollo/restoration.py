@@ -5,6 +5,8 @@ to the next one (`Generator.step`), so the result is that of one pass over every
 no frame is computed twice.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -43,12 +45,15 @@ def restore(generator: Generator, degraded: Tensor, *, chunk_seconds: float = CH
         The same shape, dtype and device, on the scale of the input.
 
     Raises:
-        ValueError: there are no samples, a sample is not finite, or chunk_seconds is not positive.
+        ValueError: there are no samples, a sample is not finite or no floating-point number, or chunk_seconds
+            is not positive.
     """
     if not degraded.numel():
         raise ValueError(f"nothing to restore: the shape is {tuple(degraded.shape)}")
-    if not chunk_seconds > 0:
-        raise ValueError(f"chunk_seconds is {chunk_seconds}: it must be positive")
+    if not 0 < chunk_seconds < math.inf:
+        raise ValueError(f"chunk_seconds is {chunk_seconds}: it must be positive and finite")
+    if not degraded.is_floating_point():
+        raise ValueError(f"the audio is {degraded.dtype}: convert it to floating point, full scale being 1")
     if not bool(torch.isfinite(degraded).all()):
         raise ValueError("the audio holds samples that are no numbers (NaN or infinite)")
     rows = degraded.reshape(-1, degraded.shape[-1])
