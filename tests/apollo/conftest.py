@@ -1,8 +1,20 @@
-"""One thread for small networks: several would wait for each other on a busy machine."""
+"""What tests of the model share."""
 
 import os
 
+import pytest
 import torch
 
+from apollo.config import GeneratorConfig
+from apollo.generator import Generator
+
+# one thread for small networks: several would wait for each other on a busy machine
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the commands that tests start
+
+
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    """A correction of zero: what it restores stays what it was."""
+    torch.manual_seed(0)
+    return Generator(GeneratorConfig(dim=16, layers=1, output="correction")).eval()
