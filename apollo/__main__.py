@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn, cast
 
 from apollo import __version__
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"apollo: {error}", file=sys.stderr)
         return USAGE
     except ImportError as error:
-        print(f"apollo: {error.name} is needed for this: pip install {error.name}", file=sys.stderr)
+        package = (error.name or str(error)).partition(".")[0]
+        print(f"apollo: {package} is needed for this: pip install {package}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("apollo: interrupted; what was finished is whole, the rest was not begun", file=sys.stderr)
@@ -180,11 +182,13 @@ def _restore(options: argparse.Namespace) -> int:
         jobs = find_songs(options.inputs, config)
     except ValueError as error:
         raise UsageError(error) from error
+    if options.picture:
+        import_module("matplotlib")  # rather now than after the first song
     from apollo.files.progress import Bar
 
     bar = Bar()
 
-    def tell(job: "Job", done: float, total: float | None) -> None:
+    def tell(job: "Job", done: float, total: float) -> None:
         bar.show(job.source.name, done, total)
 
     generator = _load(options) if any(is_open(job, config) for job in jobs) else None
@@ -221,6 +225,8 @@ def _line(outcome: "Outcome") -> str:
 def _stream(options: argparse.Namespace) -> int:
     if options.channels < 1:
         raise UsageError(f"--channels is {options.channels}: it must be at least 1")
+    if sys.stdin is None or sys.stdout is None:
+        raise UsageError("stream needs standard input and standard output")
     from apollo.live import Source, restore_pcm
     from apollo.streaming import StreamRestorer
 
@@ -236,7 +242,9 @@ def _stream(options: argparse.Namespace) -> int:
             channels=options.channels,
             pcm=options.pcm,
         )
-    except ValueError as error:
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError) as error:
         print(f"apollo: {error}", file=sys.stderr)
         return FAILED
     if report.dropped_bytes:

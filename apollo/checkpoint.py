@@ -25,6 +25,7 @@ from torch import Tensor
 from apollo.config import GeneratorConfig
 from apollo.generator import Generator
 from apollo.published import CheckpointError, find_state, infer_config, load_published, read_container
+from apollo.restoration import reach_samples
 from apollo.streaming import StreamRestorer
 
 __all__ = ["CheckpointError", "load", "locate", "save"]
@@ -93,6 +94,8 @@ def load(source: str | os.PathLike[str], *, weights: str = "ema") -> Generator:
     Raises:
         CheckpointError: there is no such source, or it is damaged, or no Apollo generator.
     """
+    if weights not in ("ema", "generator"):
+        raise ValueError(f"weights is {weights!r}: it must be 'ema' or 'generator'")
     path = locate(os.fspath(source))
     generator = _load_folder(path, weights) if path.is_dir() else _load_file(path)
     for key, value in generator.state_dict().items():
@@ -119,9 +122,10 @@ def describe(source: str | os.PathLike[str]) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in generator.parameters()),
         **generator.config.to_dict(),
         "band count": len(generator.config.band_widths),
+        "reach (s)": [round(samples / rate, 4) for samples in reach_samples(generator)],
         "stream latency (s)": round(restorer.latency_samples / rate, 4),
     }
-    config = path / CONFIG
+    config = _follow(path) / CONFIG
     if config.exists():
         notes = json.loads(config.read_text())
         facts |= {key: value for key, value in notes.items() if key not in ("generator", "format")}
@@ -141,33 +145,40 @@ def locate(source: str) -> Path:
         for entry_point in entry_points(group=RESOLVERS, name=scheme):
             return Path(entry_point.load()(source))
         raise CheckpointError(f"{source}: no installed package knows what {scheme}: names")
-    if source.count("/") >= 1 and not source.startswith(("/", ".", "~")):
+    owner, slash, _ = source.partition("/")
+    if slash and owner and not owner.startswith((".", "~")) and not os.path.isdir(owner):
         from apollo.files.hub import download
 
         return download(source)
     raise CheckpointError(f"{source}: no such file or folder")
 
 
+def _follow(folder: Path) -> Path:
+    """Give the checkpoint itself, where a folder of a run holds one as `best`."""
+    return folder / BEST if not (folder / MANIFEST).exists() and (folder / BEST).exists() else folder
+
+
 def _load_folder(folder: Path, weights: str) -> Generator:
-    if not (folder / MANIFEST).exists() and (folder / BEST).exists():
-        folder = folder / BEST
+    folder = _follow(folder)
     try:
         promised = json.loads((folder / MANIFEST).read_text())["sha256"]
         for name in (CONFIG, WEIGHTS):
             if _digest(folder / name) != promised[name]:
                 raise CheckpointError(f"{folder / name} is damaged: it is not what {MANIFEST} promises")
         config = json.loads((folder / CONFIG).read_text())
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        if not isinstance(config, dict):
+            raise TypeError(f"{CONFIG} holds no settings")
+    except CheckpointError:
+        raise
+    except (OSError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder} is no whole checkpoint: {error}") from error
     if config.get("format") != FORMAT:
         raise CheckpointError(f"{folder} has format {config.get('format')}; this version reads {FORMAT}")
     states = read_container(folder / WEIGHTS)
-    if weights not in ("ema", "generator"):
-        raise ValueError(f"weights is {weights!r}: it must be 'ema' or 'generator'")
     try:
         generator = Generator(GeneratorConfig.from_dict(config["generator"]))
         generator.load_state_dict(states.get(weights, states["generator"]))
-    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder} does not hold together: {error}") from error
     return generator
 
@@ -180,10 +191,10 @@ def _load_file(path: Path) -> Generator:
     else:
         container = read_container(path)
     state = find_state(container, str(path))
-    generator = Generator(infer_config(state))
     try:
+        generator = Generator(infer_config(state))
         load_published(generator, state)
-    except CheckpointError as error:
+    except (CheckpointError, RuntimeError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     return generator
 

@@ -36,7 +36,7 @@ def examine(device_name: str, precision_name: str) -> Iterator[tuple[str, str, b
     try:
         yield "ffmpeg", ffmpeg_version(find_ffmpeg()), True
     except (ImportError, FfmpegError, FfmpegMissingError) as error:
-        yield "ffmpeg", f"{error}: only what libsndfile reads at 44.1 kHz can be restored", False
+        yield "ffmpeg", f"{error}: only WAV, AIFF and FLAC at 44.1 kHz can be restored", False
     device = choose_device(device_name)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
     yield "device", f"{device} ({name})", True

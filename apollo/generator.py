@@ -86,7 +86,7 @@ class Generator(nn.Module):
         Raises:
             ValueError: there are no samples.
         """
-        if not samples.numel():
+        if not samples.dim() or not samples.numel():
             raise ValueError(f"nothing to restore: the shape is {tuple(samples.shape)}")
         hop, length = self.config.hop_samples, samples.shape[-1]
         rows = nn.functional.pad(samples.reshape(-1, length), (0, padded_length(length, hop) - length))

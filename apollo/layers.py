@@ -111,6 +111,6 @@ class TimeBlock(nn.Module):
         return cast(Tensor, self.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
     def refine(self, residual: Tensor, mixed: Tensor) -> Tensor:
-        """Add the pointwise network of `mixed` to `residual`, both [rows, bands, dim]."""
+        """Add the pointwise network of `mixed` to `residual`, both [..., bands, dim]."""
         hidden = F.silu(self.expand(self.norm(mixed, self.expand.weight.dtype)))
         return residual + cast(Tensor, self.contract(hidden))

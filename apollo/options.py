@@ -54,9 +54,16 @@ class SongsConfig:
         if self.batch < 1:
             raise ValueError(f"batch is {self.batch}: it must be at least 1")
         try:
-            fields = [name for _, name, _, _ in string.Formatter().parse(self.filename) if name is not None]
+            parts = list(string.Formatter().parse(self.filename))
         except ValueError as error:
             raise ValueError(f"filename {self.filename!r} is no template: {error}") from error
+        fields = [name for _, name, _, _ in parts if name is not None]
+        if any(spec or conversion for _, _, spec, conversion in parts):
+            raise ValueError(
+                f"filename {self.filename!r}: {{stem}}, {{name}}, {{parent}} stand alone in braces"
+            )
+        if self.filename.endswith("/"):
+            raise ValueError(f"filename {self.filename!r} ends in a folder: use {{stem}} after it")
         if unknown := [name for name in fields if name not in _FIELDS]:
             raise ValueError(f"filename knows {{stem}}, {{name}} and {{parent}}, not {{{unknown[0]}}}")
         if not fields:

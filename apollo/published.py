@@ -47,6 +47,8 @@ _HARMLESS = re.compile(
     r"lightning_fabric|torchmetrics|look2hear|yacs)(\.|$)"
 )
 _SHOWN = 8
+# what parsers raise when a file is not what they expect
+_DAMAGE = (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile)
 
 
 class CheckpointError(ValueError):
@@ -79,7 +81,7 @@ def read_container(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         # torch's message would advise to switch the protection off
         raise CheckpointError(f"{path} is no checkpoint, or holds more than weights: not loaded") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{path} is no checkpoint, or a damaged one: {reason}") from error
     if not isinstance(content, dict):
@@ -93,7 +95,7 @@ def _stand_ins(path: Path) -> list[Any]:
         return []
     try:
         asked = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except (RuntimeError, ValueError, pickle.UnpicklingError):
+    except (*_DAMAGE, pickle.UnpicklingError):
         return []  # damaged; loading will say so
     plain = {f"builtins.{one.__name__}": one for one in (bool, dict, float, int, list, set, str, tuple)}
     refused = [name for name in asked if name not in plain and not _HARMLESS.match(name)]
@@ -129,11 +131,20 @@ def find_state(container: Mapping[str, Any], name: str) -> dict[str, Tensor]:
             return {
                 key.removeprefix(prefix): value.float()
                 for key, value in candidate.items()
-                if key.startswith(prefix) and isinstance(value, Tensor)
+                if isinstance(key, str) and key.startswith(prefix) and _holds_numbers(value)
             }
     keys = [str(key) for key in container]
     raise CheckpointError(
         f"{name} holds no Apollo generator: no key ends in {_MARK!r}. Its {len(keys)} keys: {_listed(keys)}"
+    )
+
+
+def _holds_numbers(value: object) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.is_floating_point()
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
     )
 
 
@@ -145,7 +156,10 @@ def infer_config(state: Mapping[str, Tensor]) -> GeneratorConfig:
     """
     try:
         dim = state["BN.0.1.weight"].shape[0]
-        layers = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("net."))
+        numbers = {int(key.split(".")[1]) for key in state if key.startswith("net.")}
+        layers = len(numbers)
+        if numbers != set(range(layers)):
+            raise CheckpointError(f"its layers are {sorted(numbers)[:_SHOWN]}, not 0, 1, 2 and so on")
         widths: list[int] = []
         while f"BN.{len(widths)}.0.weight" in state:
             widths.append((state[f"BN.{len(widths)}.0.weight"].shape[0] - 1) // 2)
@@ -155,6 +169,8 @@ def infer_config(state: Mapping[str, Tensor]) -> GeneratorConfig:
         if config.window_samples == GeneratorConfig().window_samples:
             named = GeneratorConfig(dim=dim, layers=layers)
             config = named if named.band_widths == config.bands else config
+    except CheckpointError:
+        raise
     except (KeyError, ValueError, IndexError) as error:
         raise CheckpointError(f"the shapes are no Apollo generator's: {error!r}") from error
     for key, table in state.items():
@@ -166,7 +182,7 @@ def infer_config(state: Mapping[str, Tensor]) -> GeneratorConfig:
 def _check_table(key: str, table: Tensor, config: GeneratorConfig) -> None:
     """Refuse a network that turns its bands by other angles than ours would."""
     head_dim = config.dim // config.heads
-    rows = min(len(table), len(config.band_widths))
+    rows = min(len(table), len(config.band_widths)) if table.dim() == 2 else 0
     angles = rotary_angles(rows, head_dim).repeat_interleave(2, 1)
     expected = angles.cos() if key.endswith("cos_freq") else angles.sin()
     same = table.shape[1:] == expected.shape[1:] and torch.allclose(table[:rows], expected, atol=5e-3)

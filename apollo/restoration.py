@@ -32,7 +32,7 @@ def reach_samples(generator: Generator) -> tuple[int, int]:
     return past * hop + 2 * (hop - 1), future * hop + 2 * (hop - 1)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def restore(generator: Generator, degraded: Tensor, *, chunk_seconds: float = CHUNK_SECONDS) -> Tensor:
     """Restore audio of any length.
 
@@ -48,7 +48,7 @@ def restore(generator: Generator, degraded: Tensor, *, chunk_seconds: float = CH
         ValueError: there are no samples, a sample is not finite or no floating-point number, or chunk_seconds
             is not positive.
     """
-    if not degraded.numel():
+    if not degraded.dim() or not degraded.numel():
         raise ValueError(f"nothing to restore: the shape is {tuple(degraded.shape)}")
     if not 0 < chunk_seconds < math.inf:
         raise ValueError(f"chunk_seconds is {chunk_seconds}: it must be positive and finite")

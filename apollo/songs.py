@@ -6,8 +6,9 @@ file that cannot be restored is an outcome with a reason, and the others go on.
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from apollo.generator import Generator
 from apollo.options import CHUNK_SECONDS, FORMATS, SongsConfig
 from apollo.streaming import StreamRestorer
 
-_PICTURE = "png"
+_PICTURE = ".spectrogram.png"
 
 
 @dataclass(frozen=True)
@@ -76,71 +77,88 @@ def find_songs(inputs: Sequence[str], config: SongsConfig) -> list[Job]:
     Under a folder, results lie as the files do. Files in the output folder are results, not songs.
 
     Raises:
-        ValueError: an input does not exist, or a folder holds no audio file.
+        ValueError: an input does not exist, or is the output folder.
     """
-    output = Path(config.output).absolute()
-    found: list[tuple[Path, Path]] = []  # a file, and the folder that its result goes to
+    output = _absolute(config.output)
+    found: dict[Path, Path] = {}  # by file: the folder that its result goes to
+    problems: list[Job] = []
     for name in inputs:
-        path = Path(name).absolute()
+        path = _absolute(name)
+        if not os.path.lexists(path):
+            raise ValueError(f"{name}: no such file or folder")
+        if path == output:
+            raise ValueError(f"{name}: the output folder is an input; its results would be taken for songs")
         if not path.is_dir():
-            if not os.path.lexists(path):
-                raise ValueError(f"{name}: no such file or folder")
-            found.append((path, output))
+            found[path] = output
             continue
-        songs = list(_walk(path, output))
-        if not songs:
-            raise ValueError(f"{name}: no audio files in this folder")
-        found.extend((song, output / song.parent.relative_to(path)) for song in songs)
-    return _without_collisions([_job(song, folder, config) for song, folder in dict(found).items()], config)
+        songs, unreadable = _walk(path, output)
+        found |= {song: output / song.parent.relative_to(path) for song in songs}
+        problems += [Job(folder, output, reason) for folder, reason in unreadable.items()]
+        if not songs and not unreadable:
+            problems.append(Job(path, output, "no audio files in this folder"))
+    jobs = [Job(song, _target(song, folder, config)) for song, folder in found.items()]
+    return _without_collisions(jobs, config) + problems
 
 
-def _walk(folder: Path, output: Path) -> Iterable[Path]:
-    unreadable: list[OSError] = []
-    for place, folders, files in os.walk(folder, onerror=unreadable.append):
+def _absolute(path: str) -> Path:
+    return Path(os.path.abspath(path))
+
+
+def _walk(folder: Path, output: Path) -> tuple[list[Path], dict[Path, str]]:
+    """Give the audio files under a folder, and the folders that cannot be read with the reasons."""
+    errors: list[OSError] = []
+    songs = []
+    for place, folders, files in os.walk(folder, onerror=errors.append):
         folders[:] = sorted(name for name in folders if Path(place, name) != output)
-        for name in sorted(files):
-            if name.rpartition(".")[2].lower() in EXTENSIONS and not name.startswith("."):
-                yield Path(place, name)
-    if unreadable:
-        raise ValueError(f"{unreadable[0].filename}: {unreadable[0].strerror}")
+        songs += [
+            Path(place, name)
+            for name in sorted(files)
+            if name.rpartition(".")[2].lower() in EXTENSIONS and not name.startswith(".")
+        ]
+    return songs, {Path(error.filename): error.strerror or str(error) for error in errors}
 
 
-def _job(song: Path, folder: Path, config: SongsConfig) -> Job:
+def _target(song: Path, folder: Path, config: SongsConfig) -> Path:
     name = config.filename.format(stem=song.stem, name=song.name, parent=song.parent.name)
-    target = Path(os.path.normpath(folder / f"{name}.{FORMATS[config.format][2]}"))
-    if not target.is_relative_to(Path(config.output).absolute()):
-        return Job(song, target, f"the template leads outside the output folder: {target}")
-    if target.exists() and song.exists() and os.path.samefile(target, song):
-        return Job(song, target, "the output would be the input; choose another folder or template")
-    return Job(song, target)
+    return Path(os.path.normpath(folder / f"{name}.{FORMATS[config.format][2]}"))
 
 
 def _without_collisions(jobs: list[Job], config: SongsConfig) -> list[Job]:
-    """Give songs whose results would have one name the whole names of their files; refuse what still
-    collides.
+    """Give songs whose results would have one name the whole names of their files; note what is wrong
+    still.
     """
-    counts = _count(job.target for job in jobs)
+    counts = Counter(job.target for job in jobs)
     extension = FORMATS[config.format][2]
     jobs = [
-        Job(job.source, job.target.with_name(f"{job.source.name}.{extension}"), job.problem)
+        replace(job, target=job.target.with_name(f"{job.source.name}.{extension}"))
         if counts[job.target] > 1
         else job
         for job in jobs
     ]
-    counts = _count(job.target for job in jobs)
-    return [
-        Job(job.source, job.target, "another input has the same result name; use {parent} in the template")
-        if counts[job.target] > 1
-        else job
-        for job in jobs
-    ]
+    counts = Counter(job.target for job in jobs)
+    inputs = {_identity(job.source) for job in jobs} - {None}
+    output = _absolute(config.output)
+    return [replace(job, problem=_problem(job.target, counts, inputs, output)) for job in jobs]
 
 
-def _count(targets: Iterable[Path]) -> dict[Path, int]:
-    counts: dict[Path, int] = {}
-    for target in targets:
-        counts[target] = counts.get(target, 0) + 1
-    return counts
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _problem(
+    target: Path, counts: Counter[Path], inputs: set[tuple[int, int] | None], output: Path
+) -> str | None:
+    if not target.is_relative_to(output):
+        return f"the template leads outside the output folder: {target}"
+    if counts[target] > 1:
+        return "another input has the same result name; use {parent} in the template"
+    if _identity(target) in inputs:
+        return "the output would be an input; choose another folder or template"
+    return None
 
 
 def is_open(job: Job, config: SongsConfig) -> bool:
@@ -153,7 +171,7 @@ def restore_songs(
     jobs: Sequence[Job],
     config: SongsConfig,
     *,
-    tell: Callable[[Job, float, float | None], None] | None = None,
+    tell: Callable[[Job, float, float], None] | None = None,
 ) -> Iterable[Outcome]:
     """Restore files one after the other.
 
@@ -189,7 +207,7 @@ def _restore(
     job: Job,
     config: SongsConfig,
     outcome: Outcome,
-    tell: Callable[[Job, float, float | None], None] | None,
+    tell: Callable[[Job, float, float], None] | None,
 ) -> None:
     rate = generator.config.sample_rate
     device = next(generator.parameters()).device
@@ -201,17 +219,17 @@ def _restore(
             sample_rate=rate,
             format=config.format,
             clip=config.clip,
-            frames=song.frames,
+            frames=song.expected,
             tags=song.tags,
         )
-        pictures = (Spectrogram(song.frames or 0, rate), Spectrogram(song.frames or 0, rate))
+        pictures = (Spectrogram(song.expected, rate), Spectrogram(song.expected, rate))
         state = restorer.start(song.channels)
         with writer:
             for block in song.blocks(int(CHUNK_SECONDS * rate) * config.batch):
                 restored, state = restorer.push(state, block.to(device))
                 _take(writer, pictures if config.picture else None, block, restored.float().cpu())
                 if tell is not None:
-                    tell(job, state.received / rate, song.frames / rate if song.frames else None)
+                    tell(job, state.received / rate, song.expected / rate)
             rest = restorer.finish(state).float().cpu()
             _take(writer, pictures if config.picture else None, rest[:, :0], rest)
             outcome.gain = writer.commit()
@@ -220,9 +238,9 @@ def _restore(
         outcome.samples, outcome.seconds = state.received, state.received / rate
     if config.picture:
         try:
-            draw(*pictures, title=job.source.name, target=job.target.with_suffix(f".{_PICTURE}"))
+            draw(*pictures, title=job.source.name, target=job.target.with_suffix(_PICTURE))
         except OSError as error:
-            raise WriteError(f"the picture cannot be written: {error.strerror or error}") from error
+            outcome.warnings.append(f"the picture cannot be written: {error.strerror or error}")
 
 
 def _take(

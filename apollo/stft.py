@@ -1,7 +1,7 @@
 """Short-time Fourier transform at half-window hops, in pieces that fit together.
 
 The same numbers as `torch.stft(center=True)` and `torch.istft` with a periodic Hann window, without their
-edges: `reflect` adds the ends, `Analysis` and `Synthesis` work on any stretch of hops. So a stream and a
+edges: `reflect` adds the ends, the others work on any stretch of hops. So a stream and a
 whole file go through one implementation.
 
 Shape legend: samples [batch, samples]; spectrum [batch, frames, bins], complex64 or complex128. Frame k is

@@ -61,7 +61,7 @@ class StreamRestorer:
         )  # float32 or float64, whatever the linear layers compute in
         return StreamState(like.new_empty(batch, 0), False, None, like.new_empty(batch, 0, self._hop), 0, 0)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def push(self, state: StreamState, samples: Tensor) -> tuple[Tensor, StreamState]:
         """Take samples and give what became final.
 
@@ -73,11 +73,11 @@ class StreamRestorer:
             Restored samples [batch, restored], in order, possibly none; and the next state.
 
         Raises:
-            ValueError: the batch is not the state's.
+            ValueError: the batch is not the state's, or the samples are no floating-point numbers.
         """
         return self._push(state, samples)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def finish(self, state: StreamState) -> Tensor:
         """Give what is left, [batch, restored], so that as many samples were given as came."""
         return self._finish(state)
@@ -86,6 +86,10 @@ class StreamRestorer:
         if samples.dim() != 2 or len(samples) != len(state.buffer):
             raise ValueError(
                 f"the state has {len(state.buffer)} rows, samples have shape {tuple(samples.shape)}"
+            )
+        if not samples.is_floating_point():
+            raise ValueError(
+                f"samples are {samples.dtype}: convert them to floating point, full scale being 1"
             )
         buffer = torch.cat((state.buffer, samples.to(state.buffer)), 1)
         state = replace(state, buffer=buffer, received=state.received + samples.shape[1])

@@ -36,6 +36,7 @@ _CHUNK_SIZE = re.compile(r"^\s*(?:data|SSND|Data [Ss]ize)\s*:\s*(\d+)(?: \(shoul
 _UNKNOWN_SIZE = 0x7FFF_0000  # writers to pipes leave the largest number there
 _OGG_TAIL = 1 << 16
 _SAMPLE_BYTES = 4
+_INPUT = "the input"
 
 
 class AudioError(RuntimeError):
@@ -52,6 +53,7 @@ class Description:
         sample_rate: Hz.
         lossy: Whether the codec is lossy.
         seconds: Duration where the container knows it.
+        guessed_seconds: Duration as far as ffmpeg can tell, perhaps from the bitrate.
     """
 
     codec: str
@@ -59,11 +61,12 @@ class Description:
     sample_rate: int
     lossy: bool
     seconds: float | None
+    guessed_seconds: float | None
 
 
-def _arguments(path: str) -> dict[str, object]:
+def _arguments() -> dict[str, object]:
     return {
-        "filename": f"file:{os.path.abspath(path)}",
+        "filename": _INPUT,
         "protocol_whitelist": "file",
         "format_whitelist": _DEMUXERS,
     }
@@ -78,7 +81,8 @@ def describe(path: str, program: str) -> Description:
     """
     import ffmpeg
 
-    command = ffmpeg.input(**_arguments(path)).output("-", format="null", t=0).compile(cmd=program)
+    asking = ffmpeg.input(**_arguments()).output("-", format="null", t=0).compile(cmd=program)
+    command = _with_input(asking, path)
     try:
         asked = subprocess.run(
             command,
@@ -94,11 +98,13 @@ def describe(path: str, program: str) -> Description:
     if stream is None:
         raise AudioError("no audio that libsndfile or ffmpeg can read")
     codec, layout = stream[1].decode(), stream[3].strip().decode(errors="replace")
-    duration = _DURATION.search(asked.stderr)
-    seconds = None
-    if duration and b"Estimating duration from bitrate" not in asked.stderr:
-        seconds = int(duration[1]) * 3600 + int(duration[2]) * 60 + float(duration[3])
-    return Description(codec, layout, int(stream[2]), not _LOSSLESS_CODECS.match(codec), seconds)
+    durations = _DURATION.findall(asked.stderr[: stream.start()])  # tags that look like one come before
+    guess = None
+    if durations:
+        hours, minutes, rest = durations[-1]
+        guess = int(hours) * 3600 + int(minutes) * 60 + float(rest)
+    known = None if b"Estimating duration from bitrate" in asked.stderr else guess
+    return Description(codec, layout, int(stream[2]), not _LOSSLESS_CODECS.match(codec), known, guess)
 
 
 class Decoder:
@@ -120,6 +126,7 @@ class Decoder:
         self._strict = strict
         self._rate = sample_rate
         self._frames = 0
+        self._stalled = False
         self.channels = 0
 
     def __enter__(self) -> "Decoder":
@@ -172,18 +179,26 @@ class Decoder:
     def _read(self, size: int) -> bytes:
         stream = self._process.stdout
         assert stream is not None
-        watchdog = threading.Timer(STALL_SECONDS, self._process.kill)
+        watchdog = threading.Timer(STALL_SECONDS, self._give_up)
         watchdog.start()
         try:
             return stream.read(size)
         finally:
             watchdog.cancel()
 
+    def _give_up(self) -> None:
+        self._stalled = True
+        self._process.kill()
+
     def _end(self) -> None:
         try:
             code = self._process.wait(STALL_SECONDS)
         except subprocess.TimeoutExpired as error:
             raise FfmpegError(f"ffmpeg did not end within {STALL_SECONDS:g} s") from error
+        if self._stalled:
+            raise FfmpegError(f"ffmpeg was killed after {STALL_SECONDS:g} s without a sample")
+        if code < 0:
+            raise FfmpegError(f"ffmpeg was killed by signal {-code}")
         if code and (self._strict or not self._frames):
             raise AudioError(f"cannot be decoded: {ffmpeg_process.complaint(self._complaints())}")
         if not self._frames:
@@ -211,15 +226,19 @@ def _command(path: str, program: str, sample_rate: int, stereo: str | None, stri
     import ffmpeg
 
     careful = {"xerror": None, "err_detect": "explode"} if strict else {}
-    samples = ffmpeg.input(**_arguments(path), **careful).audio
+    samples = ffmpeg.input(**_arguments(), **careful).audio
     if stereo == "mono":  # ffmpeg's own way to stereo turns mono down by 3 dB
         samples = samples.filter("channelmap", map="0|0", channel_layout="stereo")
     elif stereo is not None:
         samples = samples.filter("aformat", channel_layouts="stereo")
     samples = samples.filter("aresample", sample_rate, resampler="soxr", precision=28)
     output = samples.output("pipe:1", format="wav", acodec="pcm_f32le", vn=None)
-    command: list[str] = output.global_args("-loglevel", "error", "-bitexact").compile(cmd=program)
-    return command
+    return _with_input(output.global_args("-loglevel", "error", "-bitexact").compile(cmd=program), path)
+
+
+def _with_input(command: list[str], path: str) -> list[str]:
+    """Put the file's name in its place; ffmpeg-python itself takes UTF-8 only."""
+    return [f"file:{os.path.abspath(path)}" if part == _INPUT else part for part in command]
 
 
 def _drain(process: "subprocess.Popen[bytes]") -> Callable[[], bytes]:

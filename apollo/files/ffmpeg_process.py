@@ -37,12 +37,15 @@ def find_ffmpeg(path: str | None = None) -> str:
     if path is None:
         import imageio_ffmpeg
 
-        path = imageio_ffmpeg.get_ffmpeg_exe()
+        try:
+            path = imageio_ffmpeg.get_ffmpeg_exe()
+        except RuntimeError as error:
+            raise FfmpegMissingError(f"imageio-ffmpeg has no ffmpeg: {error}") from error
     found = shutil.which(path)
     if found is None:
         raise FfmpegMissingError(
             f"ffmpeg {path!r} is not there or cannot be executed on {os.uname().nodename}. "
-            "Leave --codec.ffmpeg unset to take the bundled one, or name a program that every node has"
+            "Name none to take the one that imageio-ffmpeg bundles, or one that every node has"
         )
     return found
 

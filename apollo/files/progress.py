@@ -11,7 +11,7 @@ class Bar:
         self._bar: Any = None
         self._shown = sys.stderr.isatty()
 
-    def show(self, name: str, done: float, total: float | None) -> None:
+    def show(self, name: str, done: float, total: float) -> None:
         """Show that `done` of `total` seconds of a song are restored."""
         if not self._shown:
             return

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from apollo.files.decoding import (
     BLOCK_FORMATS,
+    LONGEST_SECONDS,
     AudioError,
     Decoder,
     describe,
@@ -27,6 +28,7 @@ from apollo.files.decoding import (
 from apollo.files.ffmpeg_process import find_ffmpeg
 
 _PIECE_FRAMES = 4096
+_SLACK_SECONDS = 0.1  # containers round
 _TAGS = ("title", "artist", "album", "date", "tracknumber", "genre", "copyright")
 
 
@@ -39,7 +41,8 @@ class Song:
 
     Attributes:
         channels: How many there are.
-        frames: Samples per channel to expect, None when nobody knows.
+        frames: Samples per channel that the file promises, None when it does not.
+        expected: How many there will be as far as anybody can tell.
         tags: Title, artist and so on, where libsndfile reads them.
         warnings: What is wrong with the file although it can be restored; complete after the last block.
     """
@@ -49,6 +52,7 @@ class Song:
         self.sample_rate = sample_rate
         self.channels = 0
         self.frames: int | None = None
+        self.expected = LONGEST_SECONDS * sample_rate
         self.tags: dict[str, str] = {}
         self.warnings: list[str] = []
 
@@ -83,7 +87,7 @@ class Song:
         except OSError as error:
             raise AudioError(f"cannot be opened: {os.strerror(error.errno or 0)}") from error
         try:
-            sound = self._stack.enter_context(soundfile.SoundFile(self.path))
+            sound = self._stack.enter_context(soundfile.SoundFile(os.fsencode(self.path)))
         except soundfile.LibsndfileError:
             sound = None
         if sound is not None:
@@ -95,12 +99,18 @@ class Song:
             self.frames = sound.frames if 0 < sound.frames < 1 << 40 else None
         else:
             self._open_decoder()
+        if self.frames is not None:
+            self.expected = self.frames
+        if self.frames is not None and self.frames > LONGEST_SECONDS * self.sample_rate:
+            raise AudioError(f"longer than {LONGEST_SECONDS / 3600:.0f} hours")
 
     def _open_decoder(self) -> None:
         program = find_ffmpeg()
         looks = describe(self.path, program)
         if looks.seconds is not None:
             self.frames = round(looks.seconds * self.sample_rate)
+        if looks.guessed_seconds is not None:
+            self.expected = round(looks.guessed_seconds * self.sample_rate)
         decoder = Decoder(self.path, program, sample_rate=self.sample_rate, stereo=None, strict=False)
         self._decoder = self._stack.enter_context(decoder)
         self.channels = decoder.channels
@@ -113,10 +123,10 @@ class Song:
         """
         given = 0
         for block in self._read_sound(frames) if self._sound is not None else self._read_decoder(frames):
-            if not torch.isfinite(block).all():
-                raise AudioError(
-                    f"holds samples that are no numbers (NaN, infinite) near {given / self.sample_rate:.1f} s"
-                )
+            finite = torch.isfinite(block).all(0)
+            if not finite.all():
+                at = (given + int(finite.logical_not().nonzero()[0])) / self.sample_rate
+                raise AudioError(f"holds samples that are no numbers (NaN, infinite), first at {at:.3f} s")
             given += block.shape[1]
             yield block
         if not given:
@@ -160,7 +170,11 @@ class Song:
             self.warnings.append(f"ends after {given / self.sample_rate:.2f}{promised} s: {reason}")
 
     def _read_decoder(self, frames: int) -> Iterator[Tensor]:
+        given = 0
         while block := self._decoder.read(frames):
+            given += len(block) // (4 * self.channels)
             yield torch.frombuffer(bytearray(block), dtype=torch.float32).view(-1, self.channels).T
         if complaint := self._decoder.complaint():
             self.warnings.append(f"ffmpeg: {complaint}")
+        if self.frames is not None and given < self.frames - _SLACK_SECONDS * self.sample_rate:
+            self._warn_early(given, "no more samples")

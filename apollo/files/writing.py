@@ -34,7 +34,7 @@ class Writer:
         format: One of FORMATS.
         clip: `rescale`: when a sample exceeds full scale, the whole file is turned down to fit. `clamp`: such
             samples are cut. `none`: they are kept, which only `float` can; integers cut them.
-        frames: Samples per channel to expect, None when nobody knows.
+        frames: Samples per channel to expect.
         tags: Title, artist and so on.
 
     Raises:
@@ -49,7 +49,7 @@ class Writer:
         sample_rate: int,
         format: str,
         clip: str,
-        frames: int | None,
+        frames: int,
         tags: Mapping[str, str],
     ) -> None:
         self._target, self._channels, self._rate = target, channels, sample_rate
@@ -58,7 +58,7 @@ class Writer:
             raise WriteError(f"FLAC holds {_MOST_FLAC_CHANNELS} channels, not {channels}: take a WAV format")
         # what is turned down as a whole has to be known as a whole
         self._first = "float" if clip == "rescale" else format
-        self._large = frames is None or frames * channels * 4 > _WAV_LIMIT_BYTES
+        self._large = frames * channels * 4 > _WAV_LIMIT_BYTES
         self._scratch: list[Path] = []
         self.peak = 0.0
 
@@ -126,7 +126,9 @@ class Writer:
         os.close(descriptor)
         self._scratch.append(Path(name))
         try:
-            sound = soundfile.SoundFile(name, "w", self._rate, self._channels, subtype, format=container)
+            sound = soundfile.SoundFile(
+                os.fsencode(name), "w", self._rate, self._channels, subtype, format=container
+            )
         except soundfile.LibsndfileError as error:
             raise WriteError(f"cannot be written: {error.error_string}") from error
         for key, value in self._tags.items():
@@ -153,7 +155,7 @@ class Writer:
     def _rewrite(self, gain: float) -> None:
         import soundfile
 
-        with soundfile.SoundFile(str(self._scratch[-1])) as first:
+        with soundfile.SoundFile(os.fsencode(self._scratch[-1])) as first:
             self._sound = self._create(self._format)
             while len(block := first.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
                 self._put(torch.from_numpy(block).T * gain)

@@ -60,7 +60,7 @@ def test_restoring_tells_what_it_did_and_exits_0_then_skips(checkpoints: Path, t
     assert [(line["status"], line["samples"]) for line in lines] == [("restored", RATE)] * 2
     assert b"2 restored" in told.stderr
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["one.png", "one.wav", "two.png", "two.wav"]
+    assert names == ["one.spectrogram.png", "one.wav", "two.spectrogram.png", "two.wav"]
     samples, _ = soundfile.read(tmp_path / "album/one.wav", dtype="float32")
     expected = restore(apollo.load(checkpoints / "plain"), torch.from_numpy(samples.T)).T.numpy()
     found, _ = soundfile.read(tmp_path / "out/one.wav", dtype="float32")

@@ -1,6 +1,7 @@
 """What odd input and odd outputs become: bad files, odd names, full and read-only disks, interruptions."""
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -137,3 +138,31 @@ def test_a_killed_run_leaves_no_result_that_is_not_whole(generator: Generator, t
     with pytest.raises(KeyboardInterrupt):
         list(restore_songs(generator, find_songs([str(song)], config), config, tell=interrupt))
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_ffmpeg_that_dies_is_a_failure_and_no_short_song(generator: Generator, tmp_path: Path) -> None:
+    song = encode(write(tmp_path / "in.wav", music(1, 60.0)), tmp_path / "song.mp3", "-b:a", "64k")
+    config = SongsConfig(output=str(tmp_path / "out"))
+    killed = False
+
+    def kill(*_: object) -> None:
+        nonlocal killed
+        if not killed:
+            killed = True
+            found = subprocess.run(
+                ["pgrep", "-P", str(os.getpid()), "ffmpeg"], capture_output=True, text=True
+            )
+            for number in found.stdout.split():
+                os.kill(int(number), signal.SIGKILL)
+
+    (outcome,) = restore_songs(generator, find_songs([str(song)], config), config, tell=kill)
+    assert outcome.status == "failed"
+    assert "killed by signal 9" in str(outcome.reason)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("rate", [RATE, 48_000])
+def test_a_name_that_is_no_utf8_is_only_a_name(generator: Generator, tmp_path: Path, rate: int) -> None:
+    plain = write(tmp_path / "plain.wav", music(1, 0.5, rate), rate)
+    song = plain.rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav"))
+    assert one(generator, song).samples == RATE // 2

@@ -178,7 +178,7 @@ def test_a_picture_lies_beside_the_result(generator: Generator, tmp_path: Path) 
     for name, seconds in (("a $ name", 2.0), ("short", 0.01)):
         song = write(tmp_path / f"{name}.wav", music(1, seconds))
         outcome = one(generator, song, picture=True)
-        header = Path(outcome.output).with_suffix(".png").read_bytes()[:24]
+        header = Path(outcome.output).with_suffix(".spectrogram.png").read_bytes()[:24]
         width, height = struct.unpack(">II", header[16:24])
         assert header[:4] == b"\x89PNG"
         assert width > 1_000
@@ -205,6 +205,9 @@ def test_the_published_clips_keep_their_lengths(
         ({"filename": "{artist}"}, "artist"),
         ({"filename": "song"}, "one name"),
         ({"filename": "{stem"}, "template"),
+        ({"filename": "{stem:>5000}"}, "alone"),
+        ({"filename": "{stem:{foo}}"}, "alone"),
+        ({"filename": "{stem}/"}, "ends in a folder"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, object], reason: str) -> None:
@@ -215,5 +218,46 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, object], reas
 def test_inputs_that_are_not_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such file"):
         find_songs([str(tmp_path / "nowhere.wav")], SongsConfig())
-    with pytest.raises(ValueError, match="no audio files"):
-        find_songs([str(tmp_path)], SongsConfig())
+    with pytest.raises(ValueError, match="output folder is an input"):
+        find_songs([str(tmp_path)], SongsConfig(output=str(tmp_path)))
+
+
+def test_an_output_beside_the_working_folder_is_taken(
+    generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "album/song.wav", music(1, 0.1))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (outcome,) = restore(generator, Path("../album"), output=Path("../out"))
+    assert outcome.output == str(tmp_path / "out/song.wav")
+    monkeypatch.chdir(tmp_path / "album")
+    for expected in ("restored", "skipped"):  # the second time, results under the input are no songs
+        (outcome,) = restore(generator, Path("../album"), output=Path("results"))
+        assert outcome.status == expected
+
+
+def test_no_input_is_overwritten_by_the_result_of_another(generator: Generator, tmp_path: Path) -> None:
+    first, second = write(tmp_path / "d/a.wav", music(1, 0.1)), write(tmp_path / "d.wav", music(2, 0.1))
+    before = second.read_bytes()
+    outcomes = restore(generator, first, second, output=tmp_path, filename="{parent}", overwrite=True)
+    assert outcomes[0].status == "failed"
+    assert "would be an input" in str(outcomes[0].reason)
+    assert second.read_bytes() == before
+
+
+def test_a_folder_without_songs_does_not_stop_the_others(generator: Generator, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    song = write(tmp_path / "song.wav", music(1, 0.1))
+    outcomes = restore(generator, tmp_path / "empty", song, output=tmp_path / "out")
+    assert sorted((outcome.status, outcome.reason) for outcome in outcomes) == [
+        ("failed", "no audio files in this folder"),
+        ("restored", None),
+    ]
+
+
+def test_a_stream_without_a_length_becomes_a_plain_wav(generator: Generator, tmp_path: Path) -> None:
+    plain = write(tmp_path / "in.wav", music(1, 2.0))
+    song = encode(plain, tmp_path / "song.mp3", "-b:a", "64k", "-write_xing", "0")
+    for format in ("float", "wav16"):
+        outcome = one(generator, song, format=format, overwrite=True)
+        assert Path(outcome.output).read_bytes()[:4] == b"RIFF"
