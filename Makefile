@@ -32,7 +32,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	$(BIN)/python -m apollo.bench --compile
+	$(BIN)/python -m apollo.bench --batch 1 --compile
 	$(BIN)/python -m pipelines.bench
 
 clean:
