@@ -11,15 +11,25 @@ The parts' names are the keys of the weight table. Terms beyond the paper, of we
 Shape legend: estimate and reference [batch, channels, samples], float32; every loss is a scalar.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from apollo.config import GeneratorConfig
 from apollo.discriminator import Judgement
 
 WINDOWS = (32, 64, 128, 256, 512, 1024, 2048)  # samples; the hop is half of each
+WEIGHTS = {  # the paper's, and 0 for what it does not have
+    "g/stft": 1.0,
+    "g/adversarial": 1.0,
+    "g/feature": 1.0,
+    "g/waveform": 0.0,
+    "g/spectrum": 0.0,
+    "d/real": 1.0,
+    "d/fake": 1.0,
+}
 FLOOR = 1e-5  # of mean magnitudes: about -100 dB
 _SPECTRUM_WINDOW = 2048
 
@@ -108,21 +118,38 @@ def discriminator_losses(*, real: Sequence[Judgement], fake: Sequence[Judgement]
 
 
 def generator_losses(
-    *, estimate: Tensor, reference: Tensor, real: Sequence[Judgement], fake: Sequence[Judgement]
+    *,
+    estimate: Tensor,
+    reference: Tensor,
+    real: Sequence[Judgement],
+    fake: Sequence[Judgement],
+    weights: Mapping[str, float] = WEIGHTS,
+    cutoff_hz: float = 16_000.0,
+    sample_rate: int = GeneratorConfig.sample_rate,
 ) -> dict[str, Tensor]:
-    """Give the generator's three published losses; their sum is the published loss.
+    """Give the published losses, whose sum is the published loss, and what else has a weight.
 
     Args:
         estimate: Restored audio.
         reference: Clean audio.
         real: Judgements of the reference.
         fake: Judgements of the estimate, with its graph.
+        weights: Of the losses by name; `g/waveform` and `g/spectrum` are computed where theirs is not 0.
+        cutoff_hz: Of `g/spectrum`.
+        sample_rate: Hz.
 
     Returns:
-        `g/stft`, `g/adversarial` and `g/feature`.
+        The losses by name, before their weights.
     """
-    return {
+    losses = {
         "g/stft": magnitude_loss(estimate=estimate, reference=reference),
         "g/adversarial": adversarial_loss(fake),
         "g/feature": feature_loss(real=real, fake=fake),
     }
+    if weights["g/waveform"]:
+        losses["g/waveform"] = waveform_loss(estimate=estimate, reference=reference)
+    if weights["g/spectrum"]:
+        losses["g/spectrum"] = spectrum_loss(
+            estimate=estimate, reference=reference, cutoff_hz=cutoff_hz, sample_rate=sample_rate
+        )
+    return losses

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from apollo import losses
 from apollo.discriminator import Discriminator, DiscriminatorConfig, Judgement
 from apollo.losses import (
     FLOOR,
@@ -195,3 +196,18 @@ def test_generator_losses_are_the_three_published_terms() -> None:
         "g/adversarial": adversarial_loss(fake),
         "g/feature": feature_loss(real=real, fake=fake),
     }
+
+
+def test_losses_beyond_the_paper_appear_with_their_weight() -> None:
+    estimate, reference = 0.1 * torch.randn(2, 2, 4_096), 0.1 * torch.randn(2, 2, 4_096)
+    judged = [Judgement(torch.zeros(2, 1, 3, 3), [torch.ones(2, 4, 3, 3)])]
+    sides = {"estimate": estimate, "reference": reference, "real": judged, "fake": judged}
+    published = losses.generator_losses(**sides)
+    assert set(published) == {name for name, weight in losses.WEIGHTS.items() if weight and name[0] == "g"}
+    weights = losses.WEIGHTS | {"g/waveform": 0.1, "g/spectrum": 0.1}
+    more = losses.generator_losses(**sides, weights=weights, cutoff_hz=4_000.0)
+    assert set(more) == set(published) | {"g/waveform", "g/spectrum"}
+    alone = losses.spectrum_loss(
+        estimate=estimate, reference=reference, cutoff_hz=4_000.0, sample_rate=44_100
+    )
+    assert torch.equal(more["g/spectrum"], alone)
