@@ -45,7 +45,7 @@ def find_ffmpeg(path: str | None = None) -> str:
     if found is None:
         raise FfmpegMissingError(
             f"ffmpeg {path!r} is not there or cannot be executed on {os.uname().nodename}. "
-            "Name none to take the one that imageio-ffmpeg bundles, or one that every node has"
+            "Take the bundled one (preprocess: leave --codec.ffmpeg unset), or name one that every node has"
         )
     return found
 
