@@ -1,5 +1,4 @@
-"""Apollo: restoration of lossy music (Li and Luo, 2024). Needs torch alone; the data pipeline lives in
-`pipelines`.
+"""Apollo: restoration of lossy music (Li and Luo, 2024). Needs torch alone; the pipeline is in `pipelines`.
 
 Names are imported when they are first used, so that commands which need no torch answer at once.
 """

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn, cast
 
 from apollo import __version__
-from apollo.options import CLIPS, DEVICES, FORMATS, PRECISIONS, SongsConfig
+from apollo.options import CLIPS, DEVICES, FORMATS, PCM, PRECISIONS, SongsConfig
 
 if TYPE_CHECKING:
     from apollo.generator import Generator
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 DONE, FAILED, USAGE, PARTLY, INTERRUPTED = 0, 1, 2, 3, 130
 RELEASED = "JusperLee/Apollo"
-_PCM = ("f32le", "s16le")
 
 _EXAMPLES = {
     "restore": """examples:
@@ -107,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     stream = _command(commands, "stream", "restore raw PCM from standard input to standard output", _stream)
     _add_generator(stream)
     stream.add_argument("--channels", type=int, default=2, help="interleaved channels (%(default)s)")
-    stream.add_argument("--pcm", choices=_PCM, default=_PCM[0], help="sample format (%(default)s)")
+    stream.add_argument("--pcm", choices=PCM, default=PCM[0], help="sample format (%(default)s)")
 
     info = _command(commands, "info", "describe a checkpoint", _info)
     info.add_argument("checkpoint", metavar="CHECKPOINT")

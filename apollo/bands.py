@@ -64,16 +64,15 @@ class _MergeGroup(nn.Module):
 
 
 class _Layout(nn.Module):
-    """Which bands and bins belong to which group."""
+    """Bands of one width in one group each, and which bands and bins are whose."""
 
     bin_order: Tensor
     band_order: Tensor
     bin_places: Tensor
     band_places: Tensor
 
-    def __init__(self, widths: Sequence[int]) -> None:
+    def __init__(self, widths: Sequence[int], dim: int, group: type[nn.Module]) -> None:
         super().__init__()
-        self.widths = tuple(widths)
         self.members = {
             width: [band for band, other in enumerate(widths) if other == width]
             for width in dict.fromkeys(widths)
@@ -85,6 +84,7 @@ class _Layout(nn.Module):
         for name, order in (("band", torch.tensor(bands)), ("bin", torch.tensor(bins))):
             self.register_buffer(f"{name}_order", order, persistent=False)
             self.register_buffer(f"{name}_places", order.argsort(), persistent=False)
+        self.groups = nn.ModuleList(group(len(bands), width, dim) for width, bands in self.members.items())
 
 
 class BandSplit(_Layout):
@@ -96,10 +96,7 @@ class BandSplit(_Layout):
     """
 
     def __init__(self, widths: Sequence[int], dim: int) -> None:
-        super().__init__(widths)
-        self.groups = nn.ModuleList(
-            _SplitGroup(len(bands), width, dim) for width, bands in self.members.items()
-        )
+        super().__init__(widths, dim, _SplitGroup)
 
     def forward(self, spectrum: Tensor) -> Tensor:
         """Map [batch, frames, bins] to [batch, frames, bands, dim]."""
@@ -126,10 +123,7 @@ class BandMerge(_Layout):
     """
 
     def __init__(self, widths: Sequence[int], dim: int) -> None:
-        super().__init__(widths)
-        self.groups = nn.ModuleList(
-            _MergeGroup(len(bands), width, dim) for width, bands in self.members.items()
-        )
+        super().__init__(widths, dim, _MergeGroup)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map [batch, frames, bands, dim] to [batch, frames, bins]."""

@@ -1,8 +1,8 @@
 """What a generator costs: `python -m apollo.bench`. Needs torch alone.
 
 Every forward pass is measured in turns with matrix products of the same shapes, because the speed of shared
-machines
-drifts: read the fraction of what the products reach, and the ratios, not the times. On a GPU times count too.
+machines drifts: read the fraction of what the products reach, and the ratios, not the times. On a GPU times
+count too.
 
 The products are the generator's linear layers on all rows at once or on slices as the generator takes them on
 a CPU, whichever is faster.

@@ -67,7 +67,7 @@ def save(
         torch.save(weights, scratch / WEIGHTS)
         config = {"format": FORMAT, "generator": generator.config.to_dict(), **(notes or {})}
         (scratch / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        digests = {name: _digest(scratch / name) for name in (CONFIG, WEIGHTS)}
+        digests = {name: digest(scratch / name) for name in (CONFIG, WEIGHTS)}
         (scratch / MANIFEST).write_text(json.dumps({"sha256": digests}, indent=2) + "\n")
         for path in (*scratch.iterdir(), scratch):
             _sync(path)
@@ -163,7 +163,7 @@ def _load_folder(folder: Path, weights: str) -> Generator:
     try:
         promised = json.loads((folder / MANIFEST).read_text())["sha256"]
         for name in (CONFIG, WEIGHTS):
-            if _digest(folder / name) != promised[name]:
+            if digest(folder / name) != promised[name]:
                 raise CheckpointError(f"{folder / name} is damaged: it is not what {MANIFEST} promises")
         config = json.loads((folder / CONFIG).read_text())
         if not isinstance(config, dict):
@@ -199,7 +199,8 @@ def _load_file(path: Path) -> Generator:
     return generator
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """Give the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -161,8 +161,7 @@ class Generator(nn.Module):
         return waiting[:, :frames] + restored, History(tuple(blocks), waiting[:, frames:])
 
     def with_precision(self, dtype: torch.dtype) -> "Generator":
-        """Give a generator whose linear layers compute in `dtype`, in evaluation mode; this one stays as it
-        is.
+        """Give a copy whose linear layers compute in `dtype`, in evaluation mode.
 
         Args:
             dtype: float32 or bfloat16. The residual stream, norms, convolutions and band split stay float32.
@@ -201,9 +200,7 @@ class Generator(nn.Module):
 
 
 def _slices(x: Tensor) -> list[slice]:
-    """Cut the frames of [batch, frames, bands, dim] into what stays in a CPU's cache; all of them on a
-    GPU.
-    """
+    """Cut the frames of [batch, frames, bands, dim] into what stays in a CPU's cache; a GPU takes all."""
     batch, frames, bands, dim = x.shape
     size = max(SLICE_FEATURES // (batch * bands * dim), 1) if x.device.type == "cpu" else max(frames, 1)
     return [slice(begin, begin + size) for begin in range(0, frames, size)]

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from apollo.generator import Generator
+from apollo.options import PCM
 from apollo.streaming import StreamRestorer
 
-PCM = {"f32le": torch.float32, "s16le": torch.int16}
+_DTYPES = dict(zip(PCM, (torch.float32, torch.int16), strict=True))
 _READ_BYTES = 1 << 16
 _FULL_SCALE = 32768.0
 
@@ -60,7 +61,7 @@ def restore_pcm(generator: Generator, source: Source, sink: Sink, *, channels: i
         source: Of samples at the generator's rate.
         sink: For samples of the same kind.
         channels: How many are interleaved.
-        pcm: One of PCM.
+        pcm: One of options.PCM.
 
     Raises:
         ValueError: a sample is no number.
@@ -68,7 +69,7 @@ def restore_pcm(generator: Generator, source: Source, sink: Sink, *, channels: i
     device = next(generator.parameters()).device
     restorer = StreamRestorer(generator)
     state = restorer.start(channels)
-    width = channels * PCM[pcm].itemsize
+    width = channels * _DTYPES[pcm].itemsize
     rest, busy = b"", 0.0
     while data := source.read1(_READ_BYTES):
         data = rest + data
@@ -91,8 +92,8 @@ def restore_pcm(generator: Generator, source: Source, sink: Sink, *, channels: i
 def _decode(data: bytes, channels: int, pcm: str) -> Tensor:
     if not data:
         return torch.empty(channels, 0)
-    samples = torch.frombuffer(bytearray(data), dtype=PCM[pcm]).view(-1, channels).T.float()
-    if PCM[pcm] is torch.int16:
+    samples = torch.frombuffer(bytearray(data), dtype=_DTYPES[pcm]).view(-1, channels).T.float()
+    if _DTYPES[pcm] is torch.int16:
         return samples / _FULL_SCALE
     if not torch.isfinite(samples).all():
         raise ValueError("the stream holds samples that are no numbers (NaN or infinite)")
@@ -101,6 +102,6 @@ def _decode(data: bytes, channels: int, pcm: str) -> Tensor:
 
 def _encode(samples: Tensor, pcm: str) -> bytes:
     samples = samples.float().cpu().T.contiguous()
-    if PCM[pcm] is torch.int16:
+    if _DTYPES[pcm] is torch.int16:
         samples = (samples * _FULL_SCALE).round().clamp(-_FULL_SCALE, _FULL_SCALE - 1).to(torch.int16)
     return samples.numpy().tobytes()

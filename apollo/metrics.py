@@ -35,9 +35,7 @@ def _prepared(estimate: Tensor, reference: Tensor, *, centred: bool) -> tuple[Te
 
 
 def _ratio_db(signal: Tensor, noise: Tensor) -> Tensor:
-    """Give 10 log10(signal / noise) of energies within ±LIMIT_DB; nothing over nothing is the best there
-    is.
-    """
+    """Give 10 log10(signal / noise) of energies within ±LIMIT_DB; nothing over nothing is the best."""
     ratio = 10 * torch.log10(signal / noise)
     ratio = torch.where(noise == 0, math.inf, ratio)
     return torch.where((signal == 0) & (noise > 0), -math.inf, ratio).clamp(-LIMIT_DB, LIMIT_DB)

@@ -13,6 +13,7 @@ FORMATS = {  # by name: container, sample format, extension
     "flac16": ("FLAC", "PCM_16", "flac"),
 }
 CLIPS = ("rescale", "clamp", "none")
+PCM = ("f32le", "s16le")
 CHUNK_SECONDS = 5.0
 _FIELDS = ("stem", "name", "parent")
 

@@ -124,9 +124,7 @@ def _target(song: Path, folder: Path, config: SongsConfig) -> Path:
 
 
 def _without_collisions(jobs: list[Job], config: SongsConfig) -> list[Job]:
-    """Give songs whose results would have one name the whole names of their files; note what is wrong
-    still.
-    """
+    """Give songs whose results would share a name the whole names of their files; note what is wrong."""
     counts = Counter(job.target for job in jobs)
     extension = FORMATS[config.format][2]
     jobs = [
@@ -222,21 +220,23 @@ def _restore(
             frames=song.expected,
             tags=song.tags,
         )
-        pictures = (Spectrogram(song.expected, rate), Spectrogram(song.expected, rate))
+        pictures = None
+        if config.picture:
+            pictures = (Spectrogram(song.expected, rate), Spectrogram(song.expected, rate))
         state = restorer.start(song.channels)
         with writer:
             for block in song.blocks(int(CHUNK_SECONDS * rate) * config.batch):
                 restored, state = restorer.push(state, block.to(device))
-                _take(writer, pictures if config.picture else None, block, restored.float().cpu())
+                _take(writer, pictures, block, restored.float().cpu())
                 if tell is not None:
                     tell(job, state.received / rate, song.expected / rate)
             rest = restorer.finish(state).float().cpu()
-            _take(writer, pictures if config.picture else None, rest[:, :0], rest)
+            _take(writer, pictures, rest[:, :0], rest)
             outcome.gain = writer.commit()
             outcome.peak = writer.peak
         outcome.warnings, outcome.channels = song.warnings, song.channels
         outcome.samples, outcome.seconds = state.received, state.received / rate
-    if config.picture:
+    if pictures is not None:
         try:
             draw(*pictures, title=job.source.name, target=job.target.with_suffix(_PICTURE))
         except OSError as error:

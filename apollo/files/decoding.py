@@ -207,8 +207,7 @@ class Decoder:
     def _read_header(self) -> int:
         """Read the WAV header, which says how many channels there are."""
         channels = 0
-        if len(self._read(12)) < 12:
-            self._end()
+        self._read(12)
         while True:
             chunk = self._read(8)
             if len(chunk) < 8:

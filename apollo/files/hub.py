@@ -1,9 +1,9 @@
 """Checkpoints from Hugging Face, and safetensors files. Both packages are optional."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
+from apollo.checkpoint import digest
 from apollo.published import CheckpointError
 
 KNOWN = {  # digests that a download must have
@@ -60,14 +60,13 @@ def download(name: str) -> Path:
     raise CheckpointError(f"{owner}/{repository} on Hugging Face has no {' or '.join(wanted)}")
 
 
-def _check(path: Path, digest: str | None) -> None:
-    if digest is None:
+def _check(path: Path, expected: str | None) -> None:
+    if expected is None:
         return
-    with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != digest:
+    found = digest(path)
+    if found != expected:
         raise CheckpointError(
-            f"{path} has sha256 {found}, the published file {digest}: delete it and try again"
+            f"{path} has sha256 {found}, the published file {expected}: delete it and try again"
         )
 
 
