@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from apollo.checkpoint import load as load
     from apollo.checkpoint import save as save
     from apollo.config import PRESETS as PRESETS
+    from apollo.config import DiscriminatorConfig as DiscriminatorConfig
     from apollo.config import GeneratorConfig as GeneratorConfig
     from apollo.discriminator import Discriminator as Discriminator
-    from apollo.discriminator import DiscriminatorConfig as DiscriminatorConfig
     from apollo.generator import Generator as Generator
     from apollo.published import CheckpointError as CheckpointError
     from apollo.restoration import restore as restore
@@ -27,7 +27,7 @@ except PackageNotFoundError:  # run from a checkout that nobody installed
 _HOMES = {
     "CheckpointError": "published",
     "Discriminator": "discriminator",
-    "DiscriminatorConfig": "discriminator",
+    "DiscriminatorConfig": "config",
     "Generator": "generator",
     "GeneratorConfig": "config",
     "PRESETS": "config",

@@ -10,13 +10,14 @@ from apollo.generator import Generator
 from apollo.layers import BandAttention, TimeBlock
 
 
-def compile_generator(generator: Generator) -> bool:
+def compile_generator(generator: Generator, *, training: bool = False) -> bool:
     """Let a generator run compiled; without a compiler it stays as it is, and a warning says so.
 
     What is compiled are the parts without memory, so one compilation serves chunks of every length.
 
     Args:
-        generator: In evaluation mode, at its precision, on its device; changed in place.
+        generator: At its precision, on its device; changed in place.
+        training: Whether there will be backward passes.
 
     Returns:
         Whether it is compiled now.
@@ -26,8 +27,12 @@ def compile_generator(generator: Generator) -> bool:
     generator.refine = torch.compile(TimeBlock.refine, dynamic=False)
     device = next(generator.parameters()).device
     try:
-        with torch.inference_mode():
-            generator(torch.zeros(1, generator.config.sample_rate, device=device))
+        probe = torch.zeros(1, generator.config.sample_rate, device=device)
+        if training:
+            torch.autograd.grad(generator(probe).sum(), list(generator.parameters()))
+        else:
+            with torch.inference_mode():
+                generator(probe)
     except Exception as error:  # whatever the compiler is missing, eager works
         generator.mix_bands, generator.refine = mix_bands, refine
         reason = str(error).strip().partition("\n")[0]

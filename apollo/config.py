@@ -15,6 +15,18 @@ PAPER_BAND_HZ = 160.0
 ROTARY_ROWS = 100  # rows of the released network's rotary table; a longer one continues it
 
 
+WEIGHTS = {  # of the losses by name: the paper's, and 0 for what it does not have
+    "g/stft": 1.0,
+    "g/adversarial": 1.0,
+    "g/feature": 1.0,
+    "g/waveform": 0.0,
+    "g/spectrum": 0.0,
+    "g/compressed": 0.0,
+    "d/real": 1.0,
+    "d/fake": 1.0,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig:
     """Shape of a generator. The defaults are the released network: 16,539,308 parameters.
@@ -123,6 +135,37 @@ def _named_layout(name: str, config: GeneratorConfig) -> tuple[int, ...]:
         edges = [round(band * width) for band in range(int(bins / width) + 1)]
         return tuple(high - low for low, high in pairwise([*edges[:-1], bins]))
     raise ValueError(f"bands is {name!r}: it must be 'released', 'paper' or a list of widths in bins")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscriminatorConfig:
+    """Shape of a discriminator.
+
+    Args:
+        channels: Channels of the audio, judged together.
+        windows: STFT windows in samples; the hop is half of each.
+        norm: `l2`: every example is brought to unit energy, as published. `rms`: to unit RMS, with transforms
+            divided by the root of their window's energy, so that what the network sees does not fade with
+            length.
+    """
+
+    channels: int = 2
+    windows: tuple[int, ...] = (32, 64, 128, 256, 512, 1024, 2048)
+    norm: str = "l2"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built.
+
+        Raises:
+            ValueError: a field is out of its range.
+        """
+        object.__setattr__(self, "windows", tuple(self.windows))
+        if self.norm not in ("l2", "rms"):
+            raise ValueError(f"norm is {self.norm!r}: it must be 'l2' or 'rms'")
+        if self.channels < 1:
+            raise ValueError(f"channels is {self.channels}: it must be at least 1")
+        if not self.windows or any(window < 4 or window % 2 for window in self.windows):
+            raise ValueError(f"windows is {self.windows}: it needs even numbers of at least 4 samples")
 
 
 PRESETS = {

@@ -7,49 +7,20 @@ Shape legend: samples [batch, channels, samples], float32; logits [batch, 1, bin
 [batch, features, bins', frames'].
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from apollo.config import DiscriminatorConfig
+from apollo.spectra import Spectra, spectra_of
+
 WIDTHS = (8, 16, 32, 64, 128, 256)  # Table I
 _STRIDES = (1, 2, 1, 2, 1, 2)
 _SLOPE = 0.2
 _FLOOR = 1e-8
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiscriminatorConfig:
-    """Shape of a discriminator.
-
-    Args:
-        channels: Channels of the audio, judged together.
-        windows: STFT windows in samples; the hop is half of each.
-        norm: `l2`: every example is brought to unit energy, as published. `rms`: to unit RMS, with transforms
-            divided by the root of their window's energy, so that what the network sees does not fade with
-            length.
-    """
-
-    channels: int = 2
-    windows: tuple[int, ...] = (32, 64, 128, 256, 512, 1024, 2048)
-    norm: str = "l2"
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be built.
-
-        Raises:
-            ValueError: a field is out of its range.
-        """
-        object.__setattr__(self, "windows", tuple(self.windows))
-        if self.norm not in ("l2", "rms"):
-            raise ValueError(f"norm is {self.norm!r}: it must be 'l2' or 'rms'")
-        if self.channels < 1:
-            raise ValueError(f"channels is {self.channels}: it must be at least 1")
-        if not self.windows or any(window < 4 or window % 2 for window in self.windows):
-            raise ValueError(f"windows is {self.windows}: it needs even numbers of at least 4 samples")
 
 
 class Judgement(NamedTuple):
@@ -62,14 +33,11 @@ class Judgement(NamedTuple):
 class WindowDiscriminator(nn.Module):
     """The network of one STFT window."""
 
-    window: Tensor
-
     def __init__(self, window_samples: int, config: DiscriminatorConfig) -> None:
         super().__init__()
+        self.window_samples = window_samples
         window = torch.hann_window(window_samples)
-        if config.norm == "rms":
-            window = window / window.square().sum().sqrt()
-        self.register_buffer("window", window, persistent=False)
+        self.scale = 1.0 if config.norm == "l2" else float(window.square().sum().rsqrt())
         widths = (2 * config.channels, *WIDTHS)
         # torch iterates the singular vectors 15 times at creation; unwarmed ones would give any scale
         self.layers = nn.ModuleList(
@@ -78,15 +46,11 @@ class WindowDiscriminator(nn.Module):
         )
         self.last = nn.Conv2d(widths[-1], 1, 3, padding=1)
 
-    def forward(self, samples: Tensor) -> Judgement:
-        """Judge samples [batch, channels, samples] of normalised level, at least a window long."""
-        batch, channels, length = samples.shape
-        size = self.window.numel()
-        spectrum = torch.stft(
-            samples.reshape(-1, length), size, size // 2, window=self.window, return_complex=True
-        )
+    def forward(self, spectrum: Tensor, scale: Tensor) -> Judgement:
+        """Judge a spectrum [batch, channels, bins, frames], to be scaled by [batch]."""
+        scaled = torch.view_as_real(spectrum) * (scale * self.scale)[:, None, None, None, None]
         # [batch, channels x (real, imaginary), bins, frames]
-        x = torch.view_as_real(spectrum).movedim(-1, 1).reshape(batch, 2 * channels, *spectrum.shape[1:])
+        x = scaled.movedim(-1, 2).flatten(1, 2)
         features = []
         for layer in self.layers:
             x = F.leaky_relu(layer(x), _SLOPE)
@@ -108,11 +72,12 @@ class Discriminator(nn.Module):
             WindowDiscriminator(window, self.config) for window in self.config.windows
         )
 
-    def forward(self, samples: Tensor) -> list[Judgement]:
+    def forward(self, signal: Tensor | Spectra) -> list[Judgement]:
         """Judge examples.
 
         Args:
-            samples: [batch, channels, samples], more samples than half the longest window.
+            signal: [batch, channels, samples], more samples than half the longest window; or such with its
+                spectra, of which those of the windows are used.
 
         Returns:
             One judgement a window.
@@ -120,6 +85,8 @@ class Discriminator(nn.Module):
         Raises:
             ValueError: the shape does not fit.
         """
+        spectra = spectra_of(signal)
+        samples = spectra.samples
         if samples.dim() != 3 or samples.shape[1] != self.config.channels:
             raise ValueError(
                 f"samples have shape {tuple(samples.shape)}, not [batch, {self.config.channels}, samples]"
@@ -128,12 +95,27 @@ class Discriminator(nn.Module):
             raise ValueError(
                 f"{samples.shape[2]} samples are too few for a window of {max(self.config.windows)}"
             )
-        level = normalise(samples, self.config.norm)
-        return [network(level) for network in self.networks]
+        scale = level_scale(samples, self.config.norm)
+        return [network(spectra[network.window_samples], scale) for network in self._windows()]
+
+    def iterate_norms(self) -> None:
+        """Bring every spectral norm one power iteration closer; they move at no other time.
+
+        Torch would iterate at every look at a weight in training mode: how often a step looks would decide
+        what it computes.
+        """
+        with torch.no_grad():
+            for network in self._windows():
+                for layer in network.layers:
+                    layer.train()
+                    _ = layer.weight
+                    layer.eval()
+
+    def _windows(self) -> list[WindowDiscriminator]:
+        return [cast(WindowDiscriminator, network) for network in self.networks]
 
 
-def normalise(samples: Tensor, norm: str) -> Tensor:
-    """Bring every example to unit energy (`l2`) or unit RMS (`rms`); silence stays silence."""
+def level_scale(samples: Tensor, norm: str) -> Tensor:
+    """Give the factors [batch] that bring examples to unit energy (`l2`) or unit RMS (`rms`)."""
     energy = samples.square().flatten(1)
-    scale = (energy.sum(1) if norm == "l2" else energy.mean(1)).clamp_min(_FLOOR**2).sqrt()
-    return samples / scale[:, None, None]
+    return (energy.sum(1) if norm == "l2" else energy.mean(1)).clamp_min(_FLOOR**2).rsqrt()

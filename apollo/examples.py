@@ -48,9 +48,7 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Give the same on a device."""
-        clean, degraded = (
-            samples.to(device, non_blocking=True) for samples in (self.clean, self.degraded)
-        )
+        clean, degraded = (samples.to(device, non_blocking=True) for samples in (self.clean, self.degraded))
         return Batch(clean, degraded, self.names)
 
 

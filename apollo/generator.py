@@ -148,12 +148,15 @@ class Generator(nn.Module):
         return max(STRETCH_FEATURES // (batch * len(self.config.band_widths) * self.config.dim), 1)
 
     def _step(self, spectrum: Tensor, history: History, *, final: bool) -> tuple[Tensor, History]:
-        features, blocks = self.split(spectrum), list(history.blocks)
+        device = spectrum.device.type
+        with torch.autocast(device, enabled=False):  # what it would save is little, what it would cost is not
+            features, blocks = self.split(spectrum), list(history.blocks)
         for number, block in enumerate(self._time_blocks()):
             if number % BLOCKS == 0:
                 features = self._mix_bands(cast(BandSequence, self.layers[number // BLOCKS]).bands, features)
             features, blocks[number] = self._mix_time(block, features, blocks[number], final)
-        restored = self.merge(features)
+        with torch.autocast(device, enabled=False):
+            restored = self.merge(features)
         if history.spectrum is None:
             return restored, replace(history, blocks=tuple(blocks))
         waiting = torch.cat((history.spectrum, spectrum), 1)

@@ -68,11 +68,12 @@ class BandAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [rows, bands, dim] to the same shape; a row is a frame."""
-        x = x + self._attend(x)
+        x = x + self.attend(x)
         gate, up = F.silu(self.gate(self.gate_norm(x, self.gate.weight.dtype))).chunk(2, -1)
         return x + cast(Tensor, self.gate_output(F.silu(gate) * up))
 
-    def _attend(self, x: Tensor) -> Tensor:
+    def attend(self, x: Tensor) -> Tensor:
+        """Give what attention adds to x."""
         rows, bands, dim = x.shape
         dtype = self.project.weight.dtype
         # per head, the output of the projection is query, key, value
@@ -81,6 +82,8 @@ class BandAttention(nn.Module):
         pairs = torch.view_as_complex(joint[..., :2, :].unflatten(-1, (-1, 2)))
         query, key = torch.view_as_real(pairs * self.turns).flatten(-2).unbind(3)
         value = joint[..., 2, :]  # all three: [rows, bands, heads, head_dim]
+        if x.requires_grad:  # as a view it would keep all of joint until the backward pass
+            value = value.contiguous()
         if x.is_cuda:  # half the memory traffic; CPUs are faster in float32
             query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
         mixed = F.scaled_dot_product_attention(

@@ -6,40 +6,29 @@ mean over examples last: equal at one example, independent of how a batch is cut
 for silence.
 
 The parts' names are the keys of the weight table. Terms beyond the paper, of weight 0 by default:
-`g/waveform` and `g/spectrum`, which hold the phase inside the band that the codec kept.
+`g/waveform` and `g/spectrum`, which hold the phase inside the band that the codec kept, and `g/compressed`,
+which hears what is soft.
 
-Shape legend: estimate and reference [batch, channels, samples], float32; every loss is a scalar.
+Shape legend: estimate and reference [batch, channels, samples], float32, as they are or with their spectra;
+every loss is a scalar.
 """
 
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from apollo.config import GeneratorConfig
+from apollo.config import WEIGHTS, GeneratorConfig
 from apollo.discriminator import Judgement
+from apollo.spectra import Spectra, spectra_of
+
+Signal = Tensor | Spectra
 
 WINDOWS = (32, 64, 128, 256, 512, 1024, 2048)  # samples; the hop is half of each
-WEIGHTS = {  # the paper's, and 0 for what it does not have
-    "g/stft": 1.0,
-    "g/adversarial": 1.0,
-    "g/feature": 1.0,
-    "g/waveform": 0.0,
-    "g/spectrum": 0.0,
-    "d/real": 1.0,
-    "d/fake": 1.0,
-}
 FLOOR = 1e-5  # of mean magnitudes: about -100 dB
+COMPRESSED_WINDOWS = (512, 2048)
 _SPECTRUM_WINDOW = 2048
-
-
-def _spectrum(samples: Tensor, window_samples: int) -> Tensor:
-    """Transform [batch, channels, samples] to [batch, channels, bins, frames], complex."""
-    window = torch.hann_window(window_samples, dtype=samples.dtype, device=samples.device)
-    rows = samples.reshape(-1, samples.shape[-1])
-    spectrum = torch.stft(rows, window_samples, window_samples // 2, window=window, return_complex=True)
-    return spectrum.reshape(*samples.shape[:2], *spectrum.shape[1:])
+_POWER, _SOFT_FLOOR = 0.3, 1e-3
 
 
 def _relative(difference: Tensor, reference: Tensor) -> Tensor:
@@ -48,23 +37,44 @@ def _relative(difference: Tensor, reference: Tensor) -> Tensor:
     return (difference.abs().flatten(1).mean(1) / scale).mean()
 
 
-def magnitude_loss(*, estimate: Tensor, reference: Tensor, windows: Sequence[int] = WINDOWS) -> Tensor:
-    """Compare magnitudes at several resolutions: relative mean absolute error, averaged over windows (eq.
-    4).
-    """
+def magnitude_loss(*, estimate: Signal, reference: Signal, windows: Sequence[int] = WINDOWS) -> Tensor:
+    """Compare magnitudes at several resolutions: relative mean absolute error, averaged (eq. 4)."""
+    found, expected = spectra_of(estimate), spectra_of(reference)
     terms = []
     for window in windows:
-        expected = _spectrum(reference, window).abs()
-        terms.append(_relative(_spectrum(estimate, window).abs() - expected, expected))
+        magnitude = expected[window].abs()
+        terms.append(_relative(found[window].abs() - magnitude, magnitude))
     return torch.stack(terms).mean()
 
 
-def waveform_loss(*, estimate: Tensor, reference: Tensor) -> Tensor:
+def compressed_loss(
+    *, estimate: Signal, reference: Signal, windows: Sequence[int] = COMPRESSED_WINDOWS
+) -> Tensor:
+    """Compare magnitudes to the power 0.3: relative mean absolute error, averaged over windows.
+
+    What lies 60 dB below the loudest bins counts an eighth of them instead of a thousandth, so that an empty
+    band above the cut-off costs something.
+    """
+    found, expected = spectra_of(estimate), spectra_of(reference)
+    terms = []
+    for window in windows:
+        soft = _compress(expected[window])
+        terms.append(_relative(_compress(found[window]) - soft, soft))
+    return torch.stack(terms).mean()
+
+
+def _compress(spectrum: Tensor) -> Tensor:
+    """Give |spectrum|^0.3; the floor keeps the gradient finite at silence."""
+    return (torch.view_as_real(spectrum).square().sum(-1) + _SOFT_FLOOR**2) ** (_POWER / 2)
+
+
+def waveform_loss(*, estimate: Signal, reference: Signal) -> Tensor:
     """Compare samples: relative mean absolute error."""
-    return _relative(estimate - reference, reference)
+    found, expected = spectra_of(estimate).samples, spectra_of(reference).samples
+    return _relative(found - expected, expected)
 
 
-def spectrum_loss(*, estimate: Tensor, reference: Tensor, cutoff_hz: float, sample_rate: int) -> Tensor:
+def spectrum_loss(*, estimate: Signal, reference: Signal, cutoff_hz: float, sample_rate: int) -> Tensor:
     """Compare complex spectra below a frequency: relative mean absolute error.
 
     Args:
@@ -79,13 +89,13 @@ def spectrum_loss(*, estimate: Tensor, reference: Tensor, cutoff_hz: float, samp
     if not 0 <= cutoff_hz <= sample_rate / 2:
         raise ValueError(f"cutoff_hz is {cutoff_hz}: it must be between 0 and {sample_rate / 2:g}")
     bins = int(cutoff_hz * _SPECTRUM_WINDOW / sample_rate) + 1
-    expected = _spectrum(reference, _SPECTRUM_WINDOW)[..., :bins, :]
-    return _relative(_spectrum(estimate, _SPECTRUM_WINDOW)[..., :bins, :] - expected, expected)
+    expected = spectra_of(reference)[_SPECTRUM_WINDOW][..., :bins, :]
+    return _relative(spectra_of(estimate)[_SPECTRUM_WINDOW][..., :bins, :] - expected, expected)
 
 
 def adversarial_loss(fake: Sequence[Judgement]) -> Tensor:
     """Ask the generator to be judged real: least squares (eq. 7), averaged over windows."""
-    return torch.stack([F.mse_loss(one.logits, torch.ones_like(one.logits)) for one in fake]).mean()
+    return torch.stack([(one.logits.float() - 1).square().mean() for one in fake]).mean()
 
 
 def feature_loss(*, real: Sequence[Judgement], fake: Sequence[Judgement]) -> Tensor:
@@ -94,7 +104,7 @@ def feature_loss(*, real: Sequence[Judgement], fake: Sequence[Judgement]) -> Ten
     No gradient flows into the real side.
     """
     terms = [
-        _relative(found - expected.detach(), expected.detach())
+        _relative(found.float() - expected.detach().float(), expected.detach().float())
         for one, other in zip(real, fake, strict=True)
         for expected, found in zip(one.features, other.features, strict=True)
     ]
@@ -113,14 +123,14 @@ def discriminator_losses(*, real: Sequence[Judgement], fake: Sequence[Judgement]
     """
     return {
         "d/real": adversarial_loss(real),
-        "d/fake": torch.stack([one.logits.square().mean() for one in fake]).mean(),
+        "d/fake": torch.stack([one.logits.float().square().mean() for one in fake]).mean(),
     }
 
 
 def generator_losses(
     *,
-    estimate: Tensor,
-    reference: Tensor,
+    estimate: Signal,
+    reference: Signal,
     real: Sequence[Judgement],
     fake: Sequence[Judgement],
     weights: Mapping[str, float] = WEIGHTS,
@@ -134,13 +144,14 @@ def generator_losses(
         reference: Clean audio.
         real: Judgements of the reference.
         fake: Judgements of the estimate, with its graph.
-        weights: Of the losses by name; `g/waveform` and `g/spectrum` are computed where theirs is not 0.
+        weights: Of the losses by name; those beyond the paper's are computed where theirs is not 0.
         cutoff_hz: Of `g/spectrum`.
         sample_rate: Hz.
 
     Returns:
         The losses by name, before their weights.
     """
+    estimate, reference = spectra_of(estimate), spectra_of(reference)
     losses = {
         "g/stft": magnitude_loss(estimate=estimate, reference=reference),
         "g/adversarial": adversarial_loss(fake),
@@ -152,4 +163,6 @@ def generator_losses(
         losses["g/spectrum"] = spectrum_loss(
             estimate=estimate, reference=reference, cutoff_hz=cutoff_hz, sample_rate=sample_rate
         )
+    if weights["g/compressed"]:
+        losses["g/compressed"] = compressed_loss(estimate=estimate, reference=reference)
     return losses

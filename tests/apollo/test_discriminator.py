@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from apollo.discriminator import WIDTHS, Discriminator, DiscriminatorConfig, normalise
+from apollo.discriminator import WIDTHS, Discriminator, DiscriminatorConfig, level_scale
 
 SMALL = (32, 128)
 
@@ -30,7 +30,7 @@ def _halved(size: int, times: int) -> int:
 
 def test_default_is_the_released_network_of_seven_windows() -> None:
     discriminator = Discriminator()
-    assert [len(one.window) for one in discriminator.networks] == [32, 64, 128, 256, 512, 1024, 2048]
+    assert [one.window_samples for one in discriminator.networks] == [32, 64, 128, 256, 512, 1024, 2048]
     assert sum(parameter.numel() for parameter in discriminator.parameters()) == 2_771_503
 
 
@@ -87,8 +87,8 @@ def test_silence_is_judged_finite_with_finite_gradients(norm: str) -> None:
 def test_levels_by_hand() -> None:
     samples = torch.tensor([[[3.0, 0.0], [0.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]]])
     expected = torch.tensor([[[0.6, 0.0], [0.0, 0.8]], [[0.0, 0.0], [0.0, 0.0]]])
-    torch.testing.assert_close(normalise(samples, "l2"), expected)
-    torch.testing.assert_close(normalise(samples, "rms"), 2 * expected)  # 5 / 2.5: RMS is the root of 25 / 4
+    torch.testing.assert_close(samples * level_scale(samples, "l2")[:, None, None], expected)
+    torch.testing.assert_close(samples * level_scale(samples, "rms")[:, None, None], 2 * expected)  # 5 / 2.5: RMS is the root of 25 / 4
 
 
 def test_rms_level_neither_fades_with_length_nor_differs_between_windows() -> None:

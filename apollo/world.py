@@ -1,0 +1,80 @@
+"""The processes that train together, through torch.distributed; alone without it."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as distributed
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+class World:
+    """This process among those of the run.
+
+    Args:
+        device: Where it computes.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        together = distributed.is_available() and distributed.is_initialized()
+        self.rank = distributed.get_rank() if together else 0
+        self.size = distributed.get_world_size() if together else 1
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """Let a module's gradients become the mean over ranks in its backward pass."""
+        if self.size == 1:
+            return module
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(module, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def part(self, positions: Iterable[int]) -> list[int]:
+        """Give this rank's share: every position whose remainder is its rank."""
+        return [position for position in positions if position % self.size == self.rank]
+
+    def total(self, values: Tensor) -> Tensor:
+        """Sum over ranks; the same numbers on each."""
+        if self.size > 1:
+            distributed.all_reduce(values)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Tell whether the flag is up on some rank."""
+        return (
+            bool(self.total(torch.tensor([float(flag)], device=self.device)).item())
+            if self.size > 1
+            else flag
+        )
+
+    def gather(self, items: list[str]) -> list[str]:
+        """Put the ranks' lists together, in the order of ranks."""
+        if self.size == 1:
+            return items
+        found: list[Any] = [None] * self.size
+        distributed.all_gather_object(found, items)
+        return [item for part in found for item in part]
+
+    def agree(self, value: Any) -> Any:
+        """Take rank 0's value."""
+        if self.size == 1:
+            return value
+        box = [value]
+        distributed.broadcast_object_list(box, device=self.device if self.device.type == "cuda" else None)
+        return box[0]
+
+    def wait(self) -> None:
+        """Wait for all ranks."""
+        if self.size > 1:
+            distributed.barrier()
+
+
+@contextmanager
+def summed_later(module: nn.Module, later: bool) -> Iterator[None]:
+    """Keep a wrapped module's gradients to this rank for now, as far as it is wrapped."""
+    if later and isinstance(module, DistributedDataParallel):
+        with module.no_sync():
+            yield
+    else:
+        yield
