@@ -87,9 +87,7 @@ class ExportedSource:
         if epoch_examples < 1:
             raise ValueError(f"epoch_examples is {epoch_examples}: give 1 or more")
         self.config = config or LevelsConfig()
-        stored = _load(path)
-        self.sample_rate: int = stored["sample_rate"]
-        self._examples = _opened(path, stored)
+        self._examples = _opened(path, _load(path))
         self._seed, self._epoch_examples = seed, epoch_examples
         self.degradations = degradations or tuple(self._examples.degradations)
         self._kinds = _find_kinds(self._examples, self.degradations)
@@ -132,7 +130,7 @@ class ExportedValidation:
     def __init__(
         self, path: str | Path, *, degradations: tuple[str, ...] = (), limit: int | None = None
     ) -> None:
-        self._examples = _opened(path, _load(path)["valid"])
+        self._examples = _opened(path, _load(path).get("valid", {}))
         self.degradations = degradations or tuple(self._examples.degradations)
         self._kinds = _find_kinds(self._examples, self.degradations)
         self._length = len(self._examples) if limit is None else min(limit, len(self._examples))
@@ -151,16 +149,13 @@ class ExportedValidation:
 
 def _load(path: str | Path) -> dict[str, Any]:
     try:
-        stored = torch.load(path, weights_only=True, mmap=True)
+        stored: Any = torch.load(path, weights_only=True, mmap=True)
     except FileNotFoundError:
         raise
     except Exception as error:  # torch raises many kinds for what is no file of its own
         raise ValueError(f"{path} is no file of examples: {error}") from error
-    found = stored.get("format") if isinstance(stored, dict) else None
-    if found != FORMAT:
-        raise ValueError(
-            f"{path} is no file of examples of format {FORMAT} but {found!r}: make it with jobs/export.py"
-        )
+    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+        raise ValueError(f"{path} is no file of examples of format {FORMAT}: make it with jobs/export.py")
     return stored
 
 

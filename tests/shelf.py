@@ -19,9 +19,9 @@ _EXCERPTS = 3
 
 
 @lru_cache
-def excerpt(number: int) -> dict[str, Any]:
+def excerpt(number: int, seconds: float = 3.0) -> dict[str, Any]:
     """Encode one of a few excerpts: the columns of a row that hold audio."""
-    clean, gain_db = to_16_bit(material.music(number, seconds=3.0).astype(np.float32))
+    clean, gain_db = to_16_bit(material.music(number, seconds=seconds).astype(np.float32))
     row: dict[str, Any] = {"clean": to_flac(clean), "frames": len(clean), "mix_gain_db": gain_db}
     for name, made in Mp3Encoder(CodecConfig(bitrates_bps=BITRATES)).encode(clean).items():
         row |= {name: made.stream, f"{name}_gain": made.gain, f"{name}_bitrate_bps": made.bitrate_bps}

@@ -3,12 +3,14 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import shelf
 import torch
+from numpy.typing import NDArray
 
 from apollo.examples import Example
-from pipelines import schema
+from pipelines import codec, schema
 from pipelines.loader import LoaderConfig, ShardSource, ValidationSource
 from pipelines.policy import CorruptDataError, Reject
 
@@ -91,23 +93,14 @@ def _damage(output: Path, kind: str) -> set[str]:
     changes: dict[str, object] = {
         "undecodable": {"clean": b"fLaC" + bytes(500)},
         "empty": dict.fromkeys(shelf.DEGRADATIONS, b""),
-        "short": {"clean": shelf.excerpt(0)["clean"], "frames": 1_000},
-        "another length": {name: _short_mp3() for name in shelf.DEGRADATIONS},
+        "short": {**shelf.excerpt(0, seconds=1.0)},
+        "another length": {name: shelf.excerpt(0, seconds=1.0)[name] for name in shelf.DEGRADATIONS},
         "gain": {f"{name}_gain": float("nan") for name in shelf.DEGRADATIONS},
         "no gain": {f"{name}_gain": None for name in shelf.DEGRADATIONS},
     }[kind]
     rows = [shelf.make_row("train", 1, row, **(changes if row == 1 else {})) for row in range(3)]
     shelf.write_shard(output, "train", 1, rows)
     return {"train.1.1"}
-
-
-def _short_mp3() -> bytes:
-    import material
-
-    from pipelines.codec import CodecConfig, Mp3Encoder
-
-    short = (material.music(9, seconds=1.0) * 32_767).astype("int16")
-    return next(iter(Mp3Encoder(CodecConfig(bitrates_bps=(64_000,))).encode(short).values())).stream
 
 
 KINDS = [
@@ -151,6 +144,23 @@ def test_22_corrupt_rows_are_skipped_listed_once_and_alike_for_all_workers(
     for place, example in enumerate(alone[:TOTAL]):
         later = next(name for name in expected[place:] if name.partition("/")[0] not in lost)
         assert example.name == later
+
+
+def test_22_decoded_samples_that_are_no_numbers_are_corrupt(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = codec.decode
+
+    def decode_badly(stream: bytes, *, frames: int) -> NDArray[np.float32]:
+        samples = decode(stream, frames=frames)
+        samples[-1] = np.inf if stream == shelf.excerpt(0)["mp3_64000"] else samples[-1]
+        return samples
+
+    monkeypatch.setattr(codec, "decode", decode_badly)
+    with pytest.raises(CorruptDataError, match="mp3_64000 holds samples that are no numbers"):
+        list(_source(output, degradations=("mp3_64000",)).read(0, range(TOTAL)))
+    with pytest.raises(CorruptDataError, match="mp3_64000 holds samples that are no numbers"):
+        list(ValidationSource(str(output), split="train").read(0, range(TOTAL)))
 
 
 def test_22_damage_in_one_degradation_costs_only_the_examples_that_drew_it(output: Path) -> None:

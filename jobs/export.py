@@ -1,0 +1,44 @@
+"""Write examples into one file of tensors, for machines that have torch and nothing else.
+
+    python jobs/export.py --data /data/shards --file /data/examples.pt --examples 256 --valid 48
+
+Exit codes: 0 done, 1 failed, 2 usage.
+"""
+
+import sys
+
+from jsonargparse import ArgumentParser
+
+from pipelines.export import ExportConfig, export
+from pipelines.runs import Exit
+
+
+def build_parser() -> ArgumentParser:
+    """Build the command line from the configuration's fields."""
+    parser = ArgumentParser(prog="export", description=__doc__, allow_abbrev=False, default_env=False)
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
+    parser.add_class_arguments(ExportConfig, fail_untyped=False)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the export from a command line and return its exit code."""
+    parser = build_parser()
+    try:
+        values = parser.instantiate(parser.parse_args(arguments)).as_dict()
+    except ValueError as error:
+        parser.error(str(error))
+    values.pop("config", None)
+    try:
+        print(f"export: {export(ExportConfig(**values))}", file=sys.stderr)
+    except ValueError as error:  # a UsageError too
+        print(f"export: {error}", file=sys.stderr)
+        return Exit.USAGE
+    except (OSError, RuntimeError) as error:
+        print(f"export: {error}", file=sys.stderr)
+        return Exit.FAILED
+    return Exit.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
