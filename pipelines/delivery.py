@@ -25,6 +25,7 @@ from pipelines.tracking_uri import shown
 RUN_FILE = "run.json"
 KEY_TAG = "apollo.run_key"
 _LONGEST_NAME, _LONGEST_PARAM, LONGEST_TAG = 250, 6_000, 5_000  # MLflow's limits; of tags, some servers'
+_LONGEST_REASON = 200
 _ODD = re.compile(r"[^/\w.\- :]")
 _METRICS_A_BATCH, _PARAMS_A_BATCH = 1_000, 100  # MLflow's limits
 
@@ -136,7 +137,7 @@ class Delivery:
             self.run_id = None  # so that the next attempt looks whether it is still there
             if not self._troubled:
                 place = shown(self.target.uri)
-                reason = root_cause(error).replace(self.target.uri, place)
+                reason = root_cause(error).replace(self.target.uri, place)[:_LONGEST_REASON]
                 say(
                     f"tracking: nothing reaches {place} now ({reason}). The run goes on; what it logs is "
                     f"kept in {self.spool.lines} and sent later"

@@ -41,12 +41,10 @@ def write_picture(
     Raises:
         OSError: it cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MultipleLocator
 
     figure = Figure(figsize=(12, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(1, 3, sharex=True, sharey=True)
     levels = [_levels(samples, sample_rate) for samples in (clean, degraded, restored)]
     top = max(_QUIETEST_TOP_DB, float(levels[0].max()))

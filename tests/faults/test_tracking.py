@@ -1,0 +1,308 @@
+"""Fault 23: the tracking server is down, slow, locked or killed, or the trainer is: each point comes once."""
+
+import os
+import pickle
+import random
+import select
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from tracked import Points, open_quick, points, ready_output, wait_until
+
+from pipelines.tracking import Tracker
+
+ROOT = Path(__file__).parents[2]
+LONGEST_CALL_SECONDS = 0.3
+
+TRAINER = """
+import os, pickle, sys, time
+from pathlib import Path
+from pipelines.tracking import Tracker
+run, checkpoint, steps = pickle.loads(Path(sys.argv[1]).read_bytes()), Path(sys.argv[2]), int(sys.argv[3])
+tracker = Tracker(run)
+print("logging", flush=True)
+for step in range(int(checkpoint.read_text()) + 1 if checkpoint.exists() else 0, steps):
+    tracker.log(step, {"g/stft": step, "d/real": 2 * step})
+    if step % 50 == 49:
+        tracker.log(step, {"valid/mos": step / 100}, kind="validation")
+        Path(f"{checkpoint}.part").write_text(str(step))
+        os.replace(f"{checkpoint}.part", checkpoint)
+    time.sleep(0.001)
+assert tracker.close(60)
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+class Server:
+    """A real tracking server on a port of its own.
+
+    Args:
+        folder: For its database and files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = ready_output(folder)
+        self.database = folder / "mlflow.db"
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        program = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        places = [
+            f"--backend-store-uri=sqlite:///{self.database}",
+            f"--artifacts-destination={self.folder / 'files'}",
+        ]
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*program, *places, "--workers=1"],
+                stdout=log, stderr=log, start_new_session=True, env=environment,
+            )  # fmt: skip
+
+    def is_up(self) -> bool:
+        with suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=1) as answer:
+            return bool(answer.status == 200)
+        return False
+
+    def kill(self) -> None:
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+class Gate:
+    """A way to a server that can be hung up, or lose the answers to what was done.
+
+    Args:
+        port: Of the server behind it.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.state = "open"
+        self.requests = 0
+        self.uri = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                self.requests += 1
+                threading.Thread(target=self._carry, args=(client,), daemon=True).start()
+
+    def _carry(self, client: socket.socket) -> None:
+        with client, socket.create_connection(("127.0.0.1", self._port)) as server, suppress(OSError):
+            while True:
+                for ready in select.select([client, server], [], [])[0]:
+                    content = ready.recv(65_536)
+                    if not content or (ready is server and self.state == "loses answers"):
+                        return
+                    while self.state == "hangs":
+                        time.sleep(0.02)
+                    (server if ready is client else client).sendall(content)
+
+    def close(self) -> None:
+        self.state = "open"
+        self._listener.close()
+
+
+class Trainer:
+    """Logs a number a step, and holds that no call takes long.
+
+    Args:
+        tracker: Of the run.
+    """
+
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker = tracker
+        self.steps = 0
+        self.slowest_seconds = 0.0
+
+    def train(self, steps: int, pause_seconds: float = 0.002) -> None:
+        for _ in range(steps):
+            self.steps += 1
+            began = time.perf_counter()
+            self.tracker.log(self.steps, {"g/stft": self.steps / 4})
+            self.slowest_seconds = max(self.slowest_seconds, time.perf_counter() - began)
+            time.sleep(pause_seconds)
+
+    def check(self, found: Points) -> None:
+        assert found == {"g/stft": [(step, step / 4) for step in range(1, self.steps + 1)]}
+        assert self.slowest_seconds < LONGEST_CALL_SECONDS
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    made = Server(tmp_path / "server")
+    yield made
+    made.kill()
+
+
+@pytest.fixture(scope="module")
+def lasting_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    made = Server(tmp_path_factory.mktemp("server"))
+    made.start()
+    wait_until(made.is_up)
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def gate(lasting_server: Server) -> Iterator[Gate]:
+    made = Gate(lasting_server.port)
+    yield made
+    made.close()
+
+
+def test_23_a_server_that_comes_late_is_killed_and_comes_back_has_every_point_once(
+    server: Server, tmp_path: Path
+) -> None:
+    began = time.monotonic()
+    run = open_quick(tmp_path / "output", uri=server.uri, params={"rate": 1})
+    assert time.monotonic() - began < 10 and run.run_id() is None
+    trainer = Trainer(Tracker(run))
+    trainer.train(200)
+    server.start()
+    while not points(server.database):
+        trainer.train(50)
+        assert time.monotonic() - began < 90
+    trainer.train(500)
+    server.kill()
+    trainer.train(500)
+    server.start()
+    wait_until(server.is_up)
+    trainer.train(200)
+    assert trainer.tracker.close()
+    assert run.close("FINISHED")
+    trainer.check(points(server.database, run.run_id()))
+    with sqlite3.connect(server.database) as connection:
+        assert connection.execute("select status from runs").fetchall() == [("FINISHED",)]
+        assert connection.execute("select key, value from params").fetchall() == [("rate", "1")]
+
+
+def test_23_a_server_that_hangs_holds_nothing_up(gate: Gate, lasting_server: Server, tmp_path: Path) -> None:
+    gate.state = "hangs"
+    began = time.monotonic()
+    run = open_quick(tmp_path / "output", uri=gate.uri, request_seconds=1)
+    assert time.monotonic() - began < 10 and run.run_id() is None
+    trainer = Trainer(Tracker(run))
+    trainer.train(500)
+    gate.state = "open"
+    trainer.train(500)
+    wait_until(run.run_id)
+    gate.state = "hangs"
+    trainer.train(500)
+    began = time.monotonic()
+    assert not trainer.tracker.close(2)
+    assert time.monotonic() - began < 4
+    assert gate.requests > 3
+    gate.state = "open"
+    assert run.close("FINISHED")
+    trainer.check(points(lasting_server.database, run.run_id()))
+
+
+def test_23_answers_that_are_lost_double_nothing(gate: Gate, lasting_server: Server, tmp_path: Path) -> None:
+    """The nastiest outage: the run is made and the points are written, and nobody says so."""
+    gate.state = "loses answers"
+    run = open_quick(tmp_path / "output", uri=gate.uri, experiment="lost answers")
+    assert run.run_id() is None
+    trainer = Trainer(Tracker(run))
+    (tmp_path / "x.png").write_text("picture")
+    trainer.tracker.log_picture(1, "x", tmp_path / "x.png")
+    for state in ("open", "loses answers") * 4:
+        gate.state = state
+        trainer.train(300)
+    gate.state = "open"
+    assert trainer.tracker.close()
+    assert run.close("FINISHED")
+    trainer.check(points(lasting_server.database, run.run_id()))
+    with sqlite3.connect(lasting_server.database) as connection:
+        runs = connection.execute(
+            "select run_uuid from runs join experiments using (experiment_id) where experiments.name = ?",
+            ("lost answers",),
+        ).fetchall()
+    assert runs == [(run.run_id(),)]
+    assert [path.read_text() for path in lasting_server.folder.rglob("x.png")] == ["picture"]
+
+
+@pytest.mark.parametrize("seconds", [3.0, pytest.param(30.0, marks=pytest.mark.faults)])
+def test_23_a_locked_database_only_delays(seconds: float, tmp_path: Path) -> None:
+    """MLflow itself gives up after 20 s."""
+    output = ready_output(tmp_path / "output")
+    run = open_quick(output)
+    trainer = Trainer(Tracker(run))
+    trainer.train(200)
+    wait_until(lambda: points(output / "mlflow.db"))
+    with sqlite3.connect(output / "mlflow.db", isolation_level=None, timeout=30) as other:
+        other.execute("begin exclusive")
+        began = time.monotonic()
+        while time.monotonic() - began < seconds:
+            trainer.train(100)
+        other.execute("rollback")
+    other.close()
+    trainer.train(200)
+    assert trainer.tracker.close()
+    trainer.check(points(output / "mlflow.db", run.run_id()))
+
+
+def test_23_a_database_that_is_locked_at_the_start_only_delays(tmp_path: Path) -> None:
+    output = ready_output(tmp_path / "output")
+    with sqlite3.connect(output / "mlflow.db", isolation_level=None, check_same_thread=False) as other:
+        other.execute("begin exclusive")
+        threading.Timer(3, other.rollback).start()
+        run = open_quick(output)
+        trainer = Trainer(Tracker(run))
+        trainer.train(200)
+        assert trainer.tracker.close()
+    other.close()
+    trainer.check(points(output / "mlflow.db", run.run_id()))
+
+
+@pytest.mark.parametrize(
+    "kills, steps",
+    [(4, 5_000), pytest.param(30, 40_000, marks=[pytest.mark.faults, pytest.mark.timeout(900)])],
+)
+def test_23_a_trainer_killed_at_random_moments_logs_what_an_undisturbed_one_does(
+    kills: int, steps: int, tmp_path: Path
+) -> None:
+    output = ready_output(tmp_path / "output")
+    run = open_quick(output)
+    (tmp_path / "run").write_bytes(pickle.dumps(run))
+    command = [sys.executable, "-c", TRAINER, *map(str, (tmp_path / "run", tmp_path / "checkpoint", steps))]
+    chance = random.Random(23)
+    killed = 0
+    for attempt in range(kills + 1):
+        trainer = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+        assert trainer.stdout is not None and trainer.stdout.readline() == b"logging\n"
+        if attempt < kills:
+            with suppress(subprocess.TimeoutExpired):
+                trainer.wait(chance.uniform(0.0, 5.0))
+            trainer.kill()
+        killed += trainer.wait() == -signal.SIGKILL
+        trainer.stdout.close()
+    assert killed >= 3 and trainer.returncode == 0
+    assert points(output / "mlflow.db", run.run_id()) == {
+        "g/stft": [(step, float(step)) for step in range(steps)],
+        "d/real": [(step, 2.0 * step) for step in range(steps)],
+        "valid/mos": [(step, step / 100) for step in range(49, steps, 50)],
+    }
