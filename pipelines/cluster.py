@@ -2,14 +2,16 @@
 
 import logging
 import os
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from pipelines.errors import UsageError
 
 _RETRIES = 20
+_FREE_CPU_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,6 @@ def run_actors(
     Raises:
         UsageError: there is no CPU, and nothing says that there may be some.
     """
-    import ray
-
     if not items:
         return
     if not cluster.cpus and actors is None:
@@ -82,13 +82,73 @@ def run_actors(
         )
     most = min(len(items), actors or max(cluster.cpus, 1))
     least = min(most, max(cluster.cpus, 1))  # more than there are CPUs only once an autoscaler brings them
+    yield from _map(items, worker, arguments, blocks=len(items), least=least, most=most).iter_rows()
+
+
+def stream_actors(
+    items: list[dict[str, Any]],
+    worker: type,
+    arguments: tuple[Any, ...],
+    *,
+    actors: int,
+    block_rows: int,
+) -> Generator[dict[str, Any], None, None]:
+    """Do as `run_actors` does, but yield the results in the items' order, while a consumer works with them.
+
+    Actors work ahead until Ray Data's share of the object store is full, take one CPU each and no GPU, and
+    end with the iterator.
+
+    Args:
+        items: Rows; each is one unit of work.
+        worker: Class whose instances are called with a row and return a row.
+        arguments: Of its constructor.
+        actors: Most actors.
+        block_rows: Items that go to an actor at a time.
+
+    Raises:
+        UsageError: every CPU is held, so that the first actor would wait for ever.
+    """
+    if not items:
+        return
+    connect()
+    _wait_for_free_cpu()
+    blocks = -(-len(items) // block_rows)
+    dataset = _map(items, worker, arguments, blocks=blocks, least=1, most=min(blocks, actors))
+    dataset.context.execution_options.preserve_order = True
+    yield from dataset.iter_rows()
+
+
+def _wait_for_free_cpu() -> None:
+    import ray
+
+    deadline = time.monotonic() + _FREE_CPU_SECONDS  # actors of the iterator before may just be ending
+    while ray.available_resources().get("CPU", 0) < 1:
+        if time.monotonic() > deadline:
+            held = int(ray.cluster_resources().get("CPU", 0))
+            raise UsageError(
+                f"all {held} CPUs of the cluster are held, so nothing is left to make examples with: give "
+                "the training workers or the actors fewer, or bring up more nodes first"
+            )
+        time.sleep(0.2)
+
+
+def _map(
+    items: list[dict[str, Any]],
+    worker: type,
+    arguments: tuple[Any, ...],
+    *,
+    blocks: int,
+    least: int,
+    most: int,
+) -> Any:
+    import ray
+
     with warnings.catch_warnings():  # there is no named parameter yet for what 2.64 will not take unnamed
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
+        return ray.data.from_items(items, override_num_blocks=blocks).map(
             worker,
             fn_constructor_args=arguments,
             compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
             num_cpus=1,
             max_task_retries=_RETRIES,  # Ray Data's own is endless: what kills its actor would never end
         )
-    yield from dataset.iter_rows()

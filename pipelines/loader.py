@@ -15,6 +15,7 @@ from torch import Tensor
 from apollo import draws
 from apollo.examples import Example
 from apollo.levels import LevelsConfig, set_levels
+from pipelines.ahead import rising, submit_ahead
 from pipelines.committed import CommittedSplit
 from pipelines.order import FixedOrder, Order, Place
 from pipelines.policy import CorruptDataError, Reject, Rejects
@@ -114,13 +115,11 @@ class _Shards:
         fetching = ThreadPoolExecutor(self.config.fetch_threads, "fetch")
         decoding = ThreadPoolExecutor(self.config.decode_threads, "decode")
         try:
-            ahead: deque[tuple[Place, Future[Example]]] = deque()
-            for place, rows in self._fetched(indices, fetching):
-                ahead.append((place, decoding.submit(self._make_fetched, place, rows)))
-                if len(ahead) > self.config.look_ahead:
-                    yield self._settle(*ahead.popleft())
-            while ahead:
-                yield self._settle(*ahead.popleft())
+            fetched = self._fetched(indices, fetching)
+            for (place, _), made in submit_ahead(
+                fetched, self._make_fetched, decoding, self.config.look_ahead
+            ):
+                yield self._settle(place, made)
         finally:
             fetching.shutdown(wait=False, cancel_futures=True)
             decoding.shutdown(wait=True, cancel_futures=True)
@@ -145,7 +144,8 @@ class _Shards:
         jobs = {shard: pool.submit(self._split.reader.read, shard, rows) for shard, rows in wanted.items()}
         return [(place, jobs[place.shard]) for place in places]
 
-    def _make_fetched(self, place: Place, rows: Future[Rows]) -> Example:
+    def _make_fetched(self, fetched: tuple[Place, Future[Rows]]) -> Example:
+        place, rows = fetched
         return self._make(place, rows.result().pop(place.row))  # popped: its bytes are not needed again
 
     def _make(self, place: Place, stored: Stored | CorruptError) -> Example:
@@ -278,17 +278,3 @@ class ValidationSource(_Shards):
 
     def _finish(self, clean: Tensor, degraded: Tensor, gain: float, index: int) -> tuple[Tensor, Tensor]:
         return clean, degraded
-
-
-def rising(start: int, positions: Iterable[int]) -> Iterator[int]:
-    """Add a start to positions.
-
-    Raises:
-        ValueError: they do not rise from 0 or more.
-    """
-    before = -1
-    for position in positions:
-        if position <= before:
-            raise ValueError(f"position {position} comes after {before}: positions must rise, from 0")
-        before = position
-        yield start + position
