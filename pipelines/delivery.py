@@ -155,8 +155,7 @@ class Delivery:
         if self._client is None:
             self._client = _make_client(self.target.uri)
         known = read_run_file(self.target.folder)
-        same_place = known.get("target", {}).get("uri") == shown(self.target.uri)
-        run = self._find(known.get("run_id") if same_place else None) or self._make()
+        run = self._find(known.get("run_id")) or self._make()
         run_id = run.info.run_id
         if run.info.status != "RUNNING":
             self._client.update_run(run_id, status="RUNNING")
@@ -246,14 +245,17 @@ class Delivery:
     def _send_files(self) -> None:
         """Send files after all metrics: a store that refuses files holds no number back."""
         assert self.run_id is not None
-        cursor = self.spool.cursor(self.run_id)
+        kept = cursor = self.spool.cursor(self.run_id)
         for entry in self.spool.entries(cursor.artifacts):
+            cursor = replace(cursor, artifacts=entry.end)
             if entry.artifact is None:
                 continue
             path = self.spool.artifacts / entry.artifact
             if path.exists():  # who deleted it does not want it
                 self._client.log_artifact(self.run_id, str(path), str(Path(entry.artifact).parent))
-            cursor = replace(cursor, artifacts=entry.end)
+            self.spool.keep_cursor(cursor)
+            kept = cursor
+        if cursor != kept:  # lines without files need not be read again
             self.spool.keep_cursor(cursor)
 
     def _set_status(self, status: str) -> None:

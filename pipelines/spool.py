@@ -98,10 +98,6 @@ class Spool:
                         offset,
                     )
 
-    def size(self) -> int:
-        """Give the bytes of the spool."""
-        return self.lines.stat().st_size if self.lines.exists() else 0
-
     def sync(self) -> None:
         """Make what was logged last through a power cut."""
         if self.lines.exists():

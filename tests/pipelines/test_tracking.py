@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -277,6 +278,14 @@ def test_line_without_sense_costs_itself_alone(tmp_path: Path) -> None:
     assert [entry.step for entry in spool.entries(next(spool.entries()).end)] == [2]
 
 
+def test_what_has_arrived_is_not_read_again(output: Path) -> None:
+    run = open_quick(output)
+    _log(run, range(100))
+    spool = Spool(run.target.folder)
+    cursor = spool.cursor(run.run_id() or "")
+    assert cursor.metrics == cursor.artifacts == spool.lines.stat().st_size
+
+
 def test_what_arrived_already_may_be_sent_again(output: Path) -> None:
     run = open_quick(output)
     _log(run, range(100))
@@ -336,6 +345,8 @@ def test_full_disk_only_delays(
         tracker.log(step, {"g/stft": float(step)})
     assert tracker.close()
     assert points(output / "mlflow.db") == {"g/stft": HUNDRED}
+    steps = [entry.step for entry in Spool(str(output / "tracking")).entries()]
+    assert steps == list(range(100))  # not a line torn or twice
     assert capsys.readouterr().err.count("No space left on device") == 1
 
 
@@ -384,8 +395,9 @@ def test_run_that_was_deleted_is_made_again_with_everything(output: Path) -> Non
     assert points(output / "mlflow.db", second.run_id()) == {"g/stft": HUNDRED}
 
 
-def test_run_goes_whole_to_another_server(output: Path, tmp_path: Path) -> None:
+def test_run_goes_whole_to_another_server(output: Path, dead_uri: str, tmp_path: Path) -> None:
     _log(open_quick(output), range(50))
+    assert open_quick(output, uri=dead_uri).run_id() is None
     other = ready_output(tmp_path / "other") / "mlflow.db"
     run = open_quick(output, uri=f"sqlite:///{other}")
     _log(run, range(50, 100))
@@ -403,6 +415,8 @@ def test_deleted_experiment_is_named(output: Path, capsys: pytest.CaptureFixture
 def test_what_a_server_missed_is_sent_later(
     output: Path, dead_uri: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from mlflow import MlflowClient
+
     run = open_quick(output, uri=dead_uri, close_seconds=1)
     tracker = Tracker(run)
     for step in range(100):
@@ -414,7 +428,8 @@ def test_what_a_server_missed_is_sent_later(
     assert "nothing reaches http://127.0.0.1:1 now" in told and "has not got everything" in told
     assert send_rest(TrackingConfig(uri=f"sqlite:///{output}/mlflow.db"), str(output))
     assert points(output / "mlflow.db", run.run_id()) == {"g/stft": HUNDRED}
-    assert _client(open_quick(output)).search_runs(["1"])[0].info.run_id == run.run_id()
+    found = MlflowClient(tracking_uri=f"sqlite:///{output}/mlflow.db").search_runs(["1"])
+    assert [(one.info.run_id, one.info.status) for one in found] == [(run.run_id(), "FAILED")]
 
 
 def test_rest_of_an_output_without_a_run_is_refused(tmp_path: Path) -> None:
@@ -481,3 +496,17 @@ def test_gauges_are_plausible() -> None:
     for _ in range(3_000_000):
         pass
     assert 0 < gauges.read()["system/cpu_utilization_percentage"] <= 100
+
+
+def test_memory_of_gpus_in_use_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    reserved = [0, 3_000_000]
+    cuda = SimpleNamespace(
+        is_initialized=lambda: True, device_count=lambda: 2, memory_reserved=lambda number: reserved[number]
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    found = Gauges().read()
+    assert {name: value for name, value in found.items() if "gpu" in name} == {
+        "system/gpu_1_reserved_megabytes": 3.0
+    }
+    cuda.memory_reserved = lambda number: 1 / 0
+    assert "system/system_memory_usage_megabytes" in Gauges().read()
