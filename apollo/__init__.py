@@ -14,10 +14,16 @@ if TYPE_CHECKING:
     from apollo.config import DiscriminatorConfig as DiscriminatorConfig
     from apollo.config import GeneratorConfig as GeneratorConfig
     from apollo.discriminator import Discriminator as Discriminator
+    from apollo.gan import Gan as Gan
     from apollo.generator import Generator as Generator
+    from apollo.loop import Hooks as Hooks
+    from apollo.loop import fit as fit
     from apollo.published import CheckpointError as CheckpointError
     from apollo.restoration import restore as restore
     from apollo.streaming import StreamRestorer as StreamRestorer
+    from apollo.training import FitConfig as FitConfig
+    from apollo.training import GanConfig as GanConfig
+    from apollo.world import World as World
 
 try:
     __version__ = version("apollo-restoration")
@@ -28,7 +34,13 @@ _HOMES = {
     "CheckpointError": "published",
     "Discriminator": "discriminator",
     "DiscriminatorConfig": "config",
+    "FitConfig": "training",
+    "Gan": "gan",
+    "GanConfig": "training",
     "Generator": "generator",
+    "Hooks": "loop",
+    "fit": "loop",
+    "World": "world",
     "GeneratorConfig": "config",
     "PRESETS": "config",
     "StreamRestorer": "streaming",

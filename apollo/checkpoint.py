@@ -4,6 +4,7 @@ A checkpoint is a folder:
 
     config.json     the generator's configuration, and whatever the writer noted
     weights.pt      tensors only: {"generator": state dict, "ema": state dict, ...}
+    training.pt     what a training run needs beside them to go on; only where one wrote it
     MANIFEST.json   sha256 of the other files, written last: without it there is no checkpoint
 
 Nothing executable is ever loaded.
@@ -14,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,11 @@ from apollo.published import CheckpointError, find_state, infer_config, load_pub
 from apollo.restoration import reach_samples
 from apollo.streaming import StreamRestorer
 
-__all__ = ["CheckpointError", "load", "locate", "save"]
+__all__ = ["CheckpointError", "load", "locate", "save", "verify"]
 
 FORMAT = 1
-CONFIG, WEIGHTS, MANIFEST, BEST = "config.json", "weights.pt", "MANIFEST.json", "best"
+CONFIG, WEIGHTS, TRAINING = "config.json", "weights.pt", "training.pt"
+MANIFEST, BEST = "MANIFEST.json", "best"
 RESOLVERS = "apollo.checkpoints"  # entry points that turn names like models:/apollo@champion into paths
 
 
@@ -41,6 +43,7 @@ def save(
     *,
     more: Mapping[str, Mapping[str, Tensor]] | None = None,
     notes: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a checkpoint; it appears under its name only when whole.
 
@@ -49,6 +52,7 @@ def save(
         folder: Where, not yet there.
         more: Further state dicts, such as "ema" and "discriminator".
         notes: What else to keep in config.json.
+        training: What to keep in training.pt: tensors and plain values.
 
     Raises:
         FileExistsError: the folder is there.
@@ -65,9 +69,11 @@ def save(
             for name, state in states.items()
         }
         torch.save(weights, scratch / WEIGHTS)
+        if training is not None:
+            torch.save(training, scratch / TRAINING)
         config = {"format": FORMAT, "generator": generator.config.to_dict(), **(notes or {})}
         (scratch / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        digests = {name: digest(scratch / name) for name in (CONFIG, WEIGHTS)}
+        digests = {path.name: digest(path) for path in sorted(scratch.iterdir())}
         (scratch / MANIFEST).write_text(json.dumps({"sha256": digests}, indent=2) + "\n")
         for path in (*scratch.iterdir(), scratch):
             _sync(path)
@@ -102,6 +108,25 @@ def load(source: str | os.PathLike[str], *, weights: str = "ema") -> Generator:
         if not torch.isfinite(value).all():
             raise CheckpointError(f"{source}: {key} holds values that are no numbers (NaN or infinite)")
     return generator.eval()
+
+
+def verify(folder: Path, names: Sequence[str]) -> None:
+    """Check files of a checkpoint against what was promised when it was written.
+
+    Args:
+        folder: The checkpoint.
+        names: Files that must be there.
+
+    Raises:
+        CheckpointError: a file is missing or differs.
+    """
+    try:
+        promised = json.loads((folder / MANIFEST).read_text())["sha256"]
+        damaged = [name for name in names if digest(folder / name) != promised[name]]
+    except (OSError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{folder} is no whole checkpoint: {error}") from error
+    if damaged:
+        raise CheckpointError(f"{folder / damaged[0]} is damaged: it is not what {MANIFEST} promises")
 
 
 def describe(source: str | os.PathLike[str]) -> dict[str, Any]:
@@ -160,17 +185,12 @@ def _follow(folder: Path) -> Path:
 
 def _load_folder(folder: Path, weights: str) -> Generator:
     folder = _follow(folder)
+    verify(folder, (CONFIG, WEIGHTS))
     try:
-        promised = json.loads((folder / MANIFEST).read_text())["sha256"]
-        for name in (CONFIG, WEIGHTS):
-            if digest(folder / name) != promised[name]:
-                raise CheckpointError(f"{folder / name} is damaged: it is not what {MANIFEST} promises")
         config = json.loads((folder / CONFIG).read_text())
         if not isinstance(config, dict):
             raise TypeError(f"{CONFIG} holds no settings")
-    except CheckpointError:
-        raise
-    except (OSError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+    except (OSError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder} is no whole checkpoint: {error}") from error
     if config.get("format") != FORMAT:
         raise CheckpointError(f"{folder} has format {config.get('format')}; this version reads {FORMAT}")

@@ -110,10 +110,7 @@ class GeneratorConfig:
         Raises:
             ValueError: a key is unknown, or a value is out of its range.
         """
-        unknown = set(values) - {field.name for field in fields(cls)}
-        if unknown:
-            raise ValueError(f"unknown generator settings: {', '.join(sorted(unknown))}")
-        return cls(**values)
+        return cls(**_known(cls, values, "generator"))
 
     def to_dict(self) -> dict[str, Any]:
         """Give all fields, as JSON can hold them."""
@@ -166,6 +163,26 @@ class DiscriminatorConfig:
             raise ValueError(f"channels is {self.channels}: it must be at least 1")
         if not self.windows or any(window < 4 or window % 2 for window in self.windows):
             raise ValueError(f"windows is {self.windows}: it needs even numbers of at least 4 samples")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "DiscriminatorConfig":
+        """Build from what `to_dict` gave.
+
+        Raises:
+            ValueError: a key is unknown, or a value is out of its range.
+        """
+        return cls(**_known(cls, values, "discriminator"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give all fields, as JSON can hold them."""
+        return asdict(self)
+
+
+def _known(owner: type, values: Mapping[str, Any], what: str) -> dict[str, Any]:
+    unknown = set(values) - {field.name for field in fields(owner)}
+    if unknown:
+        raise ValueError(f"unknown {what} settings: {', '.join(sorted(unknown))}")
+    return dict(values)
 
 
 PRESETS = {

@@ -64,6 +64,13 @@ class Source(Protocol):
         """
 
 
+class FixedSource(Source, Protocol):
+    """Where examples for validation come from: the same ones in every epoch."""
+
+    def __len__(self) -> int:
+        """Count them."""
+
+
 def collate(examples: Iterable[Example]) -> Batch:
     """Put examples side by side."""
     listed = list(examples)

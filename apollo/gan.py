@@ -48,6 +48,10 @@ class Gan:
         self.average = copy.deepcopy(generator).eval().requires_grad_(False)  # the EMA, evaluated and kept
         self.steps = 0  # optimizer steps of the generator, for the average's warm-up
         self.weights = config.all_weights
+        self.suspects: list[str] = []  # this rank's examples whose losses were no numbers in the last step
+        # accumulating exists to save memory: only where no rank does is a graph kept for both halves. All
+        # ranks must do the same, for it decides in which order they meet
+        self._accumulates = -(-config.batch_size // world.size) > config.micro_batch
         discriminator.eval()  # its spectral norms move once a step, when told to
         train_with(generator, recompute=config.recompute, compiled=config.compile)
         self._parallel_generator = world.wrap(generator)
@@ -83,9 +87,10 @@ class Gan:
         self._set_learning_rates(epoch)
         record = _Record(self.world, self.config.batch_size)
         estimates = self._teach_discriminator(batches, record)
-        if estimates is None or alone:
-            return record.close(skipped=estimates is None)
-        learned = self._teach_generator(batches, estimates, record)
+        learned = estimates is not None
+        if estimates is not None and not alone:
+            learned = self._teach_generator(batches, estimates, record)
+        self.suspects = record.suspects
         return record.close(skipped=not learned)
 
     def _teach_discriminator(self, batches: Sequence[Batch], record: "_Record") -> list[Tensor | None] | None:
@@ -93,8 +98,8 @@ class Gan:
         self.discriminator.iterate_norms()
         estimates: list[Tensor | None] = []
         for batch, later in _with_later(batches):
-            # accumulating exists to save memory: only a single micro-batch's graph is kept for the other half
-            graph, model = (True, self._parallel_generator) if len(batches) == 1 else (False, self.generator)
+            graph = not self._accumulates
+            model = self._parallel_generator if graph else self.generator
             with torch.set_grad_enabled(graph), self._autocast():
                 estimate = model(batch.degraded).float()
             estimates.append(estimate if graph else None)
@@ -147,7 +152,7 @@ class Gan:
         """Clip and step, unless a rank met what is no number; tells whether it did."""
         norm = nn.utils.clip_grad_norm_(module.parameters(), self.config.clip_norm)
         record.norms[f"norm/{name}"] = float(norm)
-        sound = not self.world.any(not (record.finite() and math.isfinite(float(norm))))
+        sound = not self.world.any(bool(record.suspects) or not math.isfinite(float(norm)))
         if sound:
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -188,15 +193,14 @@ class _Record:
         self._world, self._examples = world, examples
         self._sums: dict[str, Tensor] = {}
         self.norms: dict[str, float] = {}
+        self.suspects: list[str] = []
 
     def add(self, batch: Batch, values: dict[str, Tensor]) -> None:
         """Add a micro-batch's means."""
+        if not bool(torch.isfinite(torch.stack([value.detach() for value in values.values()])).all()):
+            self.suspects += batch.names
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0) + value.detach().double() * len(batch)
-
-    def finite(self) -> bool:
-        """Tell whether all numbers of this rank are numbers."""
-        return bool(torch.isfinite(torch.stack(list(self._sums.values()))).all())
 
     def close(self, *, skipped: bool) -> dict[str, float]:
         """Give the means over all ranks' examples."""

@@ -1,5 +1,6 @@
 """The processes that train together, through torch.distributed; alone without it."""
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,7 +29,11 @@ class World:
         if self.size == 1:
             return module
         devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(module, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+        # those of sizes of 1 differ, which costs nothing
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+        with warnings.catch_warnings():  # torch 2.11 has no other name for it yet
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+            return DistributedDataParallel(module, devices, broadcast_buffers=False)
 
     def part(self, positions: Iterable[int]) -> list[int]:
         """Give this rank's share: every position whose remainder is its rank."""
