@@ -15,7 +15,7 @@ from apollo.gan import SKIPPED, Gan
 from apollo.meter import Meter, describe_scores
 from apollo.snapshots import Snapshots
 from apollo.training import FitConfig
-from apollo.validation import LOSS, VISQOL, Heard, quality, validate
+from apollo.validation import LOSS, SETTLED, Heard, quality, validate
 
 
 class NotFiniteError(RuntimeError):
@@ -262,7 +262,7 @@ class _Loop:
         self.world.wait()
 
     def _waits(self, scores: Mapping[str, float]) -> bool:
-        return self.hooks.late and VISQOL not in scores
+        return self.hooks.late and SETTLED not in scores
 
     def _settle(self, *, wait: bool, anew: bool = False) -> None:
         """Take scores that came late, and choose the best checkpoint again where something changed."""
@@ -270,7 +270,7 @@ class _Loop:
             return
         late = self.hooks.late_scores(wait=wait)
         for step, scores in late.items():
-            self.snapshots.note(step, scores)
+            self.snapshots.note(step, {**scores, SETTLED: 1.0})
         if late or anew:
             best = self._best()
             if best is not None:

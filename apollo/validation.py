@@ -14,6 +14,7 @@ from apollo.spectra import Spectra
 from apollo.world import World
 
 LOSS, SI_SNR, DISTANCE, VISQOL = "valid/stft", "valid/si_snr", "valid/lsd_above_5khz", "valid/visqol"
+SETTLED = "valid/settled"  # whether all scores of a step have come
 DEGRADED = "/degraded"  # the same score of the input as it was
 _DISTANCE_HZ = 5_000.0  # above it every codec setting of the paper has removed something
 

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 from pipelines.demo import album_folders
 from pipelines.preprocess import PreprocessConfig, preprocess
 
-_CONFIG = Path(__file__).parent / "configs" / "demo.yaml"
+_CONFIG = Path(__file__).parent / "configs" / "preprocess" / "demo.yaml"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,12 +13,17 @@ Item = TypeVar("Item")
 def submit_ahead(
     items: Iterable[Item], make: Callable[[Item], Example], pool: ThreadPoolExecutor, look_ahead: int
 ) -> Iterator[tuple[Item, Future[Example]]]:
-    """Let a pool make examples of items, some ahead of the one that is given."""
+    """Let a pool make examples of items, some ahead of the one that is given.
+
+    The pool gets its work in bursts, half of what is ahead at a time: a thread that wakes may take the
+    consumer's core from it for some milliseconds, so it should not wake at every step.
+    """
     ahead: deque[tuple[Item, Future[Example]]] = deque()
     for item in items:
         ahead.append((item, pool.submit(make, item)))
         if len(ahead) > look_ahead:
-            yield ahead.popleft()
+            while len(ahead) > look_ahead // 2:
+                yield ahead.popleft()
     while ahead:
         yield ahead.popleft()
 

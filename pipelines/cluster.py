@@ -152,3 +152,10 @@ def _map(
             num_cpus=1,
             max_task_retries=_RETRIES,  # Ray Data's own is endless: what kills its actor would never end
         )
+
+
+def worker_device() -> Any:
+    """Give the torch device that Ray Train chose for this worker."""
+    import ray.train.torch
+
+    return ray.train.torch.get_device()

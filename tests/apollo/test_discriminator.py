@@ -88,7 +88,8 @@ def test_levels_by_hand() -> None:
     samples = torch.tensor([[[3.0, 0.0], [0.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]]])
     expected = torch.tensor([[[0.6, 0.0], [0.0, 0.8]], [[0.0, 0.0], [0.0, 0.0]]])
     torch.testing.assert_close(samples * level_scale(samples, "l2")[:, None, None], expected)
-    torch.testing.assert_close(samples * level_scale(samples, "rms")[:, None, None], 2 * expected)  # 5 / 2.5: RMS is the root of 25 / 4
+    # 5 / 2.5: RMS is the root of 25 / 4
+    torch.testing.assert_close(samples * level_scale(samples, "rms")[:, None, None], 2 * expected)
 
 
 def test_rms_level_neither_fades_with_length_nor_differs_between_windows() -> None:

@@ -37,7 +37,7 @@ for step in range(int(checkpoint.read_text()) + 1 if checkpoint.exists() else 0,
         tracker.log(step, {"valid/mos": step / 100}, kind="validation")
         Path(f"{checkpoint}.part").write_text(str(step))
         os.replace(f"{checkpoint}.part", checkpoint)
-    time.sleep(0.001)
+    time.sleep(0.004)
 assert tracker.close(60)
 """
 
@@ -89,7 +89,7 @@ class Server:
 
 
 class Gate:
-    """A way to a server that can be hung up, or lose the answers to what was done.
+    """A way to a server that can hang, or lose the answers to what was written.
 
     Args:
         port: Of the server behind it.
@@ -112,11 +112,14 @@ class Gate:
 
     def _carry(self, client: socket.socket) -> None:
         with client, socket.create_connection(("127.0.0.1", self._port)) as server, suppress(OSError):
+            writes = False
             while True:
                 for ready in select.select([client, server], [], [])[0]:
                     content = ready.recv(65_536)
-                    if not content or (ready is server and self.state == "loses answers"):
+                    if not content or (ready is server and writes and self.state == "loses answers"):
                         return
+                    if ready is client and b" HTTP/1.1\r\n" in content:
+                        writes = b"runs/create" in content or b"runs/log-batch" in content
                     while self.state == "hangs":
                         time.sleep(0.02)
                     (server if ready is client else client).sendall(content)
@@ -280,7 +283,7 @@ def test_23_a_database_that_is_locked_at_the_start_only_delays(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "kills, steps",
-    [(4, 5_000), pytest.param(30, 40_000, marks=[pytest.mark.faults, pytest.mark.timeout(900)])],
+    [(4, 4_000), pytest.param(30, 22_000, marks=[pytest.mark.faults, pytest.mark.timeout(900)])],
 )
 def test_23_a_trainer_killed_at_random_moments_logs_what_an_undisturbed_one_does(
     kills: int, steps: int, tmp_path: Path
@@ -290,17 +293,14 @@ def test_23_a_trainer_killed_at_random_moments_logs_what_an_undisturbed_one_does
     (tmp_path / "run").write_bytes(pickle.dumps(run))
     command = [sys.executable, "-c", TRAINER, *map(str, (tmp_path / "run", tmp_path / "checkpoint", steps))]
     chance = random.Random(23)
-    killed = 0
     for attempt in range(kills + 1):
         trainer = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
         assert trainer.stdout is not None and trainer.stdout.readline() == b"logging\n"
         if attempt < kills:
-            with suppress(subprocess.TimeoutExpired):
-                trainer.wait(chance.uniform(0.0, 5.0))
+            time.sleep(chance.uniform(0.0, 4.0))
             trainer.kill()
-        killed += trainer.wait() == -signal.SIGKILL
+        assert trainer.wait() == (-signal.SIGKILL if attempt < kills else 0)
         trainer.stdout.close()
-    assert killed >= 3 and trainer.returncode == 0
     assert points(output / "mlflow.db", run.run_id()) == {
         "g/stft": [(step, float(step)) for step in range(steps)],
         "d/real": [(step, 2.0 * step) for step in range(steps)],

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tracked import open_quick, points, ready_output
+from tracked import open_quick, points, ready_output, wait_until
 
 from pipelines import delivery, tracking
 from pipelines.errors import UsageError
@@ -393,6 +393,20 @@ def test_run_that_was_deleted_is_made_again_with_everything(output: Path) -> Non
     _log(second, range(50, 100))
     assert second.run_id() not in (None, gone)
     assert points(output / "mlflow.db", second.run_id()) == {"g/stft": HUNDRED}
+
+
+def test_run_that_is_deleted_while_it_is_logged_is_made_again(output: Path) -> None:
+    run = open_quick(output)
+    gone = run.run_id()
+    tracker = Tracker(run)
+    for step in range(100):
+        tracker.log(step, {"g/stft": float(step)})
+        if step == 50:
+            wait_until(lambda: points(output / "mlflow.db"))
+            _client(run).delete_run(gone)
+    assert tracker.close()
+    assert run.run_id() != gone
+    assert points(output / "mlflow.db", run.run_id()) == {"g/stft": HUNDRED}
 
 
 def test_run_goes_whole_to_another_server(output: Path, dead_uri: str, tmp_path: Path) -> None:

@@ -1,0 +1,46 @@
+"""Train a generator on shards.
+
+    python jobs/train.py --config jobs/configs/demo.yaml --shards /data/shards --output /data/runs/first
+    ray job submit -- python jobs/train.py --config jobs/configs/paper.yaml --shards … --output …
+
+Run the same command again to continue a run that was stopped. Exit codes: 0 done, 1 failed, 2 usage, 130
+interrupted; OUTPUT/result.json says the same.
+"""
+
+import sys
+
+from jsonargparse import ArgumentParser
+
+from pipelines.errors import UsageError
+from pipelines.runs import Exit
+from pipelines.train import TrainConfig, train
+
+
+def build_parser() -> ArgumentParser:
+    """Build the command line from the configuration's fields."""
+    parser = ArgumentParser(prog="train", description=__doc__, allow_abbrev=False, default_env=False)
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
+    parser.add_class_arguments(TrainConfig, fail_untyped=False)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train as a command line says and return the exit code."""
+    parser = build_parser()
+    try:
+        values = parser.instantiate(parser.parse_args(arguments)).as_dict()
+    except ValueError as error:
+        parser.error(str(error))
+    values.pop("config", None)
+    try:
+        config = TrainConfig(**values)
+    except UsageError as error:
+        print(f"train: {error}", file=sys.stderr)
+        return Exit.USAGE
+    outcome = train(config)
+    print(f"train: {outcome.message}", file=sys.stderr)
+    return outcome.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
