@@ -187,6 +187,9 @@ def send_rest(config: TrackingConfig, output: str) -> bool:
 class Tracker:
     """Logs a run from its first worker. No call raises or waits for the server.
 
+    A step is to be logged before the checkpoint that holds it is written: then a run that is killed between
+    the two logs the step again, which is left out, and no step is missing.
+
     Args:
         run: From `open_run`.
     """
