@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -120,7 +121,7 @@ class _Hooks(Hooks):
         examples = [
             (one.name, one.clean.numpy(), one.degraded.numpy(), one.restored.numpy()) for one in heard
         ]
-        folder = self.output.path(f"validation/step-{step:08d}")
+        folder = self._review_folder(step)
         self._reviews[step] = Aside(
             review, examples, folder, self.config.generator.sample_rate, self.config.visqol
         )
@@ -145,7 +146,11 @@ class _Hooks(Hooks):
                 self.tracker.log_picture(step, name, path)
             for name, path in found["clips"].items():
                 self.tracker.log_audio(step, name, path)
+        shutil.rmtree(self._review_folder(step), ignore_errors=True)  # the tracker has its copies
         return scores
+
+    def _review_folder(self, step: int) -> str:
+        return self.output.path(f".review/step-{step:08d}")
 
     def saved(self, step: int, path: Path) -> None:
         self.say(f"checkpoint {os.fspath(path)}")
