@@ -27,8 +27,8 @@ class LoaderConfig:
     """How shards become examples.
 
     Memory: two windows of compressed rows, of which a worker keeps its own share (a row with one degradation
-    is about 0.3 MB: 330 MB for a lone worker at 8 shards of 64 rows, 41 MB for one of eight), the row groups
-    being read (4 MB each), and 2 MB for every example decoded ahead.
+    is about 0.35 MB: 360 MB for a lone worker at 8 shards of 64 rows, 45 MB for one of eight), 2 MB for every
+    example decoded ahead, and some 70 MB for the row groups that are being read.
 
     Args:
         degradations: Names of those to learn, such as mp3_24000; none takes all that the shards hold.

@@ -156,14 +156,16 @@ def test_file_without_validation_is_refused_for_validation(stored: dict[str, Any
         ExportedValidation(tmp_path / "x.pt")
 
 
-def test_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
-    import pickle
+class _Harmful:
+    def __init__(self, target: Path) -> None:
+        self._target = target
 
-    class Harmful:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return (Path.touch, (tmp_path / "ran",))
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self._target,)
 
-    (tmp_path / "x.pt").write_bytes(pickle.dumps(Harmful()))
+
+def test_file_that_would_run_code_is_refused(stored: dict[str, Any], tmp_path: Path) -> None:
+    torch.save(stored | {"more": _Harmful(tmp_path / "ran")}, tmp_path / "x.pt")
     with pytest.raises(ValueError, match="no file of examples"):
         ExportedSource(tmp_path / "x.pt", epoch_examples=1)
     assert not (tmp_path / "ran").exists()

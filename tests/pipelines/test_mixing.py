@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import shutil
 import time
 from pathlib import Path
@@ -12,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from apollo import draws
 from apollo.examples import Example
-from apollo.levels import LevelsConfig
+from apollo.levels import LevelsConfig, find_peak
 from pipelines import cluster, codec, mixing
 from pipelines.errors import UsageError
 from pipelines.loader import LoaderConfig
@@ -80,6 +82,15 @@ def test_epochs_have_recipes_of_their_own(here: list[int], undisturbed: Path) ->
     }
 
 
+def test_levels_are_drawn_as_for_shards(here: list[int], undisturbed: Path) -> None:
+    levels = LevelsConfig(level_db=(-30, -10))
+    source = _source(undisturbed, config=LoaderConfig(levels=levels), seed=5)
+    for place, example in enumerate(source.read(2, range(4))):
+        peak = max(find_peak(example.clean), find_peak(example.degraded))
+        level_db = -30 + 20 * draws.unit(2 * 6 + place, 5, "level")
+        assert 20 * math.log10(peak) == pytest.approx(level_db, abs=1e-3)
+
+
 def test_workers_and_real_actors_make_what_one_process_makes(
     ray_address: str, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +115,17 @@ class _Nothing:
     def __enter__(self) -> None: ...
 
     def __exit__(self, *error: object) -> None: ...
+
+
+def test_results_keep_their_order_however_long_each_takes(ray_address: str) -> None:
+    class Slow:  # in here, so that actors get it by value
+        def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+            time.sleep(row["seconds"])
+            return row
+
+    items = [{"number": number, "seconds": 0.0 if number % 4 else 2.0} for number in range(12)]
+    streamed = cluster.stream_actors(items, Slow, (), actors=3, block_rows=1)
+    assert [row["number"] for row in streamed] == list(range(12))
 
 
 def _wait_for_free_cpus(number: float) -> None:
