@@ -124,7 +124,7 @@ def train(config: TrainConfig) -> Outcome:
     """
     output = Folder(config.output)
     try:
-        with runs.hold(output):
+        with runs.hold(output), runs.interruptible():
             return _train_held(config, output)
     except UsageError as error:
         return Outcome(Exit.USAGE, str(error))
@@ -225,6 +225,7 @@ def _run(config: TrainConfig, output: Folder, fingerprint: dict[str, Any]) -> Ou
     from pipelines.workers import check_room, run_workers, wait_for_room
 
     there = cluster.connect()
+    runs.catch_sigterm()  # Ray has put its own handler there
     check_room(config.workers)
     wait_for_room(config.workers, say)
     tracking.check_uri(tracking.resolve_uri(config.tracking.uri, config.output), there.nodes)

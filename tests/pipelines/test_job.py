@@ -12,6 +12,7 @@ from pathlib import Path
 import oracle
 import pytest
 from material import arguments
+from training_jobs import training, wait_for
 
 ROOT = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -25,6 +26,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     home = tmp_path_factory.mktemp("home")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment |= {"HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_ADDRESS": f"http://127.0.0.1:{PORT}"}
+    environment["RAY_JOB_STOP_WAIT_TIME_S"] = "120"  # as docs/training.md says: a step, and a checkpoint
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     subprocess.run([RAY, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
     command = [RAY, "start", "--head", "--block", "--num-cpus", "2", "--port", "26379"]
@@ -97,3 +99,25 @@ def test_a_stopped_job_says_so_and_can_be_continued(
     assert (result["status"], result["exit_code"]) == ("interrupted", 130)
     assert submit(cluster, "--working-dir", ".", job=arguments(data, output)).returncode == 0
     oracle.check(output, undisturbed)
+
+
+def test_a_stopped_training_leaves_a_checkpoint_and_can_be_continued(
+    cluster: dict[str, str], undisturbed: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    job = ["--", "python", "jobs/train.py", *training(undisturbed, output)]
+    command = [RAY, "job", "submit", "--no-wait", "--submission-id", "training", "--working-dir", "."]
+    subprocess.run([*command, *job], env=cluster, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    wait_for(lambda: (output / "history-0.jsonl").exists(), output)
+    subprocess.run(
+        [RAY, "job", "stop", "training"], env=cluster, check=True, capture_output=True, timeout=180
+    )
+    wait_for(lambda: json.loads((output / "result.json").read_text())["status"] != "running", output)
+    stopped = json.loads((output / "result.json").read_text())
+    assert (stopped["status"], stopped["exit_code"]) == ("interrupted", 130)
+    assert (output / f"checkpoints/step-{stopped['step']:08d}/MANIFEST.json").exists()
+    command = [RAY, "job", "submit", "--working-dir", ".", *job]
+    done = subprocess.run(command, env=cluster, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"continuing from step {stopped['step']}" in done.stdout + done.stderr
+    assert json.loads((output / "result.json").read_text())["step"] == 16
