@@ -33,7 +33,9 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m apollo.bench --batch 1 --compile
+	$(BIN)/python -m apollo.bench_gan
 	$(BIN)/python -m pipelines.bench
+	$(BIN)/python -m pipelines.bench_loader
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info

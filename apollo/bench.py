@@ -76,7 +76,7 @@ def _measure(
     if audio.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     noise = generator(audio) - reference
-    peak = _peak_bytes(audio.device)
+    peak = peak_bytes(audio.device)
     times: list[list[float]] = [[] for _ in (generator, *candidates)]
     for _ in range(rounds):
         for work, taken in zip((lambda: generator(audio), *candidates), times):
@@ -121,21 +121,22 @@ def _products(
 
 
 def _time(work: Callable[[], object], device: torch.device) -> float:
-    _wait(device)
+    wait(device)
     began = time.perf_counter()
     work()
-    _wait(device)
+    wait(device)
     return time.perf_counter() - began
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Wait until a device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     elif device.type == "mps":
         torch.mps.synchronize()
 
 
-def _peak_bytes(device: torch.device) -> int:
+def peak_bytes(device: torch.device) -> int:
     """Give the most memory used: allocated on a GPU, resident in this process since its start on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()

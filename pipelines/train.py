@@ -259,8 +259,6 @@ def _run(config: TrainConfig, output: Folder, fingerprint: dict[str, Any]) -> Ou
 
 
 def _judge(found: dict[str, Any], config: TrainConfig) -> Outcome:
-    if "error" in found:
-        return Outcome(Exit.FAILED, found["error"])
     facts = {
         "ending": found["status"],
         **{name: found[name] for name in ("step", "best", "scores", "skipped")},

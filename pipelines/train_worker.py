@@ -41,11 +41,18 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
         settings: `config` (a TrainConfig), `run` (of the tracking), `desk`.
 
     Returns:
-        The ending's fields, or `error`: what no new start would mend.
+        The ending's fields; nothing where a worker had failed for good.
+
+    Raises:
+        Exception: after word of it was left at the desk where no new start would mend it. It must be raised,
+            for the other workers wait for this one.
     """
     config: TrainConfig = settings["config"]
+    desk = DeskLine(settings["desk"])
+    if desk.failure():
+        return {}
     world = World(_device())
-    hooks = _Hooks(config, settings["run"], DeskLine(settings["desk"]), world)
+    hooks = _Hooks(config, settings["run"], desk, world)
     try:
         validation = ValidationSource(
             config.shards, config.loader, limit=config.fit.validation_examples, on_reject=hooks.rejected
@@ -59,7 +66,8 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
             hooks=hooks,
         )
     except (NotFiniteError, CorruptDataError, CheckpointError, ValueError) as error:
-        return {"error": f"{type(error).__name__}: {error}"}
+        desk.fail(f"{type(error).__name__}: {error}")
+        raise
     finally:
         hooks.close()
     return asdict(ending)

@@ -151,7 +151,7 @@ class Desk:
     """Where workers and driver meet: words for people one way, the wish to stop the other way."""
 
     def __init__(self) -> None:
-        self._stopping, self._words = False, list[str]()
+        self._stopping, self._words, self._failure = False, list[str](), ""
 
     def stop(self) -> None:
         """Ask the workers to end with a checkpoint."""
@@ -160,6 +160,14 @@ class Desk:
     def is_stopping(self) -> bool:
         """Tell whether they were asked to."""
         return self._stopping
+
+    def fail(self, text: str) -> None:
+        """Leave word of an error that no new start would mend; the first one counts."""
+        self._failure = self._failure or text
+
+    def failure(self) -> str:
+        """Give that word, if any."""
+        return self._failure
 
     def say(self, text: str) -> None:
         """Leave a line for people."""
@@ -172,15 +180,27 @@ class Desk:
 
 
 class DeskLine:
-    """A worker's line to the desk; no call waits."""
+    """A worker's line to the desk."""
 
     def __init__(self, desk: Any) -> None:
         self._desk, self._asked, self._answer = desk, -1.0, None
         self._stopping = False
 
     def say(self, text: str) -> None:
-        """Leave a line for people."""
+        """Leave a line for people; does not wait."""
         self._desk.say.remote(text)
+
+    def fail(self, text: str) -> None:
+        """Leave word of an error that no new start would mend: raising it lets the others be ended too."""
+        import ray
+
+        ray.get(self._desk.fail.remote(text))
+
+    def failure(self) -> str:
+        """Give what made another worker, or this one before it was started again, fail for good."""
+        import ray
+
+        return str(ray.get(self._desk.failure.remote()))
 
     def is_stopping(self) -> bool:
         """Tell what the desk answered to the last question; it is asked now and then."""
@@ -238,7 +258,7 @@ def run_workers(
         What the function returned on the first worker.
 
     Raises:
-        RuntimeError: workers died too often, or one raised.
+        RuntimeError: workers died too often, or one left word of a failure at the desk.
     """
     import ray
 
@@ -259,8 +279,11 @@ def run_workers(
             say(text)
     for text in ray.get(desk.take.remote()):
         say(text)
+    failure = ray.get(desk.failure.remote())
     ray.kill(desk)
     shutil.rmtree(scratch, ignore_errors=True)
+    if failure:
+        raise RuntimeError(failure)
     if "error" in outcome:
         raise outcome["error"]
     return outcome["result"]

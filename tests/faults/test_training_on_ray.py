@@ -1,7 +1,9 @@
 """Faults 17 to 19 with Ray: workers and drivers killed, runs stopped and damaged, as users would see it."""
 
+import json
 import os
 import random
+import shutil
 import signal
 from pathlib import Path
 
@@ -84,3 +86,77 @@ def test_the_best_checkpoint_restores(trained: Path) -> None:
     generator = apollo.load(trained)
     samples = 0.1 * torch.randn(2, 5_000)
     assert apollo.restore(generator, samples).shape == samples.shape
+
+
+@pytest.mark.faults
+@pytest.mark.ray_cluster
+def test_20_workers_that_go_and_come_change_no_example(
+    ray_address: str, undisturbed: Path, tmp_path: Path
+) -> None:
+    """Four workers, two after a node is lost, four again after another one joins: one order of examples."""
+    from ray.cluster_utils import Cluster
+
+    output, plain = tmp_path / "run", tmp_path / "plain"
+    more = ("--gan.batch_size", "4", "--fit.epochs", "30", "--fit.epoch_examples", "32")
+    more += ("--workers.count", "4", "--workers.least", "2")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    try:
+        node = cluster.add_node(num_cpus=2)
+        driver = start(cluster.address, undisturbed, output, *more)
+        wait_for(lambda: len(list(output.glob("history-*.jsonl"))) == 4, output)
+        wait_for(lambda: steps(output) >= 4, output)
+        cluster.remove_node(node, allow_graceful=False)
+        wait_for(lambda: "continuing from step" in log(output), output, 300)
+        before = steps(output)
+        wait_for(lambda: steps(output) >= before + 3, output, 120)
+        cluster.add_node(num_cpus=2)
+        wait_for(lambda: log(output).count("continuing from step") >= 2, output, 300)
+        before = steps(output)
+        wait_for(lambda: steps(output) >= before + 3, output, 120)
+        driver.terminate()
+        assert driver.wait(120) == 130, log(output)
+    finally:
+        cluster.shutdown()
+    assert start(ray_address, undisturbed, plain, *more, "--fit.max_steps", "40").wait(300) == 0
+    expected, found = together(plain), together(output)
+    assert len(found) > 10
+    for step in found.keys() & expected.keys():
+        # a step that was taken again has its examples again
+        assert set(found[step]) == set(expected[step]), step
+
+
+def together(output: Path) -> dict[int, list[str]]:
+    """Read which examples every step had, over all ranks and starts."""
+    examples: dict[int, list[str]] = {}
+    for path in sorted(output.glob("history-*.jsonl")):
+        for text in path.read_text().splitlines():
+            line = json.loads(text)
+            examples[line["step"]] = sorted([*examples.get(line["step"], []), *line["examples"]])
+    return examples
+
+
+def test_mixes_made_while_training_are_the_plans(ray_address: str, undisturbed: Path, tmp_path: Path) -> None:
+    """The live source, through the same job: new mixes in the second epoch, none twice."""
+    output = tmp_path / "run"
+    more = ("--source", "live", "--live_actors", "2", "--fit.epoch_examples", "8", "--heard_examples", "0")
+    assert start(ray_address, undisturbed, output, *more).wait(300) == 0, log(output)
+    names = [name for step, found in sorted(together(output).items()) for name in found]
+    assert len(names) == len(set(names)) == 16
+    assert result(output)["step"] == 8
+
+
+def test_22_a_corrupt_shard_ends_the_run_at_once_with_its_reason(
+    ray_address: str, undisturbed: Path, tmp_path: Path
+) -> None:
+    """One worker meets it; the other must not wait for it, and nothing is started again and again."""
+    shards, output = tmp_path / "shards", tmp_path / "run"
+    shutil.copytree(undisturbed, shards)
+    for path in (shards / "train").glob("*.parquet"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 3] ^= 1
+        path.write_bytes(content)
+    assert start(ray_address, shards, output).wait(200) == 1, log(output)
+    found = result(output)
+    assert found["status"] == "failed"
+    assert "CorruptDataError" in found["message"]
+    assert "loader.corrupt be skip" in found["message"]
