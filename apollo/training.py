@@ -3,6 +3,7 @@
 The defaults are the paper's (Li and Luo, 2024, section III), where the published code agrees.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -72,6 +73,9 @@ class GanConfig:
             raise ValueError(
                 f"no loss is called {', '.join(sorted(unknown))}: weights may name {', '.join(WEIGHTS)}"
             )
+        for name, weight in self.weights.items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"the weight of {name} is {weight}: a weight must be a number from 0")
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision is {self.precision!r}: it must be 'float32' or 'bfloat16'")
         for name in ("batch_size", "micro_batch", "decay_epochs"):
@@ -80,12 +84,18 @@ class GanConfig:
         for name in ("generator_learning_rate", "discriminator_learning_rate", "clip_norm", "decay"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
+        for name in ("discriminator_warmup_steps", "max_skipped_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 0")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}: it must be from 0 to below 1")
         if self.recompute not in RECOMPUTE:
             raise ValueError(f"recompute is {self.recompute!r}: it must be one of {', '.join(RECOMPUTE)}")
         if self.compile and self.recompute != "nothing":
-            raise ValueError("compile and recompute exclude each other: a compiler decides by itself")
+            raise ValueError(
+                f"compile is {self.compile} and recompute is {self.recompute!r}: a compiler decides by "
+                "itself what to keep; leave recompute at 'nothing', or do not compile"
+            )
 
     @property
     def all_weights(self) -> dict[str, float]:
