@@ -2,7 +2,8 @@
 
 Source: Li and Luo (2024), section II-D and III. Differs from the published code in what is computed twice
 there: the generator's output serves both halves, real and fake pass the discriminator together in its half,
-every signal is transformed once a window, and the frozen discriminator keeps no graph of the target.
+every signal is transformed once a window (where a batch is accumulated: once a half), and the frozen
+discriminator keeps no graph of the target.
 
 Losses are means over examples, so how a batch is cut over ranks and micro-batches changes rounding alone.
 
@@ -29,6 +30,7 @@ from apollo.world import World, summed_later
 
 SKIPPED = "step/skipped"
 _EMA_WARMUP = 10
+_Pair = tuple[Spectra, Spectra]  # clean, and restored with its graph
 
 
 class Gan:
@@ -81,50 +83,55 @@ class Gan:
         Returns:
             Means over all ranks' examples: the losses by their names in the weight table, `d/margin/<window>`
             (mean of D(real) - D(fake)), `norm/generator` and `norm/discriminator` (of the gradients before
-            clipping), and `step/skipped`, 1 where a loss or gradient was no number: then nobody learned from
-            it, and the losses are what they were.
+            clipping), and `step/skipped`, 1 where a loss or gradient was no number: then its half and what
+            comes after are left out, on all ranks, and the losses are what they were. The discriminator may
+            have learned already, from losses that were sound.
         """
         self._set_learning_rates(epoch)
         record = _Record(self.world, self.config.batch_size)
-        estimates = self._teach_discriminator(batches, record)
-        learned = estimates is not None
-        if estimates is not None and not alone:
-            learned = self._teach_generator(batches, estimates, record)
+        pairs = self._teach_discriminator(batches, record, alone=alone)
+        learned = pairs is not None
+        if pairs is not None and not alone:
+            learned = self._teach_generator(batches, pairs, record)
         self.suspects = record.suspects
         return record.close(skipped=not learned)
 
-    def _teach_discriminator(self, batches: Sequence[Batch], record: "_Record") -> list[Tensor | None] | None:
-        """Take the discriminator's half; gives estimates to go on with, or nothing if it was skipped."""
+    def _teach_discriminator(
+        self, batches: Sequence[Batch], record: "_Record", *, alone: bool
+    ) -> "list[_Pair | None] | None":
+        """Take the discriminator's half; gives what to go on with, or nothing if it was skipped."""
         self.discriminator.iterate_norms()
-        estimates: list[Tensor | None] = []
+        pairs: list[_Pair | None] = []
+        graph = not self._accumulates and not alone
         for batch, later in _with_later(batches):
-            graph = not self._accumulates
             model = self._parallel_generator if graph else self.generator
             with torch.set_grad_enabled(graph), self._autocast():
                 estimate = model(batch.degraded).float()
-            estimates.append(estimate if graph else None)
-            pair = join(Spectra(batch.clean), Spectra(estimate.detach()))
+            clean, restored = Spectra(batch.clean), Spectra(estimate)
+            pairs.append((clean, restored) if graph else None)
+            both = join(clean, restored.detach())
             with summed_later(self._parallel_discriminator, later):
                 with self._autocast(), parametrize.cached():
-                    real, fake = _halves(self._parallel_discriminator(pair))
+                    real, fake = _halves(self._parallel_discriminator(both))
                 losses = discriminator_losses(real=real, fake=fake)
                 (self._weighted(losses) * self._share(batch)).backward()
             margins = _margins(self.discriminator, real, fake)
             record.add(batch, losses | margins)
         ok = self._update("discriminator", self.discriminator, self.discriminator_optimizer, record)
-        return estimates if ok else None
+        return pairs if ok else None
 
     def _teach_generator(
-        self, batches: Sequence[Batch], estimates: list[Tensor | None], record: "_Record"
+        self, batches: Sequence[Batch], pairs: "Sequence[_Pair | None]", record: "_Record"
     ) -> bool:
         """Take the generator's half, against the discriminator as it is now; tells whether it learned."""
         with _frozen(self.discriminator):
-            for (batch, later), estimate in zip(_with_later(batches), estimates, strict=True):
+            for (batch, later), pair in zip(_with_later(batches), pairs, strict=True):
                 with summed_later(self._parallel_generator, later):
-                    if estimate is None:
+                    if pair is None:
                         with self._autocast():
                             estimate = self._parallel_generator(batch.degraded).float()
-                    clean, restored = Spectra(batch.clean), Spectra(estimate)
+                        pair = Spectra(batch.clean), Spectra(estimate)
+                    clean, restored = pair
                     with self._autocast(), parametrize.cached():
                         with torch.no_grad():
                             real = self.discriminator(clean)

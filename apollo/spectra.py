@@ -21,12 +21,12 @@ class Spectra:
 
     def __init__(self, samples: Tensor, find: Callable[[int], Tensor] | None = None) -> None:
         self.samples = samples
-        self._find = find or self._transform
+        self._find = find  # no bound method of its own: in a cycle, spectra would outlive their step
         self._found: dict[int, Tensor] = {}
 
     def __getitem__(self, window_samples: int) -> Tensor:
         if window_samples not in self._found:
-            self._found[window_samples] = self._find(window_samples)
+            self._found[window_samples] = (self._find or self._transform)(window_samples)
         return self._found[window_samples]
 
     def detach(self) -> "Spectra":

@@ -1,5 +1,7 @@
 """Spectra are torch's, each computed once, whoever asks first."""
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -92,6 +94,21 @@ def test_joined_spectra_are_those_of_both_after_each_other(windows: list[int]) -
     _ = both[64], one[64], other[64]
     assert windows == [64, 64]  # once each, and never of the joined samples
     torch.testing.assert_close(both[64], Spectra(both.samples)[64])
+
+
+def test_spectra_are_freed_when_nobody_holds_them() -> None:
+    """Not when Python next looks for cycles: it does not know how large they are."""
+    samples = _noise(1, 2, 1_000)
+    spectra = Spectra(samples)
+    both = join(spectra, spectra.detach())
+    spectrum = weakref.ref(both[64])
+    first = weakref.ref(spectra[64])
+    gc.disable()
+    try:
+        del both, spectra
+        assert spectrum() is None and first() is None
+    finally:
+        gc.enable()
 
 
 def test_samples_become_spectra_and_spectra_stay_what_they_are() -> None:
