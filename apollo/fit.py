@@ -75,9 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.examples, epoch_examples=fit_config.epoch_examples, seed=fit_config.seed
         )
         validation = ExportedValidation(options.examples)
+        device = choose_device(options.device)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    world = _join(options.device)
+    world = _join(device)
     torch.manual_seed(fit_config.seed)
     generator = Generator(PRESETS[options.preset]).to(world.device)
     discriminator = Discriminator(DiscriminatorConfig(norm=options.discriminator_norm)).to(world.device)
@@ -135,20 +136,25 @@ def _given(kind: type, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _weights(given: Sequence[str]) -> dict[str, float]:
-    pairs = [pair.partition("=") for pair in given]
-    return {name: float(weight) for name, _, weight in pairs}
+    weights = {}
+    for pair in given:
+        name, _, weight = pair.partition("=")
+        try:
+            weights[name] = float(weight)
+        except ValueError:
+            raise ValueError(f"--weight is {pair!r}: give LOSS=WEIGHT, such as g/waveform=0.1") from None
+    return weights
 
 
-def _join(device: str) -> World:
+def _join(device: torch.device) -> World:
     """Join the processes that torchrun started with this one, if it did."""
     if "WORLD_SIZE" not in os.environ:
-        return World(choose_device(device))
-    chosen = choose_device(device)
-    if chosen.type == "cuda":
-        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(chosen)
-    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    return World(chosen)
+        return World(device)
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return World(device)
 
 
 if __name__ == "__main__":

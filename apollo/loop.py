@@ -229,7 +229,7 @@ class _Loop:
         scores, heard = validate(
             self.gan.average,
             self.validation,
-            self.config.validation_examples,
+            min(self.config.validation_examples, len(self.validation)),
             self.world,
             keep=self.hooks.heard,
         )
@@ -282,7 +282,7 @@ class _Loop:
         candidates = {
             step: quality(scores, floor_db=self.config.floor_db)
             for step, scores in self.snapshots.scores().items()
-            if step in there and step > 0 and not self._waits(scores)
+            if step in there and step > 0 and LOSS in scores and not self._waits(scores)
         }
         return max(candidates, key=lambda step: (candidates[step], -step), default=None)
 

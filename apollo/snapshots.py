@@ -100,21 +100,23 @@ class Snapshots:
         """Bring everything back to a step; gives its progress.
 
         Raises:
-            CheckpointError: the checkpoint is of another network.
+            CheckpointError: the checkpoint is of another network, lacks something, or asks to run code.
         """
         weights = read_container(self.path(step) / WEIGHTS)
-        training = torch.load(self.path(step) / TRAINING, map_location="cpu", weights_only=True)
+        training = read_container(self.path(step) / TRAINING)
         try:
             gan.generator.load_state_dict(weights["generator"])
             gan.average.load_state_dict(weights["ema"])
             gan.discriminator.load_state_dict(weights["discriminator"])
             gan.generator_optimizer.load_state_dict(training["generator_optimizer"])
             gan.discriminator_optimizer.load_state_dict(training["discriminator_optimizer"])
-        except (KeyError, RuntimeError, ValueError) as error:
+            gan.steps = training["generator_steps"]
+            torch.set_rng_state(training["random"])
+            progress: dict[str, Any] = training["progress"]
+        except KeyError as error:
+            raise CheckpointError(f"{self.path(step)} is no checkpoint of a run: it lacks {error}") from error
+        except (RuntimeError, ValueError) as error:
             raise CheckpointError(f"{self.path(step)} is of another network: {error}") from error
-        gan.steps = training["generator_steps"]
-        torch.set_rng_state(training["random"])
-        progress: dict[str, Any] = training["progress"]
         return progress
 
     def scores(self) -> dict[int, dict[str, float]]:

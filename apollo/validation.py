@@ -16,6 +16,7 @@ from apollo.world import World
 LOSS, SI_SNR, DISTANCE, VISQOL = "valid/stft", "valid/si_snr", "valid/lsd_above_5khz", "valid/visqol"
 SETTLED = "valid/settled"  # whether all scores of a step have come
 DEGRADED = "/degraded"  # the same score of the input as it was
+_LEAST_LOSS = 1e-6  # an input without fault cannot be improved
 _DISTANCE_HZ = 5_000.0  # above it every codec setting of the paper has removed something
 
 
@@ -86,7 +87,8 @@ def quality(scores: Mapping[str, float], *, floor_db: float) -> tuple[bool, floa
     reconstruction loss fell and ViSQOL (where it was measured) rose.
     """
     held = scores[SI_SNR] >= scores[SI_SNR + DEGRADED] - floor_db
-    gained = 1 - scores[LOSS] / scores[LOSS + DEGRADED]
+    before = scores[LOSS + DEGRADED]
+    gained = (before - scores[LOSS]) / max(before, _LEAST_LOSS)
     if VISQOL in scores and VISQOL + DEGRADED in scores:
         gained += scores[VISQOL] / scores[VISQOL + DEGRADED] - 1
     return held, gained
