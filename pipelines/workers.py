@@ -22,7 +22,6 @@ from pipelines.errors import UsageError
 _BOOTSTRAP = "~/ray_bootstrap_config.yaml"  # what the cluster launcher leaves on the head node
 _POLL_SECONDS = 0.5
 _SAY_SECONDS = 30.0
-_START_SECONDS = "600"  # for importing torch on every worker, many of them on one disk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,7 +295,6 @@ def _fit(
     scratch: str,
     outcome: dict[str, Any],
 ) -> None:
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _START_SECONDS)
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer

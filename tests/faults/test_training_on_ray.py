@@ -99,6 +99,7 @@ def test_20_workers_that_go_and_come_change_no_example(
     output, plain = tmp_path / "run", tmp_path / "plain"
     more = ("--gan.batch_size", "4", "--fit.epochs", "30", "--fit.epoch_examples", "32")
     more += ("--workers.count", "4", "--workers.least", "2")
+    more += ("--tracking.uri", "http://127.0.0.1:9", "--tracking.close_seconds", "1")  # nobody is there
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
     try:
         node = cluster.add_node(num_cpus=2)
