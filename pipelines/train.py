@@ -28,10 +28,10 @@ from pipelines import runs, tracking
 from pipelines.errors import UsageError
 from pipelines.loader import LoaderConfig
 from pipelines.progress import say
+from pipelines.room import WorkersConfig, check_room, wait_for_room
 from pipelines.runs import Exit
 from pipelines.storage import Folder, is_uri
 from pipelines.tracking import TrackingConfig
-from pipelines.workers import WorkersConfig
 
 _FREE = {  # may change from one start to the next: what is learned stays the same, but for rounding
     "gan": ("micro_batch", "compile", "recompute", "max_skipped_steps"),
@@ -222,7 +222,7 @@ def _begin(config: TrainConfig) -> GeneratorConfig | None:
 def _run(config: TrainConfig, output: Folder, fingerprint: dict[str, Any]) -> Outcome:
     from pipelines import cluster
     from pipelines.train_worker import work
-    from pipelines.workers import check_room, run_workers, wait_for_room
+    from pipelines.workers import run_workers
 
     there = cluster.connect()
     runs.catch_sigterm()  # Ray has put its own handler there

@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 from jobs import train as job
-from pipelines import train, workers
+from pipelines import room, train
 from pipelines.errors import UsageError
+from pipelines.room import WorkersConfig
 from pipelines.runs import Exit
 from pipelines.train import TrainConfig
-from pipelines.workers import WorkersConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,12 +73,12 @@ def test_shards_that_are_not_there_are_a_usage_error(tmp_path: Path) -> None:
 
 def test_more_than_the_cluster_can_have_is_refused_with_both_numbers(ray_address: str) -> None:
     with pytest.raises(UsageError, match=r"8 workers of 4 CPUs need 32 CPUs; this cluster has 8 at most"):
-        workers.check_room(WorkersConfig(gpu=False))
+        room.check_room(WorkersConfig(gpu=False))
     with pytest.raises(UsageError, match=r"2 workers of 1 GPUs need 2 GPUs; this cluster has 0 at most"):
-        workers.check_room(WorkersConfig(count=2, cpus=1))
-    workers.check_room(WorkersConfig(count=2, gpu=False))
-    workers.check_room(WorkersConfig(may_grow=True))
-    workers.check_room(WorkersConfig(least=2, gpu=False))
+        room.check_room(WorkersConfig(count=2, cpus=1))
+    room.check_room(WorkersConfig(count=2, gpu=False))
+    room.check_room(WorkersConfig(may_grow=True))
+    room.check_room(WorkersConfig(least=2, gpu=False))
 
 
 def test_what_the_launcher_may_start_counts(
@@ -88,19 +88,19 @@ def test_what_the_launcher_may_start_counts(
     config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
     config["available_node_types"]["gpu"] = {"resources": {"CPU": 64, "GPU": 8}, "max_workers": 2}
     (tmp_path / "bootstrap.yaml").write_text(yaml.safe_dump(config))
-    monkeypatch.setattr(workers, "_BOOTSTRAP", str(tmp_path / "bootstrap.yaml"))
-    workers.check_room(WorkersConfig(count=16))
+    monkeypatch.setattr(room, "_BOOTSTRAP", str(tmp_path / "bootstrap.yaml"))
+    room.check_room(WorkersConfig(count=16))
     with pytest.raises(UsageError, match="need 17 GPUs; this cluster has 16 at most"):
-        workers.check_room(WorkersConfig(count=17))
+        room.check_room(WorkersConfig(count=17))
 
 
 def test_waiting_for_nodes_says_for_what_and_ends(ray_address: str) -> None:
     said: list[str] = []
     with pytest.raises(UsageError, match=r"waited 0.02 minutes for 2 more CPUs of 10; it did not come"):
-        workers.wait_for_room(WorkersConfig(count=10, gpu=False, cpus=1, wait_minutes=0.02), said.append)
+        room.wait_for_room(WorkersConfig(count=10, gpu=False, cpus=1, wait_minutes=0.02), said.append)
     assert said
     assert said[0].startswith("waiting for 2 more CPUs of 10")
-    workers.wait_for_room(WorkersConfig(count=8, gpu=False, cpus=1), said.append)
+    room.wait_for_room(WorkersConfig(count=8, gpu=False, cpus=1), said.append)
 
 
 def test_only_what_decides_the_result_is_in_the_fingerprint(undisturbed: Path, tmp_path: Path) -> None:
