@@ -486,6 +486,26 @@ def test_a_generators_gradient_that_is_no_number_leaves_its_half_out() -> None:
     assert gan.step(_batches(2), epoch=0)["step/skipped"] == 0
 
 
+@pytest.mark.parametrize("half", ["discriminator_losses", "generator_losses"])
+def test_a_loss_that_is_no_number_teaches_nobody_though_its_gradient_is_one(
+    half: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gan = _gan()
+    before, losses = _learned(gan), getattr(module, half)
+
+    def spoil(**sides: Any) -> dict[str, Tensor]:
+        return {name: loss + torch.tensor(torch.nan) for name, loss in losses(**sides).items()}
+
+    monkeypatch.setattr(module, half, spoil)
+    found = gan.step(_batches(0), epoch=0)
+    assert found["step/skipped"] == 1
+    assert found["norm/discriminator"] > 0
+    assert gan.suspects == ["0-0", "0-1", "0-2", "0-3"]
+    _assert_same(_learned(gan), before, "generator", "average", "generator_optimizer", "steps")
+    learned = not _same(_learned(gan)["discriminator"], before["discriminator"])
+    assert learned == (half == "generator_losses")
+
+
 @pytest.mark.parametrize("sides", [("clean",), ("degraded",), ("clean", "degraded")])
 def test_silence_gives_numbers(sides: tuple[str, ...]) -> None:
     gan = _gan(weights=EVERYTHING)
