@@ -55,10 +55,19 @@ def test_spectrum_of_an_impulse_by_hand() -> None:
     torch.testing.assert_close(frame, torch.tensor([1, -1, 1, -1, 1], dtype=torch.complex64))
 
 
-def test_autocast_changes_no_spectrum() -> None:
+def test_autocast_does_not_reach_transforms(monkeypatch: pytest.MonkeyPatch) -> None:
+    transform, seen = torch.stft, []
+
+    def watch(*arguments: Any, **settings: Any) -> Tensor:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return transform(*arguments, **settings)
+
+    monkeypatch.setattr(torch, "stft", watch)
     samples = _noise(1, 2, 1_000)
     with torch.autocast("cpu", torch.bfloat16):
         found = Spectra(samples)[64]
+        assert torch.is_autocast_enabled("cpu")
+    assert seen == [False]
     assert torch.equal(found, Spectra(samples)[64])
 
 
