@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from apollo.discriminator import Discriminator as Discriminator
     from apollo.gan import Gan as Gan
     from apollo.generator import Generator as Generator
-    from apollo.loop import Hooks as Hooks
+    from apollo.hooks import Hooks as Hooks
     from apollo.loop import fit as fit
     from apollo.published import CheckpointError as CheckpointError
     from apollo.restoration import restore as restore
@@ -38,7 +38,7 @@ _HOMES = {
     "Gan": "gan",
     "GanConfig": "training",
     "Generator": "generator",
-    "Hooks": "loop",
+    "Hooks": "hooks",
     "fit": "loop",
     "World": "world",
     "GeneratorConfig": "config",

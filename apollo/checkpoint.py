@@ -76,10 +76,10 @@ def save(
         digests = {path.name: digest(path) for path in sorted(scratch.iterdir())}
         (scratch / MANIFEST).write_text(json.dumps({"sha256": digests}, indent=2) + "\n")
         for path in (*scratch.iterdir(), scratch):
-            _sync(path)
+            sync(path)
         scratch.chmod(0o755)
         scratch.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
@@ -108,6 +108,12 @@ def load(source: str | os.PathLike[str], *, weights: str = "ema") -> Generator:
         if not torch.isfinite(value).all():
             raise CheckpointError(f"{source}: {key} holds values that are no numbers (NaN or infinite)")
     return generator.eval()
+
+
+def read_discriminator(source: str | os.PathLike[str]) -> dict[str, Tensor] | None:
+    """Read the weights of the discriminator that a checkpoint folder of ours brings along, if it does."""
+    folder = _follow(Path(source))
+    return read_container(folder / WEIGHTS).get("discriminator") if folder.is_dir() else None
 
 
 def verify(folder: Path, names: Sequence[str]) -> None:
@@ -225,7 +231,8 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Make what was written to a file or folder last through a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -26,8 +26,9 @@ from apollo.discriminator import Discriminator
 from apollo.exported import ExportedSource, ExportedValidation
 from apollo.gan import Gan
 from apollo.generator import Generator
-from apollo.loop import Hooks, NotFiniteError, fit
-from apollo.training import FitConfig, GanConfig
+from apollo.hooks import Hooks
+from apollo.loop import fit
+from apollo.training import FitConfig, GanConfig, NotFiniteError
 from apollo.world import World
 
 

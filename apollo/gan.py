@@ -93,7 +93,7 @@ class Gan:
         learned = pairs is not None
         if pairs is not None and not alone:
             learned = self._teach_generator(batches, pairs, record)
-        self.suspects = record.suspects
+        self.suspects = record.find_suspects()
         return record.close(skipped=not learned)
 
     def _teach_discriminator(
@@ -159,7 +159,7 @@ class Gan:
         """Clip and step, unless a rank met what is no number; tells whether it did."""
         norm = nn.utils.clip_grad_norm_(module.parameters(), self.config.clip_norm)
         record.norms[f"norm/{name}"] = float(norm)
-        sound = not self.world.any(bool(record.suspects) or not math.isfinite(float(norm)))
+        sound = not self.world.any(bool(record.find_suspects()) or not math.isfinite(float(norm)))
         if sound:
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -199,15 +199,24 @@ class _Record:
     def __init__(self, world: World, examples: int) -> None:
         self._world, self._examples = world, examples
         self._sums: dict[str, Tensor] = {}
+        self._sound: list[tuple[Tensor, list[str]]] = []
         self.norms: dict[str, float] = {}
-        self.suspects: list[str] = []
 
     def add(self, batch: Batch, values: dict[str, Tensor]) -> None:
-        """Add a micro-batch's means."""
-        if not bool(torch.isfinite(torch.stack([value.detach() for value in values.values()])).all()):
-            self.suspects += batch.names
+        """Add a micro-batch's means; nothing waits for the device."""
+        self._sound.append(
+            (torch.isfinite(torch.stack([value.detach() for value in values.values()])).all(), batch.names)
+        )
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0) + value.detach().double() * len(batch)
+
+    def find_suspects(self) -> list[str]:
+        """Name this rank's examples among whose numbers one is none, so far."""
+        flags = torch.stack([flag for flag, _ in self._sound]).tolist()
+        found = [
+            name for sound, (_, names) in zip(flags, self._sound, strict=True) if not sound for name in names
+        ]
+        return list(dict.fromkeys(found))
 
     def close(self, *, skipped: bool) -> dict[str, float]:
         """Give the means over all ranks' examples."""

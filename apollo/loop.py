@@ -4,52 +4,22 @@ Every process of a run calls `fit` with its own part of the world; what is decid
 all of them have. Rank 0 alone writes.
 """
 
+import copy
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from apollo.examples import Batch, Example, FixedSource, Source, collate
 from apollo.gan import SKIPPED, Gan
+from apollo.generator import Generator
+from apollo.hooks import Hooks
 from apollo.meter import Meter, describe_scores
+from apollo.published import CheckpointError
 from apollo.snapshots import Snapshots
-from apollo.training import FitConfig
-from apollo.validation import LOSS, SETTLED, Heard, quality, validate
-
-
-class NotFiniteError(RuntimeError):
-    """Too many steps met losses or gradients that are no numbers."""
-
-
-class Hooks:
-    """What a run tells and asks whoever drives it; the defaults do nothing. Called on rank 0 unless said."""
-
-    heard = 0  # examples of each validation that `validated` wants to see
-    late = False  # whether more scores of a validation come through `late_scores`
-
-    def stepped(self, step: int, metrics: Mapping[str, float], names: Sequence[str]) -> None:
-        """A step was taken; on every rank, with the names of the rank's own examples."""
-
-    def logged(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Means over the last `log_steps` steps."""
-
-    def validated(self, step: int, scores: Mapping[str, float], heard: Sequence[Heard]) -> None:
-        """A validation is done."""
-
-    def late_scores(self, *, wait: bool) -> dict[int, dict[str, float]]:
-        """Give scores that have come since the last time, by step; with `wait`, all that are to come."""
-        return {}
-
-    def saved(self, step: int, path: Path) -> None:
-        """A checkpoint is written."""
-
-    def should_stop(self) -> bool:
-        """Tell whether to end after this step, with a checkpoint; asked on every rank, one is enough."""
-        return False
-
-    def say(self, text: str) -> None:
-        """Tell people something."""
+from apollo.training import FitConfig, NotFiniteError
+from apollo.validation import LEARNED, LOSS, SETTLED, choose_best, listen, validate
 
 
 @dataclass(frozen=True)
@@ -158,10 +128,19 @@ class _Loop:
         self.progress = _Progress(**self.snapshots.load(self.gan, step))
         if self.first:
             self.hooks.say(f"continuing from step {step}")
-        known = self.world.agree(self.snapshots.scores().get(step, {}))
-        missed = self.progress.validated != step or self._waits(known)
-        if missed and (step % self.epoch_steps == 0 or step == self.last_step):
-            self._validate()  # it was ended before that, or before all scores had come
+        unvalidated = self.progress.validated != step
+        if unvalidated and (step % self.epoch_steps == 0 or step == self.last_step):
+            self._validate()  # it was ended before that
+        self._make_up(self.progress.step if unvalidated else None)
+
+    def _make_up(self, fresh: int | None) -> None:
+        """Score again what was killed before all its scores had come, but for a step that just was scored."""
+        known, there = self.snapshots.scores(), set(self.snapshots.steps()) - {fresh}
+        missed = sorted(step for step in there if step in known and self._waits(known[step]))
+        for step in self.world.agree(missed):
+            generator = copy.deepcopy(self.gan.average)
+            generator.load_state_dict(self.snapshots.average(step))
+            self._score(step, generator)
 
     def _train_epoch(self) -> bool:
         """Train to the end of the epoch or of the run, or until told to stop; tells whether it was."""
@@ -224,24 +203,32 @@ class _Loop:
             )
 
     def _validate(self) -> None:
-        if self.validation is None:
-            return
-        scores, heard = validate(
-            self.gan.average,
-            self.validation,
-            min(self.config.validation_examples, len(self.validation)),
-            self.world,
-            keep=self.hooks.heard,
-        )
         progress = self.progress
+        scores = self._score(progress.step, self.gan.average)
         progress.validated = progress.step
         epoch = -(-progress.step // self.epoch_steps)
-        if scores[LOSS] < progress.lowest_loss:
+        if not self.gan.steps:
+            progress.lowest_epoch = epoch  # the generator has not begun to learn
+        elif scores and scores[LOSS] < progress.lowest_loss:
             progress.lowest_loss, progress.lowest_epoch = scores[LOSS], epoch
+
+    def _score(self, step: int, generator: Generator) -> dict[str, float]:
+        """Score a generator as that of a step; gives the same scores on all ranks."""
+        if self.validation is None:
+            return {}
+        examples = min(self.config.validation_examples, len(self.validation))
+        scores = validate(generator, self.validation, examples, self.world)
         if self.first:
-            self.snapshots.note(progress.step, scores)
-            self.hooks.validated(progress.step, scores, heard)
-            self.hooks.say(f"epoch {epoch}, step {progress.step}: {describe_scores(scores)}")
+            heard = listen(
+                generator, self.validation, min(self.hooks.heard, len(self.validation)), self.world.device
+            )
+            learned = self.snapshots.scores().get(step, {}).get(LEARNED, float(self.gan.steps))
+            scores[LEARNED] = learned
+            self.snapshots.note(step, scores)
+            self.hooks.validated(step, scores, heard)
+            epoch = -(-step // self.epoch_steps)
+            self.hooks.say(f"epoch {epoch}, step {step}: {describe_scores(scores)}")
+        return scores
 
     def _is_late_to_improve(self) -> bool:
         epoch, rest = divmod(self.progress.step, self.epoch_steps)
@@ -256,10 +243,12 @@ class _Loop:
             path = self.snapshots.save(self.gan, step, asdict(self.progress))
             self.hooks.saved(step, path)
             self._settle(wait=False, anew=True)
-            waiting = [other for other, scores in self.snapshots.scores().items() if self._waits(scores)]
-            best = self._best()
-            self.snapshots.prune(self.config.keep_checkpoints, [*waiting, *([best] if best else [])])
+            self._prune()
         self.world.wait()
+
+    def _prune(self) -> None:
+        waiting = [step for step, scores in self.snapshots.scores().items() if self._waits(scores)]
+        self.snapshots.prune(self.config.keep_checkpoints, waiting)
 
     def _waits(self, scores: Mapping[str, float]) -> bool:
         return self.hooks.late and SETTLED not in scores
@@ -273,21 +262,27 @@ class _Loop:
             self.snapshots.note(step, {**scores, SETTLED: 1.0})
         if late or anew:
             best = self._best()
-            if best is not None:
-                self.snapshots.point_best(best)
+            try:
+                if best is not None:
+                    self.snapshots.point_best(best)
+            except CheckpointError as error:
+                self.hooks.say(f"not the best: {error}")
 
     def _best(self) -> int | None:
         """Find the best step among those that have a checkpoint and all their scores."""
         there = set(self.snapshots.steps())
         candidates = {
-            step: quality(scores, floor_db=self.config.floor_db)
+            step: scores
             for step, scores in self.snapshots.scores().items()
-            if step in there and step > 0 and LOSS in scores and not self._waits(scores)
+            if step in there and scores.get(LEARNED) and not self._waits(scores)
         }
-        return max(candidates, key=lambda step: (candidates[step], -step), default=None)
+        return choose_best(candidates, floor_db=self.config.floor_db)
 
     def _end(self, status: str) -> Ending:
-        self._settle(wait=True, anew=True)
+        # what is still to come for an interrupted run is made up for when it goes on
+        self._settle(wait=status != "interrupted", anew=True)
+        if self.first:
+            self._prune()
         self.world.wait()
         best = self._best() if self.first else None
         scores = self.snapshots.scores().get(best, {}) if best is not None else {}

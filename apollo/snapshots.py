@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from apollo import checkpoint
 from apollo.checkpoint import CONFIG, TRAINING, WEIGHTS, CheckpointError
 from apollo.gan import Gan
 from apollo.published import read_container
+from apollo.training import NotFiniteError
 
 _NAME = re.compile(r"^step-(\d{8,})$")
 _SCORES = "scores.json"
@@ -54,12 +56,17 @@ class Snapshots:
 
         Args:
             say: Told of every checkpoint that was set aside, and why.
+
+        Raises:
+            CheckpointError: the disk does not let a file be read.
         """
         self._sweep()
         for step in reversed(self.steps()):
             try:
                 checkpoint.verify(self.path(step), (CONFIG, WEIGHTS, TRAINING))
             except CheckpointError as error:
+                if _is_the_disks(error):
+                    raise  # what cannot be read now may be sound
                 aside = self.path(step).with_suffix(_DAMAGED)
                 shutil.rmtree(aside, ignore_errors=True)
                 self.path(step).rename(aside)
@@ -72,12 +79,12 @@ class Snapshots:
         """Write a step's checkpoint.
 
         Raises:
-            RuntimeError: a weight is no number.
+            NotFiniteError: a weight is no number.
         """
         states = {"ema": gan.average.state_dict(), "discriminator": gan.discriminator.state_dict()}
         for name, state in {"generator": gan.generator.state_dict(), **states}.items():
             if not all(bool(torch.isfinite(value).all()) for value in state.values()):
-                raise RuntimeError(f"step {step}: the {name} holds weights that are no numbers; not saved")
+                raise NotFiniteError(f"step {step}: the {name} holds weights that are no numbers; not saved")
         return checkpoint.save(
             gan.generator,
             self.path(step),
@@ -119,12 +126,24 @@ class Snapshots:
             raise CheckpointError(f"{self.path(step)} is of another network: {error}") from error
         return progress
 
+    def average(self, step: int) -> dict[str, Tensor]:
+        """Read the averaged weights of a step."""
+        weights: dict[str, Tensor] = read_container(self.path(step) / WEIGHTS)["ema"]
+        return weights
+
     def scores(self) -> dict[int, dict[str, float]]:
-        """Give what validation said, by step."""
+        """Give what validation said, by step; where that was lost, what the checkpoints remember of it."""
         try:
             found = json.loads((self.folder / _SCORES).read_text())
             return {int(step): dict(scores) for step, scores in found.items()}
         except (OSError, ValueError, TypeError, AttributeError):
+            remembered = {step: self._remembered(step) for step in self.steps()}
+            return {step: scores for step, scores in remembered.items() if scores}
+
+    def _remembered(self, step: int) -> dict[str, float]:
+        try:
+            return dict(json.loads((self.path(step) / CONFIG).read_text())["scores"])
+        except (OSError, ValueError, TypeError, KeyError):
             return {}
 
     def note(self, step: int, scores: Mapping[str, float]) -> None:
@@ -133,17 +152,32 @@ class Snapshots:
         known[step] = {**known.get(step, {}), **scores}
         _replace(self.folder / _SCORES, lambda path: path.write_text(json.dumps(known, indent=1)))
 
+    def best(self) -> int | None:
+        """Give the step that `best` names."""
+        link = self.output / checkpoint.BEST
+        match = _NAME.match(Path(os.readlink(link)).name) if link.is_symlink() else None
+        return int(match[1]) if match else None
+
     def point_best(self, step: int) -> None:
-        """Make `best` name a step's checkpoint."""
+        """Make `best` name a step's checkpoint.
+
+        Raises:
+            CheckpointError: it is not whole.
+        """
+        if step == self.best():
+            return
+        checkpoint.verify(self.path(step), (CONFIG, WEIGHTS))
         target = self.path(step).relative_to(self.output)
         _replace(self.output / checkpoint.BEST, lambda path: path.symlink_to(target))
 
     def prune(self, keep: int, also: Iterable[int]) -> None:
-        """Delete all but the last `keep` checkpoints and those named."""
-        kept = {*self.steps()[-keep:], *also}
+        """Delete all but the last `keep` checkpoints, the best, and those named."""
+        kept = {*self.steps()[-keep:], self.best(), *also}
         for step in self.steps():
-            if step not in kept:
-                shutil.rmtree(self.path(step))
+            if step not in kept:  # under another name first: what a reader holds open may stay for a while
+                doomed = self.folder / f".{self.path(step).name}-old"
+                self.path(step).rename(doomed)
+                shutil.rmtree(doomed, ignore_errors=True)
 
     def _sweep(self) -> None:
         """Delete what a killed writer left half done."""
@@ -159,4 +193,13 @@ def _replace(target: Path, write: Callable[[Path], object]) -> None:
     scratch = target.with_name(f".{target.name}.{os.getpid()}")
     scratch.unlink(missing_ok=True)
     write(scratch)
+    if not scratch.is_symlink():
+        checkpoint.sync(scratch)
     scratch.replace(target)
+    checkpoint.sync(target.parent)
+
+
+def _is_the_disks(error: CheckpointError) -> bool:
+    """Tell whether a file could not be read at all, rather than being damaged or missing."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError | NotADirectoryError)

@@ -12,6 +12,10 @@ from apollo.config import WEIGHTS
 RECOMPUTE = ("nothing", "hidden", "layers")
 
 
+class NotFiniteError(RuntimeError):
+    """A training cannot go on because of what is no number: too many steps, or a weight."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GanConfig:
     """One optimizer step.
@@ -39,8 +43,8 @@ class GanConfig:
             (1 + n) / (10 + n).
         discriminator_warmup_steps: Steps in which the discriminator learns alone; for generators that come
             without theirs.
-        max_skipped_steps: Steps with a loss or gradient that is no number are left out; more than this end
-            the run.
+        max_skipped_steps: Steps with a loss or gradient that is no number are left out; more than this in the
+            whole run end it.
     """
 
     generator_learning_rate: float = 1e-3
@@ -81,12 +85,17 @@ class GanConfig:
         for name in ("batch_size", "micro_batch", "decay_epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        for name in ("generator_learning_rate", "discriminator_learning_rate", "clip_norm", "decay"):
-            if not getattr(self, name) > 0:
+        for name in ("generator_learning_rate", "discriminator_learning_rate", "clip_norm"):
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
-        for name in ("discriminator_warmup_steps", "max_skipped_steps"):
-            if getattr(self, name) < 0:
+        for name in ("weight_decay", "cutoff_hz", "discriminator_warmup_steps", "max_skipped_steps"):
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 0")
+        if not 0 < self.decay <= 1:
+            raise ValueError(f"decay is {self.decay}: it must be above 0, and 1 for none")
+        for name in ("generator_betas", "discriminator_betas"):
+            if not all(0 <= beta < 1 for beta in getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)}: both must be from 0 to below 1")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}: it must be from 0 to below 1")
         if self.recompute not in RECOMPUTE:
@@ -148,5 +157,7 @@ class FitConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if not 0 <= self.floor_db < math.inf:
+            raise ValueError(f"floor_db is {self.floor_db}: it must be 0 or more")
         if self.max_steps < 0:
             raise ValueError(f"max_steps is {self.max_steps}: give 0 for no limit, or a number of steps")

@@ -1,5 +1,6 @@
 """Scoring a generator on examples that stay the same, and choosing among checkpoints by the scores."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,7 +15,8 @@ from apollo.spectra import Spectra
 from apollo.world import World
 
 LOSS, SI_SNR, DISTANCE, VISQOL = "valid/stft", "valid/si_snr", "valid/lsd_above_5khz", "valid/visqol"
-SETTLED = "valid/settled"  # whether all scores of a step have come
+SETTLED = "valid/settled"  # 1 once all scores of a step have come
+LEARNED = "valid/generator_steps"  # steps that the generator had learned from
 DEGRADED = "/degraded"  # the same score of the input as it was
 _LEAST_LOSS = 1e-6  # an input without fault cannot be improved
 _DISTANCE_HZ = 5_000.0  # above it every codec setting of the paper has removed something
@@ -30,9 +32,7 @@ class Heard:
     restored: Tensor
 
 
-def validate(
-    generator: Generator, source: Source, examples: int, world: World, *, keep: int = 0
-) -> tuple[dict[str, float], list[Heard]]:
+def validate(generator: Generator, source: Source, examples: int, world: World) -> dict[str, float]:
     """Score a generator and, for comparison, its input.
 
     Args:
@@ -40,31 +40,34 @@ def validate(
         source: Fixed examples, at epoch 0.
         examples: How many of them, dealt out over the ranks.
         world: The processes that share the work.
-        keep: How many examples to give back, of rank 0.
 
     Returns:
         Means over examples, the same on all ranks: reconstruction loss, SI-SNR in dB, log-spectral distance
-        above 5 kHz in dB, each also of the input, with the ending `/degraded`; and the kept examples.
+        above 5 kHz in dB, each also of the input, with the ending `/degraded`.
     """
-    heard: list[Heard] = []
     sums: dict[str, float] = {}
+    rate = generator.config.sample_rate
     for example in source.read(0, world.part(range(examples))):
         clean, degraded = (samples[None].to(world.device) for samples in (example.clean, example.degraded))
         with torch.no_grad():
-            restored = generator(degraded)
-            scores = _score(restored, clean, generator.config.sample_rate)
-            scores |= {
-                name + DEGRADED: value
-                for name, value in _score(degraded, clean, generator.config.sample_rate).items()
-            }
+            scores = _score(generator(degraded), clean, rate)
+            scores |= {name + DEGRADED: value for name, value in _score(degraded, clean, rate).items()}
         for name, value in scores.items():
             sums[name] = sums.get(name, 0.0) + value
-        if world.rank == 0 and len(heard) < keep:
-            heard.append(Heard(example.name, example.clean, example.degraded, restored[0].cpu()))
     names = sorted({name + ending for name in (LOSS, SI_SNR, DISTANCE) for ending in ("", DEGRADED)})
     local = torch.tensor([sums.get(name, 0.0) for name in names], dtype=torch.float64, device=world.device)
     means = (world.total(local) / examples).tolist()
-    return dict(zip(names, means, strict=True)), heard
+    return dict(zip(names, means, strict=True))
+
+
+def listen(generator: Generator, source: Source, examples: int, device: torch.device) -> list[Heard]:
+    """Restore the first examples to be heard; the same ones, however many ranks there are."""
+    heard = []
+    for example in source.read(0, range(examples)):
+        with torch.no_grad():
+            restored = generator(example.degraded[None].to(device))[0].cpu()
+        heard.append(Heard(example.name, example.clean, example.degraded, restored))
+    return heard
 
 
 def _score(estimate: Tensor, clean: Tensor, sample_rate: int) -> dict[str, float]:
@@ -91,4 +94,20 @@ def quality(scores: Mapping[str, float], *, floor_db: float) -> tuple[bool, floa
     gained = (before - scores[LOSS]) / max(before, _LEAST_LOSS)
     if VISQOL in scores and VISQOL + DEGRADED in scores:
         gained += scores[VISQOL] / scores[VISQOL + DEGRADED] - 1
-    return held, gained
+    return held, gained if math.isfinite(gained) else -math.inf
+
+
+def choose_best(candidates: Mapping[int, Mapping[str, float]], *, floor_db: float) -> int | None:
+    """Choose among steps by their scores; the earlier of two equals.
+
+    ViSQOL counts where all of them have it: one measurement that failed must not decide.
+    """
+    heard = all(VISQOL in scores and VISQOL + DEGRADED in scores for scores in candidates.values())
+    ranked = {
+        step: quality(
+            {name: value for name, value in scores.items() if heard or not name.startswith(VISQOL)},
+            floor_db=floor_db,
+        )
+        for step, scores in candidates.items()
+    }
+    return max(ranked, key=lambda step: (ranked[step], -step), default=None)

@@ -13,7 +13,8 @@ from jsonargparse import ArgumentParser
 
 from pipelines.errors import UsageError
 from pipelines.runs import Exit
-from pipelines.train import TrainConfig, train
+from pipelines.train import train
+from pipelines.train_config import TrainConfig
 
 
 def build_parser() -> ArgumentParser:

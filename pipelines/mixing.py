@@ -142,18 +142,23 @@ class LiveSource:
                 f"{', '.join(self._task.codec.degradations)}"
             )
         self._catalog = _read_catalog(Folder(output))
-        self._rejects = Rejects(
-            output,
-            epoch_examples,
+        self._on_reject, self._output = on_reject, output
+        self._rejects, self._epoch = self._begin_listing(), -1
+        self._mixer: Mixer | None = None
+
+    def _begin_listing(self) -> Rejects:
+        """Begin a list of what is left out: every epoch has recipes of its own, and a share of its own."""
+        return Rejects(
+            self._output,
+            self._epoch_examples,
             corrupt=self.config.corrupt,
             max_corrupt_share=self.config.max_corrupt_share,
-            on_reject=on_reject,
+            on_reject=self._on_reject,
         )
-        self._mixer: Mixer | None = None
 
     @property
     def rejects(self) -> list[Reject]:
-        """What this process has left out, each once."""
+        """What this process has left out in this epoch, each once."""
         return self._rejects.listed
 
     def read(self, epoch: int, positions: Sequence[int]) -> Iterator[Example]:
@@ -161,6 +166,8 @@ class LiveSource:
 
         Actors and threads end with the iterator.
         """
+        if epoch != self._epoch:
+            self._rejects, self._epoch = self._begin_listing(), epoch
         tasks = list(self._tasks(epoch, rising(0, positions)))
         made = stream_actors(tasks, Mixer, (self._task,), actors=self._actors, block_rows=_BLOCK_ROWS)
         pool = ThreadPoolExecutor(self.config.decode_threads, "decode")

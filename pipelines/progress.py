@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -11,8 +11,20 @@ _Item = TypeVar("_Item")
 _LINE_SECONDS = 30.0
 
 
+_speak: Callable[[str], object] | None = None
+
+
+def speak_through(speak: Callable[[str], object]) -> None:
+    """Let `say` in this process speak through something else: a worker has no terminal."""
+    global _speak
+    _speak = speak
+
+
 def say(text: str) -> None:
     """Print a line at once, without disturbing a bar."""
+    if _speak is not None:
+        _speak(text)
+        return
     tqdm.write(text, file=sys.stderr)
 
 

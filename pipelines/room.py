@@ -1,7 +1,8 @@
 """Room on the cluster for the processes that train: how many, of what, and waiting for it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +44,9 @@ class WorkersConfig:
             raise ValueError(f"workers.count is {self.count}: give 1 or more")
         if self.least is not None and not 1 <= self.least <= self.count:
             raise ValueError(f"workers.least is {self.least}: give 1 to workers.count, which is {self.count}")
-        if self.cpus <= 0 or self.wait_minutes < 0 or self.max_failures < 0:
+        if self.cpus > 1 and self.cpus % 1:
+            raise ValueError(f"workers.cpus is {self.cpus}: give a part of one, or whole ones")
+        if not self.cpus > 0 or self.wait_minutes < 0 or self.max_failures < 0:
             raise ValueError(
                 "workers.cpus must be above 0, workers.wait_minutes and workers.max_failures 0 or more"
             )
@@ -59,22 +62,32 @@ class WorkersConfig:
         return self.count if self.least is None else self.least
 
 
-def check_room(config: WorkersConfig) -> None:
+def check_room(config: WorkersConfig, *, more_cpus: float = 0.0) -> None:
     """Refuse at once what the cluster can never have, its autoscaler included.
+
+    Args:
+        config: The workers.
+        more_cpus: What is needed beside them.
 
     Raises:
         UsageError: with what is asked for and what there can be.
     """
-    most = _most_resources()
+    most, largest = _most_resources(), _largest_nodes()
+    advice = "Give fewer --workers.count or --workers.cpus, or --workers.gpu false, or a larger cluster"
+    if config.may_grow:
+        return
     for name, each in config.resources.items():
-        asked = each * config.needed
-        if asked > most.get(name, 0) and not config.may_grow:
+        asked = each * config.needed + (more_cpus if name == "CPU" else 0.0)
+        if asked > most.get(name, 0):
+            beside = f" and {more_cpus:g} beside them" if more_cpus and name == "CPU" else ""
             raise UsageError(
-                f"{config.needed} workers of {each:g} {name}s need {asked:g} {name}s; this cluster has "
-                f"{most.get(name, 0):g} at most. Give fewer --workers.count or --workers.cpus"
-                + (", or --workers.gpu false" if name == "GPU" else "")
-                + ", or a larger cluster (--workers.may_grow true if its autoscaler may bring more)"
+                f"{config.needed} workers of {each:g} {name}s{beside} need {asked:g} {name}s; this cluster "
+                f"has {most.get(name, 0):g} at most. {advice} (--workers.may_grow true if its "
+                "autoscaler may bring more)"
             )
+    if not any(all(node.get(name, 0) >= each for name, each in config.resources.items()) for node in largest):
+        asked_each = " and ".join(f"{each:g} {name}s" for name, each in config.resources.items())
+        raise UsageError(f"a worker needs {asked_each} on one node, and no node has that. {advice}")
 
 
 def _most_resources() -> dict[str, float]:
@@ -82,48 +95,66 @@ def _most_resources() -> dict[str, float]:
     import ray
 
     up: dict[str, float] = ray.cluster_resources()
-    found = ray._private.state.state.get_max_resources_from_cluster_config() or _launched_resources()
+    found = dict(ray._private.state.state.get_max_resources_from_cluster_config() or {})
+    for nodes, resources in _launched_groups():
+        for name, amount in resources.items():
+            found[name] = found.get(name, 0) + nodes * amount
     return {name: max(up.get(name, 0), found.get(name, 0)) for name in {*up, *found}}
 
 
-def _launched_resources() -> dict[str, float]:
+def _largest_nodes() -> list[dict[str, float]]:
+    """Give the resources of every node that is up, and of every kind that may come."""
+    import ray
+
+    up = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [*up, *(resources for nodes, resources in _launched_groups() if nodes)]
+
+
+def _launched_groups() -> list[tuple[int, dict[str, float]]]:
     """Read what the cluster launcher may start, where this is the head node of such a cluster."""
     path = Path(_BOOTSTRAP).expanduser()
     if not path.is_file():
-        return {}
+        return []
     config = yaml.safe_load(path.read_text())
-    total: dict[str, float] = {}
-    for name, group in config.get("available_node_types", {}).items():
-        nodes = 1 if name == config.get("head_node_type") else group.get("max_workers", 0)
-        for resource, amount in group.get("resources", {}).items():
-            total[resource] = total.get(resource, 0) + nodes * float(amount)
-    return total
+    return [
+        (
+            1 if name == config.get("head_node_type") else int(group.get("max_workers", 0)),
+            {resource: float(amount) for resource, amount in group.get("resources", {}).items()},
+        )
+        for name, group in config.get("available_node_types", {}).items()
+    ]
 
 
-def wait_for_room(config: WorkersConfig, say: Callable[[str], None]) -> None:
-    """Ask the autoscaler for room, where there is one, and wait until the nodes are up.
+@contextmanager
+def room_for(config: WorkersConfig, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold room for the workers: ask the autoscaler for it, where there is one, and wait for the nodes.
 
     Raises:
-        UsageError: they are not, after `wait_minutes`.
+        UsageError: they are not up after `wait_minutes`.
     """
     import ray
     from ray.autoscaler.sdk import request_resources
 
     deadline = time.monotonic() + 60 * config.wait_minutes
     spoke, asked = -_SAY_SECONDS, False
-    while missing := _missing(config, ray.cluster_resources()):
-        if not asked:
-            request_resources(bundles=[config.resources] * config.needed)
-            asked = True
-        if time.monotonic() > deadline:
-            raise UsageError(
-                f"waited {config.wait_minutes:g} minutes for {missing}; it did not come. Start nodes, or let "
-                "--workers.wait_minutes be more"
-            )
-        if time.monotonic() - spoke >= _SAY_SECONDS:
-            say(f"waiting for {missing}, {(deadline - time.monotonic()) / 60:.1f} minutes at most")
-            spoke = time.monotonic()
-        time.sleep(_POLL_SECONDS)
+    try:
+        while missing := _missing(config, ray.cluster_resources()):
+            if not asked:
+                request_resources(bundles=[config.resources] * config.needed)
+                asked = True
+            if time.monotonic() > deadline:
+                raise UsageError(
+                    f"waited {config.wait_minutes:g} minutes for {missing}; it did not come. Start nodes, or "
+                    "let --workers.wait_minutes be more"
+                )
+            if time.monotonic() - spoke >= _SAY_SECONDS:
+                say(f"waiting for {missing}, {(deadline - time.monotonic()) / 60:.1f} minutes at most")
+                spoke = time.monotonic()
+            time.sleep(_POLL_SECONDS)
+        yield
+    finally:
+        if asked:  # or the autoscaler would keep the nodes for ever
+            request_resources(bundles=[])
 
 
 def _missing(config: WorkersConfig, up: dict[str, float]) -> str:

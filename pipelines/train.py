@@ -20,86 +20,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from apollo.config import DiscriminatorConfig, GeneratorConfig
-from apollo.training import FitConfig, GanConfig
+from apollo.config import DiscriminatorConfig
 from pipelines import runs, tracking
-from pipelines.errors import UsageError
-from pipelines.loader import LoaderConfig
+from pipelines.errors import FinalError, UsageError
 from pipelines.progress import say
-from pipelines.room import WorkersConfig, check_room, wait_for_room
+from pipelines.room import check_room, room_for
 from pipelines.runs import Exit
-from pipelines.storage import Folder, is_uri
-from pipelines.tracking import TrackingConfig
+from pipelines.storage import Folder
+from pipelines.train_config import INIT, TrainConfig
 
 _FREE = {  # may change from one start to the next: what is learned stays the same, but for rounding
     "gan": ("micro_batch", "compile", "recompute", "max_skipped_steps"),
     "fit": ("epochs", "max_steps", "patience_epochs", "keep_checkpoints", "log_steps", "checkpoint_steps"),
     "loader": ("look_ahead", "decode_threads", "fetch_threads", "max_corrupt_share"),
 }
-_SCRATCH = ".ray"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """A training run.
-
-    Args:
-        shards: Output of preprocess: path or URI.
-        output: Folder of the run, on a disk that all nodes see.
-        init: Checkpoint to begin from: a folder of ours, a published or community file, a Hugging Face name.
-            Its shape takes the place of `generator`.
-        source: `shards`, or `live`: new mixes in every epoch, made on the cluster's free CPUs.
-        live_actors: Actors that make them.
-        generator: Its shape.
-        discriminator: Its shape.
-        gan: The step.
-        fit: The loop.
-        loader: The data.
-        heard_examples: Validation examples that are scored by ViSQOL and shown; 0 for none.
-        visqol: Whether ViSQOL is measured.
-        workers: The processes.
-        tracking: MLflow.
-        history: Write every step's losses and examples to OUTPUT/history-<rank>.jsonl.
-    """
-
-    shards: str
-    output: str
-    init: str | None = None
-    source: Literal["shards", "live"] = "shards"
-    live_actors: int = 8
-    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
-    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    gan: GanConfig = field(default_factory=GanConfig)
-    fit: FitConfig = field(default_factory=FitConfig)
-    loader: LoaderConfig = field(default_factory=LoaderConfig)
-    heard_examples: int = 6
-    visqol: bool = True
-    workers: WorkersConfig = field(default_factory=WorkersConfig)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    history: bool = False
-
-    def __post_init__(self) -> None:
-        if is_uri(self.output):
-            raise UsageError(
-                f"--output {self.output!r} is no folder on a disk: checkpoints are written to one that all "
-                "nodes see"
-            )
-        object.__setattr__(self, "shards", runs.resolve(self.shards, "--shards"))
-        object.__setattr__(self, "output", runs.resolve(self.output, "--output"))
-        if self.gan.batch_size < self.workers.count:
-            raise UsageError(
-                f"gan.batch_size is {self.gan.batch_size} for {self.workers.count} workers: every worker "
-                "needs an example of each step. Give a larger --gan.batch_size or fewer --workers.count"
-            )
-        if self.fit.epoch_examples < self.gan.batch_size:
-            raise UsageError(
-                f"fit.epoch_examples is {self.fit.epoch_examples}, gan.batch_size {self.gan.batch_size}: an "
-                "epoch needs a step"
-            )
-        if self.heard_examples < 0 or self.live_actors < 1:
-            raise UsageError("heard_examples must be 0 or more, live_actors 1 or more")
+_SCRATCH = ".ray"  # Ray Train's; never read again
 
 
 @dataclass(frozen=True)
@@ -133,20 +70,22 @@ def train(config: TrainConfig) -> Outcome:
 
 
 def _train_held(config: TrainConfig, output: Folder) -> Outcome:
-    finished = _finished(config, output)
-    if finished:
-        return finished
-    claimed = False
     try:
         config, fingerprint = _prepare(config)
         runs.claim(output, fingerprint)
-        claimed = True
-        runs.write_result(output, None, "training")
+    except (ValueError, RuntimeError) as error:  # nothing is begun, and what is there stays as it is
+        return Outcome(Exit.USAGE, str(error))
+    finished = _finished(config, output)
+    if finished:
+        return finished
+    runs.write_result(output, None, "training")
+    try:
+        _begin(config)
         outcome = _run(config, output, fingerprint)
     except UsageError as error:
         outcome = Outcome(Exit.USAGE, str(error))
-        if not claimed:
-            return outcome
+    except FinalError as error:
+        outcome = Outcome(Exit.FAILED, str(error))
     except KeyboardInterrupt:
         outcome = Outcome(Exit.INTERRUPTED, "interrupted at once; the newest checkpoint stands")
     except Exception as error:
@@ -160,63 +99,81 @@ def _train_held(config: TrainConfig, output: Folder) -> Outcome:
 
 def _finished(config: TrainConfig, output: Folder) -> Outcome | None:
     """Tell whether the output has got where this run would go, so that nothing needs to start."""
-    if not output.exists(runs.RESULT):
-        return None
-    result = json.loads(output.read(runs.RESULT))
-    steps = config.fit.epochs * (config.fit.epoch_examples // config.gan.batch_size)
-    limit = min(steps, config.fit.max_steps or steps)
-    if result["status"] != "done" or (result.get("ending") != "early" and result.get("step", 0) < limit):
+    try:
+        result = json.loads(output.read(runs.RESULT))
+        steps = config.fit.epochs * (config.fit.epoch_examples // config.gan.batch_size)
+        there = result["step"] >= min(steps, config.fit.max_steps or steps)
+        there |= result["ending"] == "early" and result["patience_epochs"] >= config.fit.patience_epochs
+        if result["status"] != "done" or not there:
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     facts = {name: value for name, value in result.items() if name not in ("status", "exit_code", "message")}
     return Outcome(Exit.DONE, f"{config.output} is finished already: {result['message']}", facts)
 
 
 def _prepare(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any]]:
-    """Check what can be checked before anything starts; gives the run's fingerprint."""
+    """Check what can be checked before anything starts; gives the configuration with its shapes, and the
+    run's fingerprint.
+    """
     import torch
 
     from pipelines.loader import ShardSource, ValidationSource
 
-    shape = _begin(config)
-    if shape is not None:
-        config = replace(config, generator=shape)
+    if config.init is not None:
+        config = replace(config, **_shapes(config))
     settings: dict[str, Any] = {
         name: {key: value for key, value in asdict(getattr(config, name)).items() if key not in free}
         for name, free in {**_FREE, "generator": (), "discriminator": ()}.items()
     }
-    data = ShardSource(config.shards, config.loader, epoch_examples=config.fit.epoch_examples)
+    if config.source == "live":
+        there = Folder(config.shards)
+        plan = there.read("plan.json") + there.read("sources.parquet")
+        data = hashlib.sha256(plan).hexdigest()
+    else:
+        data = ShardSource(config.shards, config.loader, epoch_examples=config.fit.epoch_examples).fingerprint
     validation = ValidationSource(config.shards, config.loader, limit=config.fit.validation_examples)
     settings |= {
         "source": config.source,
         "init": config.init,
-        "data": {"train": data.fingerprint, "valid": validation.fingerprint},
+        "data": {"train": data, "valid": validation.fingerprint},
         "versions": {"torch": torch.__version__.partition("+")[0]},
     }
     return config, json.loads(json.dumps(settings))
 
 
-def _begin(config: TrainConfig) -> GeneratorConfig | None:
-    """Bring the checkpoint that a run begins from into its output; gives the shape of its generator."""
-    if config.init is None:
-        return None
+def _shapes(config: TrainConfig) -> dict[str, Any]:
+    """Read the shapes of the networks that a run begins from."""
     from apollo import checkpoint
-    from apollo.published import read_container
 
-    target = Path(config.output) / "init"
-    if not target.exists():
-        source = checkpoint.locate(config.init)
-        generator = checkpoint.load(source)
-        inner = source / "best" if source.is_dir() and not (source / checkpoint.WEIGHTS).exists() else source
-        states = read_container(inner / checkpoint.WEIGHTS) if inner.is_dir() else {}
-        more = {name: states[name] for name in ("discriminator",) if name in states}
-        checkpoint.save(generator, target, more=more, notes={"from": str(config.init)})
-        if not more and not config.gan.discriminator_warmup_steps:
-            say(
-                f"{config.init} has no discriminator: a new one would mislead a trained generator. Consider "
-                "--gan.discriminator_warmup_steps 2000, in which it learns alone"
-            )
-    shape: GeneratorConfig = checkpoint.load(target).config
-    return shape
+    begun = Path(config.output) / INIT
+    source = begun if begun.exists() else checkpoint.locate(str(config.init))
+    shapes: dict[str, Any] = {"generator": checkpoint.load(source).config}
+    judge = checkpoint.describe(source).get("discriminator")
+    if isinstance(judge, dict):
+        shapes["discriminator"] = DiscriminatorConfig.from_dict(judge)
+    return shapes
+
+
+def _begin(config: TrainConfig) -> None:
+    """Bring the checkpoint that a run begins from into its output."""
+    if config.init is None or (Path(config.output) / INIT).exists():
+        return
+    from apollo import checkpoint
+
+    source = checkpoint.locate(config.init)
+    more = checkpoint.read_discriminator(source)
+    checkpoint.save(
+        checkpoint.load(source),
+        Path(config.output) / INIT,
+        more={"discriminator": more} if more else {},
+        notes={"from": config.init, "discriminator": config.discriminator.to_dict()} if more else {},
+    )
+    if not more and not config.gan.discriminator_warmup_steps:
+        say(
+            f"{config.init} has no discriminator: a new one would mislead a trained generator. Consider "
+            "--gan.discriminator_warmup_steps 2000, in which it learns alone"
+        )
 
 
 def _run(config: TrainConfig, output: Folder, fingerprint: dict[str, Any]) -> Outcome:
@@ -224,38 +181,43 @@ def _run(config: TrainConfig, output: Folder, fingerprint: dict[str, Any]) -> Ou
     from pipelines.train_worker import work
     from pipelines.workers import run_workers
 
-    there = cluster.connect()
+    cluster.connect()
     runs.catch_sigterm()  # Ray has put its own handler there
-    check_room(config.workers)
-    wait_for_room(config.workers, say)
-    tracking.check_uri(tracking.resolve_uri(config.tracking.uri, config.output), there.nodes)
-    run = tracking.open_run(
-        config.tracking,
-        config.output,
-        params=asdict(config),
-        tags={
-            "git_commit": tracking.git_commit(),
-            "config_hash": _hash(fingerprint),
-            "data_fingerprint": fingerprint["data"]["train"],
-        },
-    )
-    status: tracking.Status = "FAILED"
-    try:
-        with _signals_as_wish() as stopping:
-            say(f"training on {config.workers.count} workers; {config.output}")
-            found = run_workers(
-                work,
-                {"config": config, "run": run},
-                config.workers,
-                scratch=os.path.join(config.output, _SCRATCH),
-                stopping=stopping,
-                say=say,
-            )
-        outcome = _judge(found, config)
-        status = {Exit.DONE: "FINISHED", Exit.INTERRUPTED: "KILLED"}.get(outcome.code, "FAILED")  # type: ignore[assignment]
-        return outcome
-    finally:
-        run.close(status)
+    # every worker of a live run needs a CPU for an actor of its own
+    check_room(config.workers, more_cpus=config.workers.needed if config.source == "live" else 0)
+    with room_for(config.workers, say):
+        nodes = cluster.connect().nodes
+        tracking.check_uri(tracking.resolve_uri(config.tracking.uri, config.output), nodes)
+        run = tracking.open_run(
+            config.tracking,
+            config.output,
+            params=asdict(config),
+            tags={
+                "git_commit": tracking.git_commit(),
+                "config_hash": _hash(fingerprint),
+                "data_fingerprint": fingerprint["data"]["train"],
+            },
+        )
+        status: tracking.Status = "FAILED"
+        try:
+            with _signals_as_wish() as stopping:
+                say(f"training on {config.workers.count} workers; {config.output}")
+                found = run_workers(
+                    work,
+                    {"config": config, "run": run},
+                    config.workers,
+                    scratch=os.path.join(config.output, _SCRATCH),
+                    stopping=stopping,
+                    say=say,
+                )
+                outcome = _judge(found, config)
+                status = "KILLED" if outcome.code == Exit.INTERRUPTED else "FINISHED"
+                return outcome
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            run.close(status)
 
 
 def _judge(found: dict[str, Any], config: TrainConfig) -> Outcome:

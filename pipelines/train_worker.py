@@ -3,34 +3,36 @@
 import json
 import os
 import shutil
+import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from apollo.checkpoint import WEIGHTS, CheckpointError
+from apollo.checkpoint import WEIGHTS
 from apollo.discriminator import Discriminator
 from apollo.examples import Source
 from apollo.gan import Gan
 from apollo.generator import Generator
-from apollo.loop import Hooks, NotFiniteError, fit
+from apollo.hooks import Hooks
+from apollo.loop import fit
 from apollo.published import read_container
-from apollo.validation import Heard
+from apollo.training import NotFiniteError
+from apollo.validation import VISQOL, Heard
 from apollo.world import World
+from pipelines import progress
 from pipelines.loader import ShardSource, ValidationSource
 from pipelines.mixing import LiveSource
 from pipelines.policy import CorruptDataError, Reject
 from pipelines.review import review
 from pipelines.storage import Folder
 from pipelines.tracking import Run, Tracker
+from pipelines.train_config import INIT, TrainConfig
 from pipelines.workers import Aside, DeskLine
 
-if TYPE_CHECKING:
-    from pipelines.train import TrainConfig
-
-INIT = "init"  # the checkpoint that a run began from, below its output
 _REVIEW_SECONDS = 600.0  # longest wait for the last scores at the end
 
 
@@ -51,7 +53,11 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
     desk = DeskLine(settings["desk"])
     if desk.failure():
         return {}
+    progress.speak_through(desk.say)
+    warnings.showwarning = lambda message, *_: desk.say(f"warning: {message}")
     world = World(_device())
+    if world.rank == 0:
+        desk.beat()
     hooks = _Hooks(config, settings["run"], desk, world)
     try:
         validation = ValidationSource(
@@ -65,7 +71,7 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
             validation=validation,
             hooks=hooks,
         )
-    except (NotFiniteError, CorruptDataError, CheckpointError, ValueError) as error:
+    except (NotFiniteError, CorruptDataError, torch.OutOfMemoryError, ValueError) as error:
         desk.fail(f"{type(error).__name__}: {error}")
         raise
     finally:
@@ -80,19 +86,18 @@ def _device() -> torch.device:
     return device
 
 
-def _build(config: "TrainConfig", world: World) -> Gan:
+def _build(config: TrainConfig, world: World) -> Gan:
     torch.manual_seed(config.fit.seed)  # the same first weights on every rank
     generator, discriminator = Generator(config.generator), Discriminator(config.discriminator)
-    begun = Path(config.output) / INIT / WEIGHTS
-    if begun.exists():
-        states = read_container(begun)
+    if config.init is not None:
+        states = read_container(Path(config.output) / INIT / WEIGHTS)
         generator.load_state_dict(states["generator"])
         if "discriminator" in states:
             discriminator.load_state_dict(states["discriminator"])
     return Gan(generator.to(world.device), discriminator.to(world.device), config.gan, world)
 
 
-def _source(config: "TrainConfig", world: World, hooks: "_Hooks") -> Source:
+def _source(config: TrainConfig, world: World, hooks: "_Hooks") -> Source:
     settings: dict[str, Any] = {
         "epoch_examples": config.fit.epoch_examples,
         "seed": config.fit.seed,
@@ -100,12 +105,12 @@ def _source(config: "TrainConfig", world: World, hooks: "_Hooks") -> Source:
     }
     if config.source == "live":
         actors = max(config.live_actors // world.size, 1)
-        return LiveSource(config.shards, config.loader, actors=actors, **settings)
+        return LiveSource(config.shards, config.loader, actors=actors, cache=config.live_cache, **settings)
     return ShardSource(config.shards, config.loader, **settings)
 
 
 class _Hooks(Hooks):
-    def __init__(self, config: "TrainConfig", run: Run, desk: DeskLine, world: World) -> None:
+    def __init__(self, config: TrainConfig, run: Run, desk: DeskLine, world: World) -> None:
         self.config, self.desk, self.world = config, desk, world
         self.output = Folder(config.output)
         self.tracker = Tracker(run) if world.rank == 0 else None
@@ -136,8 +141,9 @@ class _Hooks(Hooks):
 
     def late_scores(self, *, wait: bool) -> dict[int, dict[str, float]]:
         arrived: dict[int, dict[str, float]] = {}
+        deadline = time.monotonic() + (_REVIEW_SECONDS if wait else 0.0)
         for step, task in list(self._reviews.items()):
-            ended, found = task.poll(_REVIEW_SECONDS if wait else 0.0)
+            ended, found = task.poll(max(deadline - time.monotonic(), 0.0))
             if ended or wait:
                 del self._reviews[step]
                 arrived[step] = self._reviewed(step, found)
@@ -148,6 +154,8 @@ class _Hooks(Hooks):
             self.say(f"step {step}: no ViSQOL and no pictures: {found or 'it took too long'}")
             return {}
         scores: dict[str, float] = found["scores"]
+        if self.config.visqol and VISQOL not in scores:
+            self.say(f"step {step}: ViSQOL is missing, or defined for none of the examples")
         if self.tracker:
             self.tracker.log(step, scores, kind="review")
             for name, path in found["pictures"].items():

@@ -13,9 +13,11 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from pipelines.errors import FinalError
 from pipelines.room import WorkersConfig
 
 _POLL_SECONDS = 0.5
+_BEAT_SECONDS, _SILENT_SECONDS = 5.0, 60.0
 
 
 class Desk:
@@ -23,6 +25,15 @@ class Desk:
 
     def __init__(self) -> None:
         self._stopping, self._words, self._failure = False, list[str](), ""
+        self._beat = time.monotonic()
+
+    def beat(self) -> None:
+        """Hear that the first worker is there."""
+        self._beat = time.monotonic()
+
+    def silence_seconds(self) -> float:
+        """Tell for how long no worker was there."""
+        return time.monotonic() - self._beat
 
     def stop(self) -> None:
         """Ask the workers to end with a checkpoint."""
@@ -56,6 +67,16 @@ class DeskLine:
     def __init__(self, desk: Any) -> None:
         self._desk, self._asked, self._answer = desk, -1.0, None
         self._stopping = False
+
+    def beat(self) -> None:
+        """Let the desk hear from this process from now on, whatever it is busy with."""
+
+        def work() -> None:
+            while True:
+                self._desk.beat.remote()
+                time.sleep(_BEAT_SECONDS)
+
+        threading.Thread(target=work, name="beat", daemon=True).start()
 
     def say(self, text: str) -> None:
         """Leave a line for people; does not wait."""
@@ -129,35 +150,57 @@ def run_workers(
         What the function returned on the first worker.
 
     Raises:
-        RuntimeError: workers died too often, or one left word of a failure at the desk.
+        FinalError: a worker left word of a failure at the desk.
+        RuntimeError: workers died too often.
+        KeyboardInterrupt: it is to stop, and no worker is there to do it.
     """
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    # not this process's to handle: Ray Train would put its own handlers where signals are turned into a wish
-    desk = ray.remote(num_cpus=0)(Desk).remote()
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    desk = ray.remote(num_cpus=0, scheduling_strategy=here)(Desk).remote()
     outcome: dict[str, Any] = {}
+    # not in this thread: there Ray Train would put its own handlers where signals are turned into a wish
     thread = threading.Thread(
         target=_fit, args=(function, {**settings, "desk": desk}, config, scratch, outcome), daemon=True
     )
-    thread.start()
-    asked = False
+    try:
+        thread.start()
+        _attend(thread, desk, stopping, say)
+        failure = ray.get(desk.failure.remote())
+    finally:
+        ray.kill(desk)
+        shutil.rmtree(scratch, ignore_errors=True)
+    if failure:
+        raise FinalError(failure)
+    if "error" in outcome:
+        raise outcome["error"]
+    return outcome["result"]
+
+
+def _attend(
+    thread: threading.Thread, desk: Any, stopping: threading.Event, say: Callable[[str], None]
+) -> None:
+    """Pass on what is left at the desk until the workers have ended."""
+    import ray
+
+    asked, spoke = False, time.monotonic()
     while thread.is_alive():
         thread.join(_POLL_SECONDS)
+        silence = ray.get(desk.silence_seconds.remote())
         if stopping.is_set() and not asked:
             desk.stop.remote()
             asked = True
+        if asked and silence > _SILENT_SECONDS:
+            raise KeyboardInterrupt  # nobody is there who could stop with a checkpoint
+        if silence > _SILENT_SECONDS and time.monotonic() - spoke > _SILENT_SECONDS:
+            say(f"no worker for {silence:.0f} s: Ray is starting them, or waits for room")
+            spoke = time.monotonic()
         for text in ray.get(desk.take.remote()):
             say(text)
     for text in ray.get(desk.take.remote()):
         say(text)
-    failure = ray.get(desk.failure.remote())
-    ray.kill(desk)
-    shutil.rmtree(scratch, ignore_errors=True)
-    if failure:
-        raise RuntimeError(failure)
-    if "error" in outcome:
-        raise outcome["error"]
-    return outcome["result"]
 
 
 def _fit(

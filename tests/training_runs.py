@@ -20,7 +20,8 @@ from apollo.discriminator import Discriminator
 from apollo.examples import Example
 from apollo.gan import Gan
 from apollo.generator import Generator
-from apollo.loop import Ending, Hooks, fit
+from apollo.hooks import Hooks
+from apollo.loop import Ending, fit
 from apollo.training import FitConfig, GanConfig
 from apollo.world import World
 

@@ -20,7 +20,8 @@ from apollo.discriminator import Discriminator
 from apollo.examples import Example
 from apollo.gan import Gan
 from apollo.generator import Generator
-from apollo.loop import Ending, Hooks, fit
+from apollo.hooks import Hooks
+from apollo.loop import Ending, fit
 from apollo.snapshots import Snapshots
 from apollo.training import FitConfig, GanConfig
 from apollo.validation import DEGRADED, DISTANCE, LOSS, SI_SNR
@@ -99,9 +100,9 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Any:
     def plan(*losses: float, si_snr: Sequence[float] = ()) -> None:
         left, levels = iter(losses), iter(si_snr)
 
-        def find(*_: Any, **__: Any) -> tuple[dict[str, float], list[Any]]:
+        def find(*_: Any, **__: Any) -> dict[str, float]:
             scores = {LOSS: next(left), SI_SNR: next(levels, 10.0), DISTANCE: 20.0}
-            return scores | {LOSS + DEGRADED: 0.5, SI_SNR + DEGRADED: 10.0, DISTANCE + DEGRADED: 30.0}, []
+            return scores | {LOSS + DEGRADED: 0.5, SI_SNR + DEGRADED: 10.0, DISTANCE + DEGRADED: 30.0}
 
         monkeypatch.setattr(loop, "validate", find)
 
@@ -146,7 +147,7 @@ def test_validation_has_at_most_the_examples_there_are(tmp_path: Path) -> None:
     few = Few(count=3)
     _fit(tmp_path / "few", validation=few, validation_examples=500, epochs=1)
     _fit(tmp_path / "fewer", validation=few, validation_examples=2, epochs=1)
-    assert asked == [[0, 1, 2], [0, 1]]
+    assert asked[::2] == [[0, 1, 2], [0, 1]]  # between them is read what is heard
 
 
 def test_logged_are_means_of_the_steps_since_the_last_time(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from apollo.examples import Example
 from apollo.generator import Generator
 from apollo.losses import magnitude_loss
 from apollo.metrics import log_spectral_distance, si_snr
-from apollo.validation import DEGRADED, DISTANCE, LOSS, SI_SNR, VISQOL, Heard, quality, validate
+from apollo.validation import DEGRADED, DISTANCE, LOSS, SI_SNR, VISQOL, choose_best, listen, quality, validate
 from apollo.world import World
 
 WORLD = World(torch.device("cpu"))
@@ -42,8 +42,8 @@ class Recorded(Noise):
         return super().read(epoch, positions)
 
 
-def _scores(generator: Any, examples: int = 3, **settings: int) -> tuple[dict[str, float], list[Heard]]:
-    return validate(generator, Noise(), examples, WORLD, **settings)
+def _scores(generator: Any, examples: int = 3) -> dict[str, float]:
+    return validate(generator, Noise(), examples, WORLD)
 
 
 def test_scores_are_means_of_the_metrics() -> None:
@@ -58,7 +58,7 @@ def test_scores_are_means_of_the_metrics() -> None:
                 (DISTANCE, distance.mean()),
             ):
                 expected.setdefault(name + ending, []).append(float(value))
-    found, _ = _scores(Halving())
+    found = _scores(Halving())
     means = {name: math.fsum(values) / 3 for name, values in expected.items()}
     assert found == pytest.approx(means, rel=1e-6)
     assert found[LOSS] != pytest.approx(found[LOSS + DEGRADED], rel=0.1)
@@ -66,7 +66,7 @@ def test_scores_are_means_of_the_metrics() -> None:
 
 def test_scores_of_the_input_are_those_of_an_untrained_correction() -> None:
     torch.manual_seed(0)
-    found, _ = _scores(Generator(SMALL).eval())
+    found = _scores(Generator(SMALL).eval())
     for name in (LOSS, SI_SNR, DISTANCE):
         assert found[name] == pytest.approx(found[name + DEGRADED], rel=1e-3), name
     assert quality(found, floor_db=3.0)[0]
@@ -79,11 +79,10 @@ def test_the_first_examples_are_read_at_epoch_zero() -> None:
     assert source.asked == [(0, [0, 1, 2, 3])]
 
 
-@pytest.mark.parametrize(("keep", "kept"), [(0, 0), (2, 2), (9, 3)])
-def test_the_first_examples_are_kept_with_what_became_of_them(keep: int, kept: int) -> None:
-    _, heard = _scores(Halving(), keep=keep)
-    assert len(heard) == kept
-    for one, example in zip(heard, Noise().read(0, range(kept)), strict=True):
+def test_the_first_examples_are_heard_with_what_became_of_them() -> None:
+    heard = listen(Halving(), Noise(), 3, torch.device("cpu"))
+    assert len(heard) == 3
+    for one, example in zip(heard, Noise().read(0, range(3)), strict=True):
         assert one.name == example.name
         assert torch.equal(one.clean, example.clean) and torch.equal(one.degraded, example.degraded)
         assert torch.equal(one.restored, example.degraded / 2)
@@ -129,3 +128,22 @@ def test_an_input_without_fault_can_only_be_made_worse() -> None:
     untouched = {LOSS: 0.0, LOSS + DEGRADED: 0.0, SI_SNR: 100.0, SI_SNR + DEGRADED: 100.0}
     assert quality(untouched, floor_db=3.0) == (True, 0.0)
     assert quality(untouched | {LOSS: 0.1}, floor_db=3.0)[1] < 0
+
+
+def _candidate(loss: float, **more: float) -> dict[str, float]:
+    scores = {LOSS: loss, LOSS + DEGRADED: 1.0, SI_SNR: 10.0, SI_SNR + DEGRADED: 10.0}
+    return scores | {f"valid/{name}": value for name, value in more.items()}
+
+
+def test_visqol_that_was_not_measured_everywhere_decides_nothing() -> None:
+    good, worse = _candidate(0.5), _candidate(0.8, visqol=4.0, **{"visqol/degraded": 2.0})
+    assert choose_best({1: good, 2: worse}, floor_db=3.0) == 1
+    good |= {VISQOL: 2.0, VISQOL + DEGRADED: 2.0}
+    assert choose_best({1: good, 2: worse}, floor_db=3.0) == 2
+
+
+def test_a_score_that_is_no_number_is_never_best() -> None:
+    broken = _candidate(math.nan)
+    assert choose_best({1: broken, 2: _candidate(2.0)}, floor_db=3.0) == 2
+    assert choose_best({2: _candidate(2.0), 3: _candidate(2.0)}, floor_db=3.0) == 2
+    assert choose_best({}, floor_db=3.0) is None

@@ -57,8 +57,9 @@ def test_17_18_19_kills_stops_and_damage_change_nothing(
     newest = max((output / "checkpoints").glob("step-????????"))
     for path in newest.iterdir():
         path.unlink()
-    for snapshot in (output / ".ray").rglob("checkpoint_manager_snapshot.json"):
-        snapshot.write_bytes(snapshot.read_bytes()[:10])
+    for folder in [*(output / ".ray").iterdir(), output / ".ray" / "other"]:  # where Ray Train keeps its own
+        folder.mkdir(exist_ok=True)
+        (folder / "checkpoint_manager_snapshot.json").write_text('{"checkpoint')
 
     assert start(ray_address, undisturbed, output).wait(300) == 0, log(output)
     assert f"set aside as {newest.name}.damaged" in log(output)
@@ -71,7 +72,7 @@ def test_a_finished_run_starts_nothing_and_another_configuration_is_refused(
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}
     assert start(ray_address, undisturbed, trained).wait(60) == 0
     assert "is finished already" in log(trained)
-    more = ("--gan.clip_norm", "7", "--fit.epochs", "3")
+    more = ("--gan.clip_norm", "7")
     assert start(ray_address, undisturbed, trained, *more).wait(60) == 2
     assert "gan.clip_norm was 5.0, is 7.0" in log(trained)
     after = {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}

@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import yaml
 
+from apollo.config import DiscriminatorConfig, GeneratorConfig
+from apollo.training import GanConfig
 from jobs import train as job
 from pipelines import room, train
 from pipelines.errors import UsageError
 from pipelines.room import WorkersConfig
 from pipelines.runs import Exit
-from pipelines.train import TrainConfig
+from pipelines.train_config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,6 +53,9 @@ def test_unknown_keys_are_refused(wrong: str, capsys: pytest.CaptureFixture[str]
         ({"output": "s3://bucket/run"}, "is no folder on a disk"),
         ({"workers": WorkersConfig(count=9)}, "every worker needs an example"),
         ({"heard_examples": -1}, "heard_examples"),
+        ({"generator": GeneratorConfig(sample_rate=48_000)}, "shards are 44100 Hz"),
+        ({"discriminator": DiscriminatorConfig(channels=1)}, "shards are 44100 Hz"),
+        ({"gan": GanConfig(cutoff_hz=99_999.0)}, "cutoff_hz is 99999.0"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_starts(changes: dict[str, Any], words: str) -> None:
@@ -96,11 +101,31 @@ def test_what_the_launcher_may_start_counts(
 
 def test_waiting_for_nodes_says_for_what_and_ends(ray_address: str) -> None:
     said: list[str] = []
-    with pytest.raises(UsageError, match=r"waited 0.02 minutes for 2 more CPUs of 10; it did not come"):
-        room.wait_for_room(WorkersConfig(count=10, gpu=False, cpus=1, wait_minutes=0.02), said.append)
+    many = WorkersConfig(count=10, gpu=False, cpus=1, wait_minutes=0.02)
+    words = r"waited 0.02 minutes for 2 more CPUs of 10; it did not come"
+    with pytest.raises(UsageError, match=words), room.room_for(many, said.append):
+        pytest.fail("there is no such room")
     assert said
     assert said[0].startswith("waiting for 2 more CPUs of 10")
-    room.wait_for_room(WorkersConfig(count=8, gpu=False, cpus=1), said.append)
+    with room.room_for(WorkersConfig(count=8, gpu=False, cpus=1), said.append):
+        pass
+
+
+def test_room_that_was_asked_for_is_given_back(ray_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an autoscaler is asked for stays until it is asked for something else."""
+    from ray.autoscaler import sdk
+
+    asked: list[list[dict[str, float]]] = []
+    monkeypatch.setattr(sdk, "request_resources", lambda bundles: asked.append(bundles))
+    with pytest.raises(UsageError), room.room_for(WorkersConfig(wait_minutes=0.01), str):
+        pass
+    assert asked == [[{"CPU": 4.0, "GPU": 1.0}] * 8, []]
+
+
+def test_a_worker_that_fits_no_node_is_refused(ray_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_most_resources", lambda: {"CPU": 16.0})  # two such nodes
+    with pytest.raises(UsageError, match="a worker needs 9 CPUs on one node, and no node has that"):
+        room.check_room(WorkersConfig(count=1, gpu=False, cpus=9))
 
 
 def test_only_what_decides_the_result_is_in_the_fingerprint(undisturbed: Path, tmp_path: Path) -> None:
@@ -137,15 +162,57 @@ def test_a_run_begins_from_a_checkpoint_and_takes_its_shape(tmp_path: Path) -> N
     from apollo.published import to_published
 
     torch.manual_seed(0)
-    generator = apollo.Generator(apollo.GeneratorConfig(dim=8, layers=1, heads=8 // 2))
+    generator = apollo.Generator(apollo.GeneratorConfig(dim=8, layers=1, heads=4))
     published = apollo.Generator(apollo.GeneratorConfig(dim=16, layers=1))
     torch.save(to_published(published), tmp_path / "published.bin")
     judge = apollo.Discriminator(apollo.DiscriminatorConfig(windows=(64,)))
-    apollo.save(generator, tmp_path / "ours", more={"discriminator": judge.state_dict()})
+    apollo.save(
+        generator,
+        tmp_path / "ours",
+        more={"discriminator": judge.state_dict()},
+        notes={"discriminator": judge.config.to_dict()},
+    )
     for name, expected, has in (("published.bin", published, False), ("ours", generator, True)):
         config = TrainConfig(shards="/s", output=str(tmp_path / f"run-{has}"), init=str(tmp_path / name))
-        assert train._begin(config) == expected.config
+        shapes = train._shapes(config)
+        assert shapes["generator"] == expected.config
+        assert shapes.get("discriminator") == (judge.config if has else None)
+        config = replace(config, **shapes)
+        train._begin(config)
         states = torch.load(tmp_path / f"run-{has}/init/weights.pt", weights_only=True)
         assert ("discriminator" in states) is has
         for key, value in expected.state_dict().items():
             torch.testing.assert_close(states["generator"][key], value)
+        (tmp_path / name).rename(tmp_path / f"gone-{has}")
+        assert train._shapes(config) == shapes  # the output has its own by now
+
+
+def test_a_checkpoint_that_is_not_there_is_refused_and_nothing_is_touched(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "result.json").write_text('{"status": "done"}')
+    config = TrainConfig(shards=str(undisturbed), output=str(tmp_path), init="/no/such.ckpt")
+    outcome = train.train(config)
+    assert (outcome.code, "/no/such.ckpt" in outcome.message) == (Exit.USAGE, True)
+    assert (tmp_path / "result.json").read_text() == '{"status": "done"}'
+    assert not (tmp_path / "fingerprint.json").exists()
+
+
+def test_a_finished_run_goes_on_only_where_more_is_asked_for(tmp_path: Path) -> None:
+    from pipelines.storage import Folder
+
+    def finished(text: str, **changes: Any) -> bool:
+        (tmp_path / "result.json").write_text(text)
+        config = TrainConfig(shards="/s", output=str(tmp_path))
+        config = replace(config, fit=replace(config.fit, epochs=2, epoch_examples=80, **changes))
+        return train._finished(config, Folder(str(tmp_path))) is not None
+
+    done = '{"status": "done", "message": "", "ending": "done", "step": 20, "patience_epochs": 20}'
+    early = '{"status": "done", "message": "", "ending": "early", "step": 10, "patience_epochs": 20}'
+    assert finished(done)
+    assert not finished(done.replace("20,", "19,"))
+    assert finished(done.replace("20,", "19,"), max_steps=19)
+    assert finished(early)
+    assert not finished(early, patience_epochs=21)
+    assert not finished(early.replace("done", "running", 1))
+    assert not finished("")
