@@ -19,7 +19,7 @@ from apollo.world import World
 RATE, SAMPLES = 44_100, 11_025
 CUT_HZ = 5_000  # about where MP3 ends at 24 kbps
 START_SECONDS = 2.0
-MOST_STEPS = 150
+MOST_STEPS = 240
 
 
 @pytest.fixture(params=["recorded", "generated"])
