@@ -98,6 +98,12 @@ class Discriminator(nn.Module):
         scale = level_scale(samples, self.config.norm)
         return [network(spectra[network.window_samples], scale) for network in self._windows()]
 
+    def make_weights(self) -> None:
+        """Compute every weight from its parameter and norm; of use inside `parametrize.cached` only."""
+        for network in self._windows():
+            for layer in network.layers:
+                _ = layer.weight
+
     def iterate_norms(self) -> None:
         """Bring every spectral norm one power iteration closer; they move at no other time.
 

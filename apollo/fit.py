@@ -31,6 +31,11 @@ from apollo.loop import fit
 from apollo.training import FitConfig, GanConfig, NotFiniteError
 from apollo.world import World
 
+_FREE = (  # may change from one start to the next
+    *("output", "device", "history", "epochs", "max_steps", "patience_epochs", "checkpoint_steps"),
+    *("keep_checkpoints", "log_steps", "micro_batch", "compile", "recompute", "max_skipped_steps"),
+)
+
 
 class _Terminal(Hooks):
     """Speaks on the terminal, writes what it is told as lines of JSON, and stops on SIGTERM and Ctrl-C."""
@@ -129,6 +134,31 @@ def _parser() -> argparse.ArgumentParser:
                 parser.add_argument(option, action="store_true")
     parser.add_argument("--weight", action="append", default=[], metavar="LOSS=WEIGHT", help="g/waveform=0.1")
     return parser
+
+
+def _claim(options: argparse.Namespace) -> None:
+    """Note what decides the result, or refuse to go on with something else.
+
+    Raises:
+        ValueError: the output was begun with other options; says which.
+    """
+    here = {name: str(value) for name, value in vars(options).items() if name not in _FREE}
+    path = options.output / "options.json"
+    options.output.mkdir(parents=True, exist_ok=True)
+    try:
+        there = json.loads(path.read_text())
+    except (OSError, ValueError):
+        scratch = path.with_suffix(f".{os.getpid()}")
+        scratch.write_text(json.dumps(here, indent=1))
+        scratch.replace(path)
+        return
+    changed = [
+        f"--{name} was {there.get(name)}, is {value}"
+        for name, value in here.items()
+        if there.get(name) != value
+    ]
+    if changed:
+        raise ValueError(f"{options.output} was begun with something else: {'; '.join(changed)}")
 
 
 def _given(kind: type, options: argparse.Namespace) -> dict[str, Any]:

@@ -111,7 +111,7 @@ class Gan:
             pairs.append((clean, restored) if graph else None)
             both = join(clean, restored.detach())
             with summed_later(self._parallel_discriminator, later):
-                with self._autocast(), parametrize.cached():
+                with self._judging():
                     real, fake = _halves(self._parallel_discriminator(both))
                 losses = discriminator_losses(real=real, fake=fake)
                 (self._weighted(losses) * self._share(batch)).backward()
@@ -132,7 +132,7 @@ class Gan:
                             estimate = self._parallel_generator(batch.degraded).float()
                         pair = Spectra(batch.clean), Spectra(estimate)
                     clean, restored = pair
-                    with self._autocast(), parametrize.cached():
+                    with self._judging():
                         with torch.no_grad():
                             real = self.discriminator(clean)
                         fake = self.discriminator(restored)
@@ -176,6 +176,14 @@ class Gan:
         return torch.autocast(
             self.world.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"
         )
+
+    @contextmanager
+    def _judging(self) -> Iterator[None]:
+        """Let the discriminator compute its weights once, their norms in float32, before autocast."""
+        with parametrize.cached():
+            self.discriminator.make_weights()
+            with self._autocast():
+                yield
 
     def _set_learning_rates(self, epoch: int) -> None:
         scale = self.config.learning_rate_scale(epoch)

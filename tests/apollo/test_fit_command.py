@@ -78,7 +78,8 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 def test_it_trains_tells_and_goes_on(
     examples: Path, tmp_path: Path, main: Callable[[Sequence[str]], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = _start(*_options(examples, tmp_path, "--max-steps", "2", "--log-steps", "1", "--history"))
+    told = ("--weight", "g/waveform=0.5", "--history")
+    first = _start(*_options(examples, tmp_path, "--max-steps", "2", "--log-steps", "1", *told))
     out, said = first.communicate(timeout=120)
     assert first.returncode == 0, said
     assert (out, said.splitlines()[-1]) == ("", f"done at step 2, best: {tmp_path / 'best'} (step 2)")
@@ -91,15 +92,19 @@ def test_it_trains_tells_and_goes_on(
     assert [line["g/stft"] for line in history] == [line["g/stft"] for line in metrics]
     assert all(name.endswith("/mp3_24000") for line in history for name in line["examples"])
 
-    more = ("--max-steps", "3", "--weight", "g/waveform=0.5", "--history")
-    assert main(_options(examples, tmp_path, *more)) == 0
+    with pytest.raises(SystemExit) as refused:
+        main(_options(examples, tmp_path, "--max-steps", "3", "--clip-norm", "7", *told))
+    assert refused.value.code == 2
+    assert "was begun with something else: --clip-norm was 5.0, is 7.0" in capsys.readouterr().err
+    assert main(_options(examples, tmp_path, "--max-steps", "3", *told)) == 0
     assert "continuing from step 2" in capsys.readouterr().err
     assert json.loads((tmp_path / "result.json").read_text())["step"] == 3
     history = _lines(tmp_path / "history-0.jsonl")
     assert [line["step"] for line in history] == [1, 2, 3]
-    assert ["g/waveform" in line for line in history] == [False, False, True]
+    assert ["g/waveform" in line for line in history] == [True, True, True]
 
-    assert main(_options(examples, tmp_path, "--max-steps", "4", "--preset", "causal")) == 1
+    (tmp_path / "options.json").unlink()
+    assert main(_options(examples, tmp_path, "--max-steps", "4", "--preset", "causal", *told)) == 1
     assert "step-00000003 is of another network" in capsys.readouterr().err
 
 
