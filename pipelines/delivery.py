@@ -133,6 +133,8 @@ class Delivery:
                 self._send_metrics()
                 self._send_files()
                 self._set_status(status)
+        except BlockingIOError:  # another process of the run sends just now
+            return False
         except Exception as error:  # whatever a server, a database or a disk throws only delays
             self.run_id = None  # so that the next attempt looks whether it is still there
             if not self._troubled:

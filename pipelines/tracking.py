@@ -67,7 +67,12 @@ class TrackingConfig:
 
 
 def git_commit() -> str:
-    """Name the commit of this package's checkout, `-dirty` where files differ; `unknown` outside of one."""
+    """Name the commit of this package's checkout, `-dirty` where files differ; `unknown` outside of one.
+
+    APOLLO_COMMIT says it where there is no checkout, as in a submitted job.
+    """
+    if told := os.environ.get("APOLLO_COMMIT"):
+        return told
     here = Path(__file__)
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
 

@@ -524,3 +524,8 @@ def test_memory_of_gpus_in_use_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     cuda.memory_reserved = lambda number: 1 / 0
     assert "system/system_memory_usage_megabytes" in Gauges().read()
+
+
+def test_a_job_is_told_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APOLLO_COMMIT", "abc123")
+    assert git_commit() == "abc123"
