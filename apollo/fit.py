@@ -82,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         validation = ExportedValidation(options.examples)
         device = choose_device(options.device)
+        _claim(options)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     world = _join(device)
@@ -153,7 +154,7 @@ def _claim(options: argparse.Namespace) -> None:
         scratch.replace(path)
         return
     changed = [
-        f"--{name} was {there.get(name)}, is {value}"
+        f"--{name.replace('_', '-')} was {there.get(name)}, is {value}"
         for name, value in here.items()
         if there.get(name) != value
     ]

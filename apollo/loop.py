@@ -8,7 +8,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from apollo.examples import Batch, Example, FixedSource, Source, collate
@@ -50,6 +50,7 @@ class _Progress:
     lowest_loss: float = math.inf
     lowest_epoch: int = 0
     validated: int = -1  # the last step that was
+    unlogged: dict[str, list[float]] = field(default_factory=dict)  # what steps gave since the last log
 
 
 def fit(
@@ -126,6 +127,7 @@ class _Loop:
         if step is None:
             return
         self.progress = _Progress(**self.snapshots.load(self.gan, step))
+        self.meter.sums = self.progress.unlogged
         if self.first:
             self.hooks.say(f"continuing from step {step}")
         unvalidated = self.progress.validated != step
@@ -240,6 +242,7 @@ class _Loop:
         """Write a checkpoint, unless this step has one, and delete those that are not to be kept."""
         step = self.progress.step
         if self.first and step not in self.snapshots.steps():
+            self.progress.unlogged = self.meter.sums
             path = self.snapshots.save(self.gan, step, asdict(self.progress))
             self.hooks.saved(step, path)
             self._settle(wait=False, anew=True)

@@ -22,7 +22,7 @@ class Meter:
         self._spoke = -math.inf
 
     def _reset(self) -> None:
-        self._sums: dict[str, list[float]] = {}
+        self.sums: dict[str, list[float]] = {}
         self._data = self._work = 0.0
         self._steps = 0
 
@@ -30,7 +30,7 @@ class Meter:
         """Add a step's numbers."""
         for name, value in metrics.items():
             if name != SKIPPED:
-                self._sums.setdefault(name, []).append(value)
+                self.sums.setdefault(name, []).append(value)
 
     def add_times(self, data: float, work: float) -> None:
         """Add a step's seconds: of waiting for examples, and of the rest."""
@@ -38,7 +38,7 @@ class Meter:
 
     def close(self, skipped_share: float) -> dict[str, float]:
         """Give the means since the last time."""
-        means = {name: math.fsum(values) / len(values) for name, values in self._sums.items()}
+        means = {name: math.fsum(values) / len(values) for name, values in self.sums.items()}
         seconds = (self._data + self._work) / max(self._steps, 1)
         means |= {
             "time/data": self._data / max(self._steps, 1),

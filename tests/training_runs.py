@@ -43,7 +43,7 @@ class Run:
             epoch_examples=27,  # 6 steps of 4, and 3 examples that no step takes
             checkpoint_steps=4,
             validation_examples=3,
-            log_steps=2,
+            log_steps=5,  # no divisor of the steps between checkpoints
         )
     )
     kill: Mapping[int, int] = field(default_factory=dict)  # rank: step after which it is killed
@@ -173,6 +173,17 @@ def steps(run: Run, rank: int = 0) -> dict[int, dict[str, Any]]:
         line = json.loads(text)
         step = line.pop("step")
         assert found.setdefault(step, line) == line, f"step {step} was taken twice, and differed"
+    return found
+
+
+def logged(run: Run) -> dict[int, dict[str, Any]]:
+    """Read the means that were logged, but for times; those logged twice must be the same to the last bit."""
+    found: dict[int, dict[str, Any]] = {}
+    for text in (run.output / "logged.jsonl").read_text().splitlines():
+        line = json.loads(text)
+        step = line.pop("step")
+        kept = {name: value for name, value in line.items() if name[:4] not in ("time", "rate", "memo")}
+        assert found.setdefault(step, kept) == kept, f"step {step} was logged twice, and differed"
     return found
 
 

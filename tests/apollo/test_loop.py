@@ -355,7 +355,7 @@ def test_progress_is_kept_in_the_checkpoint(scripted: Any, tmp_path: Path) -> No
     scripted(0.4, 0.5)
     _fit(tmp_path)
     assert Snapshots(tmp_path).load(_gan(), 6) == {
-        **{"step": 6, "skipped": 0, "lowest_loss": 0.4, "lowest_epoch": 1, "validated": 6}
+        **{"step": 6, "skipped": 0, "lowest_loss": 0.4, "lowest_epoch": 1, "validated": 6, "unlogged": {}}
     }
     assert {step: one[LOSS] for step, one in Snapshots(tmp_path).scores().items()} == {3: 0.4, 6: 0.5}
 
