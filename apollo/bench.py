@@ -10,7 +10,6 @@ a CPU, whichever is faster.
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
 
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from apollo.compilation import compile_generator
 from apollo.config import PRESETS, GeneratorConfig
-from apollo.device import choose_device
+from apollo.device import choose_device, peak_bytes, wait
 from apollo.generator import SLICE_FEATURES, Generator, padded_length
 from apollo.layers import BLOCKS
 
@@ -80,7 +79,7 @@ def _measure(
     times: list[list[float]] = [[] for _ in (generator, *candidates)]
     for _ in range(rounds):
         for work, taken in zip((lambda: generator(audio), *candidates), times):
-            taken.append(_time(work, audio.device))
+            taken.append(measure_seconds(work, audio.device))
     own, *products = (statistics.median(taken) for taken in times)
     best = min(range(len(products)), key=products.__getitem__)
     fractions = sorted(product / mine for product, mine in zip(times[1 + best], times[0]))
@@ -120,30 +119,13 @@ def _products(
     return multiply
 
 
-def _time(work: Callable[[], object], device: torch.device) -> float:
+def measure_seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Time work on a device, until it is done."""
     wait(device)
     began = time.perf_counter()
     work()
     wait(device)
     return time.perf_counter() - began
-
-
-def wait(device: torch.device) -> None:
-    """Wait until a device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
-def peak_bytes(device: torch.device) -> int:
-    """Give the most memory used: allocated on a GPU, resident in this process since its start on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ import argparse
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 import torch
 
-from apollo.bench import peak_bytes, wait
+from apollo.bench import measure_seconds
 from apollo.config import PRESETS, DiscriminatorConfig
-from apollo.device import choose_device
+from apollo.device import choose_device, peak_bytes
 from apollo.discriminator import Discriminator
 from apollo.examples import Batch
 from apollo.gan import Gan
@@ -90,7 +89,7 @@ def _measure(options: argparse.Namespace) -> None:
     times: list[list[float]] = [[] for _ in works]
     for _ in range(options.rounds):
         for work, kept in zip(works, times):
-            kept.append(_time(work, device))
+            kept.append(measure_seconds(work, device))
     ratios = sorted(whole / part for part, whole in zip(times[0], times[1]))
     once, taken = (statistics.median(one) for one in times[:2])
     share = "-"
@@ -106,14 +105,6 @@ def _measure(options: argparse.Namespace) -> None:
         f"{batch / taken:10.2f} {share:>11s} {peak_bytes(device) / 1e9:8.2f}",
         flush=True,
     )
-
-
-def _time(work: Callable[[], object], device: torch.device) -> float:
-    wait(device)
-    began = time.perf_counter()
-    work()
-    wait(device)
-    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

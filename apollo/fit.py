@@ -28,13 +28,10 @@ from apollo.gan import Gan
 from apollo.generator import Generator
 from apollo.hooks import Hooks
 from apollo.loop import fit
-from apollo.training import FitConfig, GanConfig, NotFiniteError
+from apollo.training import FREE_FIT, FREE_GAN, FitConfig, GanConfig, NotFiniteError
 from apollo.world import World
 
-_FREE = (  # may change from one start to the next
-    *("output", "device", "history", "epochs", "max_steps", "patience_epochs", "checkpoint_steps"),
-    *("keep_checkpoints", "log_steps", "micro_batch", "compile", "recompute", "max_skipped_steps"),
-)
+_FREE = ("output", "device", "history", *FREE_GAN, *FREE_FIT)
 
 
 class _Terminal(Hooks):

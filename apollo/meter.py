@@ -1,12 +1,12 @@
 """What a run tells of itself: means of what its steps gave, how fast they went, how long it will take."""
 
 import math
-import resource
 import time
 from collections.abc import Mapping
 
 import torch
 
+from apollo.device import peak_bytes
 from apollo.gan import SKIPPED, Gan
 from apollo.validation import DEGRADED, DISTANCE, LOSS, SI_SNR, VISQOL
 
@@ -48,10 +48,10 @@ class Meter:
             "rate/skipped_share": skipped_share,
             "learning_rate/generator": self.gan.generator_optimizer.param_groups[0]["lr"],
             "learning_rate/discriminator": self.gan.discriminator_optimizer.param_groups[0]["lr"],
-            "memory/process_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "memory/process_peak_mib": peak_bytes(torch.device("cpu")) / 2**20,
         }
         if self.gan.world.device.type == "cuda":
-            means["memory/gpu_peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
+            means["memory/gpu_peak_mib"] = peak_bytes(self.gan.world.device) / 2**20
         self._reset()
         return means
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 from apollo.config import WEIGHTS
 
+# what may change from one start of a run to the next: what is learned stays the same, but for rounding
+FREE_GAN = ("micro_batch", "compile", "recompute", "max_skipped_steps")
+FREE_FIT = ("epochs", "max_steps", "patience_epochs", "keep_checkpoints", "log_steps", "checkpoint_steps")
 RECOMPUTE = ("nothing", "hidden", "layers")
 
 

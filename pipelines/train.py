@@ -1,13 +1,14 @@
 """Train: shards in, checkpoints out; what `jobs/train.py` calls. The loop itself: `apollo.loop`.
 
-OUTPUT/
-fingerprint.json           what decides the result; another run on the same output is refused
-checkpoints/  best         `apollo.snapshots`
-init/                      the checkpoint that the run began from, where it was told one
-tracking/  mlflow.db       what was logged, and MLflow's database unless there is a server
-validation/                pictures and clips
-rejects-<rank>.jsonl       rows that were left out
-result.json                how the run ended
+The files of a run:
+
+    OUTPUT/
+      fingerprint.json           what decides the result; another run on the same output is refused
+      checkpoints/  best         `apollo.snapshots`
+      init/                      the checkpoint that the run began from, where it was told one
+      tracking/  mlflow.db       what was logged, and MLflow's database unless there is a server
+      rejects-<rank>.jsonl       rows that were left out
+      result.json                how the run ended
 """
 
 import hashlib
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from apollo.config import DiscriminatorConfig
+from apollo.training import FREE_FIT, FREE_GAN
 from pipelines import runs, tracking
 from pipelines.errors import FinalError, UsageError
 from pipelines.progress import say
@@ -32,8 +34,8 @@ from pipelines.storage import Folder
 from pipelines.train_config import INIT, TrainConfig
 
 _FREE = {  # may change from one start to the next: what is learned stays the same, but for rounding
-    "gan": ("micro_batch", "compile", "recompute", "max_skipped_steps"),
-    "fit": ("epochs", "max_steps", "patience_epochs", "keep_checkpoints", "log_steps", "checkpoint_steps"),
+    "gan": FREE_GAN,
+    "fit": FREE_FIT,
     "loader": ("look_ahead", "decode_threads", "fetch_threads", "max_corrupt_share"),
 }
 _SCRATCH = ".ray"  # Ray Train's; never read again
@@ -223,6 +225,7 @@ def _run(config: TrainConfig, output: Folder, fingerprint: dict[str, Any]) -> Ou
 def _judge(found: dict[str, Any], config: TrainConfig) -> Outcome:
     facts = {
         "ending": found["status"],
+        "patience_epochs": config.fit.patience_epochs,
         **{name: found[name] for name in ("step", "best", "scores", "skipped")},
     }
     best = f"; best: step {found['best']}, {config.output}/best" if found["best"] is not None else ""

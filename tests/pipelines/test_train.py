@@ -216,3 +216,16 @@ def test_a_finished_run_goes_on_only_where_more_is_asked_for(tmp_path: Path) -> 
     assert not finished(early, patience_epochs=21)
     assert not finished(early.replace("done", "running", 1))
     assert not finished("")
+
+
+def test_an_early_end_is_remembered_with_its_patience(tmp_path: Path) -> None:
+    from pipelines import runs
+    from pipelines.storage import Folder
+
+    config = TrainConfig(shards="/s", output=str(tmp_path))
+    found = {"status": "early", "step": 10, "best": 5, "scores": {}, "skipped": 0}
+    outcome = train._judge(found, config)
+    runs.write_result(Folder(str(tmp_path)), outcome.code, outcome.message, **outcome.facts)
+    assert train._finished(config, Folder(str(tmp_path))) is not None
+    longer = replace(config, fit=replace(config.fit, patience_epochs=21))
+    assert train._finished(longer, Folder(str(tmp_path))) is None
