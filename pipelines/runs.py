@@ -10,8 +10,10 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from enum import IntEnum
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -21,7 +23,7 @@ import pyarrow as pa
 import soundfile
 
 from apollo.files.ffmpeg_process import ffmpeg_version, find_ffmpeg
-from pipelines.errors import UsageError
+from pipelines.errors import FinalError, UsageError
 from pipelines.schema import SCHEMA_VERSION
 from pipelines.storage import Folder, is_uri
 
@@ -38,6 +40,70 @@ class Exit(IntEnum):
     USAGE = 2
     REJECTS = 3
     INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Args:
+        code: Exit code.
+        message: In words.
+        facts: What result.json says beside.
+    """
+
+    code: Exit
+    message: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def run_held(
+    output: Folder,
+    prepare: Callable[[], Outcome | None],
+    work: Callable[[], Outcome],
+    *,
+    doing: str,
+    left: str,
+) -> Outcome:
+    """Hold an output while its work is done, and leave result.json, however it ends.
+
+    Args:
+        output: Where. One that another run holds, or that `prepare` refuses, is left as it is.
+        prepare: Checks what can be checked and claims the output, before anything is begun. What it gives, if
+            anything, is how the run ends at once: it was finished before. Its errors are the user's.
+        work: What there is to do.
+        doing: Word for result.json while it goes on.
+        left: What is there after an interruption or a failure, and how to go on.
+    """
+    try:
+        with hold(output), interruptible():
+            try:
+                finished = prepare()
+            except (ValueError, RuntimeError) as error:  # nothing is begun, and what is there stays as it is
+                return Outcome(Exit.USAGE, str(error))
+            return finished or _work_held(output, work, doing, left)
+    except UsageError as error:
+        return Outcome(Exit.USAGE, str(error))
+    except OSError as error:
+        return Outcome(Exit.FAILED, f"cannot write to {output.location}: {error}")
+
+
+def _work_held(output: Folder, work: Callable[[], Outcome], doing: str, left: str) -> Outcome:
+    write_result(output, None, doing)
+    try:
+        outcome = work()
+    except UsageError as error:
+        outcome = Outcome(Exit.USAGE, str(error))
+    except FinalError as error:
+        outcome = Outcome(Exit.FAILED, str(error))
+    except KeyboardInterrupt:
+        outcome = Outcome(Exit.INTERRUPTED, f"interrupted; {left}")
+    except Exception as error:
+        if not isinstance(error, OSError | RuntimeError):
+            traceback.print_exc()  # not of the kinds that runs meet; whoever mends it needs the place
+        outcome = Outcome(Exit.FAILED, f"{root_cause(error)}; {left}")
+    write_result(output, outcome.code, outcome.message, **outcome.facts)
+    return outcome
 
 
 def inside_job() -> bool:

@@ -3,6 +3,8 @@
 Changing a column means raising SCHEMA_VERSION: runs refuse to continue an output of another version.
 """
 
+from itertools import pairwise
+
 import pyarrow as pa
 
 SCHEMA_VERSION = 1
@@ -131,3 +133,25 @@ def shard_path(split: str, shard: int) -> str:
 def commit_path(split: str, shard: int) -> str:
     """Give where the commit object of a shard lies below the output."""
     return f"commits/{shard_name(split, shard)}.json"
+
+
+UNTOUCHED = "untouched"  # the model that leaves the codec's output as it is
+SCORED, SILENT, NOT_FINITE, UNREADABLE = "scored", "silent", "not_finite", "unreadable"
+STATUSES = (SCORED, SILENT, NOT_FINITE, UNREADABLE)  # with which an item counts, or why it does not
+BANDS_HZ = (0, 4_000, 8_000, 12_000, 16_000, 22_050)
+ERROR_BANDS = tuple(f"error_{low}_{high}_hz" for low, high in pairwise(BANDS_HZ))
+METRICS = ("sdr", "si_snr", "visqol", "snr", "lsd_high", "si_snr_mid", "si_snr_side", *ERROR_BANDS)
+
+SCORES = pa.schema(
+    [
+        ("model", pa.string()),
+        ("item", pa.string()),  # a recipe id, or the name of a pair
+        ("songs", pa.list_(pa.string())),  # the groups of songs that it is made of
+        ("category", pa.string()),
+        ("degradation", pa.string()),
+        ("bitrate_bps", pa.int32()),  # as asked of the encoder; null where nobody knows
+        ("status", pa.string()),
+        *((name, pa.float64()) for name in METRICS),  # null where it means nothing, never NaN
+    ],
+    metadata={b"apollo.schema_version": str(SCHEMA_VERSION).encode()},
+)

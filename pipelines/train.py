@@ -16,20 +16,18 @@ import json
 import os
 import signal
 import threading
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from apollo.config import DiscriminatorConfig
 from apollo.training import FREE_FIT, FREE_GAN
 from pipelines import runs, tracking
-from pipelines.errors import FinalError, UsageError
 from pipelines.progress import say
 from pipelines.room import check_room, room_for
-from pipelines.runs import Exit
+from pipelines.runs import Exit, Outcome
 from pipelines.storage import Folder
 from pipelines.train_config import INIT, TrainConfig
 
@@ -41,62 +39,26 @@ _FREE = {  # may change from one start to the next: what is learned stays the sa
 _SCRATCH = ".ray"  # Ray Train's; never read again
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended.
-
-    Args:
-        code: Exit code.
-        message: In words.
-        facts: What result.json says beside.
-    """
-
-    code: Exit
-    message: str
-    facts: dict[str, Any] = field(default_factory=dict)
-
-
 def train(config: TrainConfig) -> Outcome:
     """Train to the end, however it ends, and leave result.json.
 
     An output that another run holds, or that was begun with something else, is left as it is.
     """
     output = Folder(config.output)
-    try:
-        with runs.hold(output), runs.interruptible():
-            return _train_held(config, output)
-    except UsageError as error:
-        return Outcome(Exit.USAGE, str(error))
-    except OSError as error:
-        return Outcome(Exit.FAILED, f"cannot write to {config.output}: {error}")
+    shaped, fingerprint = config, dict[str, Any]()
 
-
-def _train_held(config: TrainConfig, output: Folder) -> Outcome:
-    try:
-        config, fingerprint = _prepare(config)
+    def prepare() -> Outcome | None:
+        nonlocal shaped, fingerprint
+        shaped, fingerprint = _prepare(config)
         runs.claim(output, fingerprint)
-    except (ValueError, RuntimeError) as error:  # nothing is begun, and what is there stays as it is
-        return Outcome(Exit.USAGE, str(error))
-    finished = _finished(config, output)
-    if finished:
-        return finished
-    runs.write_result(output, None, "training")
-    try:
-        _begin(config)
-        outcome = _run(config, output, fingerprint)
-    except UsageError as error:
-        outcome = Outcome(Exit.USAGE, str(error))
-    except FinalError as error:
-        outcome = Outcome(Exit.FAILED, str(error))
-    except KeyboardInterrupt:
-        outcome = Outcome(Exit.INTERRUPTED, "interrupted at once; the newest checkpoint stands")
-    except Exception as error:
-        if not isinstance(error, OSError | RuntimeError):
-            traceback.print_exc()
-        again = "run the same command again to continue from the newest checkpoint"
-        outcome = Outcome(Exit.FAILED, f"{runs.root_cause(error)}; {again}")
-    runs.write_result(output, outcome.code, outcome.message, **outcome.facts)
-    return outcome
+        return _finished(shaped, output)
+
+    def work() -> Outcome:
+        _begin(shaped)
+        return _run(shaped, output, fingerprint)
+
+    left = "the newest checkpoint stands, run the same command again to continue from it"
+    return runs.run_held(output, prepare, work, doing="training", left=left)
 
 
 def _finished(config: TrainConfig, output: Folder) -> Outcome | None:
