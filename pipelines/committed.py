@@ -19,6 +19,13 @@ class CommittedSplit:
         split: Which split.
         degradations: Names of those to read; none takes all.
 
+    Attributes:
+        commits: Of its shards, which are numbered by their place here.
+        rows: Of every shard.
+        degradations: By bitrate.
+        lost: Shards that are gone, or not as large as their commits say.
+        reader: Reads their rows.
+
     Raises:
         UsageError: there are no such shards, they are not finished, or they lack a degradation.
     """
@@ -26,30 +33,30 @@ class CommittedSplit:
     def __init__(self, output: str, split: str, degradations: tuple[str, ...]) -> None:
         folder = Folder(output)
         commits = read_commits(folder)
-        self._commits = [commits[key] for key in sorted(commits) if key[0] == split]
-        self.rows = [commit.rows for commit in self._commits]
+        self.commits = [commits[key] for key in sorted(commits) if key[0] == split]
+        self.rows = [commit.rows for commit in self.commits]
         self.num_rows = sum(self.rows)
-        _refuse_unfinished(folder, split, {commit.shard for commit in self._commits})
+        _refuse_unfinished(folder, split, {commit.shard for commit in self.commits})
         if not self.num_rows:
             raise UsageError(
                 f"{output} has no committed row of the split {split}: name the output of a preprocess run "
                 "that made some"
             )
-        there = {name for commit in self._commits for name in commit.bitrates_bps if commit.rows}
+        there = {name for commit in self.commits for name in commit.bitrates_bps if commit.rows}
         if unknown := [name for name in degradations if name not in there]:
             raise UsageError(
                 f"the shards of {output} have no degradation {', '.join(unknown)}; there is "
                 f"{', '.join(sorted(there, key=_by_bitrate))}"
             )
         self.degradations = degradations or tuple(sorted(there, key=_by_bitrate))
-        damaged = {commit.key for commit in find_damaged(folder, self._commits, content=False)}
-        self.lost = {number for number, commit in enumerate(self._commits) if commit.key in damaged}
-        self.reader = ShardReader(folder, self._commits, self.lost)
+        damaged = {commit.key for commit in find_damaged(folder, self.commits, content=False)}
+        self.lost = {number for number, commit in enumerate(self.commits) if commit.key in damaged}
+        self.reader = ShardReader(folder, self.commits, self.lost)
 
     @property
     def fingerprint(self) -> str:
         """A hash of the shards' bytes and the degradations; with another one, other examples come."""
-        lines = [f"{commit.split} {commit.shard} {commit.sha256}" for commit in self._commits]
+        lines = [f"{commit.split} {commit.shard} {commit.sha256}" for commit in self.commits]
         return hashlib.sha256("\n".join([*lines, *self.degradations]).encode()).hexdigest()
 
 

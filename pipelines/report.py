@@ -16,13 +16,11 @@ from numpy.typing import NDArray
 
 from pipelines import schema
 from pipelines.codec import CodecConfig, decode
+from pipelines.edges import find_edge_hz, power_spectrogram
 from pipelines.storage import Folder
 
 matplotlib.use("Agg")
-_WINDOW = 2_048
 _MEASURED = 24  # examples for the low-pass edges
-_EDGE_DB = -20.0
-_FLOOR = 1e-8
 _REJECTS_SHOWN = 100
 _GAIN_ROWS = 20_000
 _FEATURED = ("song", "multi_stems_vocal", "multi_stems", "vocal", "single_stem")
@@ -94,28 +92,17 @@ def _rejects(output: Folder) -> list[dict[str, Any]]:
     return rejects
 
 
-def _spectrum(samples: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Power of the channels' mean: [bins, windows]."""
-    mono = samples.mean(axis=1, dtype=np.float64)
-    frames = np.lib.stride_tricks.sliding_window_view(mono, _WINDOW)[:: _WINDOW // 2]
-    power: NDArray[np.float64] = np.abs(np.fft.rfft(frames * np.hanning(_WINDOW))).T ** 2
-    return power
-
-
 def measure_edges(rows: list[dict[str, Any]], degradations: tuple[str, ...]) -> dict[str, float | None]:
-    """Find from which frequency, in Hz, the mean decoded spectrum stays 20 dB below the clean one."""
+    """Find the low-pass edge of every degradation, in Hz, over the mean spectra of rows."""
     if not rows:
         return dict.fromkeys(degradations)
-    clean = sum(_spectrum(decode(row["clean"], frames=row["frames"])).mean(axis=1) for row in rows)
-    sounding = clean > _FLOOR * np.max(
-        clean
-    )  # above it a source that ends early is noise, and so is the ratio
-    edges: dict[str, float | None] = {}
-    for name in degradations:
-        decoded = sum(_spectrum(decode(row[name], frames=row["frames"])).mean(axis=1) for row in rows)
-        kept = np.flatnonzero((decoded > 10 ** (_EDGE_DB / 10) * clean) & sounding)
-        edges[name] = float(kept[-1]) * schema.SAMPLE_RATE / _WINDOW if kept.size else 0.0
-    return edges
+    clean = _mean_spectrum(rows, "clean")
+    return {name: find_edge_hz(clean, _mean_spectrum(rows, name)) for name in degradations}
+
+
+def _mean_spectrum(rows: list[dict[str, Any]], name: str) -> NDArray[np.float64]:
+    decoded = (decode(row[name], frames=row["frames"]) for row in rows)
+    return np.sum([power_spectrogram(samples).mean(axis=1) for samples in decoded], axis=0)
 
 
 def _degradation_rows(
@@ -202,7 +189,7 @@ def _spectrogram_figure(row: dict[str, Any], degradations: tuple[str, ...]) -> s
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
     top: float | None = None
     for axes, name in zip(grid, names, strict=False):
-        level = 10 * np.log10(_spectrum(decode(row[name], frames=row["frames"])) + 1e-10)
+        level = 10 * np.log10(power_spectrogram(decode(row[name], frames=row["frames"])) + 1e-10)
         top = float(level.max()) if top is None else top
         extent = (0, row["frames"] / schema.SAMPLE_RATE, 0, schema.SAMPLE_RATE / 2000)
         axes.imshow(

@@ -151,6 +151,7 @@ SCORES = pa.schema(
         ("degradation", pa.string()),
         ("bitrate_bps", pa.int32()),  # as asked of the encoder; null where nobody knows
         ("status", pa.string()),
+        ("reason", pa.string()),  # why it is not scored
         *((name, pa.float64()) for name in METRICS),  # null where it means nothing, never NaN
     ],
     metadata={b"apollo.schema_version": str(SCHEMA_VERSION).encode()},

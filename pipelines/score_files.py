@@ -1,0 +1,70 @@
+"""Files of scores: a trial is done when its file is there, and is what its commit object says.
+
+scores/<model>-<degradation>.parquet
+scores/<model>-<degradation>.json      rows, size and sha256, written last
+"""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines import schema
+from pipelines.shards import digest
+from pipelines.storage import Folder, parquet_bytes
+
+FOLDER = "scores"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One model at one degradation.
+
+    Args:
+        model: Its name.
+        digest: What tells its weights from others.
+        degradation: Name of the degradation.
+        rows: How many items there are.
+    """
+
+    model: str
+    digest: str
+    degradation: str
+    rows: int
+
+    @property
+    def path(self) -> str:
+        """Where its scores lie, without an ending."""
+        return f"{FOLDER}/{self.model}-{self.degradation}"
+
+
+def write_scores(output: Folder, trial: Trial, rows: Sequence[dict[str, Any]]) -> None:
+    """Write a trial's scores, then the object that says they are whole."""
+    content = parquet_bytes(pa.Table.from_pylist(list(rows), schema.SCORES))
+    output.write(f"{trial.path}.parquet", content)
+    commit = asdict(trial) | {"bytes": len(content), "sha256": digest(content)}
+    output.write(f"{trial.path}.json", json.dumps(commit, indent=1).encode())
+
+
+def commit_of(output: Folder, trial: Trial) -> str:
+    """Give what a trial's commit object says, empty where there is none."""
+    try:
+        return output.read(f"{trial.path}.json").decode()
+    except OSError:
+        return ""
+
+
+def read_scores(output: Folder, trial: Trial) -> pa.Table | None:
+    """Read a trial's scores; None where they are missing, damaged, or another model's."""
+    try:
+        commit = json.loads(output.read(f"{trial.path}.json"))
+        content = output.read(f"{trial.path}.parquet")
+        if commit != asdict(trial) | {"bytes": len(content), "sha256": digest(content)}:
+            return None
+        return pq.read_table(io.BytesIO(content))
+    except (OSError, ValueError, pa.ArrowException):
+        return None
