@@ -3,7 +3,8 @@
 A checkpoint is a folder:
 
     config.json     the generator's configuration, and whatever the writer noted
-    weights.pt      tensors only: {"generator": state dict, "ema": state dict, ...}
+    weights.pt      tensors only: {"generator": state dict, "ema": state dict, ...}; or instead
+    weights.safetensors   the weights to restore with and no others, in a format that everybody reads
     training.pt     what a training run needs beside them to go on; only where one wrote it
     MANIFEST.json   sha256 of the other files, written last: without it there is no checkpoint
 
@@ -15,7 +16,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,10 @@ from apollo.published import CheckpointError, find_state, infer_config, load_pub
 from apollo.restoration import reach_samples
 from apollo.streaming import StreamRestorer
 
-__all__ = ["CheckpointError", "load", "locate", "save", "verify"]
+__all__ = ["CheckpointError", "load", "locate", "save", "save_portable", "verify"]
 
 FORMAT = 1
-CONFIG, WEIGHTS, TRAINING = "config.json", "weights.pt", "training.pt"
+CONFIG, WEIGHTS, PORTABLE, TRAINING = "config.json", "weights.pt", "weights.safetensors", "training.pt"
 MANIFEST, BEST = "MANIFEST.json", "best"
 RESOLVERS = "apollo.checkpoints"  # entry points that turn names like models:/apollo@champion into paths
 
@@ -57,13 +58,9 @@ def save(
     Raises:
         FileExistsError: the folder is there.
     """
-    target = Path(folder)
-    if target.exists():
-        raise FileExistsError(f"{target} is there already: a checkpoint is never overwritten")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        states = {"generator": generator.state_dict(), **(more or {})}
+    states = {"generator": generator.state_dict(), **(more or {})}
+
+    def fill(scratch: Path) -> None:
         weights = {
             name: {key: value.detach().cpu().contiguous() for key, value in state.items()}
             for name, state in states.items()
@@ -71,7 +68,43 @@ def save(
         torch.save(weights, scratch / WEIGHTS)
         if training is not None:
             torch.save(training, scratch / TRAINING)
-        config = {"format": FORMAT, "generator": generator.config.to_dict(), **(notes or {})}
+
+    return _write(Path(folder), generator, notes or {}, fill)
+
+
+def save_portable(
+    generator: Generator, folder: str | os.PathLike[str], *, notes: Mapping[str, Any] | None = None
+) -> Path:
+    """Write a checkpoint of a generator alone, its weights as safetensors: to hand on, not to train on.
+
+    Args:
+        generator: Weights and configuration.
+        folder: Where, not yet there.
+        notes: What else to keep in config.json.
+
+    Raises:
+        FileExistsError: the folder is there.
+        CheckpointError: the package safetensors is not installed.
+    """
+    from apollo.files.hub import write_safetensors
+
+    def fill(scratch: Path) -> None:
+        write_safetensors(generator.state_dict(), scratch / PORTABLE)
+
+    return _write(Path(folder), generator, notes or {}, fill)
+
+
+def _write(
+    target: Path, generator: Generator, notes: Mapping[str, Any], fill: Callable[[Path], None]
+) -> Path:
+    """Write a checkpoint under a name of its own, and rename it when it is whole."""
+    if target.exists():
+        raise FileExistsError(f"{target} is there already: a checkpoint is never overwritten")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        fill(scratch)
+        config = {"format": FORMAT, "generator": generator.config.to_dict(), **notes}
         (scratch / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         digests = {path.name: digest(path) for path in sorted(scratch.iterdir())}
         (scratch / MANIFEST).write_text(json.dumps({"sha256": digests}, indent=2) + "\n")
@@ -113,7 +146,8 @@ def load(source: str | os.PathLike[str], *, weights: str = "ema") -> Generator:
 def read_discriminator(source: str | os.PathLike[str]) -> dict[str, Tensor] | None:
     """Read the weights of the discriminator that a checkpoint folder of ours brings along, if it does."""
     folder = _follow(Path(source))
-    return read_container(folder / WEIGHTS).get("discriminator") if folder.is_dir() else None
+    there = (folder / WEIGHTS).exists()
+    return read_container(folder / WEIGHTS).get("discriminator") if there else None
 
 
 def verify(folder: Path, names: Sequence[str]) -> None:
@@ -191,7 +225,8 @@ def _follow(folder: Path) -> Path:
 
 def _load_folder(folder: Path, weights: str) -> Generator:
     folder = _follow(folder)
-    verify(folder, (CONFIG, WEIGHTS))
+    portable = (folder / PORTABLE).exists()
+    verify(folder, (CONFIG, PORTABLE if portable else WEIGHTS))
     try:
         config = json.loads((folder / CONFIG).read_text())
         if not isinstance(config, dict):
@@ -200,13 +235,21 @@ def _load_folder(folder: Path, weights: str) -> Generator:
         raise CheckpointError(f"{folder} is no whole checkpoint: {error}") from error
     if config.get("format") != FORMAT:
         raise CheckpointError(f"{folder} has format {config.get('format')}; this version reads {FORMAT}")
-    states = read_container(folder / WEIGHTS)
+    states = _read_states(folder, portable)
     try:
         generator = Generator(GeneratorConfig.from_dict(config["generator"]))
         generator.load_state_dict(states.get(weights, states["generator"]))
     except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder} does not hold together: {error}") from error
     return generator
+
+
+def _read_states(folder: Path, portable: bool) -> dict[str, Any]:
+    if not portable:
+        return read_container(folder / WEIGHTS)
+    from apollo.files.hub import read_safetensors
+
+    return {"generator": read_safetensors(folder / PORTABLE)}
 
 
 def _load_file(path: Path) -> Generator:

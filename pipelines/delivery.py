@@ -91,7 +91,7 @@ def write_run_file(target: Target, run_id: str | None, status: str) -> None:
 
 
 @contextmanager
-def _impatient(seconds: int) -> Iterator[None]:
+def impatient(seconds: int) -> Iterator[None]:
     """Let MLflow's requests fail soon: it asks its environment, and by default it tries for minutes."""
     settings = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     before = {name: os.environ.get(name) for name in settings}
@@ -128,7 +128,7 @@ class Delivery:
             status: What the run is to have once everything is there.
         """
         try:
-            with self.spool.one_sender(), _impatient(self.target.request_seconds):
+            with self.spool.one_sender(), impatient(self.target.request_seconds):
                 self._connect()
                 self._send_metrics()
                 self._send_files()
@@ -155,7 +155,7 @@ class Delivery:
         if self.run_id is not None:
             return
         if self._client is None:
-            self._client = _make_client(self.target.uri)
+            self._client = make_client(self.target.uri)
         known = read_run_file(self.target.folder)
         run = self._find(known.get("run_id")) or self._make()
         run_id = run.info.run_id
@@ -270,7 +270,8 @@ class Delivery:
         self._status = status
 
 
-def _make_client(uri: str) -> Any:
+def make_client(uri: str) -> Any:
+    """Connect to a tracking server or database."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing leaves the cluster unless asked for
     import mlflow
 

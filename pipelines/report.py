@@ -102,7 +102,8 @@ def measure_edges(rows: list[dict[str, Any]], degradations: tuple[str, ...]) -> 
 
 def _mean_spectrum(rows: list[dict[str, Any]], name: str) -> NDArray[np.float64]:
     decoded = (decode(row[name], frames=row["frames"]) for row in rows)
-    return np.sum([power_spectrogram(samples).mean(axis=1) for samples in decoded], axis=0)
+    total: NDArray[np.float64] = np.sum([power_spectrogram(one).mean(axis=1) for one in decoded], axis=0)
+    return total
 
 
 def _degradation_rows(

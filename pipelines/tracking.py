@@ -30,7 +30,7 @@ __all__ = [
 ]  # fmt: skip
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-_FOLDER = "tracking"
+FOLDER = "tracking"
 _RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 1.0, 60.0
 
 
@@ -153,7 +153,7 @@ def open_run(
         raise UsageError(f"{output} is on no disk: what is tracked is written to one before it is sent")
     uri = resolve_uri(config.uri, output)
     check_uri(uri, nodes=1)
-    folder = posixpath.join(output, _FOLDER)
+    folder = posixpath.join(output, FOLDER)
     known = read_run_file(folder)
     same_place = known.get("target", {}).get("uri") == shown(uri)
     target = Target(
@@ -182,9 +182,9 @@ def send_rest(config: TrackingConfig, output: str) -> bool:
     Raises:
         UsageError: nothing was tracked there.
     """
-    known = read_run_file(posixpath.join(output, _FOLDER))
+    known = read_run_file(posixpath.join(output, FOLDER))
     if not known:
-        raise UsageError(f"{output} has no {_FOLDER} folder of a run: name the output of a training")
+        raise UsageError(f"{output} has no {FOLDER} folder of a run: name the output of a training")
     target = Target(**{**known["target"], "uri": resolve_uri(config.uri, output)})
     return _deliver(Delivery(target), known["status"], config.close_seconds)
 

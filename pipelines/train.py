@@ -24,7 +24,7 @@ from typing import Any
 
 from apollo.config import DiscriminatorConfig
 from apollo.training import FREE_FIT, FREE_GAN
-from pipelines import runs, tracking
+from pipelines import runs, tracking, trained
 from pipelines.progress import say
 from pipelines.room import check_room, room_for
 from pipelines.runs import Exit, Outcome
@@ -46,19 +46,35 @@ def train(config: TrainConfig) -> Outcome:
     """
     output = Folder(config.output)
     shaped, fingerprint = config, dict[str, Any]()
+    finished: Outcome | None = None
 
     def prepare() -> Outcome | None:
-        nonlocal shaped, fingerprint
+        nonlocal shaped, fingerprint, finished
         shaped, fingerprint = _prepare(config)
         runs.claim(output, fingerprint)
-        return _finished(shaped, output)
+        finished = _finished(shaped, output)
+        return None if finished and trained.is_open(shaped, finished.facts) else finished
 
     def work() -> Outcome:
-        _begin(shaped)
-        return _run(shaped, output, fingerprint)
+        if not finished:
+            _begin(shaped)
+        outcome = finished or _run(shaped, output, fingerprint)
+        if outcome.code != Exit.DONE:
+            return outcome
+        version = trained.register_best(shaped, outcome.facts, _tags(fingerprint))
+        return replace(outcome, facts=outcome.facts | {"registered": version})
 
     left = "the newest checkpoint stands, run the same command again to continue from it"
     return runs.run_held(output, prepare, work, doing="training", left=left)
+
+
+def _tags(fingerprint: dict[str, Any]) -> dict[str, str]:
+    """Name what a run and its weights are known by in MLflow."""
+    return {
+        "git_commit": tracking.git_commit(),
+        "config_hash": _hash(fingerprint),
+        "data_fingerprint": fingerprint["data"]["train"],
+    }
 
 
 def _finished(config: TrainConfig, output: Folder) -> Outcome | None:
@@ -156,11 +172,7 @@ def _run(config: TrainConfig, output: Folder, fingerprint: dict[str, Any]) -> Ou
             config.tracking,
             config.output,
             params=asdict(config),
-            tags={
-                "git_commit": tracking.git_commit(),
-                "config_hash": _hash(fingerprint),
-                "data_fingerprint": fingerprint["data"]["train"],
-            },
+            tags=_tags(fingerprint),
         )
         status: tracking.Status = "FAILED"
         try:

@@ -8,6 +8,7 @@ from apollo.training import FitConfig, GanConfig
 from pipelines import runs
 from pipelines.errors import UsageError
 from pipelines.loader import LoaderConfig
+from pipelines.registry import RegistryConfig
 from pipelines.room import WorkersConfig
 from pipelines.schema import CHANNELS, SAMPLE_RATE
 from pipelines.storage import is_uri
@@ -37,6 +38,7 @@ class TrainConfig:
         visqol: Whether ViSQOL is measured.
         workers: The processes.
         tracking: MLflow.
+        registry: Where the best weights are registered when training ends.
         history: Write every step's losses and examples to OUTPUT/history-<rank>.jsonl.
     """
 
@@ -55,6 +57,7 @@ class TrainConfig:
     visqol: bool = True
     workers: WorkersConfig = field(default_factory=WorkersConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    registry: RegistryConfig = field(default_factory=RegistryConfig)
     history: bool = False
 
     def __post_init__(self) -> None:

@@ -1,7 +1,10 @@
 """Checkpoints from Hugging Face, and safetensors files. Both packages are optional."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from apollo.checkpoint import digest
 from apollo.published import CheckpointError
@@ -68,6 +71,20 @@ def _check(path: Path, expected: str | None) -> None:
         raise CheckpointError(
             f"{path} has sha256 {found}, the published file {expected}: delete it and try again"
         )
+
+
+def write_safetensors(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors as a safetensors file.
+
+    Raises:
+        CheckpointError: the package is not installed.
+    """
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise CheckpointError(f"{path}: writing it needs safetensors: pip install safetensors") from error
+    whole = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
+    safetensors.torch.save_file(whole, path)
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:

@@ -1,0 +1,54 @@
+"""Score models against the codec that they undo, at every degradation.
+
+    python jobs/evaluate.py --data /data/shards --models /data/runs/paper --output /data/evaluations/paper
+    python jobs/evaluate.py --data /data/shards --split valid --promote --output /data/evaluations/v3
+    ray job submit -- python jobs/evaluate.py --data … --models … --output …
+
+Run the same command again to finish what is open; with more models, to add these. Exit codes: 0 done, 1
+failed, 2 usage, 3 more items than allowed that cannot be read, 130 interrupted; OUTPUT/result.json says the
+same.
+"""
+
+import sys
+
+from jsonargparse import ArgumentParser
+
+from pipelines.errors import UsageError
+from pipelines.evaluate import evaluate
+from pipelines.evaluate_config import EvaluateConfig
+from pipelines.runs import Exit
+
+
+def build_parser() -> ArgumentParser:
+    """Build the command line from the configuration's fields."""
+    parser = ArgumentParser(prog="evaluate", description=__doc__, allow_abbrev=False, default_env=False)
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
+    parser.add_argument(
+        "--models", type=str, nargs="*", default=[], help="runs, checkpoints, or names: [NAME=]MODEL …"
+    )
+    parser.add_class_arguments(EvaluateConfig, skip={"models"}, fail_untyped=False)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Evaluate as a command line says and return the exit code."""
+    parser = build_parser()
+    try:
+        values = parser.instantiate(parser.parse_args(arguments)).as_dict()
+    except ValueError as error:
+        parser.error(str(error))
+    values.pop("config", None)
+    try:
+        config = EvaluateConfig(**values | {"models": tuple(values["models"])})
+    except UsageError as error:
+        print(f"evaluate: {error}", file=sys.stderr)
+        return Exit.USAGE
+    outcome = evaluate(config)
+    print(f"evaluate: {outcome.message}", file=sys.stderr)
+    if "report" in outcome.facts:
+        print(f"open {outcome.facts['report']}", file=sys.stderr)
+    return outcome.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,260 @@
+"""Evaluate: models x degradations over the same items, scored and told; what jobs/evaluate.py calls.
+
+The files of an evaluation:
+
+    OUTPUT/
+      fingerprint.json  models.json   what decides the scores; another run on the same output is refused
+      scores/                         a file a model and degradation (`pipelines.score_files`)
+      rtf/                            real-time factors, by model
+      scores.parquet                  all scores: a row a model, item and degradation
+      *.csv  *.md  *.png              the tables and figures
+      report.html                     the same, to look at and to listen to
+      result.json                     how the run ended
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines import champion, runs, schema
+from pipelines.contestants import Contestant, find_contestants
+from pipelines.errors import UsageError
+from pipelines.evaluate_config import EvaluateConfig
+from pipelines.evaluation_report import REPORT, VERDICTS, choose_heard, is_told, tell, told_files
+from pipelines.evaluation_tracking import Child, track
+from pipelines.items import find_cutoff_hz, open_collection
+from pipelines.progress import say
+from pipelines.real_time import measure
+from pipelines.runs import Exit, Outcome
+from pipelines.schema import METRICS, STATUSES, UNREADABLE
+from pipelines.score_files import Trial, commit_of, read_scores
+from pipelines.storage import Folder, parquet_bytes
+from pipelines.tables import ModelFacts
+from pipelines.tracking_uri import shown
+
+MODELS, SCORES = "models.json", "scores.parquet"
+_RTF = "rtf"
+
+
+def evaluate(config: EvaluateConfig) -> Outcome:
+    """Evaluate to the end, however it ends, and leave result.json.
+
+    An output that another run holds, or that was begun with something else, is left as it is.
+    """
+    run = _Evaluation(config)
+    left = "what is scored stands, run the same command again to continue"
+    return runs.run_held(run.output, run.prepare, run.work, doing="evaluating", left=left)
+
+
+class _Evaluation:
+    def __init__(self, config: EvaluateConfig) -> None:
+        self.config, self.output = config, Folder(config.output)
+
+    def prepare(self) -> Outcome | None:
+        """Find items and models, and claim the output."""
+        config = self.config
+        self.uri = champion.tracking_uri(config)
+        self.contest = champion.open_contest(config, self.uri)
+        self.collection = open_collection(config.data, config.split, config.degradations, config.limit)
+        if not self.collection.items:
+            raise UsageError(f"{config.data} has no items to score")
+        self.contestants = find_contestants(self.contest.models, self.collection.given)
+        self.degradations = [one.name for one in self.collection.degradations]
+        runs.claim(self.output, self._fingerprint())
+        self._claim_names()
+        self.trials = [
+            Trial(one.name, one.digest, name, len(self.collection.numbers(name)))
+            for one in self.contestants
+            for name in self.degradations
+        ]
+        return None
+
+    def _fingerprint(self) -> dict[str, Any]:
+        from importlib.metadata import version
+
+        import torch
+
+        names = repr([one.name for one in self.collection.items])
+        return {
+            "data": self.collection.fingerprint,
+            "split": self.config.split,
+            "degradations": self.degradations,
+            "items": hashlib.sha256(names.encode()).hexdigest(),
+            "precision": self.config.precision,
+            "versions": {
+                "schema": schema.SCHEMA_VERSION,
+                "torch": torch.__version__.partition("+")[0],
+                "visqol": version("visqol-python"),
+                "soxr": version("soxr"),
+            },
+        }
+
+    def _claim_names(self) -> None:
+        """Keep which weights a name stands for: models may be added, but never change behind a name."""
+        there = json.loads(self.output.read(MODELS)) if self.output.exists(MODELS) else {}
+        here = {
+            one.name: {"source": one.source, "digest": one.digest, "parameters": one.parameters}
+            for one in self.contestants
+        }
+        for name, facts in here.items():
+            if there.get(name, facts)["digest"] != facts["digest"]:
+                raise UsageError(
+                    f"{self.output.location} holds scores of other weights called {name!r}, from "
+                    f"{there[name]['source']}: give these a name of their own, as in --models "
+                    f"new={facts['source']}"
+                )
+        if there | here != there:
+            self.output.write(MODELS, json.dumps(there | here, indent=1).encode())
+
+    def work(self) -> Outcome:
+        """Score what is open, and tell it."""
+        opened = [trial for trial in self.trials if read_scores(self.output, trial) is None]
+        wanted = [one for one in self.contestants if one.packed and self.config.rtf_runs]
+        unmeasured = [one for one in wanted if not self._real_times(one)]
+        if opened or unmeasured or not is_told(self.output, self._key()):
+            failed = self._run(opened, unmeasured)
+            if failed:
+                return Outcome(Exit.FAILED, f"{failed}; what is scored stands, run the same command again")
+        scores = self._gather()
+        facts: dict[str, Any] = {"report": f"{self.config.output}/{REPORT}", **_count(scores)}
+        facts |= {"verdicts": json.loads(self.output.read(VERDICTS)), "mlflow_run": self._track()}
+        if self.config.promote:
+            facts |= self.contest.decide(scores, self.config, facts["mlflow_run"])
+        return self._judge(scores, facts)
+
+    def _run(self, opened: list[Trial], unmeasured: list[Contestant]) -> str | None:
+        """Do what needs Ray; gives what failed, if anything."""
+        from pipelines import cluster
+        from pipelines.trials import hear, run_trials, scoring_pool
+
+        cluster.connect()
+        runs.catch_sigterm()  # Ray has put its own handler there
+        self._measure(unmeasured)
+        cutoffs_hz = {name: find_cutoff_hz(self.collection, name) for name in self.degradations}
+        with scoring_pool(self.config, self.collection, self.contestants, cutoffs_hz) as pool:
+            if opened:
+                done = len(self.trials) - len(opened)
+                say(f"scoring {len(opened)} of {len(self.trials)} trials ({done} are done)")
+                failed = run_trials(pool, opened, say)
+                if failed:
+                    return failed
+            scores = self._gather()
+            wanted = choose_heard(scores, self._names(), self.config.heard_items)
+            numbers = {one.name: number for number, one in enumerate(self.collection.items)}
+            places = [(numbers[one.item], one.degradation) for one in wanted]
+            heard = list(zip(wanted, hear(pool, places, self._names()), strict=True)) if wanted else []
+        tell(self.config, self.output, scores, self._facts(), heard, self._key())
+        return None
+
+    def _names(self) -> list[str]:
+        return [one.name for one in self.contestants]
+
+    def _key(self) -> str:
+        """Give what the tables and the page are made of, as a hash."""
+        commits = [commit_of(self.output, trial) for trial in self.trials]
+        measured = [self._real_times(one) for one in self.contestants]
+        settings = (self.config.bootstrap_resamples, self.config.bootstrap_seed, self.config.heard_items)
+        return hashlib.sha256(repr((commits, measured, settings)).encode()).hexdigest()
+
+    def _measure(self, unmeasured: Sequence[Contestant]) -> None:
+        """Measure real-time factors, one after the other, before anything else of this run computes."""
+        from pipelines import cluster
+        from pipelines.trials import measure_alone
+
+        config = self.config
+        for one in unmeasured:
+            found: dict[str, Any] = {"digest": one.digest}
+            for device in ("cpu", "cuda") if config.gpu and cluster.connect().gpus else ("cpu",):
+                arguments = one.packed, config.precision, device, config.rtf_runs, config.rtf_seconds
+                measured = measure_alone(measure, *arguments, gpu=device == "cuda")
+                if measured is None:
+                    say(f"no machine was free to measure the real-time factor of {one.name} ({device})")
+                    continue
+                found[device] = asdict(measured)
+                say(f"{one.name}: {measured.milliseconds:.1f} ms for a second of mono, {measured.device}")
+            if len(found) > 1:
+                self.output.write(f"{_RTF}/{one.name}.json", json.dumps(found, indent=1).encode())
+
+    def _real_times(self, one: Contestant) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads(self.output.read(f"{_RTF}/{one.name}.json"))
+        except (OSError, ValueError):
+            return {}
+        return found if found.pop("digest", None) == one.digest else {}
+
+    def _facts(self) -> dict[str, ModelFacts]:
+        measured = {one.name: self._real_times(one) for one in self.contestants}
+        return {
+            one.name: ModelFacts(
+                parameters=one.parameters,
+                rtf_ms={device: times["milliseconds"] for device, times in measured[one.name].items()},
+                rtf_runs={device: times["runs"] for device, times in measured[one.name].items()},
+            )
+            for one in self.contestants
+        }
+
+    def _gather(self) -> pa.Table:
+        """Put all trials' scores together in scores.parquet."""
+        tables = [read_scores(self.output, trial) for trial in self.trials]
+        whole = [table for table in tables if table is not None]
+        if len(whole) < len(tables):
+            raise RuntimeError(f"{len(tables) - len(whole)} of {len(tables)} files of scores are not there")
+        scores = pa.concat_tables(whole)
+        content = parquet_bytes(scores)
+        if not self.output.exists(SCORES) or self.output.read(SCORES) != content:
+            self.output.write(SCORES, content)
+        return scores
+
+    def _track(self) -> str | None:
+        """Bring everything to MLflow; gives the run's id, or None where nothing could be brought there."""
+        config = self.config
+        children = [self._child(trial) for trial in self.trials]
+        try:
+            return track(
+                config.tracking,
+                self.uri,
+                self.output,
+                parent=Child("evaluation", self._key(), {"config": asdict(config)}),
+                tags={"data_fingerprint": self.collection.fingerprint},
+                children=children,
+                files=[SCORES, *told_files(self.output)],
+            )
+        except Exception as error:  # whatever a server, a database or a disk throws only delays
+            say(
+                f"tracking: {shown(self.uri)} has not got everything ({runs.root_cause(error)}). "
+                "Run the same command again to send the rest"
+            )
+            return None
+
+    def _child(self, trial: Trial) -> Child:
+        scores = read_scores(self.output, trial)
+        assert scores is not None
+        means = {name: pc.mean(scores[name]).as_py() for name in METRICS}
+        metrics = {name: value for name, value in means.items() if value is not None}
+        counts = {status: pc.sum(pc.equal(scores["status"], status)).as_py() for status in STATUSES}
+        return Child(
+            f"{trial.model}-{trial.degradation}",
+            commit_of(self.output, trial),
+            {"model": trial.model, "degradation": trial.degradation, "weights": trial.digest},
+            metrics | {f"items/{status}": float(count or 0) for status, count in counts.items()},
+        )
+
+    def _judge(self, scores: pa.Table, facts: dict[str, Any]) -> Outcome:
+        rejected, share = facts["items"][UNREADABLE], facts["items"][UNREADABLE] / max(scores.num_rows, 1)
+        text = " ".join(facts["verdicts"])
+        if share > self.config.max_reject_share:
+            allowed = f"{self.config.max_reject_share:.1%} are allowed"
+            return Outcome(
+                Exit.REJECTS, f"{rejected} of {scores.num_rows} scores are missing, {allowed}. {text}", facts
+            )
+        return Outcome(Exit.DONE, text, facts)
+
+
+def _count(scores: pa.Table) -> dict[str, Any]:
+    counted = pc.value_counts(scores["status"]).to_pylist()
+    return {"items": dict.fromkeys(STATUSES, 0) | {one["values"]: one["counts"] for one in counted}}

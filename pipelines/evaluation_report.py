@@ -1,0 +1,162 @@
+"""What an evaluation tells: tables and figures as files, and the page to look at and to listen to."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines import figures, listening, tables
+from pipelines.evaluate_config import EvaluateConfig
+from pipelines.intervals import Bootstrap
+from pipelines.schema import METRICS, SAMPLE_RATE, SCORED, UNTOUCHED
+from pipelines.score_table import ScoreTable
+from pipelines.scorer import Samples
+from pipelines.storage import Folder
+from pipelines.verdicts import verdicts
+
+REPORT, VERDICTS = "report.html", "verdicts.json"
+_TOLD = "told.json"
+_RANKS = ("worst", "median", "best")
+_BY = ("visqol", "si_snr")  # what items are ranked by; the second where the first is not defined
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An item to listen to.
+
+    Args:
+        item: Its name.
+        degradation: At which.
+        rank: `worst`, `median` or `best`, by the first model's scores.
+    """
+
+    item: str
+    degradation: str
+    rank: str
+
+
+def choose_heard(scores: pa.Table, models: Sequence[str], items: int) -> list[Choice]:
+    """Choose what to listen to: items that are spread evenly from the worst to the best, a degradation each.
+
+    Args:
+        scores: The table of scores.
+        models: Names; items are ranked by the first one that is no codec.
+        items: How many a degradation.
+    """
+    ranked = next((name for name in models if name != UNTOUCHED), UNTOUCHED)
+    rows = [row for row in scores.to_pylist() if row["model"] == ranked and row["status"] == SCORED]
+    chosen: list[Choice] = []
+    for degradation in dict.fromkeys(row["degradation"] for row in rows):
+        here = [row for row in rows if row["degradation"] == degradation]
+        metric = next((name for name in _BY if any(row[name] is not None for row in here)), _BY[-1])
+        here = sorted(
+            (row for row in here if row[metric] is not None), key=lambda row: (row[metric], row["item"])
+        )
+        for place, row in _spread(here, items):
+            rank = "" if len(here) == 1 else _RANKS[round(2 * place)] if 2 * place in (0, 1, 2) else ""
+            chosen.append(Choice(row["item"], degradation, rank))
+    return chosen
+
+
+def _spread(rows: list[dict[str, Any]], count: int) -> list[tuple[float, dict[str, Any]]]:
+    """Take rows evenly from the first to the last, each with its place from 0 to 1."""
+    count = min(count, len(rows))
+    if count == 1:
+        return [(0.5, rows[len(rows) // 2])]
+    places = [number / (count - 1) for number in range(count)]
+    return [(place, rows[round(place * (len(rows) - 1))]) for place in places]
+
+
+def is_told(output: Folder, key: str) -> bool:
+    """Tell whether tables and page are there, and made of what is there."""
+    try:
+        told = json.loads(output.read(_TOLD))
+        return bool(told["key"] == key) and all(output.exists(name) for name in told["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def told_files(output: Folder) -> list[str]:
+    """Name the files that tell an evaluation."""
+    files: list[str] = json.loads(output.read(_TOLD))["files"]
+    return files
+
+
+def tell(
+    config: EvaluateConfig,
+    output: Folder,
+    scores: pa.Table,
+    facts: dict[str, tables.ModelFacts],
+    heard: Sequence[tuple[Choice, dict[str, Samples]]],
+    key: str,
+) -> None:
+    """Write tables, figures and the page.
+
+    Args:
+        config: Of the evaluation.
+        output: Where.
+        scores: All scores.
+        facts: What is known of the models beside them.
+        heard: Items to listen to, with their versions.
+        key: What all of this is made of.
+    """
+    bootstrap = Bootstrap(resamples=config.bootstrap_resamples, seed=config.bootstrap_seed)
+    made = tables.score_tables(scores, facts, bootstrap=bootstrap)
+    sentences = verdicts(scores, bootstrap=bootstrap)
+    pictures = {
+        "figure2": figures.draw_figure2(made["figure2"]),
+        "bands": figures.draw_bands(made["differences"]),
+    }
+    files: dict[str, bytes] = {VERDICTS: json.dumps(sentences, indent=1).encode()}
+    for name, table in made.items():
+        files[f"{name}.csv"], files[f"{name}.md"] = table.to_csv().encode(), table.to_markdown().encode()
+    files |= {f"{name}.png": png for name, png in pictures.items()}
+    page = listening.Page(
+        title="Evaluation",
+        summary=tuple(sentences),
+        tables=tuple(_shown(table) for table in made.values()),
+        figures=(
+            listening.Figure(title=made["figure2"].title, note=made["figure2"].note, png=pictures["figure2"]),
+            listening.Figure(title="Error by band", note="", png=pictures["bands"]),
+        ),
+        comparisons=_comparisons(scores, heard),
+        sample_rate=SAMPLE_RATE,
+    )
+    files[REPORT] = listening.write_page(page).encode()
+    for name, content in files.items():
+        output.write(name, content)
+    output.write(_TOLD, json.dumps({"key": key, "files": sorted(files)}, indent=1).encode())
+
+
+def _shown(table: ScoreTable) -> listening.Table:
+    return listening.Table(title=table.title, note=table.note, columns=table.columns, rows=table.rows)
+
+
+def _comparisons(
+    scores: pa.Table, heard: Sequence[tuple[Choice, dict[str, Samples]]]
+) -> tuple[listening.Comparison, ...]:
+    wanted = {(choice.item, choice.degradation) for choice, _ in heard}
+    rows = {
+        (row["item"], row["degradation"], row["model"]): row
+        for row in scores.to_pylist()
+        if (row["item"], row["degradation"]) in wanted
+    }
+    found = []
+    for choice, versions in heard:
+        if not versions:
+            continue
+        place = choice.item, choice.degradation
+        own = {name: rows[(*place, name)] for name in versions if (*place, name) in rows}
+        found.append(
+            listening.Comparison(
+                item=choice.item,
+                degradation=choice.degradation,
+                rank=choice.rank,
+                category=next(iter(own.values()))["category"],
+                versions=versions,
+                scores={name: {metric: row[metric] for metric in METRICS} for name, row in own.items()},
+            )
+        )
+    return tuple(found)

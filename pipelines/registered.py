@@ -1,0 +1,114 @@
+"""Names of the registry as checkpoints: what `apollo.checkpoint` asks for `models:/…` and `runs:/…`.
+
+A version's checkpoint is downloaded once, into a cache of this user, and verified at every use.
+"""
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from apollo.checkpoint import CONFIG, PORTABLE, verify
+from apollo.published import CheckpointError
+from pipelines.delivery import impatient
+from pipelines.registry import ARTIFACT, CANDIDATE, CHAMPION, Registry, RegistryConfig, Version
+from pipelines.runs import root_cause
+from pipelines.tracking_uri import shown
+
+_ALIAS = re.compile(r"models:/(?P<name>[\w.-]+)@(?P<what>[\w.-]+)")
+_NUMBER = re.compile(r"models:/(?P<name>[\w.-]+)/(?P<what>\d+)")
+_RUN = re.compile(r"runs:/(?P<run>[0-9a-f]{32})")
+_REQUEST_SECONDS = 60
+
+
+def resolve(name: str) -> Path:
+    """Turn a name of the registry into a checkpoint folder on this machine.
+
+    Args:
+        name: `models:/NAME@ALIAS`, `models:/NAME/NUMBER`, or `runs:/ID` of a training run. While there is no
+            champion, the candidate stands in for it, and that is said on standard error.
+
+    Raises:
+        CheckpointError: there is no such version, or no registry, or it does not answer.
+    """
+    return _fetch(*find(name))
+
+
+def find(name: str) -> tuple[Version, str]:
+    """Find the version that a name stands for now, and the registry's URI.
+
+    Raises:
+        CheckpointError: as `resolve` does.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        raise CheckpointError(
+            f"{name} is in an MLflow registry: set MLFLOW_TRACKING_URI to its server, or to the database of "
+            "a training, as in sqlite:////data/runs/paper/mlflow.db"
+        )
+    asked = _ALIAS.fullmatch(name) or _NUMBER.fullmatch(name)
+    run = _RUN.fullmatch(name)
+    if not asked and not run:
+        raise CheckpointError(
+            f"{name} is no name of a model: models:/NAME@ALIAS, models:/NAME/NUMBER, runs:/ID"
+        )
+    try:
+        if run:
+            found = Registry(RegistryConfig().name, uri).of_run(run["run"])
+            advice = "training registers its best weights when it ends; run it again"
+        else:
+            assert asked
+            found = _version(Registry(asked["name"], uri), asked["what"])
+            advice = "training registers a candidate when it ends; jobs/evaluate.py --promote makes champions"
+    except Exception as error:  # whatever a server or a database throws
+        raise CheckpointError(f"{name}: {shown(uri)} does not answer: {root_cause(error)}") from error
+    if found is None:
+        raise CheckpointError(f"{name}: there is no such version in {shown(uri)}. {advice}")
+    return found, uri
+
+
+def _version(registry: Registry, what: str) -> Version | None:
+    found = registry.version(what)
+    if found is None and what == CHAMPION and (candidate := registry.version(CANDIDATE)):
+        print(
+            f"{registry.name} has no champion yet: taking the candidate, version {candidate.number}",
+            file=sys.stderr,
+            flush=True,
+        )
+        return candidate
+    return found
+
+
+def _fetch(version: Version, uri: str) -> Path:
+    """Give a version's checkpoint from the cache, bringing it there if it is not there whole."""
+    digest = version.tags.get("weights_sha256", "")[:16]
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "apollo" / "models"
+    folder = home / f"{version.label}-{digest}"
+    try:
+        verify(folder, (CONFIG, PORTABLE))
+        return folder
+    except CheckpointError:
+        pass
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=home) as scratch:
+            fresh = _download(version, uri, scratch)
+            verify(fresh, (CONFIG, PORTABLE))
+            shutil.rmtree(folder, ignore_errors=True)
+            fresh.rename(folder)
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a store of artifacts throws
+        raise CheckpointError(f"{version.uri} cannot be fetched: {root_cause(error)}") from error
+    return folder
+
+
+def _download(version: Version, uri: str, scratch: str) -> Path:
+    import mlflow
+
+    place = f"{version.uri}/artifacts/{ARTIFACT}"
+    with impatient(_REQUEST_SECONDS):
+        found = mlflow.artifacts.download_artifacts(artifact_uri=place, dst_path=scratch, tracking_uri=uri)
+    return Path(found)

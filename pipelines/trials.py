@@ -1,0 +1,216 @@
+"""The grid on Ray Tune: one trial a model and degradation, over one pool of scoring actors that all share.
+
+A trial holds no CPU: it hands items to the pool and writes what comes back, so that two CPUs suffice. With
+GPUs it holds one, and restores there what the pool then scores. What Tune itself keeps is never read again:
+`Tuner.restore` unpickles. A trial is done when its file of scores is there and whole.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.contestants import Contestant
+from pipelines.errors import UsageError
+from pipelines.evaluate_config import EvaluateConfig
+from pipelines.items import Collection
+from pipelines.runs import root_cause
+from pipelines.score_files import Trial, write_scores
+from pipelines.scorer import Restorer, Samples, Scorer, restore_items
+from pipelines.storage import Folder
+
+_CHUNK = 8  # items: a row group of shards
+_AT_A_TIME = 2  # trials: one begins while the other's last items are scored
+_RETRIES = 3
+_TRIAL_BYTES = 200 << 20  # what a trial's process takes; Tune must be asked for something
+_IDLE_SECONDS = 60.0  # how long a measurement waits for a machine of its own
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all trials share; object references and actor handles in it are Ray's.
+
+    Args:
+        collection: Reference to the items.
+        models: Reference to the weights, by the models' names; those that run nothing have None.
+        scorers: The pool.
+        output: Where scores go.
+        precision: Of models.
+        gpu: Whether a trial has a GPU.
+    """
+
+    collection: Any
+    models: dict[str, Any]
+    scorers: list[Any]
+    output: Folder
+    precision: str
+    gpu: bool
+
+
+@contextmanager
+def scoring_pool(
+    config: EvaluateConfig,
+    collection: Collection,
+    contestants: Sequence[Contestant],
+    cutoffs_hz: dict[str, float],
+) -> Iterator[Work]:
+    """Start one scoring actor a CPU; they end with the context.
+
+    Args:
+        config: Of the evaluation.
+        collection: The items.
+        contestants: The models.
+        cutoffs_hz: Low-pass edge by degradation.
+
+    Raises:
+        UsageError: there is no CPU, and nothing says that there may be some.
+    """
+    import ray
+
+    cpus = int(ray.cluster_resources().get("CPU", 0))
+    if not cpus and config.scorers is None:
+        raise UsageError(
+            "the cluster has no CPU up. With an autoscaler, say for how many scoring actors it may bring up "
+            "nodes: --scorers 64"
+        )
+    items = ray.put(collection)
+    # an actor that dies is started again, and what it was at is done again: scoring twice gives the same
+    actor = ray.remote(num_cpus=1, max_restarts=_RETRIES, max_task_retries=_RETRIES)(Scorer)
+    actor = actor.options(scheduling_strategy="SPREAD")
+    scorers = [actor.remote(items, cutoffs_hz, config.precision) for _ in range(config.scorers or cpus)]
+    models = {one.name: ray.put(one.packed) for one in contestants}
+    has_gpu = config.gpu and ray.cluster_resources().get("GPU", 0) > 0
+    try:
+        yield Work(items, models, scorers, Folder(config.output), config.precision, has_gpu)
+    finally:
+        for scorer in scorers:
+            ray.kill(scorer)
+
+
+def run_trials(work: Work, trials: Sequence[Trial], say: Callable[[str], None]) -> str | None:
+    """Run trials to their end.
+
+    Returns:
+        What went wrong first, in words; None when all are done.
+    """
+    import ray
+    from ray import tune
+    from ray.tune.logger import JsonLoggerCallback
+
+    class Teller(tune.Callback):  # type: ignore[misc]
+        def on_trial_result(
+            self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any
+        ) -> None:
+            if "told" in result:
+                say(result["told"])
+
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # signals are ours: pipelines.runs
+    os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}  # and so are words
+    callbacks = [Teller(), JsonLoggerCallback()]  # without a logger Tune misses its own results
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    resources = {"memory": _TRIAL_BYTES} | ({"gpu": 1} if work.gpu else {})
+    scratch = tempfile.mkdtemp(prefix="apollo-trials-")
+    try:
+        tuner = tune.Tuner(
+            tune.with_resources(_bind(work, trials), resources),
+            param_space={"trial": tune.grid_search(list(range(len(trials))))},
+            tune_config=tune.TuneConfig(
+                max_concurrent_trials=max(gpus, 1) if work.gpu else _AT_A_TIME, reuse_actors=True
+            ),
+            run_config=tune.RunConfig(storage_path=scratch, name="trials", verbose=0, callbacks=callbacks),
+        )
+        results = tuner.fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return root_cause(results.errors[0]) if results.errors else None
+
+
+def _bind(work: Work, trials: Sequence[Trial]) -> Callable[[dict[str, Any]], None]:
+    def run(config: dict[str, Any]) -> None:
+        from ray import tune
+
+        trial = trials[config["trial"]]
+        rows = _score(work, trial)
+        write_scores(work.output, trial, rows)
+        tune.report({"items": len(rows), "told": _told(trial, rows)})
+
+    return run
+
+
+def _told(trial: Trial, rows: Sequence[dict[str, Any]]) -> str:
+    parts = []
+    for name in ("sdr", "si_snr", "visqol"):
+        values = [row[name] for row in rows if row.get(name) is not None]
+        parts.append(f"{name} {sum(values) / len(values):.2f}" if values else f"{name} -")
+    return f"{trial.model} at {trial.degradation}: {len(rows)} items, {', '.join(parts)}"
+
+
+def _score(work: Work, trial: Trial) -> list[dict[str, Any]]:
+    """Hand out a trial's items, and put what comes back in their order."""
+    import ray
+    from ray.util import ActorPool
+
+    collection: Collection = ray.get(work.collection)
+    numbers = collection.numbers(trial.degradation)
+    chunks = [numbers[first : first + _CHUNK] for first in range(0, len(numbers), _CHUNK)]
+    packed = work.models[trial.model]
+    model = ray.get(packed) if work.gpu else None
+    restorer = Restorer(work.precision) if model is not None else None
+
+    def prepared(chunk: list[int]) -> tuple[list[int], list[Samples | None] | None]:
+        if restorer is None or model is None:
+            return chunk, None
+        return chunk, restore_items(restorer, collection, chunk, trial.degradation, model)
+
+    def submit(actor: Any, value: tuple[list[int], list[Samples | None] | None]) -> Any:
+        chunk, restored = value
+        return actor.score.remote(chunk, trial.degradation, trial.model, packed, restored)
+
+    pool = ActorPool(work.scorers)
+    found: list[dict[str, Any]] = []
+    waiting = 0
+    for chunk in chunks:
+        pool.submit(submit, prepared(chunk))
+        waiting += 1
+        if waiting > 2 * len(work.scorers):  # what a GPU restored must not pile up
+            found += pool.get_next_unordered()
+            waiting -= 1
+    for _ in range(waiting):
+        found += pool.get_next_unordered()
+    order = {collection.items[number].name: number for number in numbers}
+    return sorted(found, key=lambda row: order[row["item"]])
+
+
+def hear(work: Work, wanted: Sequence[tuple[int, str]], names: Sequence[str]) -> list[dict[str, Samples]]:
+    """Give items at degradations with what every model makes of them."""
+    import ray
+    from ray.util import ActorPool
+
+    models = {name: ray.get(work.models[name]) for name in names}
+    together = ray.put(models)
+
+    def submit(actor: Any, value: tuple[int, str]) -> Any:
+        return actor.hear.remote(*value, together)
+
+    return list(ActorPool(work.scorers).map(submit, list(wanted)))
+
+
+class _Alone:
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(*arguments)
+
+
+def measure_alone(function: Callable[..., Any], *arguments: Any, gpu: bool) -> Any:
+    """Run a function with all CPUs of a machine to itself; None where none was free within a minute."""
+    import ray
+
+    largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    alone = ray.remote(num_cpus=largest, num_gpus=1 if gpu else 0)(_Alone).remote()
+    try:
+        ready, _ = ray.wait([alone.__ray_ready__.remote()], timeout=_IDLE_SECONDS)
+        return ray.get(alone.run.remote(function, *arguments)) if ready else None
+    finally:
+        ray.kill(alone)

@@ -1,0 +1,138 @@
+"""Evaluations that are killed: what is scored stays, the rest is finished, and the tables are the same."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import evaluations
+
+from pipelines.evaluate import evaluate
+from pipelines.runs import Exit
+
+ROOT = Path(__file__).parents[2]
+TRIALS = 6
+TOLD = (
+    "scores.parquet",
+    "table2.csv",
+    "table2.md",
+    "figure2.csv",
+    "differences.csv",
+    "others.csv",
+    "counts.csv",
+)
+Process = subprocess.Popen[bytes]
+
+
+def start(address: str, data: Path, model: Path, output: Path) -> Process:
+    """Start the job as users do, on a cluster that is there."""
+    command = [
+        *(sys.executable, "jobs/evaluate.py", "--data", str(data), "--output", str(output)),
+        *("--models", f"noisy={model}", f"second={model.parent / 'second'}"),
+        *("--rtf_runs", "0", "--scorers", "2", "--bootstrap_resamples", "200", "--heard_items", "1"),
+        *("--tracking.uri", f"sqlite:///{output.parent}/mlflow.db"),
+    ]
+    with (output.parent / "log").open("ab") as log:
+        environment = os.environ | {"RAY_ADDRESS": address}
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+
+
+def done(output: Path) -> dict[str, int]:
+    """Name the trials that are finished, with the files that they are."""
+    return {path.name: path.stat().st_ino for path in (output / "scores").glob("*.json")}
+
+
+def wait_for(condition: Callable[[], object], process: Process, output: Path, seconds: float = 150) -> None:
+    """Wait for something to be true of a run that is going on."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, (output.parent / "log").read_text()
+        assert time.monotonic() < end, (output.parent / "log").read_text()
+        time.sleep(0.01)
+
+
+def processes(title: bytes) -> list[int]:
+    """Find Ray's processes by what they are called."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if title in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def kill(title: bytes) -> None:
+    for process in processes(title):
+        os.kill(process, signal.SIGKILL)
+
+
+def status(output: Path) -> str:
+    return str(json.loads((output / "result.json").read_text())["status"])
+
+
+def test_24_an_evaluation_killed_stopped_and_bereft_of_its_processes_tells_the_same(
+    ray_address: str, undisturbed: Path, tmp_path: Path
+) -> None:
+    model = evaluations.write_model(tmp_path / "noisy")
+    evaluations.write_model(tmp_path / "second", seed=1)
+    output = tmp_path / "disturbed"
+    output.mkdir()
+
+    process = start(ray_address, undisturbed, model, output)  # the driver dies
+    wait_for(lambda: len(done(output)) >= 1, process, output)
+    process.kill()
+    process.wait()
+    assert status(output) == "running"
+    before = done(output)
+    assert 1 <= len(before) < TRIALS
+
+    process = start(ray_address, undisturbed, model, output)  # somebody stops it
+    wait_for(lambda: processes(b"ray::Scorer"), process, output)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == Exit.INTERRUPTED, (tmp_path / "log").read_text()
+    assert status(output) == "interrupted"
+
+    process = start(ray_address, undisturbed, model, output)  # a trial's process dies
+    wait_for(lambda: processes(b"ray::ImplicitFunc"), process, output)
+    kill(b"ray::ImplicitFunc")
+    assert process.wait(150) == Exit.FAILED, (tmp_path / "log").read_text()
+    assert "run the same command again" in json.loads((output / "result.json").read_text())["message"]
+
+    process = start(ray_address, undisturbed, model, output)  # a scoring actor dies, and is started again
+    wait_for(lambda: processes(b"ray::Scorer.score"), process, output)
+    os.kill(processes(b"ray::Scorer.score")[0], signal.SIGKILL)
+    assert process.wait(150) == Exit.DONE, (tmp_path / "log").read_text()
+    assert {name: inode for name, inode in done(output).items() if name in before} == before
+    assert len(done(output)) == TRIALS
+
+    calm = tmp_path / "calm"
+    models = (f"noisy={model}", f"second={tmp_path / 'second'}")
+    assert evaluate(evaluations.config(undisturbed, calm, models=models)).code == Exit.DONE
+    for name in TOLD:
+        assert (output / name).read_bytes() == (calm / name).read_bytes(), name
+
+
+def test_24_a_damaged_score_file_is_never_believed(
+    ray_address: str, undisturbed: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    config = evaluations.config(undisturbed, output, degradations=("mp3_24000",), limit=4)
+    assert evaluate(config).code == Exit.DONE
+    told = (output / "table2.csv").read_bytes()
+    scores = output / "scores" / "untouched-mp3_24000.parquet"
+    content = scores.read_bytes()
+    for damaged in (b"", content[: len(content) // 2], content[:-1] + bytes([content[-1] ^ 1])):
+        scores.write_bytes(damaged)
+        assert evaluate(config).code == Exit.DONE
+        assert scores.read_bytes() == content
+        assert (output / "table2.csv").read_bytes() == told
+    shutil.rmtree(output / "scores")
+    assert evaluate(config).code == Exit.DONE
+    assert (output / "table2.csv").read_bytes() == told
