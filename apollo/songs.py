@@ -7,7 +7,7 @@ file that cannot be restored is an outcome with a reason, and the others go on.
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -79,8 +79,21 @@ def find_songs(inputs: Sequence[str], config: SongsConfig) -> list[Job]:
     Raises:
         ValueError: an input does not exist, or is the output folder.
     """
+    found, problems = list_songs(inputs, config)
+    return name_results(found, config) + problems
+
+
+def list_songs(inputs: Sequence[str], config: SongsConfig) -> tuple[dict[Path, Path], list[Job]]:
+    """Find the audio files as `find_songs` does.
+
+    Returns:
+        By file, the folder that its result goes to; and what there is no result of, with the reasons.
+
+    Raises:
+        ValueError: an input does not exist, or is the output folder.
+    """
     output = _absolute(config.output)
-    found: dict[Path, Path] = {}  # by file: the folder that its result goes to
+    found: dict[Path, Path] = {}
     problems: list[Job] = []
     for name in inputs:
         path = _absolute(name)
@@ -96,8 +109,23 @@ def find_songs(inputs: Sequence[str], config: SongsConfig) -> list[Job]:
         problems += [Job(folder, output, reason) for folder, reason in unreadable.items()]
         if not songs and not unreadable:
             problems.append(Job(path, output, "no audio files in this folder"))
+    return found, problems
+
+
+def is_song(name: str) -> bool:
+    """Tell by its name whether a file under a folder is taken for a song."""
+    return name.rpartition(".")[2].lower() in EXTENSIONS and not name.startswith(".")
+
+
+def name_results(found: Mapping[Path, Path], config: SongsConfig) -> list[Job]:
+    """Name the results of songs, each unlike the others and unlike every song.
+
+    Args:
+        found: By song, the folder that its result goes to: absolute, all of them.
+        config: Format, template, and the output folder that no result may leave.
+    """
     jobs = [Job(song, _target(song, folder, config)) for song, folder in found.items()]
-    return _without_collisions(jobs, config) + problems
+    return _without_collisions(jobs, config)
 
 
 def _absolute(path: str) -> Path:
@@ -110,11 +138,7 @@ def _walk(folder: Path, output: Path) -> tuple[list[Path], dict[Path, str]]:
     songs = []
     for place, folders, files in os.walk(folder, onerror=errors.append):
         folders[:] = sorted(name for name in folders if Path(place, name) != output)
-        songs += [
-            Path(place, name)
-            for name in sorted(files)
-            if name.rpartition(".")[2].lower() in EXTENSIONS and not name.startswith(".")
-        ]
+        songs += [Path(place, name) for name in sorted(files) if is_song(name)]
     return songs, {Path(error.filename): error.strerror or str(error) for error in errors}
 
 
@@ -134,21 +158,22 @@ def _without_collisions(jobs: list[Job], config: SongsConfig) -> list[Job]:
         for job in jobs
     ]
     counts = Counter(job.target for job in jobs)
-    inputs = {_identity(job.source) for job in jobs} - {None}
+    inputs = {_identity(job.source) for job in jobs}
     output = _absolute(config.output)
     return [replace(job, problem=_problem(job.target, counts, inputs, output)) for job in jobs]
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: Path) -> tuple[int, int] | Path:
+    """Tell what a name stands for, whatever it is called: the file, or the name where none is here."""
     try:
         status = path.stat()
     except OSError:
-        return None
+        return path
     return status.st_dev, status.st_ino
 
 
 def _problem(
-    target: Path, counts: Counter[Path], inputs: set[tuple[int, int] | None], output: Path
+    target: Path, counts: Counter[Path], inputs: set[tuple[int, int] | Path], output: Path
 ) -> str | None:
     if not target.is_relative_to(output):
         return f"the template leads outside the output folder: {target}"

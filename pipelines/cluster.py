@@ -12,6 +12,7 @@ from pipelines.errors import UsageError
 
 _RETRIES = 20
 _FREE_CPU_SECONDS = 60.0
+_LONGEST_ITEM_SECONDS = 48 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,37 @@ class Cluster:
         cpus: Logical CPUs up now.
         nodes: Nodes up now.
         joined: Whether the cluster was there before.
+        gpus: GPUs up now.
     """
 
     cpus: int
     nodes: int
     joined: bool
+    gpus: int = 0
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A large value that lies in the cluster's memory, once on each node that asks for it.
+
+    Args:
+        reference: Ray's.
+    """
+
+    reference: Any
+
+    def get(self) -> Any:
+        """Give the value, its arrays read-only."""
+        import ray
+
+        return ray.get(self.reference)
+
+
+def share(value: Any) -> Shared:
+    """Put a value of plain types and arrays where every actor can get it; it stays as long as its driver."""
+    import ray
+
+    return Shared(ray.put(value))
 
 
 def connect() -> Cluster:
@@ -41,7 +68,8 @@ def connect() -> Cluster:
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors come as exceptions too
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    return Cluster(int(ray.cluster_resources().get("CPU", 0)), len(nodes), _joined())
+    up = ray.cluster_resources()
+    return Cluster(int(up.get("CPU", 0)), len(nodes), _joined(), int(up.get("GPU", 0)))
 
 
 def _joined() -> bool:
@@ -58,6 +86,8 @@ def run_actors(
     *,
     actors: int | None,
     cluster: Cluster,
+    on_gpu: bool = False,
+    long_items: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Send every item to one of a pool of actors and yield what they return, as they finish.
 
@@ -67,22 +97,32 @@ def run_actors(
         items: Rows; each is one unit of work.
         worker: Class whose instances are called with a row and return a row.
         arguments: Of its constructor.
-        actors: Most actors; unset takes one per CPU.
+        actors: Most actors; unset takes one per CPU, or per GPU.
         cluster: Where.
+        on_gpu: Whether each has a GPU of its own beside its CPU.
+        long_items: Whether an item may take minutes or hours: none then waits behind a slow one while other
+            actors idle, and half an hour without a result is no failure.
 
     Raises:
-        UsageError: there is no CPU, and nothing says that there may be some.
+        UsageError: there is no CPU or no GPU, and nothing says that there may be some.
     """
     if not items:
         return
-    if not cluster.cpus and actors is None:
+    kind, up = ("GPU", min(cluster.gpus, cluster.cpus)) if on_gpu else ("CPU", cluster.cpus)
+    if not up and actors is None:
         raise UsageError(
-            "the cluster has no CPU up. With an autoscaler, say for how many actors it may bring up nodes: "
-            "--actors 64"
+            f"the cluster has no {kind} up. With an autoscaler, say for how many actors it may bring up "
+            "nodes: --actors 64"
         )
-    most = min(len(items), actors or max(cluster.cpus, 1))
-    least = min(most, max(cluster.cpus, 1))  # more than there are CPUs only once an autoscaler brings them
-    yield from _map(items, worker, arguments, blocks=len(items), least=least, most=most).iter_rows()
+    most = min(len(items), actors or max(up, 1))
+    least = min(most, max(up, 1))  # more than are up only once an autoscaler brings them
+    held = 1 if long_items else None
+    dataset = _map(
+        items, worker, arguments, blocks=len(items), least=least, most=most, on_gpu=on_gpu, held=held
+    )
+    if long_items:
+        dataset.context.execution_no_progress_timeout_s = _LONGEST_ITEM_SECONDS
+    yield from dataset.iter_rows()
 
 
 def stream_actors(
@@ -140,6 +180,8 @@ def _map(
     blocks: int,
     least: int,
     most: int,
+    on_gpu: bool = False,
+    held: int | None = None,
 ) -> Any:
     import ray
 
@@ -148,8 +190,11 @@ def _map(
         return ray.data.from_items(items, override_num_blocks=blocks).map(
             worker,
             fn_constructor_args=arguments,
-            compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
+            compute=ray.data.ActorPoolStrategy(
+                min_size=least, max_size=most, max_tasks_in_flight_per_actor=held
+            ),
             num_cpus=1,
+            num_gpus=1 if on_gpu else None,
             max_task_retries=_RETRIES,  # Ray Data's own is endless: what kills its actor would never end
         )
 

@@ -56,7 +56,7 @@ def find(name: str) -> tuple[Version, str]:
         )
     try:
         if run:
-            found = Registry(RegistryConfig().name, uri).of_run(run["run"])
+            found = next(iter(Registry(RegistryConfig().name, uri).of_run(run["run"])), None)
             advice = "training registers its best weights when it ends; run it again"
         else:
             assert asked

@@ -104,11 +104,11 @@ class Registry:
                     return None
                 raise
 
-    def of_run(self, run_id: str) -> Version | None:
-        """Find the newest version that a run registered."""
+    def of_run(self, run_id: str) -> list[Version]:
+        """Find the versions that a run registered, the newest first."""
         with impatient(_REQUEST_SECONDS):
             found = self.client.search_model_versions(f"name = '{self.name}' and run_id = '{run_id}'")
-        return max((_version(one) for one in found), key=lambda one: one.number, default=None)
+        return sorted(map(_version, found), key=lambda one: -one.number)
 
     def tag(self, version: Version, tags: Mapping[str, str]) -> None:
         """Write down what became known of a version."""
@@ -160,9 +160,8 @@ def register(
     generator = load(checkpoint)
     digest = pack(generator).digest
     registry = Registry(config.name, uri)
-    there = registry.of_run(run_id)
-    if there is None or there.tags.get(_DIGEST) != digest:
-        there = _create(generator, registry, run_id, digest)
+    there = next((one for one in registry.of_run(run_id) if one.tags.get(_DIGEST) == digest), None)
+    there = there or _create(generator, registry, run_id, digest)
     tags = {"licence": config.licence, "training_run": run_id, **facts}
     registry.tag(there, {name: value for name, value in tags.items() if there.tags.get(name) != value})
     registry.describe(there, _description(generator, tags, scores))
@@ -191,7 +190,7 @@ def _create(generator: Any, registry: Registry, run_id: str, digest: str) -> Ver
                     artifacts={ARTIFACT: str(folder)},
                     code_paths=[str(Path(apollo.__file__).parent)],
                     pip_requirements=_requirements(),
-                    input_example=[_example()],
+                    input_example=([_example()], {"format": "flac24"}),
                 )
             registry.client.set_terminated(run_id, ended if ended != "RUNNING" else "FINISHED")
             made = mlflow.register_model(logged.model_uri, registry.name, tags={_DIGEST: digest})

@@ -162,9 +162,13 @@ class Folder:
 
 
 def temporary_files(path: str) -> Iterator[str]:
-    """Walk over the temporary files below a local folder."""
+    """Walk over the temporary files of ours below a local folder; others' unfinished files are not ours."""
     for folder, _, names in os.walk(path):
-        yield from (os.path.join(folder, name) for name in names if name.endswith(TEMPORARY_SUFFIX))
+        yield from (os.path.join(folder, name) for name in names if _is_temporary(name))
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
 
 
 def write_locally(path: str, content: bytes | BinaryIO) -> None:

@@ -1,0 +1,59 @@
+"""Restore songs on all the machines of a cluster.
+
+    python jobs/restore.py --data album --output restored --checkpoint runs/first/best
+    ray job submit -- python jobs/restore.py --data s3://music/in --output s3://music/out \
+        --checkpoint models:/apollo@champion --format flac24
+
+Run the same command again to continue a run that was stopped, or after songs were added. Exit codes: 0 done,
+1 failed, 2 usage, 3 some songs could not be restored while others were, 130 interrupted; OUTPUT/result.json
+says the same, OUTPUT/rejects.jsonl why.
+"""
+
+import sys
+
+from jsonargparse import ArgumentParser
+
+from pipelines.restore import RestoreConfig, describe, restore
+from pipelines.runs import Exit
+
+
+def build_parser() -> ArgumentParser:
+    """Build the command line from the configuration's fields."""
+    parser = ArgumentParser(prog="restore", description=__doc__, allow_abbrev=False, default_env=False)
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be restored")
+    parser.add_argument("--overwrite", action="store_true", help="make results again that are there")
+    parser.add_argument(
+        "--data", type=str, nargs="+", default=[], help="songs, folders with songs, or URIs of either"
+    )
+    parser.add_class_arguments(RestoreConfig, skip={"data", "overwrite"}, fail_untyped=False)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Restore as a command line says and return the exit code."""
+    parser = build_parser()
+    try:
+        values = parser.instantiate(parser.parse_args(arguments)).as_dict()
+    except ValueError as error:
+        parser.error(str(error))
+    dry_run = values.pop("dry_run")
+    values.pop("config", None)
+    try:
+        config = RestoreConfig(**values)
+        if dry_run:
+            print(describe(config))
+            return Exit.DONE
+    except ValueError as error:
+        print(f"restore: {error}", file=sys.stderr)
+        return Exit.USAGE
+    except OSError as error:
+        print(f"restore: {error}", file=sys.stderr)
+        return Exit.FAILED
+    outcome = restore(config)
+    print(f"restore: {outcome.message}", file=sys.stderr)
+    return outcome.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

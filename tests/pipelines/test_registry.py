@@ -1,0 +1,200 @@
+"""The registry: versions that load without pickles, names that resolve, and what is wrong said."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import evaluations
+import material
+import mlflow
+import numpy as np
+import pytest
+import soundfile
+from restoring import one
+
+from apollo import checkpoint
+from apollo.device import choose_device, choose_precision
+from apollo.published import CheckpointError
+from pipelines.delivery import make_client
+from pipelines.errors import UsageError
+from pipelines.packed import pack
+from pipelines.registered import find, resolve
+from pipelines.registry import CANDIDATE, CHAMPION, Registry, RegistryConfig, Version, register
+
+SCORES = {"valid/g/stft": 0.25}
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A database with an experiment in it, for this module."""
+    folder = tmp_path_factory.mktemp("registry")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    make_client(uri).create_experiment("tests", artifact_location=(folder / "artifacts").as_uri())
+    return uri
+
+
+def new_run(uri: str) -> str:
+    client = make_client(uri)
+    experiment = client.get_experiment_by_name("tests")
+    assert experiment is not None
+    run = client.create_run(experiment.experiment_id)
+    client.set_terminated(run.info.run_id, "FINISHED")
+    return str(run.info.run_id)
+
+
+def add(uri: str, folder: Path, name: str, run_id: str | None = None) -> Version:
+    return register(
+        str(folder),
+        RegistryConfig(name=name, licence="CC0"),
+        uri,
+        run_id=run_id or new_run(uri),
+        facts={"data_fingerprint": "abc"},
+        scores=SCORES,
+    )
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: str) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+
+
+def test_a_version_restores_what_the_command_does_and_loads_without_pickles(
+    database: str, tmp_path: Path
+) -> None:
+    model = evaluations.write_model(tmp_path / "model")
+    version = add(database, model, "same")
+    song = material.write(tmp_path / "song.wav", material.music(1, seconds=2.0))
+    song = material.encode(song, tmp_path / "song.mp3", "-b:a", "64k")
+    mlflow.set_tracking_uri(database)
+    served = mlflow.pyfunc.load_model(f"models:/same@{CANDIDATE}")
+    (found,) = served.predict([song.read_bytes()])
+    device = choose_device("auto")
+    generator = checkpoint.load(model).with_precision(choose_precision("auto", device)).to(device)
+    expected = one(generator, song, format="flac24")
+    (tmp_path / "found.flac").write_bytes(found)
+    ours, rate = soundfile.read(tmp_path / "found.flac", dtype="int32")
+    theirs, _ = soundfile.read(expected.output, dtype="int32")
+    assert rate == 44_100
+    np.testing.assert_array_equal(ours, theirs)
+    artifacts = Path(database.removeprefix("sqlite:///")).parent / "artifacts"
+    suffixes = {path.suffix for path in artifacts.rglob("*") if path.is_file()}
+    assert ".safetensors" in suffixes
+    assert not suffixes & {".pkl", ".pickle", ".pt", ".bin"}
+    assert version.number == 1
+
+
+def test_a_version_says_what_it_is(database: str, tmp_path: Path) -> None:
+    run_id = new_run(database)
+    version = add(database, evaluations.write_model(tmp_path / "model"), "told", run_id)
+    found = make_client(database).get_model_version("told", "1")
+    for text in ("CC0", run_id, "abc", "0.25", "parameters", "dim 8"):
+        assert text in found.description
+    assert found.tags["training_run"] == run_id
+    assert found.run_id == run_id
+    registry = Registry("told", database)
+    assert registry.version(CANDIDATE) == registry.version(1)
+    assert registry.version(CHAMPION) is None
+    assert registry.version(7) is None
+    assert make_client(database).get_run(run_id).info.status == "FINISHED"
+    info = mlflow.models.get_model_info(version.uri)
+    assert [column.type.name for column in info.signature.inputs] == ["binary"]
+    assert info.saved_input_example_info is not None
+
+
+def test_the_same_weights_are_registered_once_and_what_was_left_is_mended(
+    database: str, tmp_path: Path
+) -> None:
+    model, run_id = evaluations.write_model(tmp_path / "model"), new_run(database)
+    first = add(database, model, "once", run_id)
+    client = make_client(database)
+    client.delete_registered_model_alias("once", CANDIDATE)
+    client.delete_model_version_tag("once", "1", "was_candidate")
+    client.delete_model_version_tag("once", "1", "licence")
+    again = add(database, model, "once", run_id)
+    assert again.number == first.number == 1
+    registry = Registry("once", database)
+    healed = registry.version(CANDIDATE)
+    assert healed is not None
+    assert healed.tags["licence"] == "CC0"
+    better = add(database, evaluations.write_model(tmp_path / "better", seed=1), "once", run_id)
+    assert better.number == 2
+    assert add(database, model, "once", run_id).number == 1
+    newest = registry.version(CANDIDATE)
+    assert newest is not None
+    assert newest.number == 2
+
+
+def test_names_resolve_to_checkpoints_that_are_fetched_once(
+    database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, run_id = evaluations.write_model(tmp_path / "model"), new_run(database)
+    add(database, model, "apollo", run_id)
+    expected = pack(checkpoint.load(model)).digest
+    for name in (f"models:/apollo@{CANDIDATE}", "models:/apollo/1", f"runs:/{run_id}"):
+        assert pack(checkpoint.load(name)).digest == expected
+    assert "no champion yet" not in capsys.readouterr().err
+    folder = resolve(f"models:/apollo@{CHAMPION}")
+    assert "no champion yet: taking the candidate, version 1" in capsys.readouterr().err
+    before = folder.stat().st_mtime_ns
+    Registry("apollo", database).set_alias(CHAMPION, find("models:/apollo/1")[0])
+    assert resolve(f"models:/apollo@{CHAMPION}") == folder
+    assert folder.stat().st_mtime_ns == before
+    assert "champion" not in capsys.readouterr().err
+    weights = folder / checkpoint.PORTABLE
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")  # what a cache went through
+    assert pack(checkpoint.load("models:/apollo/1")).digest == expected
+    assert list(folder.parent.glob(".fetch-*")) == []
+
+
+def test_what_is_not_there_is_said(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in {
+        "models:/nothing@champion": "no such version",
+        "models:/nothing/3": "no such version",
+        f"runs:/{'0' * 32}": "no such version",
+        "models:/apollo": "is no name of a model",
+        "models:/apollo@a/../../b": "is no name of a model",
+        "models:/a' or '1'='1/1": "is no name of a model",
+        "runs:/latest": "is no name of a model",
+    }.items():
+        with pytest.raises(CheckpointError, match=text):
+            checkpoint.load(name)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(CheckpointError, match="does not answer"):
+        checkpoint.load("models:/apollo/1")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with pytest.raises(CheckpointError, match="set MLFLOW_TRACKING_URI"):
+        checkpoint.load("models:/apollo/1")
+
+
+def test_the_name_of_a_model_must_be_one() -> None:
+    for name in ("", "a/b", "a b", "../x", "@", "-x"):
+        with pytest.raises(UsageError, match="letters, digits"):
+            RegistryConfig(name=name)
+
+
+def test_portable_checkpoints_are_checkpoints(tmp_path: Path) -> None:
+    generator = checkpoint.load(evaluations.write_model(tmp_path / "model"))
+    folder = checkpoint.save_portable(generator, tmp_path / "portable", notes={"from": "here"})
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "MANIFEST.json",
+        "config.json",
+        "weights.safetensors",
+    ]
+    assert pack(checkpoint.load(folder)).digest == pack(generator).digest
+    assert checkpoint.describe(str(folder))["from"] == "here"
+    assert checkpoint.read_discriminator(folder) is None
+    with pytest.raises(FileExistsError):
+        checkpoint.save_portable(generator, folder)
+    damaged = tmp_path / "damaged"
+    shutil.copytree(folder, damaged)
+    os.truncate(damaged / "weights.safetensors", 100)
+    with pytest.raises(CheckpointError, match="damaged"):
+        checkpoint.load(damaged)
+    manifest = json.loads((damaged / "MANIFEST.json").read_text())
+    manifest["sha256"]["weights.safetensors"] = checkpoint.digest(damaged / "weights.safetensors")
+    (damaged / "MANIFEST.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="safetensors"):
+        checkpoint.load(damaged)

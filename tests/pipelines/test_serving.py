@@ -1,0 +1,149 @@
+"""`mlflow models serve` on a registered version: real requests, and what is refused."""
+
+import base64
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import evaluations
+import material
+import pytest
+import soundfile
+
+from pipelines.delivery import make_client
+from pipelines.registry import RegistryConfig, register
+
+pytestmark = pytest.mark.timeout(300)
+MOST_BYTES, MOST_SECONDS = 200_000, 5
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Serve a tiny model on loopback, with small limits; gives its address."""
+    folder = tmp_path_factory.mktemp("serving")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    client = make_client(uri)
+    experiment = client.create_experiment("tests", artifact_location=(folder / "artifacts").as_uri())
+    run_id = client.create_run(experiment).info.run_id
+    model = evaluations.write_identity(folder / "model")
+    register(str(model), RegistryConfig(), uri, run_id=run_id, facts={}, scores={})
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "MLFLOW_TRACKING_URI": uri,
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "APOLLO_SERVE_MAX_BYTES": str(MOST_BYTES),
+        "APOLLO_SERVE_MAX_SECONDS": str(MOST_SECONDS),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", "models:/apollo@candidate"]
+    command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
+    address = f"http://127.0.0.1:{port}"
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command, env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            _wait(address, process, folder / "log")
+            yield address
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(20)
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+
+
+def _wait(address: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    end = time.monotonic() + 180
+    while True:
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < end, log.read_text()
+        try:
+            with urllib.request.urlopen(f"{address}/ping", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.2)
+
+
+def ask(address: str, content: Any) -> tuple[int, str]:
+    """Send a request, and give the answer's status and text."""
+    body = content if isinstance(content, bytes) else json.dumps(content).encode()
+    request = urllib.request.Request(
+        f"{address}/invocations", body, {"Content-Type": "application/json"}, method="POST"
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def encoded(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def test_a_song_comes_back_restored(server: str, tmp_path: Path) -> None:
+    song = material.write(tmp_path / "song.wav", material.music(1, seconds=2.0))
+    song = material.encode(song, tmp_path / "song.mp3", "-b:a", "64k")
+    status, text = ask(server, {"inputs": [encoded(song), encoded(song)]})
+    assert status == 200, text
+    answers = json.loads(text)["predictions"]
+    assert len(answers) == 2
+    assert answers[0] == answers[1]
+    (tmp_path / "restored.flac").write_bytes(base64.b64decode(answers[0]))
+    restored, rate = soundfile.read(tmp_path / "restored.flac", always_2d=True)
+    assert (rate, restored.shape) == (44_100, (88_200, 2))
+    assert soundfile.info(tmp_path / "restored.flac").subtype == "PCM_24"
+    before, _ = soundfile.read(song, always_2d=True)
+    assert abs(restored - before[: len(restored)]).max() < 1e-4  # this model changes nothing
+
+
+def test_what_is_no_song_is_refused_with_the_reason(server: str, tmp_path: Path) -> None:
+    long = material.write(tmp_path / "long.wav", material.music(1, seconds=8.0, channels=1))
+    long = material.encode(long, tmp_path / "long.mp3", "-b:a", "32k")
+    fine = material.write(tmp_path / "fine.wav", material.music(1, seconds=0.5))
+    for inputs, text in (
+        ([], "no file"),
+        ([""], "file 0 is empty"),
+        ([base64.b64encode(b"a text, no song" * 10).decode()], "file 0 cannot be restored"),
+        ([encoded(fine), ""], "file 1 is empty"),
+        ([base64.b64encode(bytes(MOST_BYTES + 1)).decode()], f"at most {MOST_BYTES} are taken"),
+        ([encoded(long)], "longer than 5 s"),
+    ):
+        status, answer = ask(server, {"inputs": inputs})
+        assert 400 <= status < 500, (inputs, status, answer)
+        assert re.search(text, answer), (text, answer)
+
+
+def test_what_is_no_base64_is_told(server: str) -> None:
+    status, answer = ask(server, {"inputs": ["!!! not base64 !!!"]})
+    assert status >= 400  # MLflow decodes, and calls it an internal error of 500
+    assert "!!! not base64" in answer
+    assert "data characters" in answer
+    status, answer = ask(server, {"inputs": ["bm8gc29uZw==bm8gc29uZw=="]})
+    assert status >= 400, answer
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"inputs": 3}', b'{"outputs": []}', b"\xff\xfe"])
+def test_a_request_that_is_none_is_refused(server: str, content: bytes) -> None:
+    status, answer = ask(server, content)
+    assert 400 <= status < 500, answer
+
+
+def test_it_still_serves_after_all_that(server: str, tmp_path: Path) -> None:
+    song = material.write(tmp_path / "song.wav", material.music(1, seconds=0.5))
+    assert ask(server, {"inputs": [encoded(song)]})[0] == 200
