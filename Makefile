@@ -15,7 +15,7 @@ $(READY): requirements.txt requirements-dev.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $(READY)
 
-# The whole road that exists so far, on generated music; DATA=/your/folder takes your own.
+# The whole road, on generated music; DATA=/your/folder takes your own.
 demo: $(READY)
 	$(BIN)/python jobs/demo.py $(if $(DATA),--output demo/own --data $(DATA),--output demo)
 
@@ -36,6 +36,7 @@ bench: $(READY)
 	$(BIN)/python -m apollo.bench_gan
 	$(BIN)/python -m pipelines.bench
 	$(BIN)/python -m pipelines.bench_loader
+	$(BIN)/python -m pipelines.bench_scoring
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info

@@ -1,45 +1,72 @@
-"""Make shards from the built-in album of generated music, or from your own data.
+"""Walk the whole road: on the built-in album of generated music, or on yours.
 
-make demo
-make demo DATA=/your/folder
+    make demo
+    make demo DATA=/your/folder
+
+Shards, training, evaluation, the registry, restored songs, and a page about it all. Run the same command
+again to go on with a road that was stopped. Exit codes: 0 done, 1 failed, 2 usage, 3 more rejects than
+allowed, 130 interrupted.
 """
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from pipelines.demo import album_folders
-from pipelines.preprocess import PreprocessConfig, preprocess
+from pipelines.errors import UsageError
+from pipelines.evaluate_config import EvaluateConfig
+from pipelines.preprocess import PreprocessConfig
+from pipelines.road import RoadConfig, walk
+from pipelines.runs import Exit
+from pipelines.train_config import TrainConfig
 
-_CONFIG = Path(__file__).parent / "configs" / "preprocess" / "demo.yaml"
+_OF_THE_ROAD = {"data", "output", "models", "split", "promote", "registry", "tracking"}
+_PRESETS = Path(__file__).parent / "configs"
+
+
+def build_parser() -> ArgumentParser:
+    """Build the command line."""
+    parser = ArgumentParser(prog="demo", description=__doc__, allow_abbrev=False, default_env=False)
+    text = "folders or URIs: MUSDB18-HQ, MoisesDB, stems, songs; none takes generated music"
+    parser.add_argument("--data", type=str, nargs="+", default=[], help=text)
+    parser.add_class_arguments(RoadConfig, skip={"data"}, fail_untyped=False)
+    presets = {"preprocess": "preprocess/demo.yaml", "train": "demo.yaml", "evaluate": "evaluate/demo.yaml"}
+    for part, name in presets.items():
+        text = f"YAML file with options of jobs/{part}.py (%(default)s)"
+        parser.add_argument(f"--{part}", type=str, default=str(_PRESETS / name), help=text)
+    return parser
+
+
+def _read(kind: type, given: set[str], path: str) -> dict[str, Any]:
+    """Read the fields of a configuration from a file, but for those that the road gives."""
+    parser = ArgumentParser(prog=path, default_env=False)
+    parser.add_class_arguments(kind, skip=given, fail_untyped=False)
+    values: dict[str, Any] = parser.instantiate(parser.parse_path(path)).as_dict()
+    return values
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the demo and return its exit code."""
-    parser = ArgumentParser(
-        prog="demo", description=__doc__, allow_abbrev=False, default_config_files=[str(_CONFIG)]
-    )
-    parser.add_argument("--output", type=str, default="demo", help="folder for the album and the shards")
-    parser.add_argument(
-        "--data", type=str, nargs="+", default=[], help="your own folders instead of the album"
-    )
-    parser.add_argument("--soundfont", type=Path, default=None, help="another SoundFont for the album")
-    parser.add_class_arguments(PreprocessConfig, skip={"data", "output"})
+    """Walk the road as a command line says and return the exit code."""
+    parser = build_parser()
     try:
         values = parser.instantiate(parser.parse_args(arguments)).as_dict()
-    except ValueError as error:
+        settings = {
+            "preprocess": _read(PreprocessConfig, {"data", "output"}, values.pop("preprocess")),
+            "train": _read(TrainConfig, {"shards", "output", "tracking"}, values.pop("train")),
+            "evaluate": _read(EvaluateConfig, _OF_THE_ROAD, values.pop("evaluate")),
+        }
+    except (ValueError, OSError) as error:
         parser.error(str(error))
-    output, data, soundfont = (values.pop(name) for name in ("output", "data", "soundfont"))
     try:
-        data = data or album_folders(Path(output).absolute() / "album", soundfont)
-        config = PreprocessConfig(**values, data=data, output=str(Path(output) / "shards"))
-    except ValueError as error:
-        parser.error(str(error))
-    outcome = preprocess(config)
+        outcome = walk(RoadConfig(**values | {"data": tuple(values["data"])}), settings)
+    except UsageError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return Exit.USAGE
     print(f"demo: {outcome.message}", file=sys.stderr)
-    if outcome.report:
-        print(f"open {config.output}/report.html", file=sys.stderr)
+    if "page" in outcome.facts:
+        print(f"open {outcome.facts['page']}", file=sys.stderr)
+        print(outcome.facts["mlflow"], file=sys.stderr)
     return outcome.code
 
 

@@ -11,7 +11,7 @@ from pipelines import figures, listening, tables
 from pipelines.evaluate_config import EvaluateConfig
 from pipelines.intervals import Bootstrap
 from pipelines.schema import METRICS, SAMPLE_RATE, SCORED, UNTOUCHED
-from pipelines.score_table import ScoreTable
+from pipelines.score_table import Cell, ScoreTable
 from pipelines.scorer import Samples
 from pipelines.storage import Folder
 from pipelines.verdicts import verdicts
@@ -131,7 +131,15 @@ def tell(
 
 
 def _shown(table: ScoreTable) -> listening.Table:
-    return listening.Table(title=table.title, note=table.note, columns=table.columns, rows=table.rows)
+    rows = tuple(tuple(_value(*cell) for cell in row) for row in table.shown())
+    return listening.Table(title=table.title, note=table.note, columns=table.headings(), rows=rows)
+
+
+def _value(text: str, first: Cell) -> listening.Value:
+    """Give what the page shows for cells that stand together; it sorts by the first."""
+    if isinstance(first, str) or first is None:
+        return first if text == first else text
+    return first if isinstance(first, int) else listening.Together(text, first)
 
 
 def _comparisons(

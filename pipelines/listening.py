@@ -33,7 +33,21 @@ _ERROR_BAND = re.compile(r"error_(\d+)_(\d+)_hz")
 _CODEC = re.compile(r"([a-z][a-z0-9]*)_(\d+)")
 _KILO = re.compile(r"(\d+)k")
 Samples = NDArray[np.float32]
-Value = str | float | int | None
+
+
+class Together(NamedTuple):
+    """Several values shown as one cell.
+
+    Args:
+        text: What is shown.
+        number: What it sorts by; None is missing.
+    """
+
+    text: str
+    number: float | None
+
+
+Value = str | float | int | Together | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +195,8 @@ def _table(table: Table) -> dict[str, Any]:
 
 
 def _cell(value: Value) -> _Cell:
+    if isinstance(value, Together):
+        return _Cell(value.text.replace("-", _MINUS), None if value.number is None else repr(value.number))
     if value is None or (not isinstance(value, str) and math.isnan(value)):
         return _Cell(MISSING, missing=True)
     if isinstance(value, str):

@@ -13,13 +13,23 @@ from pathlib import Path
 from apollo.checkpoint import CONFIG, PORTABLE, verify
 from apollo.published import CheckpointError
 from pipelines.delivery import impatient
-from pipelines.registry import ARTIFACT, CANDIDATE, CHAMPION, Registry, RegistryConfig, Version
+from pipelines.registry import (
+    ARTIFACT,
+    CANDIDATE,
+    CHAMPION,
+    DIGEST,
+    Registry,
+    Version,
+    default_uri,
+    find_of_run,
+)  # fmt: skip
 from pipelines.runs import root_cause
-from pipelines.tracking_uri import shown
+from pipelines.tracking_uri import database_path, shown
 
-_ALIAS = re.compile(r"models:/(?P<name>[\w.-]+)@(?P<what>[\w.-]+)")
-_NUMBER = re.compile(r"models:/(?P<name>[\w.-]+)/(?P<what>\d+)")
+_ALIAS = re.compile(r"models:/(?P<name>[\w.-]+)@(?P<what>(?!\d+$)[\w.-]+)")
+_NUMBER = re.compile(r"models:/(?P<name>[\w.-]+)/(?P<what>[0-9]{1,9})")
 _RUN = re.compile(r"runs:/(?P<run>[0-9a-f]{32})")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _REQUEST_SECONDS = 60
 
 
@@ -48,6 +58,9 @@ def find(name: str) -> tuple[Version, str]:
             f"{name} is in an MLflow registry: set MLFLOW_TRACKING_URI to its server, or to the database of "
             "a training, as in sqlite:////data/runs/paper/mlflow.db"
         )
+    database = database_path(uri)
+    if database and not os.path.exists(database):  # MLflow would make one
+        raise CheckpointError(f"{name}: MLFLOW_TRACKING_URI names {database}, and there is no such file")
     asked = _ALIAS.fullmatch(name) or _NUMBER.fullmatch(name)
     run = _RUN.fullmatch(name)
     if not asked and not run:
@@ -56,7 +69,7 @@ def find(name: str) -> tuple[Version, str]:
         )
     try:
         if run:
-            found = next(iter(Registry(RegistryConfig().name, uri).of_run(run["run"])), None)
+            found = find_of_run(uri, run["run"])
             advice = "training registers its best weights when it ends; run it again"
         else:
             assert asked
@@ -83,32 +96,41 @@ def _version(registry: Registry, what: str) -> Version | None:
 
 def _fetch(version: Version, uri: str) -> Path:
     """Give a version's checkpoint from the cache, bringing it there if it is not there whole."""
-    digest = version.tags.get("weights_sha256", "")[:16]
+    digest = version.tags.get(DIGEST, "")
+    if not _DIGEST.fullmatch(digest):
+        raise CheckpointError(f"{version.uri} was not registered by this project: it has no tag {DIGEST}")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "apollo" / "models"
-    folder = home / f"{version.label}-{digest}"
-    try:
-        verify(folder, (CONFIG, PORTABLE))
+    folder = home / f"{digest[:16]}-{version.number}"
+    if _is_whole(folder):
         return folder
-    except CheckpointError:
-        pass
     try:
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=home) as scratch:
             fresh = _download(version, uri, scratch)
             verify(fresh, (CONFIG, PORTABLE))
-            shutil.rmtree(folder, ignore_errors=True)
-            fresh.rename(folder)
+            if not _is_whole(folder):  # another process may have been faster
+                shutil.rmtree(folder, ignore_errors=True)
+                fresh.rename(folder)
     except CheckpointError:
         raise
     except Exception as error:  # whatever a store of artifacts throws
-        raise CheckpointError(f"{version.uri} cannot be fetched: {root_cause(error)}") from error
+        if not _is_whole(folder):
+            raise CheckpointError(f"{version.uri} cannot be fetched: {root_cause(error)}") from error
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        verify(folder, (CONFIG, PORTABLE))
+    except CheckpointError:
+        return False
+    return True
 
 
 def _download(version: Version, uri: str, scratch: str) -> Path:
     import mlflow
 
     place = f"{version.uri}/artifacts/{ARTIFACT}"
-    with impatient(_REQUEST_SECONDS):
-        found = mlflow.artifacts.download_artifacts(artifact_uri=place, dst_path=scratch, tracking_uri=uri)
+    with impatient(_REQUEST_SECONDS), default_uri(uri):
+        found = mlflow.artifacts.download_artifacts(artifact_uri=place, dst_path=scratch)
     return Path(found)

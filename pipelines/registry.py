@@ -4,22 +4,25 @@ A version is a pyfunc from code (`pipelines.served`) whose artifact `checkpoint`
 safetensors weights. Names like `models:/apollo@champion` stand for that folder (`pipelines.registered`).
 """
 
+import json
+import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.delivery import impatient, make_client
+from pipelines.delivery import LONGEST_TAG, impatient, make_client
 from pipelines.errors import UsageError
 from pipelines.packed import pack
 from pipelines.schema import SAMPLE_RATE
 
 CANDIDATE, CHAMPION = "candidate", "champion"
 ARTIFACT = "checkpoint"
-_DIGEST, _NAME = "weights_sha256", re.compile(r"[A-Za-z0-9][\w.-]*")
-_REQUEST_SECONDS = 60
+DIGEST, _NAME = "weights_sha256", re.compile(r"[A-Za-z0-9][\w.-]*")
+_REQUEST_SECONDS, _URI = 60, "MLFLOW_TRACKING_URI"
 _SERVED_NEEDS = ("mlflow", "torch", "numpy", "soundfile", "ffmpeg-python", "imageio-ffmpeg", "safetensors")
 
 
@@ -53,14 +56,12 @@ class Version:
         number: Of the version.
         run_id: The training run's.
         tags: What is known of it.
-        aliases: What it is called.
     """
 
     name: str
     number: int
     run_id: str = ""
     tags: dict[str, str] = field(default_factory=dict)
-    aliases: tuple[str, ...] = ()
 
     @property
     def uri(self) -> str:
@@ -114,7 +115,7 @@ class Registry:
         """Write down what became known of a version."""
         with impatient(_REQUEST_SECONDS):
             for name, value in tags.items():
-                self.client.set_model_version_tag(self.name, str(version.number), name, value)
+                self.client.set_model_version_tag(self.name, str(version.number), name, value[:LONGEST_TAG])
 
     def describe(self, version: Version, text: str) -> None:
         """Set a version's description, Markdown."""
@@ -127,8 +128,16 @@ class Registry:
             self.client.set_registered_model_alias(self.name, alias, str(version.number))
 
 
+def find_of_run(uri: str, run_id: str) -> Version | None:
+    """Find the newest version that a run registered, under whatever name."""
+    with impatient(_REQUEST_SECONDS):
+        found = make_client(uri).search_model_versions(f"run_id = '{run_id}'")
+    newest = max(found, key=lambda one: int(one.creation_timestamp), default=None)
+    return _version(newest) if newest else None
+
+
 def _version(found: Any) -> Version:
-    return Version(found.name, int(found.version), found.run_id or "", dict(found.tags), tuple(found.aliases))
+    return Version(found.name, int(found.version), found.run_id or "", dict(found.tags))
 
 
 def register(
@@ -160,11 +169,19 @@ def register(
     generator = load(checkpoint)
     digest = pack(generator).digest
     registry = Registry(config.name, uri)
-    there = next((one for one in registry.of_run(run_id) if one.tags.get(_DIGEST) == digest), None)
+    there = next((one for one in registry.of_run(run_id) if one.tags.get(DIGEST) == digest), None)
     there = there or _create(generator, registry, run_id, digest)
-    tags = {"licence": config.licence, "training_run": run_id, **facts}
+    shape = generator.config
+    tags = {
+        "architecture": f"dim {shape.dim}, {shape.layers} layers, {shape.heads} heads, output {shape.output}",
+        "parameters": f"{sum(parameter.numel() for parameter in generator.parameters()):,}",
+        "licence": config.licence,
+        "training_run": run_id,
+        **facts,
+    }
+    registry.describe(there, _description(tags, scores))
+    tags["scores"] = json.dumps(dict(scores))
     registry.tag(there, {name: value for name, value in tags.items() if there.tags.get(name) != value})
-    registry.describe(there, _description(generator, tags, scores))
     if there.tags.get("was_candidate") != "true":
         registry.set_alias(CANDIDATE, there)
         registry.tag(there, {"was_candidate": "true"})  # a later one may be it when this is called again
@@ -173,32 +190,46 @@ def register(
 
 def _create(generator: Any, registry: Registry, run_id: str, digest: str) -> Version:
     import mlflow
+    from mlflow.entities import LoggedModelOutput
 
     import apollo
     from apollo.checkpoint import save_portable
 
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(registry.uri)
-    try:
-        with tempfile.TemporaryDirectory(prefix="apollo-register-") as scratch, impatient(_REQUEST_SECONDS):
-            folder = save_portable(generator, Path(scratch, ARTIFACT), notes={"run_id": run_id})
-            ended = registry.client.get_run(run_id).info.status
-            with mlflow.start_run(run_id=run_id):
-                logged = mlflow.pyfunc.log_model(
-                    name=registry.name,
-                    python_model=str(Path(__file__).with_name("served.py")),
-                    artifacts={ARTIFACT: str(folder)},
-                    code_paths=[str(Path(apollo.__file__).parent)],
-                    pip_requirements=_requirements(),
-                    input_example=([_example()], {"format": "flac24"}),
-                )
-            registry.client.set_terminated(run_id, ended if ended != "RUNNING" else "FINISHED")
-            made = mlflow.register_model(logged.model_uri, registry.name, tags={_DIGEST: digest})
-    finally:
-        mlflow.set_tracking_uri(before)
+    with (
+        tempfile.TemporaryDirectory(prefix="apollo-register-") as scratch,
+        impatient(_REQUEST_SECONDS),
+        default_uri(registry.uri),
+    ):
+        folder = save_portable(generator, Path(scratch, ARTIFACT), notes={"run_id": run_id})
+        run = registry.client.get_run(run_id)
+        # made by hand, since `log_model` alone would open the run, and end it once more
+        model = registry.client.create_logged_model(run.info.experiment_id, registry.name, run_id)
+        registry.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+        mlflow.pyfunc.log_model(
+            model_id=model.model_id,
+            python_model=str(Path(__file__).with_name("served.py")),
+            artifacts={ARTIFACT: str(folder)},
+            code_paths=[str(Path(apollo.__file__).parent)],
+            pip_requirements=_requirements(),
+            input_example=([_example()], {"format": "flac24"}),
+        )
+        made = mlflow.register_model(model.model_uri, registry.name, tags={DIGEST: digest})
     found = registry.version(int(made.version))
     assert found is not None
     return found
+
+
+@contextmanager
+def default_uri(uri: str) -> Iterator[None]:
+    """Let MLflow's own functions speak to a server; they know no other way than a global one."""
+    import mlflow
+
+    before = os.environ.get(_URI)
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)  # with None, the variable is gone again
 
 
 def _example() -> bytes:
@@ -217,16 +248,14 @@ def _example() -> bytes:
 def _requirements() -> list[str]:
     from importlib.metadata import version
 
-    return [f"{package}=={version(package)}" for package in _SERVED_NEEDS]
+    # without "+cpu" and the like, which not every index has
+    return [f"{package}=={version(package).partition('+')[0]}" for package in _SERVED_NEEDS]
 
 
-def _description(generator: Any, facts: Mapping[str, str], scores: Mapping[str, float]) -> str:
+def _description(facts: Mapping[str, str], scores: Mapping[str, float]) -> str:
     """Say in Markdown what a version is."""
-    parameters = sum(parameter.numel() for parameter in generator.parameters())
-    shape = generator.config
     lines = [
-        f"Apollo generator, {parameters:,} parameters (dim {shape.dim}, {shape.layers} layers, output "
-        f"{shape.output}); an encoded audio file in, 24-bit FLAC at 44.1 kHz out.",
+        "Apollo generator: an encoded audio file in, a restored one at 44.1 kHz out (24-bit FLAC).",
         "",
         *(f"- {name.replace('_', ' ')}: {value}" for name, value in facts.items()),
     ]

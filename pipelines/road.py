@@ -8,115 +8,149 @@ where it was, and any part can be run again by hand:
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from pipelines import runs
+from pipelines.demo import album_folders
+from pipelines.errors import UsageError
 from pipelines.evaluate import evaluate
 from pipelines.evaluate_config import EvaluateConfig
 from pipelines.preprocess import PreprocessConfig, preprocess
 from pipelines.progress import say
 from pipelines.restore import RestoreConfig, restore
-from pipelines.road_page import Step, write_page
+from pipelines.road_page import TITLES, Step, write_page
 from pipelines.road_songs import write_songs
 from pipelines.runs import Exit, Outcome
+from pipelines.storage import is_uri
 from pipelines.tracking import TrackingConfig
+from pipelines.tracking_uri import shown
 from pipelines.train import train
 from pipelines.train_config import TrainConfig
-
-CHAMPION = "models:/apollo@champion"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoadConfig:
-    """What the road is told.
+    """What the road is told beside the configurations of its parts.
 
     Args:
         output: Folder on a disk.
-        data: Data sets; folders as preprocess takes them.
-        preprocess: Other fields of PreprocessConfig.
-        train: Other fields of TrainConfig.
-        evaluate: Other fields of EvaluateConfig.
-        decide: The same, for the decision on the validation split, over those of `evaluate`.
-        songs: Songs to restore, from the test split.
+        data: Data sets, as preprocess takes them; none composes an album of generated music.
+        soundfont: Another SoundFont for the album.
+        songs: Songs to restore at the end, from the test split.
         song_seconds: Longest excerpt of each.
         song_bitrate_bps: What they are encoded at before they are restored.
     """
 
-    output: str
-    data: tuple[str, ...]
-    preprocess: dict[str, Any]
-    train: dict[str, Any]
-    evaluate: dict[str, Any]
-    decide: dict[str, Any]
+    output: str = "demo"
+    data: tuple[str, ...] = ()
+    soundfont: Path | None = None
     songs: int = 2
-    song_seconds: float = 20.0
+    song_seconds: float = 15.0
     song_bitrate_bps: int = 48_000
+
+    def __post_init__(self) -> None:
+        if is_uri(self.output):
+            raise UsageError(f"--output {self.output!r} is no folder on a disk")
+        object.__setattr__(self, "output", runs.resolve(self.output, "--output"))
+        if self.songs < 0 or not self.song_seconds > 0:
+            raise UsageError("songs must be 0 or more, song_seconds above 0")
 
     def path(self, name: str) -> str:
         """Give the absolute path of a part."""
-        return os.path.join(os.path.abspath(self.output), name)
+        return os.path.join(self.output, name)
 
 
-def walk(config: RoadConfig) -> Outcome:
+def walk(config: RoadConfig, settings: Mapping[str, dict[str, Any]]) -> Outcome:
     """Walk the road to its end, or to the first part that does not end well.
 
+    Args:
+        config: The road.
+        settings: Fields of the configurations of `preprocess`, `train` and `evaluate`, but for those that the
+            road gives itself.
+
     Raises:
-        ValueError: the configuration of a part is wrong.
+        UsageError: the configuration of a part is wrong.
     """
-    tracking = TrackingConfig(uri=_tracking_uri(config), experiment="apollo-demo")
-    parts = _parts(config, tracking)
-    os.environ["MLFLOW_TRACKING_URI"] = str(tracking.uri)  # where models:/apollo@champion is looked up
+    uri = _tracking_uri(config)
+    os.environ["MLFLOW_TRACKING_URI"] = uri  # where models:/apollo@champion is looked up
+    data = list(config.data) or album_folders(Path(config.path("album")), config.soundfont)
+    prepared = PreprocessConfig(**settings["preprocess"], data=data, output=config.path("shards"))
+    tracking = TrackingConfig(uri=uri, experiment="apollo-demo")
+    trained = TrainConfig(
+        **settings["train"], shards=prepared.output, output=config.path("run"), tracking=tracking
+    )
+    scored = {
+        **settings["evaluate"],
+        "data": prepared.output,
+        "tracking": tracking,
+        "registry": trained.registry,
+    }
+    decided = {**scored, "output": config.path("decision"), "split": "valid", "promote": True}
+    model = f"models:/{trained.registry.name}@champion"
+    tested = {**scored, "output": config.path("evaluation"), "split": "test", "models": (model,)}
+    return _walk(
+        config,
+        model,
+        uri,
+        {
+            "shards": lambda: _make_shards(prepared),
+            "run": lambda: train(trained),
+            "decision": lambda: evaluate(EvaluateConfig(**decided)),
+            "evaluation": lambda: evaluate(EvaluateConfig(**tested)),
+            "restored": lambda: _restore(config, prepared, model),
+        },
+    )
+
+
+def _walk(config: RoadConfig, model: str, uri: str, parts: dict[str, Callable[[], Outcome]]) -> Outcome:
     walked: list[Step] = []
-    for number, (name, run) in enumerate(parts):
-        say(f"[{number + 1}/{len(parts)}] {name}")
+    for number, (name, run) in enumerate(parts.items(), 1):
+        say(f"[{number}/{len(parts)}] {TITLES[name]}")
         began = time.monotonic()
         outcome = run()
         walked.append(Step(name, outcome, time.monotonic() - began))
-        say(f"[{number + 1}/{len(parts)}] {outcome.message} ({walked[-1].seconds:.0f} s)")
+        say(f"[{number}/{len(parts)}] {outcome.message} ({walked[-1].seconds:.0f} s)")
         if outcome.code != Exit.DONE:
-            return Outcome(outcome.code, f"{name}: {outcome.message}")
-    page = write_page(config.path(""), walked, str(tracking.uri), CHAMPION)
+            return Outcome(outcome.code, f"{TITLES[name]}: {outcome.message}")
+    page = write_page(config.output, walked, uri, model)
     total = sum(step.seconds for step in walked)
-    return Outcome(Exit.DONE, f"{len(parts)} parts in {total:.0f} s", {"page": page, "uri": tracking.uri})
+    verdicts = walked[-2].outcome.facts["verdicts"]
+    return Outcome(
+        Exit.DONE, f"{verdicts[0]} All of it took {total:.0f} s.", {"page": page, "mlflow": _see(uri)}
+    )
+
+
+def _restore(config: RoadConfig, prepared: PreprocessConfig, model: str) -> Outcome:
+    names = write_songs(
+        config.path("songs"),
+        prepared.output,
+        songs=config.songs,
+        seconds=config.song_seconds,
+        bitrate_bps=config.song_bitrate_bps,
+    )
+    if not names:
+        return Outcome(Exit.DONE, "the test split has no whole songs")
+    return restore(
+        RestoreConfig(
+            data=[config.path("songs")], output=config.path("restored"), checkpoint=model, format="flac16"
+        )
+    )
+
+
+def _make_shards(config: PreprocessConfig) -> Outcome:
+    made = preprocess(config)
+    return Outcome(made.code, made.message, made.report)
 
 
 def _tracking_uri(config: RoadConfig) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{config.path('mlflow.db')}"
 
 
-def _parts(config: RoadConfig, tracking: TrackingConfig) -> list[tuple[str, Callable[[], Outcome]]]:
-    """Give every part's name and what runs it; all configurations are made before the first one runs."""
-    shards, run = config.path("shards"), config.path("run")
-    prepared = PreprocessConfig(**config.preprocess, data=list(config.data), output=shards)
-    trained = TrainConfig(**config.train, shards=shards, output=run, tracking=tracking)
-    common = {"data": shards, "tracking": tracking, **config.evaluate}
-    decided = EvaluateConfig(
-        **common | config.decide, output=config.path("decision"), split="valid", promote=True
-    )
-    evaluated = EvaluateConfig(**common, output=config.path("evaluation"), split="test", models=(CHAMPION,))
-    songs = RestoreConfig(
-        data=[config.path("songs")], output=config.path("restored"), checkpoint=CHAMPION, format="flac16"
-    )
-
-    def make_shards() -> Outcome:
-        made = preprocess(prepared)
-        return Outcome(made.code, made.message, made.report)
-
-    def restore_songs() -> Outcome:
-        write_songs(
-            config.path("songs"),
-            shards,
-            songs=config.songs,
-            seconds=config.song_seconds,
-            bitrate_bps=config.song_bitrate_bps,
-        )
-        return restore(songs)
-
-    return [
-        ("shards: activity detection, random mixes, MP3 at six bitrates", make_shards),
-        ("training: the generator against its discriminator", lambda: train(trained)),
-        ("decision: candidate, champion and MP3 on the validation split", lambda: evaluate(decided)),
-        ("evaluation: the champion and the MP3 on the test split", lambda: evaluate(evaluated)),
-        ("restoring: MP3s of songs that were never trained on", restore_songs),
-    ]
+def _see(uri: str) -> str:
+    """Say where MLflow's pages are."""
+    if uri.startswith("sqlite"):
+        return f"mlflow ui --backend-store-uri {uri}      # then open http://127.0.0.1:5000"
+    return f"MLflow: {shown(uri)}"

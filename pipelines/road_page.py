@@ -20,21 +20,39 @@ PAGE = "index.html"
 _FOLDER = "pictures"
 
 
+TITLES = {
+    "shards": "music to shards: source activity, random mixes, MP3 at six bitrates",
+    "run": "training: the generator against its discriminator",
+    "decision": "candidate, champion and MP3 on the validation split",
+    "evaluation": "the model and the MP3 on the test split",
+    "restored": "MP3s of songs that were never trained on, restored",
+}
+_PAGES = ("shards", "decision", "evaluation")  # parts with a page of their own
+
+
 @dataclass(frozen=True)
 class Step:
     """A part of the road that was walked.
 
     Args:
-        name: Of it.
+        name: Of it, and of its folder.
         outcome: How it ended.
         seconds: How long it took now.
-        page: Its own page, below the output; empty where it has none.
     """
 
     name: str
     outcome: Outcome
     seconds: float
-    page: str = ""
+
+    @property
+    def title(self) -> str:
+        """What it does."""
+        return TITLES[self.name]
+
+    @property
+    def page(self) -> str:
+        """Its own page, below the output; empty where it has none."""
+        return f"{self.name}/report.html" if self.name in _PAGES else ""
 
 
 def write_page(output: str, steps: Sequence[Step], uri: str, model: str) -> str:

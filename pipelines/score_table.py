@@ -38,6 +38,20 @@ class ScoreTable:
         """Give every row by the columns' names."""
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
+    def headings(self) -> tuple[str, ...]:
+        """Name the columns as Markdown shows them, some of them together."""
+        return tuple(heading for heading, _ in _groups(self.columns))
+
+    def shown(self) -> tuple[tuple[tuple[str, Cell], ...], ...]:
+        """Give every row below these headings: what is shown, and the first of the cells it stands for."""
+        groups = _groups(self.columns)
+        return tuple(
+            tuple(
+                (_together(names, [record[name] for name in names]), record[names[0]]) for _, names in groups
+            )
+            for record in self.records()
+        )
+
     def to_csv(self) -> str:
         """Write the table with a heading; numbers with every digit, None as nothing."""
         stream = io.StringIO()
@@ -49,10 +63,10 @@ class ScoreTable:
 
     def to_markdown(self) -> str:
         """Write title, table and note; numbers rounded to two digits, None as a dash."""
-        groups = _groups(self.columns)
-        lines = [_line([heading for heading, _ in groups]), _line(["---"] * len(groups))]
-        for record in self.records():
-            lines.append(_line([_together(names, [record[name] for name in names]) for _, names in groups]))
+        headings = self.headings()
+        lines = [_line(list(headings)), _line(["---"] * len(headings))]
+        for row in self.shown():
+            lines.append(_line([_escape(text) if isinstance(first, str) else text for text, first in row]))
         return "\n".join((f"### {_escape(self.title)}", "", *lines, "", _escape(self.note), ""))
 
 
@@ -94,7 +108,7 @@ def _shown(cell: Cell) -> str:
         return _MISSING
     if isinstance(cell, float):
         return f"{round(cell, 2) + 0.0:.2f}"  # and never -0.00
-    return str(cell) if isinstance(cell, int) else _escape(cell)
+    return str(cell)
 
 
 def _line(cells: list[str]) -> str:

@@ -86,9 +86,7 @@ class Restorer(PythonModel):  # type: ignore[misc]
             if not content:
                 raise Refusal(f"file {number} is empty")
             if len(content) > self._most_bytes:
-                raise Refusal(
-                    f"file {number} has {len(content)} bytes: at most {self._most_bytes} are taken"
-                )
+                raise Refusal(f"file {number} has {len(content)} bytes: at most {self._most_bytes} are taken")
         return [self._restore(number, content, config) for number, content in enumerate(model_input)]
 
     def _restore(self, number: int, content: bytes, config: Any) -> bytes:
@@ -110,7 +108,7 @@ class Restorer(PythonModel):  # type: ignore[misc]
 
 
 def _decoding(predict: _Predict) -> _Predict:
-    """Decode a request's base64 before MLflow does, which skips odd letters and calls the rest its own error."""
+    """Decode base64 before MLflow does, which skips odd letters and calls what is left its own error."""
 
     @functools.wraps(predict)
     def wrapped(self: Any, model_input: Any, params: dict[str, Any] | None = None) -> list[bytes]:
@@ -132,5 +130,5 @@ def _decode(number: int, content: Any) -> bytes:
         raise Refusal(f"file {number} is not base64: {error}") from error
 
 
-Restorer.predict = _decoding(Restorer.predict)  # type: ignore[method-assign]  # around what MLflow put there
+Restorer.predict = _decoding(Restorer.predict)  # type: ignore[method-assign, assignment]  # around what MLflow put there
 mlflow.models.set_model(Restorer())

@@ -35,6 +35,12 @@ def resolve_uri(uri: str | None, output: str) -> str:
     return f"{uri[: database.start(1)]}{runs.resolve(path, 'the tracking URI')}{question}{query}"
 
 
+def database_path(uri: str) -> str | None:
+    """Give the file of a database, None for what is none."""
+    database = _SQLITE.fullmatch(uri)
+    return database[1].partition("?")[0] if database and database[1] != ":memory:" else None
+
+
 def check_uri(uri: str, nodes: int) -> None:
     """Refuse a place that cannot keep a run's points.
 
@@ -64,8 +70,8 @@ def artifact_location(uri: str, output: str) -> str | None:
     """Choose where files go: a server knows; beside a database of one file; else in the output."""
     if urlsplit(uri).scheme in ("http", "https") or uri.startswith("databricks"):
         return None
-    database = _SQLITE.fullmatch(uri)
-    folder = posixpath.dirname(database[1].partition("?")[0]) if database else output
+    database = database_path(uri)
+    folder = posixpath.dirname(database) if database else output
     return Path(folder, _ARTIFACTS).as_uri()
 
 

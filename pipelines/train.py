@@ -61,8 +61,8 @@ def train(config: TrainConfig) -> Outcome:
         outcome = finished or _run(shaped, output, fingerprint)
         if outcome.code != Exit.DONE:
             return outcome
-        version = trained.register_best(shaped, outcome.facts, _tags(fingerprint))
-        return replace(outcome, facts=outcome.facts | {"registered": version})
+        known = {name: value for name, value in outcome.facts.items() if name != "not_registered"}
+        return replace(outcome, facts=known | trained.register_best(shaped, known, _tags(fingerprint)))
 
     left = "the newest checkpoint stands, run the same command again to continue from it"
     return runs.run_held(output, prepare, work, doing="training", left=left)
@@ -89,7 +89,8 @@ def _finished(config: TrainConfig, output: Folder) -> Outcome | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     facts = {name: value for name, value in result.items() if name not in ("status", "exit_code", "message")}
-    return Outcome(Exit.DONE, f"{config.output} is finished already: {result['message']}", facts)
+    said = f"{config.output} is finished already: "
+    return Outcome(Exit.DONE, said + result["message"].removeprefix(said), facts)
 
 
 def _prepare(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import posixpath
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pipelines import tracking
@@ -11,13 +12,15 @@ from pipelines.runs import root_cause
 from pipelines.tracking_uri import shown
 from pipelines.train_config import TrainConfig
 
+_SEND_SECONDS = 5.0  # the training has waited for the server before
+
 
 def is_open(config: TrainConfig, facts: Mapping[str, Any]) -> bool:
     """Tell whether a finished training has something to register and has not done so."""
     return config.registry.register and facts.get("best") is not None and not facts.get("registered")
 
 
-def register_best(config: TrainConfig, facts: Mapping[str, Any], tags: Mapping[str, str]) -> str | None:
+def register_best(config: TrainConfig, facts: Mapping[str, Any], tags: Mapping[str, str]) -> dict[str, Any]:
     """Register the best weights of a finished training. A registry that does not answer is no failure of it.
 
     Args:
@@ -26,32 +29,39 @@ def register_best(config: TrainConfig, facts: Mapping[str, Any], tags: Mapping[s
         tags: What the version is to be known by.
 
     Returns:
-        The version's URI; None where it is not registered, which is said.
+        For result.json: `registered`, the version's URI or None, and then `not_registered`, the reason.
     """
-    if not is_open(config, facts):
-        if config.registry.register and facts.get("best") is None:
-            say("no checkpoint has learned anything yet, so nothing is registered")
-        return None
+    if not config.registry.register:
+        return {"registered": None, "not_registered": "registry.register is false"}
+    if facts.get("best") is None:
+        say("no checkpoint has learned anything yet, so nothing is registered")
+        return {"registered": None, "not_registered": "there is no best checkpoint yet"}
     uri = tracking.resolve_uri(config.tracking.uri, config.output)
-    run_id = read_run_file(posixpath.join(config.output, tracking.FOLDER)).get("run_id")
     try:
-        if not run_id:
-            raise RuntimeError("it has not heard of this run yet")
         from pipelines.registry import register
 
         version = register(
             posixpath.join(config.output, "best"),
             config.registry,
             uri,
-            run_id=run_id,
+            run_id=_run_id(config),
             facts={**tags, "step": str(facts["best"])},
             scores=facts.get("scores") or {},
         )
     except Exception as error:  # whatever a server, a database or a store throws: the training is done
-        say(
-            f"{shown(uri)} has not registered {config.output}/best ({root_cause(error)}); the same command "
-            "again registers it"
-        )
-        return None
+        reason = f"{shown(uri)} has not registered {config.output}/best: {root_cause(error)}"
+        say(f"{reason}. The same command again registers it")
+        return {"registered": None, "not_registered": reason}
     say(f"registered {version.uri}, as models:/{version.name}@candidate")
-    return version.uri
+    return {"registered": version.uri}
+
+
+def _run_id(config: TrainConfig) -> str:
+    """Give the id of the training's MLflow run, which is made now if no server has answered so far."""
+    folder = posixpath.join(config.output, tracking.FOLDER)
+    if not read_run_file(folder).get("run_id"):
+        tracking.send_rest(replace(config.tracking, close_seconds=_SEND_SECONDS), config.output)
+    found = read_run_file(folder).get("run_id")
+    if not found:
+        raise RuntimeError("it has not heard of this run yet")
+    return str(found)

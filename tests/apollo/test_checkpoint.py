@@ -179,7 +179,7 @@ def test_safetensors_load_and_damaged_ones_do_not(tmp_path: Path) -> None:
     "source, message",
     [
         ("foo:bar", "foo:bar: no installed package knows what foo: names"),
-        ("models:/apollo@champion", "no installed package knows what models: names"),
+        ("nowhere:/apollo@champion", "no installed package knows what nowhere: names"),
         ("nowhere.ckpt", r"nowhere\.ckpt: no such file or folder"),
         ("/no/where/model.ckpt", "/no/where/model.ckpt: no such file or folder"),
         ("./no/where", "no such file or folder"),

@@ -37,7 +37,7 @@ def start(address: str, data: Path, model: Path, output: Path) -> Process:
         *("--rtf_runs", "0", "--scorers", "2", "--bootstrap_resamples", "200", "--heard_items", "1"),
         *("--tracking.uri", f"sqlite:///{output.parent}/mlflow.db"),
     ]
-    with (output.parent / "log").open("ab") as log:
+    with (output.parent / "log").open("wb") as log:
         environment = os.environ | {"RAY_ADDRESS": address}
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
 
@@ -68,9 +68,17 @@ def processes(title: bytes) -> list[int]:
     return found
 
 
-def kill(title: bytes) -> None:
-    for process in processes(title):
-        os.kill(process, signal.SIGKILL)
+def quiet() -> None:
+    """Wait until the processes of the driver before have ended with it."""
+    end = time.monotonic() + 60
+    while processes(b"ray::Scorer") or processes(b"ray::ImplicitFunc"):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def scoring(output: Path) -> bool:
+    """Tell whether a run has got to its trials."""
+    return "scoring" in (output.parent / "log").read_text()
 
 
 def status(output: Path) -> str:
@@ -93,17 +101,22 @@ def test_24_an_evaluation_killed_stopped_and_bereft_of_its_processes_tells_the_s
     before = done(output)
     assert 1 <= len(before) < TRIALS
 
+    quiet()
+
     process = start(ray_address, undisturbed, model, output)  # somebody stops it
-    wait_for(lambda: processes(b"ray::Scorer"), process, output)
+    wait_for(lambda: scoring(output), process, output)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == Exit.INTERRUPTED, (tmp_path / "log").read_text()
     assert status(output) == "interrupted"
+    quiet()
 
     process = start(ray_address, undisturbed, model, output)  # a trial's process dies
-    wait_for(lambda: processes(b"ray::ImplicitFunc"), process, output)
-    kill(b"ray::ImplicitFunc")
+    wait_for(lambda: processes(b"ray::ImplicitFunc.train"), process, output)
+    for trial in processes(b"ray::ImplicitFunc"):
+        os.kill(trial, signal.SIGKILL)
     assert process.wait(150) == Exit.FAILED, (tmp_path / "log").read_text()
     assert "run the same command again" in json.loads((output / "result.json").read_text())["message"]
+    quiet()
 
     process = start(ray_address, undisturbed, model, output)  # a scoring actor dies, and is started again
     wait_for(lambda: processes(b"ray::Scorer.score"), process, output)

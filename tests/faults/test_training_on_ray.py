@@ -79,14 +79,20 @@ def test_a_finished_run_starts_nothing_and_another_configuration_is_refused(
     assert {path for path in before if before[path] != after[path]} <= {trained / ".lock"}
 
 
-def test_the_best_checkpoint_restores(trained: Path) -> None:
+def test_the_best_checkpoint_is_registered_and_restores(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     import apollo
 
-    generator = apollo.load(trained)
+    assert result(trained)["registered"] == "models:/apollo/1", log(trained)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{trained}/mlflow.db")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    ours, theirs = apollo.load(trained), apollo.load("models:/apollo@candidate")
+    torch.testing.assert_close(theirs.state_dict(), ours.state_dict(), rtol=0, atol=0)
     samples = 0.1 * torch.randn(2, 5_000)
-    assert apollo.restore(generator, samples).shape == samples.shape
+    assert apollo.restore(theirs, samples).shape == samples.shape
 
 
 @pytest.mark.faults

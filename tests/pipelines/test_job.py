@@ -1,65 +1,28 @@
 """The README's cluster commands: `ray start --head`, both forms of `ray job submit`, 2 CPUs and a token."""
 
 import json
-import os
-import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import heads
 import oracle
 import pytest
+from heads import RAY, ROOT
 from material import arguments
 from training_jobs import training, wait_for
-
-ROOT = Path(__file__).parents[2]
-RAY = str(Path(sys.executable).with_name("ray"))
-PORT = 28_265
-TEMPORARY = "/tmp/apollo-ray-test"  # short: Ray puts sockets there
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A head with 2 CPUs, its dashboard on loopback, guarded by a token of its own."""
-    home = tmp_path_factory.mktemp("home")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    environment |= {"HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_ADDRESS": f"http://127.0.0.1:{PORT}"}
-    environment["RAY_JOB_STOP_WAIT_TIME_S"] = "120"  # as docs/training.md says: a step, and a checkpoint
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    subprocess.run([RAY, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
-    command = [RAY, "start", "--head", "--block", "--num-cpus", "2", "--port", "26379"]
-    command += ["--dashboard-agent-listen-port", "28266"]  # the session's own Ray has the usual one
-    command += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(PORT), "--temp-dir", TEMPORARY]
-    starting = environment | {"RAY_ADDRESS": ""}
-    log = (home / "ray.log").open("wb")
-    shutil.copytree(
-        ROOT / "jobs", home / "jobs"
-    )  # where the literal form runs: nothing of pipelines is there
-    head = subprocess.Popen(command, env=starting, stdout=log, stderr=log, cwd=home)
-    end = time.monotonic() + 120
-    while subprocess.run(
-        [RAY, "job", "list"], env=environment, capture_output=True, timeout=60, check=False
-    ).returncode:
-        assert time.monotonic() < end, (home / "ray.log").read_text()
-        time.sleep(2)
-    yield environment
-    head.terminate()
-    head.wait(90)
+    with heads.head(tmp_path_factory.mktemp("home"), cpus=2, port=28_265) as environment:
+        yield environment
 
 
 def submit(environment: dict[str, str], *options: str, job: list[str]) -> "subprocess.CompletedProcess[str]":
-    command = [RAY, "job", "submit", *options, "--", "python", "jobs/preprocess.py", *job]
-    # right after its start a cluster has no agent for jobs yet
-    for _ in range(20):
-        done = subprocess.run(
-            command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
-        )
-        if "No available agent" not in done.stdout + done.stderr:
-            break
-        time.sleep(3)
-    return done
+    return heads.submit(environment, *options, script="jobs/preprocess.py", job=job)
 
 
 @pytest.mark.timeout(600)

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import evaluations
 import material
@@ -16,11 +17,21 @@ from restoring import one
 from apollo import checkpoint
 from apollo.device import choose_device, choose_precision
 from apollo.published import CheckpointError
+from pipelines import registered
 from pipelines.delivery import make_client
 from pipelines.errors import UsageError
 from pipelines.packed import pack
 from pipelines.registered import find, resolve
-from pipelines.registry import CANDIDATE, CHAMPION, Registry, RegistryConfig, Version, register
+from pipelines.registry import (
+    CANDIDATE,
+    CHAMPION,
+    DIGEST,
+    Registry,
+    RegistryConfig,
+    Version,
+    default_uri,
+    register,
+)  # fmt: skip
 
 SCORES = {"valid/g/stft": 0.25}
 
@@ -68,8 +79,8 @@ def test_a_version_restores_what_the_command_does_and_loads_without_pickles(
     version = add(database, model, "same")
     song = material.write(tmp_path / "song.wav", material.music(1, seconds=2.0))
     song = material.encode(song, tmp_path / "song.mp3", "-b:a", "64k")
-    mlflow.set_tracking_uri(database)
-    served = mlflow.pyfunc.load_model(f"models:/same@{CANDIDATE}")
+    with default_uri(database):
+        served = mlflow.pyfunc.load_model(f"models:/same@{CANDIDATE}")
     (found,) = served.predict([song.read_bytes()])
     device = choose_device("auto")
     generator = checkpoint.load(model).with_precision(choose_precision("auto", device)).to(device)
@@ -99,8 +110,10 @@ def test_a_version_says_what_it_is(database: str, tmp_path: Path) -> None:
     assert registry.version(CHAMPION) is None
     assert registry.version(7) is None
     assert make_client(database).get_run(run_id).info.status == "FINISHED"
-    info = mlflow.models.get_model_info(version.uri)
+    with default_uri(database):
+        info = mlflow.models.get_model_info(version.uri)
     assert [column.type.name for column in info.signature.inputs] == ["binary"]
+    assert [param.name for param in info.signature.params] == ["format"]
     assert info.saved_input_example_info is not None
 
 
@@ -149,6 +162,54 @@ def test_names_resolve_to_checkpoints_that_are_fetched_once(
     assert list(folder.parent.glob(".fetch-*")) == []
 
 
+def test_a_fetch_that_another_process_overtook_takes_what_is_there(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(database, evaluations.write_model(tmp_path / "model"), "raced")
+    download, folders = registered._download, list[Path]()
+
+    def overtaken(*arguments: Any) -> Path:
+        monkeypatch.setattr(registered, "_download", download)
+        folders.append(resolve("models:/raced/1"))
+        return download(*arguments)
+
+    monkeypatch.setattr(registered, "_download", overtaken)
+    assert [resolve("models:/raced/1")] == folders
+
+
+def test_a_registration_that_was_cut_off_is_made_whole(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, run_id = evaluations.write_model(tmp_path / "model"), new_run(database)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.chdir(tmp_path)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("cut off")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow, "register_model", fail)
+        with pytest.raises(OSError, match="cut off"):
+            add(database, model, "cut", run_id)
+    assert add(database, model, "cut", run_id).number == 1
+    assert Registry("cut", database).version(CANDIDATE) == Registry("cut", database).version(1)
+    assert make_client(database).get_run(run_id).info.status == "FINISHED"
+    # MLflow's default place, for which it would make files in the working directory, was not used
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_a_server_says_names_no_folder(database: str, tmp_path: Path) -> None:
+    """The digest is part of the cache's folder name, and that folder is deleted where it is damaged."""
+    model = evaluations.write_model(tmp_path / "model")
+    add(database, model, "hostile")
+    for digest in ("../../../model", "", "0" * 63, "0" * 63 + "/"):
+        make_client(database).set_model_version_tag("hostile", "1", DIGEST, digest)
+        with pytest.raises(CheckpointError, match="was not registered by this project"):
+            resolve("models:/hostile/1")
+    assert (model / "config.json").exists()
+
+
 def test_what_is_not_there_is_said(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in {
         "models:/nothing@champion": "no such version",
@@ -158,12 +219,22 @@ def test_what_is_not_there_is_said(database: str, monkeypatch: pytest.MonkeyPatc
         "models:/apollo@a/../../b": "is no name of a model",
         "models:/a' or '1'='1/1": "is no name of a model",
         "runs:/latest": "is no name of a model",
+        "models:/apollo@3": "is no name of a model",
+        "models:/apollo/٣": "is no name of a model",
+        f"models:/apollo/{'9' * 30}": "is no name of a model",
+        "models:/apollo/1\n": "is no name of a model",
+        f"models:/{'a' * 5000}/1": "no such version",
     }.items():
         with pytest.raises(CheckpointError, match=text):
             checkpoint.load(name)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(CheckpointError, match="does not answer"):
         checkpoint.load("models:/apollo/1")
+    missing = Path(database.removeprefix("sqlite:///")).with_name("missing.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{missing}")
+    with pytest.raises(CheckpointError, match=r"missing.db, and there is no such file"):
+        checkpoint.load("models:/apollo/1")
+    assert not missing.exists()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with pytest.raises(CheckpointError, match="set MLFLOW_TRACKING_URI"):
         checkpoint.load("models:/apollo/1")

@@ -37,6 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     experiment = client.create_experiment("tests", artifact_location=(folder / "artifacts").as_uri())
     run_id = client.create_run(experiment).info.run_id
     model = evaluations.write_identity(folder / "model")
+    (folder / "scratch").mkdir()
     register(str(model), RegistryConfig(), uri, run_id=run_id, facts={}, scores={})
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -44,6 +45,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     environment = os.environ | {
         "MLFLOW_TRACKING_URI": uri,
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "TMPDIR": str(folder / "scratch"),
         "APOLLO_SERVE_MAX_BYTES": str(MOST_BYTES),
         "APOLLO_SERVE_MAX_SECONDS": str(MOST_SECONDS),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -59,12 +61,31 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             _wait(address, process, folder / "log")
             yield address
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(20)
-            finally:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+            _end(process)
+            left = [path.name for path in (folder / "scratch").iterdir() if path.name.startswith("apollo")]
+            assert not left, "songs that were sent are left behind"
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End the command and its workers, and see that all are gone."""
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(20)
+        end = time.monotonic() + 20
+        while _is_there(process.pid):
+            assert time.monotonic() < end, "a process of the server outlives it"
+            time.sleep(0.1)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _is_there(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _wait(address: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
@@ -129,13 +150,31 @@ def test_what_is_no_song_is_refused_with_the_reason(server: str, tmp_path: Path)
         assert re.search(text, answer), (text, answer)
 
 
-def test_what_is_no_base64_is_told(server: str) -> None:
-    status, answer = ask(server, {"inputs": ["!!! not base64 !!!"]})
-    assert status >= 400  # MLflow decodes, and calls it an internal error of 500
-    assert "!!! not base64" in answer
-    assert "data characters" in answer
-    status, answer = ask(server, {"inputs": ["bm8gc29uZw==bm8gc29uZw=="]})
-    assert status >= 400, answer
+@pytest.mark.parametrize(
+    "text", ["!!! not base64 !!!", "abcde", "bm8gc29uZw==bm8gc29uZw==", "größe", 3, None]
+)
+def test_what_is_no_base64_is_refused(server: str, text: Any) -> None:
+    """MLflow itself would skip what it does not know, or answer 500."""
+    status, answer = ask(server, {"inputs": [text]})
+    assert (status, "base64" in answer) == (400, True), answer
+
+
+def test_a_refusal_is_short(server: str, tmp_path: Path) -> None:
+    """MLflow itself would send the whole request back."""
+    fine = material.write(tmp_path / "fine.wav", material.music(1, seconds=0.5))
+    _, answer = ask(server, {"inputs": [encoded(fine), ""]})
+    assert len(answer) < 300
+
+
+def test_the_format_can_be_chosen(server: str, tmp_path: Path) -> None:
+    song = material.write(tmp_path / "song.wav", material.music(1, seconds=0.5))
+    status, answer = ask(server, {"inputs": [encoded(song)], "params": {"format": "wav16"}})
+    assert status == 200, answer
+    (tmp_path / "restored").write_bytes(base64.b64decode(json.loads(answer)["predictions"][0]))
+    found = soundfile.info(tmp_path / "restored")
+    assert (found.format, found.subtype) == ("WAV", "PCM_16")
+    status, answer = ask(server, {"inputs": [encoded(song)], "params": {"format": "mp3"}})
+    assert (status, "format is 'mp3'" in answer) == (400, True), answer
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"inputs": 3}', b'{"outputs": []}', b"\xff\xfe"])

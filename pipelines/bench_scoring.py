@@ -1,0 +1,112 @@
+"""What scoring costs beside the metrics themselves: `python -m pipelines.bench_scoring [SHARDS [SPLIT]]`.
+
+CPU time: the metrics alone, on samples that lie in memory; the same through a scoring actor's code, which
+reads and decodes shards and makes rows; and the whole of a Tune trial on Ray, driver and all processes
+included, from the moment that its actors are ready.
+"""
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from pipelines.demo import album_folders
+from pipelines.evaluate_config import EvaluateConfig
+from pipelines.items import Loaded, ShardItems, find_cutoff_hz
+from pipelines.preprocess import Preprocess, PreprocessConfig
+from pipelines.recipes import RecipesConfig
+from pipelines.scorer import Scorer
+from pipelines.scoring import score
+
+_ITEMS, _ROUNDS = 48, 5
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def main() -> None:
+    """Run the benchmark and print one line a number."""
+    with tempfile.TemporaryDirectory(prefix="apollo-bench-") as scratch:
+        shards = sys.argv[1] if len(sys.argv) > 1 else _render(Path(scratch))
+        items = ShardItems(shards, sys.argv[2] if len(sys.argv) > 2 else "valid", (), _ITEMS)
+        degradation = items.degradations[0].name
+        alone, through = _rounds(items, degradation)
+        _say("metrics alone, s of CPU an item", alone, len(items.items))
+        _say("through a scoring actor's code", through, len(items.items))
+        ratios = [one / other for one, other in zip(through, alone)]
+        print(
+            f"ratio: {statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})   target <= 1.10"
+        )
+        whole = _on_ray(items, shards, degradation, scratch)
+        print(
+            f"a whole trial on Ray: {whole / len(items.items):.3f} s an item, {whole / min(alone):.3f} times"
+        )
+
+
+def _say(name: str, seconds: list[float], items: int) -> None:
+    each = [one / items for one in seconds]
+    print(f"{name:40s} {statistics.median(each):.3f} ({min(each):.3f}-{max(each):.3f})", flush=True)
+
+
+def _render(scratch: Path) -> str:
+    config = PreprocessConfig(
+        data=album_folders(scratch / "album", None),
+        output=str(scratch / "shards"),
+        recipes=RecipesConfig(train=0, valid=_ITEMS, test_per_category=0),
+    )
+    Preprocess(config).run()
+    return config.output
+
+
+def _rounds(items: ShardItems, degradation: str) -> tuple[list[float], list[float]]:
+    """Take both by turns, after a round that does not count."""
+    cutoff_hz = find_cutoff_hz(items, degradation)
+    scorer = Scorer(items, {degradation: cutoff_hz}, "float32")
+    numbers = items.numbers(degradation)
+    there = [one for one in items.load(numbers, degradation) if isinstance(one, Loaded)]
+    alone, through = [], []
+    for turn in range(_ROUNDS + 1):
+        before = time.process_time()
+        for one in there:
+            score(one.clean, one.degraded, gain=one.gain, cutoff_hz=cutoff_hz)
+        middle = time.process_time()
+        scorer.score(numbers, degradation, "untouched", None)
+        if turn:
+            alone.append(middle - before)
+            through.append(time.process_time() - middle)
+    return alone, through
+
+
+def _on_ray(items: ShardItems, shards: str, degradation: str, scratch: str) -> float:
+    """Give the CPU seconds of a trial, over all processes that it keeps busy."""
+    from pipelines import cluster
+    from pipelines.contestants import find_contestants
+    from pipelines.score_files import Trial
+    from pipelines.trials import run_trials, scoring_pool
+
+    cluster.connect()
+    config = EvaluateConfig(data=shards, output=str(Path(scratch, "out")))
+    cutoffs = {degradation: find_cutoff_hz(items, degradation)}
+    trial = Trial("untouched", "untouched", degradation, len(items.items))
+    with scoring_pool(config, items, find_contestants((), ()), cutoffs) as pool:
+        run_trials(pool, [trial], print)  # compiles what ViSQOL compiles
+        before = _cpu_seconds()
+        run_trials(pool, [trial], print)
+        return _cpu_seconds() - before
+
+
+def _cpu_seconds() -> float:
+    """Sum the processor time of this process and of all Ray processes of this machine."""
+    total = time.process_time()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"ray" in (folder / "cmdline").read_bytes() and folder.name != str(os.getpid()):
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                total += (int(fields[11]) + int(fields[12])) / _TICKS
+        except OSError:
+            continue  # it has just ended
+    return total
+
+
+if __name__ == "__main__":
+    main()
