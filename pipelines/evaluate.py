@@ -27,6 +27,7 @@ from pipelines.errors import UsageError
 from pipelines.evaluate_config import EvaluateConfig
 from pipelines.evaluation_report import REPORT, VERDICTS, choose_heard, is_told, tell, told_files
 from pipelines.evaluation_tracking import Child, track
+from pipelines.intervals import Bootstrap
 from pipelines.items import find_cutoff_hz, open_collection
 from pipelines.progress import say
 from pipelines.real_time import measure
@@ -36,6 +37,7 @@ from pipelines.score_files import Trial, commit_of, read_scores
 from pipelines.storage import Folder, parquet_bytes
 from pipelines.tables import ModelFacts
 from pipelines.tracking_uri import shown
+from pipelines.verdicts import conclusions
 
 MODELS, SCORES = "models.json", "scores.parquet"
 _RTF = "rtf"
@@ -246,7 +248,8 @@ class _Evaluation:
 
     def _judge(self, scores: pa.Table, facts: dict[str, Any]) -> Outcome:
         rejected, share = facts["items"][UNREADABLE], facts["items"][UNREADABLE] / max(scores.num_rows, 1)
-        text = " ".join(facts["verdicts"])
+        bootstrap = Bootstrap(resamples=self.config.bootstrap_resamples, seed=self.config.bootstrap_seed)
+        text = " ".join(conclusions(scores, bootstrap=bootstrap))
         if share > self.config.max_reject_share:
             allowed = f"{self.config.max_reject_share:.1%} are allowed"
             return Outcome(

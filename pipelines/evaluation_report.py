@@ -1,6 +1,7 @@
 """What an evaluation tells: tables and figures as files, and the page to look at and to listen to."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from pipelines.verdicts import verdicts
 REPORT, VERDICTS = "report.html", "verdicts.json"
 _TOLD = "told.json"
 _RANKS = ("worst", "median", "best")
+_RECIPE = re.compile(r"^([0-9a-f]{12})[0-9a-f]{20,}$")  # a digest: its beginning is enough to find it
 _BY = ("visqol", "si_snr")  # what items are ranked by; the second where the first is not defined
 
 
@@ -159,7 +161,7 @@ def _comparisons(
         own = {name: rows[(*place, name)] for name in versions if (*place, name) in rows}
         found.append(
             listening.Comparison(
-                item=choice.item,
+                item=_RECIPE.sub(r"recipe \1", choice.item),
                 degradation=choice.degradation,
                 rank=choice.rank,
                 category=next(iter(own.values()))["category"],

@@ -20,6 +20,7 @@ from pipelines.evaluate import evaluate
 from pipelines.evaluate_config import EvaluateConfig
 from pipelines.preprocess import PreprocessConfig, preprocess
 from pipelines.progress import say
+from pipelines.registered import find
 from pipelines.restore import RestoreConfig, restore
 from pipelines.road_page import TITLES, Step, write_page
 from pipelines.road_songs import write_songs
@@ -115,7 +116,7 @@ def _walk(config: RoadConfig, model: str, uri: str, parts: dict[str, Callable[[]
         say(f"[{number}/{len(parts)}] {outcome.message} ({walked[-1].seconds:.0f} s)")
         if outcome.code != Exit.DONE:
             return Outcome(outcome.code, f"{TITLES[name]}: {outcome.message}")
-    page = write_page(config.output, walked, uri, model)
+    page = write_page(config.output, walked, uri, find(model)[0].label)
     total = sum(step.seconds for step in walked)
     verdicts = walked[-2].outcome.facts["verdicts"]
     return Outcome(

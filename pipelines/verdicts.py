@@ -9,6 +9,13 @@ from pipelines.score_columns import Scores, describe, label, read_scores, unit
 _DECIDING = ("visqol", "si_snr")
 
 
+def conclusions(scores: pa.Table | Scores, *, bootstrap: Bootstrap | None = None) -> tuple[str, ...]:
+    """Say of every model what it did to the codec's output over all degradations; as `verdicts`, but short."""
+    columns = scores if isinstance(scores, Scores) else read_scores(scores)
+    told = tuple(_conclusion(columns, model, bootstrap or Bootstrap()) for model in columns.contestants)
+    return told or verdicts(columns)
+
+
 def verdicts(scores: pa.Table | Scores, *, bootstrap: Bootstrap | None = None) -> tuple[str, ...]:
     """Say of every model what it did to the codec's output: over all degradations, then for each.
 
