@@ -221,7 +221,7 @@ class _Evaluation:
                 config.tracking,
                 self.uri,
                 self.output,
-                parent=Child("evaluation", self._key(), {"config": asdict(config)}),
+                parent=Child(f"evaluation, {config.split}", self._key(), {"config": asdict(config)}),
                 tags={"data_fingerprint": self.collection.fingerprint},
                 children=children,
                 files=[SCORES, *told_files(self.output)],

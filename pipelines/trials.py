@@ -207,7 +207,8 @@ def measure_alone(function: Callable[..., Any], *arguments: Any, gpu: bool) -> A
     """Run a function with all CPUs of a machine to itself; None where none was free within a minute."""
     import ray
 
-    largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    largest = max(int(node.get("CPU", 0)) for node in nodes if not gpu or node.get("GPU", 0))
     alone = ray.remote(num_cpus=largest, num_gpus=1 if gpu else 0)(_Alone).remote()
     try:
         ready, _ = ray.wait([alone.__ray_ready__.remote()], timeout=_IDLE_SECONDS)

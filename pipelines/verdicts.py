@@ -10,7 +10,7 @@ _DECIDING = ("visqol", "si_snr")
 
 
 def conclusions(scores: pa.Table | Scores, *, bootstrap: Bootstrap | None = None) -> tuple[str, ...]:
-    """Say of every model what it did to the codec's output over all degradations; as `verdicts`, but short."""
+    """Say of every model what it did to the codec over all degradations: the short form of `verdicts`."""
     columns = scores if isinstance(scores, Scores) else read_scores(scores)
     told = tuple(_conclusion(columns, model, bootstrap or Bootstrap()) for model in columns.contestants)
     return told or verdicts(columns)
