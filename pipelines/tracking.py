@@ -185,7 +185,8 @@ def send_rest(config: TrackingConfig, output: str) -> bool:
     known = read_run_file(posixpath.join(output, FOLDER))
     if not known:
         raise UsageError(f"{output} has no {FOLDER} folder of a run: name the output of a training")
-    target = Target(**{**known["target"], "uri": resolve_uri(config.uri, output)})
+    uri = resolve_uri(config.uri, output)  # maybe another one than was asked for then: files go beside it
+    target = Target(**known["target"] | {"uri": uri, "artifact_location": artifact_location(uri, output)})
     return _deliver(Delivery(target), known["status"], config.close_seconds)
 
 
