@@ -4,10 +4,12 @@
     make demo DATA=/your/folder
 
 Shards, training, evaluation, the registry, restored songs, and a page about it all. Run the same command
-again to go on with a road that was stopped. Exit codes: 0 done, 1 failed, 2 usage, 3 more rejects than
-allowed, 130 interrupted.
+again to go on with a road that was stopped. The model is registered in OUTPUT/mlflow.db, whatever
+MLFLOW_TRACKING_URI says; --tracking_uri names another registry. OUTPUT/result.json says how the road ended.
+Exit codes: 0 done, 1 failed, 2 usage, 3 more rejects than allowed, 130 interrupted.
 """
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -65,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         return Exit.USAGE
     print(f"demo: {outcome.message}", file=sys.stderr)
     if "page" in outcome.facts:
-        print(f"open {outcome.facts['page']}", file=sys.stderr)
+        print(f"open {shlex.quote(outcome.facts['page'])}", file=sys.stderr)
         print(outcome.facts["mlflow"], file=sys.stderr)
     return outcome.code
 

@@ -1,8 +1,8 @@
 """What scoring costs beside the metrics themselves: `python -m pipelines.bench_scoring [SHARDS [SPLIT]]`.
 
 CPU time: the metrics alone, on samples that lie in memory; the same through a scoring actor's code, which
-reads and decodes shards and makes rows; and the whole of a Tune trial on Ray, driver and all processes
-included, from the moment that its actors are ready.
+reads and decodes shards and makes rows; and all that the machine does during a Tune trial on
+Ray, from the moment that its actors are ready: it should be idle otherwise.
 """
 
 import os
@@ -30,7 +30,7 @@ def main() -> None:
         shards = sys.argv[1] if len(sys.argv) > 1 else _render(Path(scratch))
         items = ShardItems(shards, sys.argv[2] if len(sys.argv) > 2 else "valid", (), _ITEMS)
         degradation = items.degradations[0].name
-        alone, through = _rounds(items, degradation)
+        alone, through = _rounds(items, shards, degradation)
         _say("metrics alone, s of CPU an item", alone, len(items.items))
         _say("through a scoring actor's code", through, len(items.items))
         ratios = [one / other for one, other in zip(through, alone)]
@@ -58,10 +58,10 @@ def _render(scratch: Path) -> str:
     return config.output
 
 
-def _rounds(items: ShardItems, degradation: str) -> tuple[list[float], list[float]]:
+def _rounds(items: ShardItems, shards: str, degradation: str) -> tuple[list[float], list[float]]:
     """Take both by turns, after a round that does not count."""
     cutoff_hz = find_cutoff_hz(items, degradation)
-    scorer = Scorer(items, {degradation: cutoff_hz}, "float32")
+    scorer = Scorer(items, {degradation: cutoff_hz}, "float32", shards)
     numbers = items.numbers(degradation)
     there = [one for one in items.load(numbers, degradation) if isinstance(one, Loaded)]
     alone, through = [], []
@@ -78,7 +78,7 @@ def _rounds(items: ShardItems, degradation: str) -> tuple[list[float], list[floa
 
 
 def _on_ray(items: ShardItems, shards: str, degradation: str, scratch: str) -> float:
-    """Give the CPU seconds of a trial, over all processes that it keeps busy."""
+    """Give the CPU seconds of a trial, over all that the machine does meanwhile."""
     from pipelines import cluster
     from pipelines.contestants import find_contestants
     from pipelines.score_files import Trial
@@ -89,23 +89,16 @@ def _on_ray(items: ShardItems, shards: str, degradation: str, scratch: str) -> f
     cutoffs = {degradation: find_cutoff_hz(items, degradation)}
     trial = Trial("untouched", "untouched", degradation, len(items.items))
     with scoring_pool(config, items, find_contestants((), ()), cutoffs) as pool:
-        run_trials(pool, [trial], print)  # compiles what ViSQOL compiles
-        before = _cpu_seconds()
-        run_trials(pool, [trial], print)
-        return _cpu_seconds() - before
+        run_trials(pool, [trial])  # compiles what ViSQOL compiles
+        before = _busy_seconds()
+        run_trials(pool, [trial])
+        return _busy_seconds() - before
 
 
-def _cpu_seconds() -> float:
-    """Sum the processor time of this process and of all Ray processes of this machine."""
-    total = time.process_time()
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if b"ray" in (folder / "cmdline").read_bytes() and folder.name != str(os.getpid()):
-                fields = (folder / "stat").read_text().rpartition(")")[2].split()
-                total += (int(fields[11]) + int(fields[12])) / _TICKS
-        except OSError:
-            continue  # it has just ended
-    return total
+def _busy_seconds() -> float:
+    """Give the processor time of this machine since its start: processes that ended count too."""
+    user, nice, system = Path("/proc/stat").read_text().split()[1:4]
+    return (int(user) + int(nice) + int(system)) / _TICKS
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The models of an evaluation: found by what the user calls them, loaded, and given short names."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from pathlib import PurePath
 
 from pipelines.errors import UsageError
 from pipelines.packed import Packed, pack
-from pipelines.schema import UNTOUCHED
+from pipelines.schema import CLEAN, UNTOUCHED
 
 _NAMED = re.compile(r"(?P<name>[\w.-]+)=(?P<source>.+)")
 _PLAIN = ("/", "best", "checkpoints", "init")  # names that say nothing
@@ -56,7 +57,7 @@ def find_contestants(models: Sequence[str], given: Sequence[str]) -> tuple[Conte
 
     found = [Contestant(UNTOUCHED, UNTOUCHED), *(Contestant(name, "results in the data") for name in given)]
     for model in models:
-        named = _NAMED.fullmatch(model)
+        named = None if os.path.exists(model) else _NAMED.fullmatch(model)
         source = named["source"] if named else model
         try:
             name, source = (named["name"], source) if named else _short(source)
@@ -64,9 +65,12 @@ def find_contestants(models: Sequence[str], given: Sequence[str]) -> tuple[Conte
         except checkpoint.CheckpointError as error:
             raise UsageError(str(error)) from error
         found.append(Contestant(name, source, pack(generator)))
+    if any(one.name == CLEAN for one in found):
+        raise UsageError(f"a model cannot be called {CLEAN}: that is what the scores compare with")
     if twice := [name for name, times in Counter(one.name for one in found).items() if times > 1]:
         raise UsageError(
-            f"two models are called {twice[0]}: name them apart, as in --models first={models[0]} second=…"
+            f"two models are called {twice[0]}: give one a name of its own, --models NAME=MODEL, or rename "
+            "its files if the data bring its results"
         )
     return tuple(found)
 

@@ -6,6 +6,7 @@ The files of an evaluation:
       fingerprint.json  models.json   what decides the scores; another run on the same output is refused
       scores/                         a file a model and degradation (`pipelines.score_files`)
       rtf/                            real-time factors, by model
+      contest.json                    with `promote`: who contested, and what was decided
       scores.parquet                  all scores: a row a model, item and degradation
       *.csv  *.md  *.png              the tables and figures
       report.html                     the same, to look at and to listen to
@@ -14,14 +15,13 @@ The files of an evaluation:
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines import champion, runs, schema
+from pipelines import champion, runs
 from pipelines.contestants import Contestant, find_contestants
 from pipelines.errors import UsageError
 from pipelines.evaluate_config import EvaluateConfig
@@ -69,6 +69,7 @@ class _Evaluation:
         self.degradations = [one.name for one in self.collection.degradations]
         runs.claim(self.output, self._fingerprint())
         self._claim_names()
+        self.contest.begin(self.output)
         self.trials = [
             Trial(one.name, one.digest, name, len(self.collection.numbers(name)))
             for one in self.contestants
@@ -88,12 +89,8 @@ class _Evaluation:
             "degradations": self.degradations,
             "items": hashlib.sha256(names.encode()).hexdigest(),
             "precision": self.config.precision,
-            "versions": {
-                "schema": schema.SCHEMA_VERSION,
-                "torch": torch.__version__.partition("+")[0],
-                "visqol": version("visqol-python"),
-                "soxr": version("soxr"),
-            },
+            "versions": runs.versions(None)
+            | {"torch": torch.__version__.partition("+")[0], "visqol": version("visqol-python")},
         }
 
     def _claim_names(self) -> None:
@@ -115,34 +112,41 @@ class _Evaluation:
 
     def work(self) -> Outcome:
         """Score what is open, and tell it."""
-        opened = [trial for trial in self.trials if read_scores(self.output, trial) is None]
+        opened = [trial for trial in self.trials if self._is_open(trial)]
         wanted = [one for one in self.contestants if one.packed and self.config.rtf_runs]
         unmeasured = [one for one in wanted if not self._real_times(one)]
         if opened or unmeasured or not is_told(self.output, self._key()):
-            failed = self._run(opened, unmeasured)
+            failed = self._run(opened)
             if failed:
                 return Outcome(Exit.FAILED, f"{failed}; what is scored stands, run the same command again")
         scores = self._gather()
         facts: dict[str, Any] = {"report": f"{self.config.output}/{REPORT}", **_count(scores)}
         facts |= {"verdicts": json.loads(self.output.read(VERDICTS)), "mlflow_run": self._track()}
-        if self.config.promote:
-            facts |= self.contest.decide(scores, self.config, facts["mlflow_run"])
-        return self._judge(scores, facts)
+        outcome = self._judge(scores, facts)
+        if self.config.promote and outcome.code == Exit.DONE:  # nothing is decided on what is left of a split
+            decision = self.contest.decide(scores, self.config, facts["mlflow_run"])
+            outcome = replace(outcome, facts=facts | decision)
+        return outcome
 
-    def _run(self, opened: list[Trial], unmeasured: list[Contestant]) -> str | None:
+    def _is_open(self, trial: Trial) -> bool:
+        """Tell whether a trial is to be run: what could not be read may be there by now."""
+        scores = read_scores(self.output, trial)
+        return scores is None or UNREADABLE in scores["status"].to_pylist()
+
+    def _run(self, opened: list[Trial]) -> str | None:
         """Do what needs Ray; gives what failed, if anything."""
         from pipelines import cluster
         from pipelines.trials import hear, run_trials, scoring_pool
 
         cluster.connect()
         runs.catch_sigterm()  # Ray has put its own handler there
-        self._measure(unmeasured)
+        self._measure()
         cutoffs_hz = {name: find_cutoff_hz(self.collection, name) for name in self.degradations}
         with scoring_pool(self.config, self.collection, self.contestants, cutoffs_hz) as pool:
             if opened:
                 done = len(self.trials) - len(opened)
                 say(f"scoring {len(opened)} of {len(self.trials)} trials ({done} are done)")
-                failed = run_trials(pool, opened, say)
+                failed = run_trials(pool, opened)
                 if failed:
                     return failed
             scores = self._gather()
@@ -150,8 +154,17 @@ class _Evaluation:
             numbers = {one.name: number for number, one in enumerate(self.collection.items)}
             places = [(numbers[one.item], one.degradation) for one in wanted]
             heard = list(zip(wanted, hear(pool, places, self._names()), strict=True)) if wanted else []
-        tell(self.config, self.output, scores, self._facts(), heard, self._key())
+        tell(self.config, self.output, scores, self._facts(), heard, key=self._key(), making=self._making())
         return None
+
+    def _making(self) -> str:
+        """Say on which hardware scores and real-time factors were made."""
+        devices = {json.loads(commit_of(self.output, trial))["device"] for trial in self.trials}
+        measured = [times for one in self.contestants for times in self._real_times(one).values()]
+        hardware = {f"{times['device']}, {times['threads']} threads" for times in measured}
+        parts = [f"Models ran on {' and '.join(sorted(devices))} in {self.config.precision}."]
+        parts += [f"Real-time factors: {'; '.join(sorted(hardware))}."] if hardware else []
+        return " ".join(parts)
 
     def _names(self) -> list[str]:
         return [one.name for one in self.contestants]
@@ -163,15 +176,16 @@ class _Evaluation:
         settings = (self.config.bootstrap_resamples, self.config.bootstrap_seed, self.config.heard_items)
         return hashlib.sha256(repr((commits, measured, settings)).encode()).hexdigest()
 
-    def _measure(self, unmeasured: Sequence[Contestant]) -> None:
+    def _measure(self) -> None:
         """Measure real-time factors, one after the other, before anything else of this run computes."""
         from pipelines import cluster
         from pipelines.trials import measure_alone
 
         config = self.config
-        for one in unmeasured:
-            found: dict[str, Any] = {"digest": one.digest}
-            for device in ("cpu", "cuda") if config.gpu and cluster.connect().gpus else ("cpu",):
+        devices = ("cpu", "cuda") if config.gpu and cluster.connect().gpus else ("cpu",)
+        for one in (one for one in self.contestants if one.packed and config.rtf_runs):
+            found = {"digest": one.digest, **self._real_times(one)}
+            for device in (name for name in devices if name not in found):
                 arguments = one.packed, config.precision, device, config.rtf_runs, config.rtf_seconds
                 measured = measure_alone(measure, *arguments, gpu=device == "cuda")
                 if measured is None:
@@ -215,13 +229,15 @@ class _Evaluation:
     def _track(self) -> str | None:
         """Bring everything to MLflow; gives the run's id, or None where nothing could be brought there."""
         config = self.config
+        settings = asdict(config)
+        del settings["models"]  # there may be more next time, and MLflow keeps what it was told first
         children = [self._child(trial) for trial in self.trials]
         try:
             return track(
                 config.tracking,
                 self.uri,
                 self.output,
-                parent=Child(f"evaluation, {config.split}", self._key(), {"config": asdict(config)}),
+                parent=Child(f"evaluation, {config.split}", self._key(), {"config": settings}),
                 tags={"data_fingerprint": self.collection.fingerprint},
                 children=children,
                 files=[SCORES, *told_files(self.output)],

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass, field
 
-from apollo.options import PRECISIONS
 from pipelines import runs
 from pipelines.errors import UsageError
 from pipelines.promotion import PromotionConfig
 from pipelines.registry import RegistryConfig
 from pipelines.schema import SPLITS
 from pipelines.tracking import TrackingConfig
+
+_PRECISIONS = ("float32", "bfloat16")  # what `auto` means would differ from node to node
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class EvaluateConfig:
         split: Of shards: `test`, or `valid` for decisions.
         degradations: Names of those to score, such as mp3_24000; none takes all.
         limit: Most items, evenly over categories; unset takes all.
-        precision: Of the linear layers: `float32`, `bfloat16`, or `auto` as `apollo restore` chooses.
+        precision: Of the linear layers: `float32` or `bfloat16`, the same on all nodes.
         gpu: Whether models run on GPUs where the cluster has some.
         scorers: Most scoring actors; unset takes one a CPU.
         rtf_runs: Most runs that a real-time factor is the mean of; 0 measures none.
@@ -65,8 +66,8 @@ class EvaluateConfig:
         object.__setattr__(self, "output", runs.resolve(self.output, "--output"))
         if self.split not in SPLITS:
             raise UsageError(f"split is {self.split!r}: it must be one of {', '.join(SPLITS)}")
-        if self.precision not in PRECISIONS:
-            raise UsageError(f"precision is {self.precision!r}: it must be one of {', '.join(PRECISIONS)}")
+        if self.precision not in _PRECISIONS:
+            raise UsageError(f"precision is {self.precision!r}: it must be {' or '.join(_PRECISIONS)}")
         if self.promote and self.split != "valid":
             raise UsageError(
                 "champions are chosen on the validation split, so that the test split stays unseen: add "

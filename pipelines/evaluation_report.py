@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -92,7 +92,9 @@ def tell(
     scores: pa.Table,
     facts: dict[str, tables.ModelFacts],
     heard: Sequence[tuple[Choice, dict[str, Samples]]],
+    *,
     key: str,
+    making: str,
 ) -> None:
     """Write tables, figures and the page.
 
@@ -103,9 +105,11 @@ def tell(
         facts: What is known of the models beside them.
         heard: Items to listen to, with their versions.
         key: What all of this is made of.
+        making: On which hardware, in words.
     """
     bootstrap = Bootstrap(resamples=config.bootstrap_resamples, seed=config.bootstrap_seed)
     made = tables.score_tables(scores, facts, bootstrap=bootstrap)
+    made["table2"] = replace(made["table2"], note=f"{made['table2'].note} {making}")
     sentences = verdicts(scores, bootstrap=bootstrap)
     pictures = {
         "figure2": figures.draw_figure2(made["figure2"]),
@@ -127,6 +131,7 @@ def tell(
         sample_rate=SAMPLE_RATE,
     )
     files[REPORT] = listening.write_page(page).encode()
+    output.delete(_TOLD)  # from here until all is written there is nothing to believe
     for name, content in files.items():
         output.write(name, content)
     output.write(_TOLD, json.dumps({"key": key, "files": sorted(files)}, indent=1).encode())

@@ -61,13 +61,14 @@ class Loaded:
         clean: What the codec was given.
         degraded: What it left, decoded: what `apollo restore` would be given.
         gain: Linear level of the codec's output over the clean audio.
-        restored: What somebody's model made of it, by that model's name, where the data bring it along.
+        restored: What somebody's model made of it, by that model's name, where the data bring it along:
+            samples in the item's shape, perhaps not finite, or the reason why that result cannot be used.
     """
 
     clean: NDArray[np.float32]
     degraded: NDArray[np.float32]
     gain: float
-    restored: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    restored: dict[str, NDArray[np.float32] | str] = field(default_factory=dict)
 
 
 class Collection(Protocol):
@@ -120,7 +121,7 @@ class ShardItems:
             for name in self._split.degradations
         )
         rows = _list_rows(Folder(output), self._split)
-        chosen = _spread([item.category for item, _, _ in rows], limit)
+        chosen = spread([item.category for item, _, _ in rows], limit)
         self.items = tuple(rows[number][0] for number in chosen)
         self._places = [rows[number][1:] for number in chosen]
 
@@ -190,7 +191,7 @@ def _song_groups(output: Folder) -> dict[str, str]:
     return dict(zip(table["source_id"].to_pylist(), table["group_id"].to_pylist()))
 
 
-def _spread(categories: Sequence[str], limit: int | None) -> list[int]:
+def spread(categories: Sequence[str], limit: int | None) -> list[int]:
     """Choose places evenly: of every category its share, and each from all over the split."""
     if limit is None or limit >= len(categories):
         return list(range(len(categories)))
@@ -205,7 +206,7 @@ def find_cutoff_hz(collection: Collection, degradation: str) -> float:
         Hz; 20 kHz too where no item can be used.
     """
     numbers = collection.numbers(degradation)
-    numbers = [numbers[place] for place in _spread([""] * len(numbers), min(_EDGE_ITEMS, len(numbers)))]
+    numbers = [numbers[place] for place in spread([""] * len(numbers), min(_EDGE_ITEMS, len(numbers)))]
     sound = [one for one in collection.load(numbers, degradation) if isinstance(one, Loaded)]
     if not sound:
         return _HIGHEST_EDGE_HZ

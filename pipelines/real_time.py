@@ -40,6 +40,7 @@ def measure(packed: Packed, precision: str, device: str, runs: int, seconds: flo
 
     from apollo import device as devices
 
+    torch.backends.cudnn.allow_tf32 = False  # as scores are made
     place = devices.choose_device(device)
     dtype = devices.choose_precision(precision, place)
     generator = unpack(packed).with_precision(dtype).to(place)

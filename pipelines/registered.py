@@ -1,18 +1,20 @@
 """Names of the registry as checkpoints: what `apollo.checkpoint` asks for `models:/…` and `runs:/…`.
 
-A version's checkpoint is downloaded once, into a cache of this user, and verified at every use.
+A version's checkpoint is downloaded once, into a cache of this user, and verified at every use: then against
+what was registered, later against its own manifest.
 """
 
 import os
 import re
-import shutil
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
-from apollo.checkpoint import CONFIG, PORTABLE, verify
+from apollo.checkpoint import CONFIG, PORTABLE, load, verify
 from apollo.published import CheckpointError
 from pipelines.delivery import impatient
+from pipelines.packed import pack
 from pipelines.registry import (
     ARTIFACT,
     CANDIDATE,
@@ -108,8 +110,15 @@ def _fetch(version: Version, uri: str) -> Path:
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=home) as scratch:
             fresh = _download(version, uri, scratch)
             verify(fresh, (CONFIG, PORTABLE))
+            if pack(load(fresh)).digest != digest:
+                raise CheckpointError(
+                    f"{version.uri} holds other weights than were registered: their digest is not the tag "
+                    f"{DIGEST}. Register them again"
+                )
             if not _is_whole(folder):  # another process may have been faster
-                shutil.rmtree(folder, ignore_errors=True)
+                # moved, not emptied in place: one made whole this very moment may be in use already
+                with suppress(FileNotFoundError):
+                    folder.rename(Path(scratch, "aside"))
                 fresh.rename(folder)
     except CheckpointError:
         raise

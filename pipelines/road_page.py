@@ -2,15 +2,19 @@
 
 import json
 import os
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import jinja2
+import numpy as np
 import soundfile
+from numpy.typing import NDArray
 
+from pipelines.registry import CANDIDATE, CHAMPION, Version
 from pipelines.runs import Outcome
 from pipelines.storage import write_locally
 from pipelines.tracking_uri import shown
@@ -35,12 +39,14 @@ class Step:
     """A part of the road that was walked.
 
     Args:
-        name: Of it, and of its folder.
+        name: Of it.
+        folder: Its output, below the road's.
         outcome: How it ended.
         seconds: How long it took now.
     """
 
     name: str
+    folder: str
     outcome: Outcome
     seconds: float
 
@@ -52,33 +58,37 @@ class Step:
     @property
     def page(self) -> str:
         """Its own page, below the output; empty where it has none."""
-        return f"{self.name}/report.html" if self.name in _PAGES else ""
+        return quote(f"{self.folder}/report.html") if self.name in _PAGES else ""
 
 
-def write_page(output: str, steps: Sequence[Step], uri: str, model: str) -> str:
+def write_page(output: str, steps: Mapping[str, Step], uri: str, model: Version) -> str:
     """Write index.html, which links everything below the output by relative names.
 
     Args:
         output: Absolute path.
-        steps: What was walked.
+        steps: What was walked, by name.
         uri: MLflow's, of a server or database.
-        model: Name of the model that restored the songs.
+        model: What restored the songs.
 
     Returns:
         The page's path.
     """
-    decision = json.loads(Path(output, "decision", "result.json").read_bytes())
-    evaluation = json.loads(Path(output, "evaluation", "result.json").read_bytes())
+    decision, evaluation = (
+        json.loads(Path(output, steps[name].folder, "result.json").read_bytes())
+        for name in ("decision", "evaluation")
+    )
+    restored = Path(output, steps["restored"].folder)
     environment = jinja2.Environment(loader=jinja2.PackageLoader("pipelines"), autoescape=True)
     content = environment.get_template("road.html").render(
         verdicts=evaluation["verdicts"],
         decision=decision,
         steps=steps,
-        songs=[_song(output, name) for name in _songs(output)],
+        figure=quote(f"{steps['evaluation'].folder}/figure2.png"),
+        songs=[_song(output, restored, name) for name in _songs(output)],
         is_database=uri.startswith("sqlite"),
-        uri=shown(uri),
-        model=model,
-        output=output,
+        uri=shlex.quote(shown(uri)),
+        model=model.label,
+        name=f"models:/{model.name}@{CHAMPION if decision['champion'] else CANDIDATE}",
     )
     target = os.path.join(output, PAGE)
     write_locally(target, content.encode())
@@ -89,26 +99,34 @@ def _songs(output: str) -> list[str]:
     return sorted(path.stem for path in Path(output, "songs").glob("*.mp3"))
 
 
-def _song(output: str, name: str) -> dict[str, Any]:
+def _song(output: str, results: Path, name: str) -> dict[str, Any]:
     """Draw a song's picture, and name its three versions; a song that was not restored has two."""
     files = {
         "clean": Path(output, "songs-clean", f"{name}.flac"),
         "MP3": Path(output, "songs", f"{name}.mp3"),
-        "restored": Path(output, "restored", f"{name}.flac"),
+        "restored": results / f"{name}.flac",
     }
     there = {role: path for role, path in files.items() if path.exists()}
     picture = Path(output, _FOLDER, f"{name}.png")
     if len(there) == len(files):
-        sound = [soundfile.read(path, dtype="float32", always_2d=True) for path in there.values()]
-        shortest = min(len(samples) for samples, _ in sound)
+        clean, sample_rate = _read(files["clean"])
+        degraded, restored = _read(files["MP3"])[0], _read(files["restored"])[0]
+        shortest = min(samples.shape[1] for samples in (clean, degraded, restored))
         picture.parent.mkdir(exist_ok=True)
-        clean, degraded, restored = (samples[:shortest].T for samples, _ in sound)
-        write_picture(picture, clean, degraded, restored, sound[0][1])
+        write_picture(
+            picture, clean[:, :shortest], degraded[:, :shortest], restored[:, :shortest], sample_rate
+        )
     return {
         "name": name,
         "versions": {role: _link(output, path) for role, path in there.items()},
         "picture": _link(output, picture) if picture.exists() else "",
     }
+
+
+def _read(path: Path) -> tuple[NDArray[np.float32], int]:
+    """Read a file as [channels, samples], with its sample rate."""
+    samples, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
+    return samples.T, sample_rate
 
 
 def _link(output: str, path: Path) -> str:

@@ -81,6 +81,8 @@ def run_held(
                 finished = prepare()
             except (ValueError, RuntimeError) as error:  # nothing is begun, and what is there stays as it is
                 return Outcome(Exit.USAGE, str(error))
+            except OSError as error:
+                return Outcome(Exit.FAILED, f"nothing was begun: {error}")
             return finished or _work_held(output, work, doing, left)
     except UsageError as error:
         return Outcome(Exit.USAGE, str(error))

@@ -135,6 +135,7 @@ def commit_path(split: str, shard: int) -> str:
     return f"commits/{shard_name(split, shard)}.json"
 
 
+CLEAN = "clean"  # what the codec was given; no model may be called so
 UNTOUCHED = "untouched"  # the model that leaves the codec's output as it is
 SCORED, SILENT, NOT_FINITE, UNREADABLE = "scored", "silent", "not_finite", "unreadable"
 STATUSES = (SCORED, SILENT, NOT_FINITE, UNREADABLE)  # with which an item counts, or why it does not

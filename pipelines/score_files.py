@@ -1,7 +1,7 @@
 """Files of scores: a trial is done when its file is there, and is what its commit object says.
 
-scores/<model>-<degradation>.parquet
-scores/<model>-<degradation>.json      rows, size and sha256, written last
+In OUTPUT/scores: `<model>/<degradation>.parquet`, and beside it a `.json` with rows, size, sha256 and the
+device that models ran on, which is written last.
 """
 
 import io
@@ -39,14 +39,14 @@ class Trial:
     @property
     def path(self) -> str:
         """Where its scores lie, without an ending."""
-        return f"{FOLDER}/{self.model}-{self.degradation}"
+        return f"{FOLDER}/{self.model}/{self.degradation}"
 
 
-def write_scores(output: Folder, trial: Trial, rows: Sequence[dict[str, Any]]) -> None:
+def write_scores(output: Folder, trial: Trial, rows: Sequence[dict[str, Any]], device: str) -> None:
     """Write a trial's scores, then the object that says they are whole."""
     content = parquet_bytes(pa.Table.from_pylist(list(rows), schema.SCORES))
     output.write(f"{trial.path}.parquet", content)
-    commit = asdict(trial) | {"bytes": len(content), "sha256": digest(content)}
+    commit = asdict(trial) | {"bytes": len(content), "sha256": digest(content), "device": device}
     output.write(f"{trial.path}.json", json.dumps(commit, indent=1).encode())
 
 
@@ -63,8 +63,9 @@ def read_scores(output: Folder, trial: Trial) -> pa.Table | None:
     try:
         commit = json.loads(output.read(f"{trial.path}.json"))
         content = output.read(f"{trial.path}.parquet")
+        commit.pop("device")
         if commit != asdict(trial) | {"bytes": len(content), "sha256": digest(content)}:
             return None
         return pq.read_table(io.BytesIO(content))
-    except (OSError, ValueError, pa.ArrowException):
+    except (OSError, ValueError, KeyError, AttributeError, pa.ArrowException):
         return None

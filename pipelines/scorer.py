@@ -1,5 +1,6 @@
 """An actor's work: items in, rows of scores out. It knows no Ray; `pipelines.trials` starts it."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,9 +9,11 @@ from numpy.typing import NDArray
 
 from pipelines.items import Collection, Loaded
 from pipelines.packed import Packed, unpack
-from pipelines.schema import UNREADABLE, UNTOUCHED
+from pipelines.schema import CLEAN, SAMPLE_RATE, UNREADABLE, UNTOUCHED
+from pipelines.storage import is_uri
 
 Samples = NDArray[np.float32]
+_HEARD_FRAMES = 10 * SAMPLE_RATE  # the page holds all that is heard
 
 
 class Restorer:
@@ -27,6 +30,7 @@ class Restorer:
 
         from apollo.device import choose_device
 
+        torch.backends.cudnn.allow_tf32 = False  # float32 is to mean that, on GPUs too
         if threads:
             torch.set_num_threads(threads)
         self._precision, self._device = precision, choose_device(device)
@@ -54,9 +58,19 @@ class Scorer:
         collection: The items.
         cutoffs_hz: Low-pass edge by degradation.
         precision: Of the models' linear layers.
+        data: Where the items lie.
+
+    Raises:
+        RuntimeError: this node does not see them.
     """
 
-    def __init__(self, collection: Collection, cutoffs_hz: dict[str, float], precision: str) -> None:
+    def __init__(
+        self, collection: Collection, cutoffs_hz: dict[str, float], precision: str, data: str
+    ) -> None:
+        if not is_uri(data) and not os.path.isdir(data):
+            raise RuntimeError(
+                f"node {os.uname().nodename} does not see {data}: give data that every node sees, or a URI"
+            )
         self._collection, self._cutoffs_hz = collection, cutoffs_hz
         self._restorer = Restorer(precision, "cpu", threads=1)
         self._bitrates = dict(collection.degradations)
@@ -106,23 +120,27 @@ class Scorer:
         if isinstance(loaded, str):
             return {"status": UNREADABLE, "reason": loaded}
         estimate = made if made is not None else self._estimate(loaded, model, packed)
+        if isinstance(estimate, str):
+            return {"status": UNREADABLE, "reason": estimate}
         if estimate is None:
             return {"status": UNREADABLE, "reason": f"there is no result of {model} beside it"}
         return score(loaded.clean, estimate, gain=loaded.gain, cutoff_hz=self._cutoffs_hz[degradation])
 
-    def _estimate(self, loaded: Loaded, model: str, packed: Packed | None) -> Samples | None:
+    def _estimate(self, loaded: Loaded, model: str, packed: Packed | None) -> Samples | str | None:
         if packed is not None:
             return self._restorer.restore(packed, loaded.degraded)
         return loaded.degraded if model == UNTOUCHED else loaded.restored.get(model)
 
     def hear(self, number: int, degradation: str, models: dict[str, Packed | None]) -> dict[str, Samples]:
-        """Give an item with what every model makes of it: `clean`, then by the models' names."""
+        """Give ten seconds of an item with what every model makes of it: `clean`, then by models' names."""
         (loaded,) = self._collection.load([number], degradation)
         if isinstance(loaded, str):
             return {}
         versions = {name: self._estimate(loaded, name, packed) for name, packed in models.items()}
-        made = {name: samples for name, samples in versions.items() if samples is not None}
-        return {"clean": loaded.clean, **made}
+        made = {name: samples for name, samples in versions.items() if isinstance(samples, np.ndarray)}
+        first = max(loaded.clean.shape[1] - _HEARD_FRAMES, 0) // 2
+        heard = slice(first, first + _HEARD_FRAMES)
+        return {name: samples[:, heard] for name, samples in {CLEAN: loaded.clean, **made}.items()}
 
 
 def restore_items(

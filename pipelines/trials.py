@@ -17,7 +17,8 @@ from pipelines.contestants import Contestant
 from pipelines.errors import UsageError
 from pipelines.evaluate_config import EvaluateConfig
 from pipelines.items import Collection
-from pipelines.runs import root_cause
+from pipelines.progress import say
+from pipelines.runs import FINGERPRINT, root_cause
 from pipelines.score_files import Trial, write_scores
 from pipelines.scorer import Restorer, Samples, Scorer, restore_items
 from pipelines.storage import Folder
@@ -26,6 +27,7 @@ _CHUNK = 8  # items: a row group of shards
 _AT_A_TIME = 2  # trials: one begins while the other's last items are scored
 _RETRIES = 3
 _TRIAL_BYTES = 200 << 20  # what a trial's process takes; Tune must be asked for something
+_START_SECONDS = 90.0  # how long scoring actors may take to begin
 _IDLE_SECONDS = 60.0  # how long a measurement waits for a machine of its own
 
 
@@ -80,7 +82,8 @@ def scoring_pool(
     # an actor that dies is started again, and what it was at is done again: scoring twice gives the same
     actor = ray.remote(num_cpus=1, max_restarts=_RETRIES, max_task_retries=_RETRIES)(Scorer)
     actor = actor.options(scheduling_strategy="SPREAD")
-    scorers = [actor.remote(items, cutoffs_hz, config.precision) for _ in range(config.scorers or cpus)]
+    wanted = range(config.scorers or cpus)
+    scorers = _ready([actor.remote(items, cutoffs_hz, config.precision, config.data) for _ in wanted])
     models = {one.name: ray.put(one.packed) for one in contestants}
     has_gpu = config.gpu and ray.cluster_resources().get("GPU", 0) > 0
     try:
@@ -90,7 +93,30 @@ def scoring_pool(
             ray.kill(scorer)
 
 
-def run_trials(work: Work, trials: Sequence[Trial], say: Callable[[str], None]) -> str | None:
+def _ready(started: list[Any]) -> list[Any]:
+    """Keep the actors that have begun: what is sent to one that waits for a CPU would wait with it.
+
+    Raises:
+        UsageError: none has begun within the time.
+    """
+    import ray
+
+    waiting = {actor.__ray_ready__.remote(): actor for actor in started}
+    ready, late = ray.wait(list(waiting), num_returns=len(waiting), timeout=_START_SECONDS)
+    for reference in late:
+        ray.kill(waiting[reference])
+    if not ready:
+        raise UsageError(
+            f"none of {len(started)} scoring actors got a CPU within {_START_SECONDS:.0f} s: others hold "
+            "them. Wait for them, or bring up more nodes"
+        )
+    if late:
+        say(f"{len(ready)} of {len(started)} scoring actors got a CPU; going on with these")
+    ray.get(ready)  # an actor that could not begin says why
+    return [waiting[reference] for reference in ready]
+
+
+def run_trials(work: Work, trials: Sequence[Trial]) -> str | None:
     """Run trials to their end.
 
     Returns:
@@ -133,8 +159,13 @@ def _bind(work: Work, trials: Sequence[Trial]) -> Callable[[dict[str, Any]], Non
         from ray import tune
 
         trial = trials[config["trial"]]
+        if not work.output.exists(FINGERPRINT):
+            raise RuntimeError(
+                f"node {os.uname().nodename} does not see {work.output.location}: give an output that every "
+                "node sees, or a URI"
+            )
         rows = _score(work, trial)
-        write_scores(work.output, trial, rows)
+        write_scores(work.output, trial, rows, "cuda" if work.gpu else "cpu")
         tune.report({"items": len(rows), "told": _told(trial, rows)})
 
     return run

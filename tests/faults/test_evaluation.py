@@ -43,7 +43,7 @@ def start(address: str, data: Path, model: Path, output: Path) -> Process:
 
 def done(output: Path) -> dict[str, int]:
     """Name the trials that are finished, with the files that they are."""
-    return {path.name: path.stat().st_ino for path in (output / "scores").glob("*.json")}
+    return {str(path.relative_to(output)): path.stat().st_ino for path in (output / "scores").rglob("*.json")}
 
 
 def wait_for(condition: Callable[[], object], process: Process, output: Path, seconds: float = 150) -> None:
@@ -138,7 +138,7 @@ def test_24_a_damaged_score_file_is_never_believed(
     config = evaluations.config(undisturbed, output, degradations=("mp3_24000",), limit=4)
     assert evaluate(config).code == Exit.DONE
     told = (output / "table2.csv").read_bytes()
-    scores = output / "scores" / "untouched-mp3_24000.parquet"
+    scores = output / "scores" / "untouched" / "mp3_24000.parquet"
     content = scores.read_bytes()
     for damaged in (content[: len(content) // 2], content[:-1] + bytes([content[-1] ^ 1])):
         scores.write_bytes(damaged)

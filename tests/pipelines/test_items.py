@@ -1,18 +1,21 @@
 """Items of an evaluation: rows of shards, and pairs that users bring."""
 
 import io
+import os
 import pickle
 import shutil
 from pathlib import Path
 
 import material
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import shelf
 import soundfile
 
 from pipelines.codec import CodecConfig, Mp3Encoder, decode
+from pipelines.contestants import find_contestants
 from pipelines.edges import find_edge_hz, power_spectrogram
 from pipelines.errors import UsageError
 from pipelines.items import Collection, Loaded, ShardItems, find_cutoff_hz, open_collection
@@ -158,6 +161,124 @@ def test_the_fingerprint_is_of_what_the_files_hold(tmp_path: Path) -> None:
     assert PairItems(str(tmp_path), (), None).fingerprint == before
     material.write(tmp_path / "one" / "degraded.wav", clip(1))
     assert PairItems(str(tmp_path), (), None).fingerprint != before
+
+
+def write_pair(folder: Path, *results: str, seed: int = 0) -> np.ndarray:
+    samples = clip(seed)
+    for name in ("clean", "degraded", *results):
+        material.write(folder / f"{name}.wav", samples)
+    return samples
+
+
+def test_a_song_at_several_bitrates_is_one_song(tmp_path: Path) -> None:
+    for name in ("24k/x", "64k/x", "64k/album/x", "24k"):
+        write_pair(tmp_path / name)
+    songs = {item.name: item.songs for item in PairItems(str(tmp_path), (), None).items}
+    assert songs == {"24k": ("24k",), "24k/x": ("x",), "64k/album/x": ("album/x",), "64k/x": ("x",)}
+
+
+def test_a_bad_result_is_a_reason_for_its_model_alone(tmp_path: Path) -> None:
+    samples = write_pair(tmp_path / "one", "fine")
+    broken = samples.copy()
+    broken[100] = np.nan
+    results = {
+        "long": np.vstack([samples, samples[:1_152]]),
+        "short": samples[:-1_152],
+        "too_long": np.vstack([samples, samples[:1_153]]),
+        "too_short": samples[:-1_153],
+        "mono": samples[:, :1],
+        "nan": broken,
+    }
+    for name, result in results.items():
+        material.write(tmp_path / "one" / f"{name}.wav", result, subtype="FLOAT")
+    material.write(tmp_path / "one" / "nan_48k.wav", broken, 48_000, subtype="FLOAT")
+    (tmp_path / "one" / "text.wav").write_text("no audio")
+    (tmp_path / "one" / "gone.wav").symlink_to("nowhere.wav")
+    (loaded,) = load(PairItems(str(tmp_path), (), None), "given")
+    assert isinstance(loaded, Loaded)
+    found = loaded.restored
+    for name in ("fine", "long", "short", "nan"):
+        assert np.shape(found[name]) == loaded.clean.shape == (2, RATE), name
+    np.testing.assert_allclose(found["fine"], loaded.clean)
+    np.testing.assert_allclose(found["long"], samples.T, atol=1e-6)
+    np.testing.assert_allclose(found["short"], np.pad(samples[:-1_152].T, ((0, 0), (0, 1_152))), atol=1e-6)
+    assert np.isnan(found["nan"]).sum() == 2
+    assert all("different lengths" in str(found[name]) for name in ("too_long", "too_short"))
+    assert "channels" in str(found["mono"])
+    assert "no numbers" in str(found["nan_48k"])
+    assert all(isinstance(found[name], str) for name in ("text", "gone"))
+
+
+def test_a_decoders_frame_more_or_less_is_cut(tmp_path: Path) -> None:
+    samples = write_pair(tmp_path / "one", "ours")
+    material.write(tmp_path / "one" / "degraded.wav", samples[:-1_000])
+    (loaded,) = load(PairItems(str(tmp_path), (), None), "given")
+    assert isinstance(loaded, Loaded)
+    assert loaded.clean.shape == loaded.degraded.shape == (2, RATE - 1_000)
+    assert np.shape(loaded.restored["ours"]) == loaded.clean.shape
+
+
+def test_more_than_two_channels_are_a_reason(tmp_path: Path) -> None:
+    for name in ("clean.wav", "degraded.wav"):
+        material.write(tmp_path / "one" / name, np.tile(clip(), 2))
+    assert "4 channels" in str(load(PairItems(str(tmp_path), (), None), "given"))
+
+
+def test_the_fingerprint_of_files_that_are_gone(tmp_path: Path) -> None:
+    write_pair(tmp_path / "one")
+    (tmp_path / "one" / "ours.wav").symlink_to(tmp_path / "later.wav")
+    items = PairItems(str(tmp_path), (), None)
+    before = items.fingerprint
+    material.write(tmp_path / "later.wav", clip())
+    assert items.fingerprint != before
+
+
+def test_names_that_are_no_utf_8(tmp_path: Path) -> None:
+    for name in (b"caf\xe8", b"caf\xe9"):
+        folder = tmp_path / os.fsdecode(name)
+        write_pair(tmp_path / "one")
+        (tmp_path / "one").rename(folder)
+        shutil.copy(folder / "clean.wav", folder / os.fsdecode(b"\xff.wav"))
+    items = PairItems(str(tmp_path), (), None)
+    assert [item.name for item in items.items] == ["caf\\xe8", "caf\\xe9"]
+    assert items.given == ("\\xff",)
+    pa.array([*items.items[0].songs, *items.given])
+    assert all(isinstance(one, Loaded) for one in load(items, "given"))
+    write_pair(tmp_path / "caf\\xe9")
+    with pytest.raises(UsageError, match="two pairs are called"):
+        PairItems(str(tmp_path), (), None)
+
+
+def test_the_first_of_several_clean_folders_counts(tmp_path: Path) -> None:
+    for role, seed in {"original": 1, "clean": 0, "degraded": 0, "ours": 0}.items():
+        material.write(tmp_path / role / "x.wav", clip(seed))
+    items = PairItems(str(tmp_path), (), None)
+    assert [item.name for item in items.items] == ["x"]
+    assert items.given == ("ours",)
+    (loaded,) = load(items, "given")
+    assert isinstance(loaded, Loaded)
+    np.testing.assert_array_equal(loaded.clean, loaded.degraded)
+
+
+@pytest.mark.parametrize("name", ["untouched", "Clean"])
+def test_names_that_mean_something_else_are_refused(tmp_path: Path, name: str) -> None:
+    write_pair(tmp_path / "one", name)
+    with pytest.raises(UsageError, match=rf"one/{name}\.wav.*rename"):
+        PairItems(str(tmp_path), (), None)
+
+
+def test_a_limit_takes_its_share_of_every_degradation(tmp_path: Path) -> None:
+    for name in ("24k/a", "24k/b", "24k/c", "24k/d", "64k/a", "64k/b"):
+        write_pair(tmp_path / name)
+    items = PairItems(str(tmp_path), (), 3)
+    assert [len(items.numbers(one)) for one in ("24k", "64k")] == [2, 1]
+    assert PairItems(str(tmp_path), (), 3).items == items.items
+    assert len(PairItems(str(tmp_path), (), 1).degradations) == 1
+
+
+def test_two_results_of_one_name_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"two models are called ours: .*NAME=MODEL, or rename"):
+        find_contestants((), ("ours", "ours"))
 
 
 def test_nothing_to_score_is_said(tmp_path: Path) -> None:
