@@ -28,7 +28,7 @@ from pipelines.evaluate_config import EvaluateConfig
 from pipelines.evaluation_report import REPORT, VERDICTS, choose_heard, is_told, tell, told_files
 from pipelines.evaluation_tracking import Child, track
 from pipelines.intervals import Bootstrap
-from pipelines.items import find_cutoff_hz, open_collection
+from pipelines.items import ShardItems, find_cutoff_hz, open_collection
 from pipelines.progress import say
 from pipelines.real_time import measure
 from pipelines.runs import Exit, Outcome
@@ -61,10 +61,14 @@ class _Evaluation:
         """Find items and models, and claim the output."""
         config = self.config
         self.uri = champion.tracking_uri(config)
-        self.contest = champion.open_contest(config, self.uri)
         self.collection = open_collection(config.data, config.split, config.degradations, config.limit)
         if not self.collection.items:
             raise UsageError(f"{config.data} has no items to score")
+        if config.promote and not isinstance(self.collection, ShardItems):
+            raise UsageError(
+                f"{config.data} is no output of preprocess: champions are chosen on its split valid"
+            )
+        self.contest = champion.open_contest(config, self.uri)
         self.contestants = find_contestants(self.contest.models, self.collection.given)
         self.degradations = [one.name for one in self.collection.degradations]
         runs.claim(self.output, self._fingerprint())

@@ -188,6 +188,9 @@ def test_pairs_with_bad_ones_among_them(ray_address: str, tmp_path: Path) -> Non
     for row in rows.values():
         assert all(row[name] is None or math.isfinite(row[name]) for name in METRICS)
     assert evaluate(evaluations.config(data, output, max_reject_share=0.5)).code == Exit.DONE
+    decided = evaluate(evaluations.config(data, tmp_path / "decision", split="valid", promote=True))
+    assert decided.code == Exit.USAGE
+    assert "no output of preprocess" in decided.message
 
 
 def test_a_model_that_gives_no_numbers_is_told(ray_address: str, undisturbed: Path, tmp_path: Path) -> None:
