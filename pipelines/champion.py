@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,20 @@ from pipelines.storage import Folder, is_uri
 from pipelines.tracking_uri import check_uri, resolve_uri
 
 CONTEST = "contest.json"
+_URI = "MLFLOW_TRACKING_URI"
 _REASONS = 4_000  # letters of a tag
+
+
+@contextmanager
+def own_registry() -> Iterator[None]:
+    """Put MLFLOW_TRACKING_URI back at the end: what follows in this process has another registry."""
+    before = os.environ.get(_URI)
+    try:
+        yield
+    finally:
+        os.environ.pop(_URI, None)
+        if before is not None:
+            os.environ[_URI] = before
 
 
 def tracking_uri(config: EvaluateConfig) -> str:
@@ -26,7 +40,7 @@ def tracking_uri(config: EvaluateConfig) -> str:
     Raises:
         UsageError: nothing can be tracked there, or a decision has no registry to be about.
     """
-    told = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    told = config.tracking.uri or os.environ.get(_URI)
     if not told and config.promote:
         raise UsageError(
             "--promote decides about the models of an MLflow registry: set MLFLOW_TRACKING_URI, or give "
@@ -39,7 +53,7 @@ def tracking_uri(config: EvaluateConfig) -> str:
     uri = resolve_uri(config.tracking.uri, config.output)
     check_uri(uri, nodes=1)
     if config.tracking.uri:
-        os.environ["MLFLOW_TRACKING_URI"] = uri  # names like models:/apollo@champion are looked up there
+        os.environ[_URI] = uri  # names like models:/apollo@champion are looked up there
     return uri
 
 

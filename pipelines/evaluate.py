@@ -50,7 +50,8 @@ def evaluate(config: EvaluateConfig) -> Outcome:
     """
     run = _Evaluation(config)
     left = "what is scored stands, run the same command again to continue"
-    return runs.run_held(run.output, run.prepare, run.work, doing="evaluating", left=left)
+    with champion.own_registry():
+        return runs.run_held(run.output, run.prepare, run.work, doing="evaluating", left=left)
 
 
 class _Evaluation:

@@ -94,8 +94,11 @@ def test_running_again_changes_nothing(evaluated: Path, undisturbed: Path, shelf
     config = evaluations.config(
         undisturbed, evaluated, models=(str(shelf / "noisy"),), rtf_runs=2, rtf_seconds=5.0, heard_items=3
     )
+    variable = os.environ.get("MLFLOW_TRACKING_URI")
     outcome = evaluate(config)
     assert outcome.code == Exit.DONE
+    assert os.environ.get("MLFLOW_TRACKING_URI") == variable  # what follows has another registry
+    assert variable is None or "evaluations" not in variable
     after = evaluations.states(evaluated)
     assert {name for name in after if before.get(name) != after[name]} == {"result.json"}
 
