@@ -30,8 +30,8 @@ _DATABASE, _ACCOUNTS, _LOCK, _COPY = "mlflow.db", "basic_auth.db", "server.lock"
 _POLL_SECONDS, _COPY_SECONDS, _END_SECONDS = 1.0, 300.0, 120.0
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Serve, or end a server, as a command line says, and return the exit code."""
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
     parser = argparse.ArgumentParser(
         prog="mlflow_server", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -40,7 +40,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=5000, help="(%(default)s)")
     parser.add_argument("--stop", action="store_true", help="end the server of this folder, and no more")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve, or end a server, as a command line says, and return the exit code."""
+    options = build_parser().parse_args(arguments)
     catch_sigterm()
     try:
         with held(options.folder):
