@@ -1,4 +1,4 @@
-"""cluster.yaml: accepted by Ray's own launcher code, and what it promises; no network and no boto3."""
+"""cluster.yaml and cluster-local.yaml: Ray's launcher accepts them, and what they promise; no network."""
 
 import copy
 import re
@@ -7,29 +7,44 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import jsonschema
 import pytest
 import yaml
 from ray.autoscaler._private.providers import _get_default_config
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.scripts.scripts import start
+
+from pipelines.mlflow_server import build_parser
 
 ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "cluster.yaml").read_text()
+FILES = ("cluster.yaml", "cluster-local.yaml")
+TEXTS = {name: (ROOT / name).read_text() for name in FILES}
 SETUP = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands")
 STARTS = ("head_start_ray_commands", "worker_start_ray_commands")
 Config = dict[str, Any]
 
 
+@pytest.fixture(params=FILES)
+def name(request: pytest.FixtureRequest) -> str:
+    """Each of the files, for what is true of both."""
+    return request.param
+
+
 @pytest.fixture
-def config() -> Config:
+def config(name: str) -> Config:
     """The file alone."""
-    return yaml.safe_load(TEXT)
+    return yaml.safe_load(TEXTS[name])
 
 
 @pytest.fixture
 def prepared(config: Config) -> Config:
-    """The file with Ray's defaults filled in, as `ray up` does before it asks the cloud anything."""
+    """The file with Ray's defaults filled in, as `ray up` does before it reaches for a machine."""
     return prepare_config(copy.deepcopy(config))
+
+
+of_aws = pytest.mark.parametrize("name", ["cluster.yaml"])
+of_local = pytest.mark.parametrize("name", ["cluster-local.yaml"])
 
 
 def setup_commands(prepared: Config) -> list[str]:
@@ -38,15 +53,33 @@ def setup_commands(prepared: Config) -> list[str]:
     return [line for place in (prepared, *groups) for key in SETUP for line in place.get(key, [])]
 
 
-def pip_arguments(command: str) -> list[str] | None:
-    """What is given to `pip install` in a command, or nothing where it has none."""
-    words = shlex.split(command)
-    if "pip" not in words:
-        return None
-    assert words.count("pip") == 1, f"one pip in a command, please: {command}"
-    after = words[words.index("pip") + 1 :]
-    assert after[0] == "install", command
-    return [word for word in after[1:] if word != "--quiet"]
+def simple_commands(line: str) -> list[list[str]]:
+    """Split a line of shell into the words of its commands."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    commands: list[list[str]] = [[]]
+    for word in lexer:
+        if re.fullmatch(r"[&|;()<>]+|[{}]", word):
+            commands.append([])
+        else:
+            commands[-1].append(word)
+    return [words for words in commands if words]
+
+
+def given_to_pip(line: str) -> list[list[str]]:
+    """What is given to every `pip install` of a line."""
+    commands = [words for words in simple_commands(line) if "pip" in words]
+    assert all(words[:2] == ["pip", "install"] for words in commands), line
+    return [[word for word in words[2:] if word != "--quiet"] for words in commands]
+
+
+def arguments_after(line: str, *program: str) -> list[str]:
+    """What a program of a line is started with."""
+    for words in simple_commands(line):
+        for at in range(len(words)):
+            if tuple(words[at : at + len(program)]) == program:
+                return words[at + len(program) :]
+    raise AssertionError(f"{program} is not in {line}")
 
 
 def test_ray_accepts_the_file(config: Config, prepared: Config) -> None:
@@ -66,16 +99,19 @@ def misspell(*path: str) -> Callable[[Config], None]:
 
 
 @pytest.mark.parametrize(
-    "change",
+    "name, change",
     [
-        misspell("upscaling_speed"),
-        misspell("file_mounts"),
-        misspell("available_node_types", "cpu", "min_workers"),
-        misspell("available_node_types", "cpu", "node_config"),
-        misspell("available_node_types", "head", "resources"),
-        misspell("available_node_types", "head"),  # head_node_type then names no group
-        lambda config: config["available_node_types"]["head"].update(resources={"CPU": "0"}),
-        lambda config: config["available_node_types"]["cpu"].update(min_workers=99),
+        ("cluster.yaml", misspell("upscaling_speed")),
+        ("cluster.yaml", misspell("file_mounts")),
+        ("cluster.yaml", misspell("available_node_types", "cpu", "min_workers")),
+        ("cluster.yaml", misspell("available_node_types", "gpu", "node_config")),
+        ("cluster.yaml", misspell("available_node_types", "head", "resources")),
+        ("cluster.yaml", misspell("available_node_types", "head")),  # head_node_type then names no group
+        ("cluster.yaml", lambda a: a["available_node_types"]["gpu"].update(resources={"GPU": "8"})),
+        ("cluster.yaml", lambda a: a["available_node_types"]["cpu"].update(min_workers=99)),
+        ("cluster-local.yaml", misspell("file_mounts")),
+        ("cluster-local.yaml", misspell("setup_commands")),
+        ("cluster-local.yaml", misspell("auth", "ssh_user")),
     ],
 )
 def test_ray_refuses_a_slip(config: Config, change: Callable[[Config], None]) -> None:
@@ -84,6 +120,7 @@ def test_ray_refuses_a_slip(config: Config, change: Callable[[Config], None]) ->
         validate_config(prepare_config(config))
 
 
+@of_aws
 def test_the_provider_has_only_keys_that_ray_knows(config: Config) -> None:
     """Ray's schema lets any key pass here."""
     assert set(config["provider"]) <= set(_get_default_config({"type": "aws"})["provider"])
@@ -91,32 +128,54 @@ def test_the_provider_has_only_keys_that_ray_knows(config: Config) -> None:
     assert config["provider"]["region"]
 
 
+@of_local
+def test_machines_of_ones_own_are_named_and_no_more(config: Config, prepared: Config) -> None:
+    assert set(config["provider"]) == {"type", "head_ip", "worker_ips"}
+    (group,) = prepared["available_node_types"].values()
+    assert group["min_workers"] == group["max_workers"] == len(config["provider"]["worker_ips"])
+
+
+@of_aws
 def test_the_head_runs_no_work(prepared: Config) -> None:
     head = prepared["available_node_types"][prepared["head_node_type"]]
     assert head["resources"] == {"CPU": 0}
     assert head["max_workers"] == 0
 
 
-def test_cpu_nodes_come_and_go(prepared: Config) -> None:
-    cpu = prepared["available_node_types"]["cpu"]
-    assert cpu["min_workers"] == 0
-    assert 0 < cpu["max_workers"] <= prepared["max_workers"]
-    assert cpu["resources"].get("CPU") != 0
+@of_local
+def test_the_head_of_ones_own_runs_no_work(config: Config) -> None:
+    given = arguments_after(config["head_start_ray_commands"][-1], "ray", "start")
+    assert {"--num-cpus=0", "--num-gpus=0"} <= set(given)
+
+
+@of_aws
+@pytest.mark.parametrize("group, machines", [("cpu", 8), ("gpu", 1)])
+def test_nodes_come_and_go(prepared: Config, group: str, machines: int) -> None:
+    nodes = prepared["available_node_types"][group]
+    assert nodes["min_workers"] == 0
+    assert nodes["max_workers"] == machines
+    assert nodes["resources"].get("CPU") != 0
     assert prepared["idle_timeout_minutes"] > 0
     assert prepared["upscaling_speed"] >= 1
 
 
+@of_aws
+def test_the_sum_lets_every_group_be_full(prepared: Config) -> None:
+    groups = prepared["available_node_types"].values()
+    assert prepared["max_workers"] == sum(group["max_workers"] for group in groups)
+
+
 def test_python_packages_are_those_of_requirements(prepared: Config) -> None:
-    given = [words for line in setup_commands(prepared) if (words := pip_arguments(line)) is not None]
-    assert {tuple(words) for words in given} == {("-r", "requirements.txt"), ("--no-deps", ".")}
-    assert not [
-        line for line in setup_commands(prepared) if re.search(r"[=<>~]=|\.whl|https?://|conda", line)
-    ]
+    lines = setup_commands(prepared)
+    given = {tuple(words) for line in lines for words in given_to_pip(line)}
+    assert given == {("-r", "requirements.txt"), ("--no-deps", ".")}
+    assert (ROOT / "requirements.txt").is_file()
+    assert not [line for line in lines if re.search(r"[=<>~]=|\.whl|https?://|conda", line)]
 
 
 def test_every_kind_of_node_installs_requirements_and_then_the_project(prepared: Config) -> None:
     for key in ("head_setup_commands", "worker_setup_commands"):  # Ray has put setup_commands before each
-        order = [words[-1] for line in prepared[key] if (words := pip_arguments(line))]
+        order = [words[-1] for line in prepared[key] for words in given_to_pip(line)]
         assert order == ["requirements.txt", "."], key
 
 
@@ -125,7 +184,14 @@ def test_ray_itself_is_pinned() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["pip install numpy", "pip install -r requirements.txt boto3", "pip install 'ray==2.60.0'"]
+    "command",
+    [
+        "pip install numpy",
+        "pip install -r requirements.txt boto3",
+        "pip install 'ray==2.60.0'",
+        "true && pip install numpy",
+        "true || { pip install numpy; }",
+    ],
 )
 def test_another_package_would_be_found(config: Config, command: str) -> None:
     config["setup_commands"].append(command)
@@ -148,39 +214,58 @@ def test_mounts_exist_and_hold_what_installing_needs(config: Config) -> None:
     assert {*rooms, readme[1], "jobs", "pyproject.toml", "requirements.txt"} <= set(mounts.values())
 
 
-def test_every_node_asks_for_the_token_and_has_it(config: Config) -> None:
+def test_ray_and_the_mlflow_server_understand_how_they_are_started(config: Config) -> None:
+    for key in STARTS:
+        arguments = arguments_after(config[key][-1], "ray", "start")
+        with start.make_context("ray start", arguments) as context:  # parses, and starts nothing
+            assert context.params["head"] == (key == "head_start_ray_commands")
+    (line,) = (line for line in config["head_start_ray_commands"] if "mlflow_server" in line)
+    options = build_parser().parse_args(arguments_after(line, "python", "-m", "pipelines.mlflow_server"))
+    assert options.store == "$APOLLO_STORE/mlflow"
+    with pytest.raises(click.UsageError):
+        start.make_context("ray start", ["--heads"])
+
+
+def test_every_node_asks_for_the_token_and_has_it(name: str, config: Config) -> None:
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     for key in STARTS:
         starts = [line for line in config[key] if "ray start" in line]
         assert len(starts) == 1
         assert "RAY_AUTH_MODE=token ray start " in starts[0]
-    assert "RAY_AUTH_TOKEN=" not in TEXT
+    assert "RAY_AUTH_TOKEN=" not in TEXTS[name]
 
 
 def test_the_dashboard_is_for_localhost_and_jobs_start_in_the_project(config: Config) -> None:
-    start = config["head_start_ray_commands"][-1]
-    assert re.findall(r"--dashboard-host=(\S+)", start) == ["127.0.0.1"]
-    assert start.startswith("cd ~/apollo && ")
-    assert "\n" not in start
+    line = config["head_start_ray_commands"][-1]
+    assert re.findall(r"--dashboard-host=(\S+)", line) == ["127.0.0.1"]
+    assert line.startswith("cd ~/apollo && ")
+    assert "\n" not in line
 
 
-def test_no_account_is_named(config: Config) -> None:
+def test_no_account_and_no_secret_is_named(name: str, config: Config) -> None:
     assert not re.search(
-        r"\b\d{12}\b|\barn:|\b(AKIA|ASIA)[A-Z0-9]+|\b(sg|subnet|vpc|ami|key)-[0-9a-f]{8,}", TEXT
+        r"\b\d{12}\b|\barn:|\b(AKIA|ASIA)[A-Z0-9]+|\b(sg|subnet|vpc|ami|key)-[0-9a-f]{8,}|_KEY=|_SECRET=",
+        TEXTS[name],
     )
     assert set(config["provider"]).isdisjoint({"aws_credentials", "security_group"})
-    assert "auth" not in config  # Ray makes the key pair, and its user is Ubuntu's
+    assert re.findall(r"PASSWORD=(\S+)", TEXTS[name]) == ["$(cat"]  # of the token, on the node
 
 
-def test_the_groups_share_one_image(config: Config) -> None:
-    images = {group["node_config"]["ImageId"] for group in config["available_node_types"].values()}
-    assert len(images) == 1
+@of_aws
+def test_ray_makes_the_key_pair_and_its_user_is_ubuntus(config: Config) -> None:
+    assert "auth" not in config
 
 
-def test_what_is_said_differs_from_rays_defaults_and_has_a_reason(config: Config) -> None:
-    defaults = _get_default_config({"type": "aws"})
-    lines = TEXT.splitlines()
+@of_aws
+def test_only_the_node_with_gpus_has_another_image(config: Config) -> None:
+    images = {key: group["node_config"]["ImageId"] for key, group in config["available_node_types"].items()}
+    assert images["head"] == images["cpu"] != images["gpu"]
+
+
+def test_what_is_said_differs_from_rays_defaults_and_has_a_reason(name: str, config: Config) -> None:
+    defaults = _get_default_config({"type": config["provider"]["type"]})
+    lines = TEXTS[name].splitlines()
     for key, value in config.items():
-        assert value != defaults[key], f"{key} is Ray's default: leave it out"
+        assert value != defaults.get(key), f"{key} is Ray's default: leave it out"
         at = next(number for number, line in enumerate(lines) if line.startswith(f"{key}:"))
         assert lines[at - 1].startswith("# "), f"{key}: say why, in the line above"
