@@ -2,9 +2,11 @@
 
 import logging
 import os
+import sys
 import time
 import warnings
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +64,12 @@ def connect() -> Cluster:
 
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     if not ray.is_initialized():
-        ray.init(logging_level=logging.WARNING, log_to_driver=False, include_dashboard=False)
+        settings = {"logging_level": logging.WARNING, "log_to_driver": False}
+        if _is_there():
+            ray.init(**settings)
+        else:
+            with _on_loopback():
+                ray.init(address="local", include_dashboard=False, **settings)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -70,6 +77,41 @@ def connect() -> Cluster:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     up = ray.cluster_resources()
     return Cluster(int(up.get("CPU", 0)), len(nodes), _joined(), int(up.get("GPU", 0)))
+
+
+def _is_there() -> bool:
+    """Tell whether there is a cluster to join: RAY_ADDRESS's, or what `ray start` began on this machine."""
+    from ray._private.services import get_ray_address_from_environment
+
+    return get_ray_address_from_environment(None, None) not in (None, "local")
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let Ray, and gloo in its workers, listen on loopback alone; Ray does so by itself on macOS and Windows.
+
+    On Linux it takes the machine's own address otherwise, and turns a loopback address that it is given into
+    that one. Its token keeps strangers out of either; what cannot be reached need not be guarded.
+    """
+    from ray._private import ray_constants
+
+    settings = {
+        ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
+        "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
+    }
+    before = {name: os.environ.get(name) for name in settings}
+    enabled = ray_constants.ENABLE_RAY_CLUSTER
+    os.environ |= settings
+    ray_constants.ENABLE_RAY_CLUSTER = False  # read when it was imported, which may be long ago
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = enabled
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _joined() -> bool:
