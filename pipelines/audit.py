@@ -6,9 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from pipelines import schema
+from pipelines import parquet, schema
 from pipelines.codec import CodecConfig
 from pipelines.errors import UsageError
 from pipelines.plan import PLAN, planned_shards
@@ -199,7 +198,7 @@ def _categories(output: Folder) -> dict[str, dict[str, int]]:
     """Count planned recipes by split and category."""
     with output.open("recipes.parquet") as file:
         counted = (
-            pq.read_table(file, columns=["split", "category"])
+            parquet.read_table(file, ["split", "category"])
             .group_by(["split", "category"])
             .aggregate([([], "count_all")])
         )
@@ -214,7 +213,7 @@ def _categories(output: Folder) -> dict[str, dict[str, int]]:
 def _source_hours(output: Folder) -> dict[str, dict[str, float]]:
     """Sum the hours of usable sources by split and stem."""
     with output.open("sources.parquet") as file:
-        table = pq.read_table(file, columns=["split", "stem", "frames", "left_out"])
+        table = parquet.read_table(file, ["split", "stem", "frames", "left_out"])
     used = (
         table.filter(pc.is_null(table["left_out"])).group_by(["split", "stem"]).aggregate([("frames", "sum")])
     )
@@ -226,5 +225,5 @@ def _source_hours(output: Folder) -> dict[str, dict[str, float]]:
 
 def _left_out(output: Folder) -> dict[str, int]:
     with output.open("sources.parquet") as file:
-        reasons = pq.read_table(file, columns=["left_out"])["left_out"].to_pylist()
+        reasons = parquet.read_table(file, ["left_out"])["left_out"].to_pylist()
     return dict(Counter(reason.partition(":")[0] for reason in reasons if reason is not None))

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from apollo.files.ffmpeg_process import find_ffmpeg
+from pipelines import parquet
 from pipelines.audio import Reader
 from pipelines.demo import album_folders
 from pipelines.plan import planned_shards
@@ -97,7 +97,7 @@ def _planned(task: RenderTask) -> list[dict[str, Any]]:
 
 def _excerpts(task: RenderTask, recipes: list[dict[str, Any]]) -> list[NDArray[np.int16]]:
     with Folder(task.output).open("sources.parquet") as file:
-        sources = {row["source_id"]: row["files"] for row in pq.read_table(file).to_pylist()}
+        sources = {row["source_id"]: row["files"] for row in parquet.read_table(file).to_pylist()}
     return [to_16_bit(mix(recipe["components"], sources, Reader()))[0] for recipe in recipes]
 
 

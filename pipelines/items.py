@@ -10,10 +10,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipelines import schema
+from pipelines import parquet, schema
 from pipelines.committed import CommittedSplit
 from pipelines.edges import find_edge_hz, power_spectrogram
 from pipelines.errors import UsageError
@@ -163,7 +162,7 @@ def _list_rows(output: Folder, split: CommittedSplit) -> list[tuple[Item, int, i
         try:
             with output.open(schema.shard_path(*commit.key)) as stream:
                 columns = ["recipe_id", "category", "components"]
-                rows: list[dict[str, Any]] = pq.read_table(stream, columns=columns).to_pylist()
+                rows: list[dict[str, Any]] = parquet.read_table(stream, columns).to_pylist()
         except (OSError, pa.ArrowException):
             return [Item(f"{name} row {row}", (), schema.SONG) for row in range(commit.rows)]
         return [_item(row, groups) for row in rows]
@@ -182,7 +181,7 @@ def _song_groups(output: Folder) -> dict[str, str]:
     """Tell of every source which group of songs it belongs to."""
     try:
         with output.open(_SOURCES) as stream:
-            table = pq.read_table(stream, columns=["source_id", "group_id"])
+            table = parquet.read_table(stream, ["source_id", "group_id"])
     except (OSError, pa.ArrowException) as error:
         raise UsageError(
             f"{output.location} has no {_SOURCES} that can be read ({error}): it says which items share a "

@@ -14,13 +14,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from apollo import draws
 from apollo.examples import Example
 from apollo.files.ffmpeg_process import FfmpegError
 from apollo.levels import set_levels
-from pipelines import runs
+from pipelines import parquet, runs
 from pipelines.ahead import rising, submit_ahead
 from pipelines.audio import Reader
 from pipelines.catalog import Catalog
@@ -245,9 +244,7 @@ class LiveSource:
 
 def _read_table(output: Folder, name: str, columns: list[str]) -> list[dict[str, Any]]:
     with output.open(name) as file:
-        rows: list[dict[str, Any]] = pq.read_table(
-            file, columns=columns, page_checksum_verification=True
-        ).to_pylist()
+        rows: list[dict[str, Any]] = parquet.read_table(file, columns).to_pylist()
     return rows
 
 

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import soundfile
 from numpy.typing import NDArray
 
 from apollo.files.decoding import AudioError
 from apollo.files.ffmpeg_process import FfmpegError
-from pipelines import runs, schema
+from pipelines import parquet, runs, schema
 from pipelines.audio import Reader
 from pipelines.codec import CodecConfig, CodecError, Encoder, Mp3Encoder
 from pipelines.plan import RECIPES, read_recipes
@@ -107,11 +106,9 @@ class ShardRenderer:
         self._encoder: Encoder = Mp3Encoder(task.codec)
         self._reader = Reader(task.cache)
         with self._output.open("sources.parquet") as file:
-            rows = pq.read_table(
-                file, columns=["source_id", "files"], page_checksum_verification=True
-            ).to_pylist()
+            rows = parquet.read_table(file, ["source_id", "files"]).to_pylist()
         self._sources = {row["source_id"]: row["files"] for row in rows}
-        self._plan = pq.ParquetFile(self._output.open(RECIPES), page_checksum_verification=True)
+        self._plan = parquet.open_file(self._output.open(RECIPES))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Make the shard of a row (split, shard, first: its first row in the plan, rows)."""

@@ -10,11 +10,10 @@ from typing import Any
 import jinja2
 import matplotlib
 import numpy as np
-import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pipelines import schema
+from pipelines import parquet, schema
 from pipelines.codec import CodecConfig, decode
 from pipelines.edges import find_edge_hz, power_spectrogram
 from pipelines.storage import Folder
@@ -82,13 +81,13 @@ def _sample_rows(output: Folder, report: dict[str, Any]) -> list[dict[str, Any]]
         shards = output.entries(split)
         if shards:
             with output.open(shards[0].name) as file:
-                rows += pq.read_table(file).to_pylist()
+                rows += parquet.read_table(file).to_pylist()
     return rows
 
 
 def _rejects(output: Folder) -> list[dict[str, Any]]:
     with output.open("rejects.parquet") as file:
-        rejects: list[dict[str, Any]] = pq.read_table(file).to_pylist()
+        rejects: list[dict[str, Any]] = parquet.read_table(file).to_pylist()
     return rejects
 
 
@@ -165,7 +164,7 @@ def _balance_figure(report: dict[str, Any]) -> str:
 
 def _gain_figure(output: Folder, rows: list[dict[str, Any]]) -> str:
     with output.open("recipes.parquet") as file:
-        plan = pq.ParquetFile(file)
+        plan = parquet.open_file(file)
         parts = next(plan.iter_batches(_GAIN_ROWS, columns=["category", "components"])).to_pylist()
     gains = [part["gain_db"] for row in parts if row["category"] != schema.SONG for part in row["components"]]
     numbers = [len(row["components"]) for row in parts if row["category"] != schema.SONG]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from pipelines import parquet
 from pipelines.audio import Reader
 from pipelines.codec import CodecConfig, Mp3Encoder
 from pipelines.render import to_16_bit, to_flac
@@ -30,7 +30,7 @@ def write_songs(folder: str, shards: str, *, songs: int, seconds: float, bitrate
         The songs' names, without ending.
     """
     with Folder(shards).open("sources.parquet") as stream:
-        table = pq.read_table(stream)
+        table = parquet.read_table(stream)
     chosen = table.filter((pc.field("split") == "test") & (pc.field("stem") == MIXTURE))
     whole = [row for row in chosen.to_pylist() if row["left_out"] is None]
     rows = sorted(whole, key=lambda row: row["source_id"])[:songs]

@@ -11,12 +11,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from apollo.files.decoding import AudioError
 from apollo.files.ffmpeg_process import FfmpegError, find_ffmpeg
-from pipelines import activity, audio, ingest, matching, runs
+from pipelines import activity, audio, ingest, matching, parquet, runs
 from pipelines.audio import Reader
 from pipelines.layouts import Song
 from pipelines.schema import CHANNELS, EXCERPT_FRAMES, MIXTURE, SAMPLE_RATE
@@ -73,7 +72,7 @@ def cached_names(songs: list[Song]) -> set[str]:
 def songs_without_cache(output: Folder, cache: Folder) -> set[str]:
     """Find the songs of a plan whose decoded files are no longer in the cache."""
     with output.open("sources.parquet") as file:
-        rows = pq.read_table(file, columns=["song_id", "files"]).to_pylist()
+        rows = parquet.read_table(file, ["song_id", "files"]).to_pylist()
     there = {entry.name for entry in cache.entries()}
     return {
         row["song_id"]

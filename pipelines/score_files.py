@@ -11,9 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipelines import schema
+from pipelines import parquet, schema
 from pipelines.shards import digest
 from pipelines.storage import Folder, parquet_bytes
 
@@ -66,6 +65,6 @@ def read_scores(output: Folder, trial: Trial) -> pa.Table | None:
         commit.pop("device")
         if commit != asdict(trial) | {"bytes": len(content), "sha256": digest(content)}:
             return None
-        return pq.read_table(io.BytesIO(content))
+        return parquet.read_table(io.BytesIO(content))
     except (OSError, ValueError, KeyError, AttributeError, pa.ArrowException):
         return None

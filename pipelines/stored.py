@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from apollo.levels import find_peak
-from pipelines import codec, schema
+from pipelines import codec, parquet, schema
 from pipelines.shards import Commit, digest
 from pipelines.storage import Folder
 
@@ -141,6 +140,8 @@ class ShardReader:
                     return self._read_whole(stream, commit, wanted)
             except FileNotFoundError:
                 return dict.fromkeys(wanted, self.loss(shard))
+            except parquet.ForeignTypeError as error:
+                return dict.fromkeys(wanted, self.loss(shard, str(error)))
             except _ERRORS:
                 content = self._output.read(path)
                 if digest(content) != commit.sha256:
@@ -151,7 +152,7 @@ class ShardReader:
 
     def _read_whole(self, stream: Any, commit: Commit, wanted: Mapping[int, str]) -> Rows:
         """Read the row groups that hold wanted rows, each once, and keep the wanted rows alone."""
-        file = _open(stream, pre_buffer=not self._output.is_local)
+        file = parquet.open_file(stream, pre_buffer=not self._output.is_local)
         rows: Rows = {}
         for group, inside in _by_group(file.metadata, commit, wanted).items():
             columns = _columns(wanted[row] for row in inside.values())
@@ -165,7 +166,7 @@ class ShardReader:
         """Read column by column: a row is lost only where a column that it needs is."""
         commit = self._commits[shard]
         try:
-            file = _open(pa.BufferReader(content))
+            file = parquet.open_file(pa.BufferReader(content))
             groups = _by_group(file.metadata, commit, wanted)
         except _ERRORS as error:
             return dict.fromkeys(wanted, self.loss(shard, f"the file is damaged: {error}"))
@@ -180,10 +181,6 @@ class ShardReader:
             for place, row in inside.items():
                 rows[row] = _salvage(found, place, row, wanted[row], commit)
         return rows
-
-
-def _open(stream: Any, *, pre_buffer: bool = False) -> pq.ParquetFile:
-    return pq.ParquetFile(stream, page_checksum_verification=True, pre_buffer=pre_buffer)
 
 
 def _columns(degradations: Any) -> list[str]:

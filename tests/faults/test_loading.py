@@ -201,12 +201,12 @@ def test_22_no_sound_row_at_all_ends_with_an_error(tmp_path: Path) -> None:
 
 def test_22_storage_that_fails_is_no_corrupt_row(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other workers may not see such an error, so nothing may be skipped for it."""
-    from pipelines import stored
+    from pipelines import parquet
 
     def fail(stream: object, **options: object) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(stored, "_open", fail)
+    monkeypatch.setattr(parquet, "open_file", fail)
     source = _source(output, corrupt="skip")
     with pytest.raises(OSError, match="Input/output"):
         list(source.read(0, range(TOTAL)))
@@ -214,9 +214,9 @@ def test_22_storage_that_fails_is_no_corrupt_row(output: Path, monkeypatch: pyte
 
 
 def test_22_storage_that_fails_once_is_asked_again(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipelines import stored
+    from pipelines import parquet
 
-    opened, failed = stored._open, []
+    opened, failed = parquet.open_file, []
 
     def fail_once(stream: object, **options: bool) -> object:
         if not failed:
@@ -224,7 +224,7 @@ def test_22_storage_that_fails_once_is_asked_again(output: Path, monkeypatch: py
             raise OSError(5, "Input/output error")
         return opened(stream, **options)
 
-    monkeypatch.setattr(stored, "_open", fail_once)
+    monkeypatch.setattr(parquet, "open_file", fail_once)
     assert len(list(_source(output).read(0, range(TOTAL)))) == TOTAL
     assert failed
 

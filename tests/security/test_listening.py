@@ -47,9 +47,18 @@ _LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "000000000000000000
 @pytest.mark.ray_cluster
 def test_a_local_ray_listens_on_loopback_alone_and_asks_for_a_token(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {"HOME": str(tmp_path), "RAY_ADDRESS": "local", "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment |= {
+        "HOME": str(tmp_path),
+        "RAY_ADDRESS": "local",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
     ended = subprocess.run(
-        [sys.executable, "-c", _PROBE], env=environment, capture_output=True, text=True, timeout=200, check=False
+        [sys.executable, "-c", _PROBE],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
     found = json.loads(ended.stdout.splitlines()[-1])
