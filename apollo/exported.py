@@ -17,6 +17,7 @@ from torch import Tensor
 from apollo import draws
 from apollo.examples import Example
 from apollo.levels import LevelsConfig, set_levels
+from apollo.published import explain
 
 FORMAT = 1
 _FULL_SCALE = 32_768
@@ -153,7 +154,7 @@ def _load(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except Exception as error:  # torch raises many kinds for what is no file of its own
-        raise ValueError(f"{path} is no file of examples: {error}") from error
+        raise ValueError(f"{path} is no file of examples: {explain(error)}") from error
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
         raise ValueError(f"{path} is no file of examples of format {FORMAT}: make it with jobs/export.py")
     return stored

@@ -78,15 +78,19 @@ def read_container(path: Path) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals(stand_ins):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch's message would advise to switch the protection off
-        raise CheckpointError(f"{path} is no checkpoint, or holds more than weights: not loaded") from error
-    except _DAMAGE as error:
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(f"{path} is no checkpoint, or a damaged one: {reason}") from error
+    except (*_DAMAGE, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path} is no checkpoint that can be loaded: {explain(error)}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
     return content
+
+
+def explain(error: Exception) -> str:
+    """Say why torch did not load a file, without its advice to switch the protection off."""
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
+        return "it is damaged, or holds more than weights"
+    line = str(error).partition("\n")[0]
+    return f"it is damaged: {line}"
 
 
 def _stand_ins(path: Path) -> list[Any]:

@@ -125,7 +125,7 @@ def read_record(output: Folder, path: str) -> Record | None:
     try:
         record = Record(**json.loads(output.read(path)))
         return record if commit_path(record.name) == path else None
-    except (FileNotFoundError, ValueError, TypeError, AttributeError):
+    except (FileNotFoundError, ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 

@@ -104,7 +104,7 @@ def read_commits(output: Folder) -> dict[tuple[str, int], Commit]:
         try:
             commit = Commit(**json.loads(output.read(name)))
             return commit if schema.commit_path(*commit.key) == name else None
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             return None  # damaged: its shard is made again
 
     names = [entry.name for entry in output.entries("commits") if entry.name.endswith(".json")]

@@ -1,15 +1,22 @@
 """Files that are no checkpoint in every way there is: one kind of error, at once, and nothing is run."""
 
 import hashlib
+import io
 import json
+import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from planted import Planted
 
-from apollo.checkpoint import CheckpointError, load, save
+from apollo.checkpoint import CheckpointError, load, save, save_portable
 from apollo.config import GeneratorConfig
+from apollo.exported import ExportedSource, ExportedValidation
 from apollo.generator import Generator
 from apollo.published import to_published
 
@@ -80,11 +87,7 @@ def test_entries_that_no_generator_has(
 def test_configurations_that_make_no_generator(generator: Generator, tmp_path: Path, config: bytes) -> None:
     folder = save(generator, tmp_path / "checkpoint")
     (folder / "config.json").write_bytes(config)
-    digests = {
-        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        for name in ("config.json", "weights.pt")
-    }
-    (folder / "MANIFEST.json").write_text(json.dumps({"sha256": digests}))
+    _promise(folder)
     with pytest.raises(CheckpointError):
         load(folder)
 
@@ -95,3 +98,90 @@ def test_manifests_that_promise_nothing(generator: Generator, tmp_path: Path, ma
     (folder / "MANIFEST.json").write_bytes(manifest)
     with pytest.raises(CheckpointError):
         load(folder)
+
+
+def _promise(folder: Path) -> None:
+    """Make a manifest fit what lies there, as whoever plants something would."""
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    digests.pop("MANIFEST.json", None)
+    (folder / "MANIFEST.json").write_text(json.dumps({"sha256": digests}))
+
+
+def _torch(content: Any, *, zipped: bool = True) -> bytes:
+    stream = io.BytesIO()
+    torch.save(content, stream, _use_new_zipfile_serialization=zipped)
+    return stream.getvalue()
+
+
+def _numpy(planted: Planted, *, archive: bool) -> bytes:
+    stream = io.BytesIO()
+    array = np.array([planted], dtype=object)
+    np.savez(stream, **{MARK: array}) if archive else np.save(stream, array)
+    return stream.getvalue()
+
+
+def _script() -> bytes:
+    """TorchScript: a program, which torch.load would hand on to its own loader."""
+    stream = io.BytesIO()
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), stream)
+    return stream.getvalue()
+
+
+PLANTED: dict[str, Callable[[Planted], bytes]] = {
+    "pickle": lambda planted: pickle.dumps({MARK: planted}),
+    "oldest pickle": lambda planted: pickle.dumps({MARK: planted}, protocol=0),
+    "torch": lambda planted: _torch({MARK: torch.zeros(11), "hook": planted}),
+    "torch before 1.6": lambda planted: _torch({MARK: torch.zeros(11), "hook": planted}, zipped=False),
+    "npy": lambda planted: _numpy(planted, archive=False),
+    "npz": lambda planted: _numpy(planted, archive=True),
+    "torchscript": lambda planted: _script(),
+}
+
+
+@pytest.mark.parametrize("ending", [".pt", ".ckpt", ".bin", ".safetensors", ".npz", ".npy", ".pkl", ""])
+@pytest.mark.parametrize("kind", PLANTED)
+def test_what_is_planted_is_not_run_whatever_it_is_called(tmp_path: Path, kind: str, ending: str) -> None:
+    path, mark = tmp_path / f"weights{ending}", tmp_path / "ran"
+    path.write_bytes(PLANTED[kind](Planted(mark)))
+    with pytest.raises(CheckpointError, match="weights") as caught:
+        load(path)
+    assert not mark.exists()
+    assert "weights_only" not in str(caught.value)  # torch's advice is to unpickle without care
+
+
+@pytest.mark.parametrize("portable", [False, True])
+@pytest.mark.parametrize("kind", PLANTED)
+def test_what_is_planted_in_a_folder_of_ours_is_not_run(
+    generator: Generator, tmp_path: Path, kind: str, portable: bool
+) -> None:
+    write, name = (save_portable, "weights.safetensors") if portable else (save, "weights.pt")
+    folder, mark = write(generator, tmp_path / "checkpoint"), tmp_path / "ran"
+    (folder / name).write_bytes(PLANTED[kind](Planted(mark)))
+    _promise(folder)
+    with pytest.raises(CheckpointError, match="weights"):
+        load(folder)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+def test_what_is_planted_among_examples_is_not_run(tmp_path: Path, kind: str) -> None:
+    path, mark = tmp_path / "examples.pt", tmp_path / "ran"
+    path.write_bytes(PLANTED[kind](Planted(mark)))
+    for open_examples in (lambda: ExportedSource(path, epoch_examples=1), lambda: ExportedValidation(path)):
+        with pytest.raises(ValueError, match="is no file of examples") as caught:
+            open_examples()
+        assert "weights_only" not in str(caught.value)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("kind", sorted(set(PLANTED) - {"torchscript"}))
+def test_what_is_planted_would_run(tmp_path: Path, kind: str) -> None:
+    mark, content = tmp_path / "ran", PLANTED[kind](Planted(tmp_path / "ran"))
+    if kind.startswith("np"):
+        found = np.load(io.BytesIO(content), allow_pickle=True)
+        assert kind == "npy" or found[MARK] is not None
+    elif "pickle" in kind:
+        pickle.loads(content)
+    else:
+        torch.load(io.BytesIO(content), weights_only=False)
+    assert mark.is_dir()

@@ -12,6 +12,7 @@ import mlflow
 import numpy as np
 import pytest
 import soundfile
+from planted import Planted
 from restoring import one
 
 from apollo import checkpoint
@@ -208,6 +209,44 @@ def test_what_a_server_says_names_no_folder(database: str, tmp_path: Path) -> No
         with pytest.raises(CheckpointError, match="was not registered by this project"):
             resolve("models:/hostile/1")
     assert (model / "config.json").exists()
+
+
+@pytest.mark.parametrize("weights", ["sound", "pickled"])
+def test_pickles_in_a_version_are_not_unpickled(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str
+) -> None:
+    class Model(Planted, mlflow.pyfunc.PythonModel):
+        def predict(self, model_input: list[str]) -> list[str]:
+            return model_input
+
+    mark, name = tmp_path / "ran", f"planted-{weights}"
+    generator = checkpoint.load(evaluations.write_model(tmp_path / "model"))
+    folder = checkpoint.save_portable(generator, tmp_path / "checkpoint")
+    if weights == "pickled":
+        (folder / checkpoint.PORTABLE).write_bytes(Planted(mark).pickled())
+        manifest = json.loads((folder / checkpoint.MANIFEST).read_text())
+        manifest["sha256"][checkpoint.PORTABLE] = checkpoint.digest(folder / checkpoint.PORTABLE)
+        (folder / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+    with default_uri(database), mlflow.start_run(experiment_id="1"):
+        mlflow.pyfunc.log_model(
+            name="model", python_model=Model(mark), artifacts={"checkpoint": str(folder)},
+            pip_requirements=["mlflow"], registered_model_name=name,
+        )  # fmt: skip
+    make_client(database).set_model_version_tag(name, "1", DIGEST, pack(generator).digest)
+    artifacts = Path(database.removeprefix("sqlite:///")).parent / "artifacts"
+    assert list(artifacts.rglob("python_model.pkl"))
+    if weights == "sound":
+        assert pack(checkpoint.load(f"models:/{name}/1")).digest == pack(generator).digest
+    else:
+        with pytest.raises(CheckpointError, match="safetensors"):
+            checkpoint.load(f"models:/{name}/1")
+    with default_uri(database), pytest.raises(mlflow.MlflowException, match="pickle is disallowed"):
+        mlflow.pyfunc.load_model(f"models:/{name}/1")  # as docs/registry.md has it served
+    assert not mark.exists()
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")
+    with default_uri(database), pytest.raises(Exception):  # noqa: B017 - what was built is no model
+        mlflow.pyfunc.load_model(f"models:/{name}/1")
+    assert mark.exists()
 
 
 def test_what_is_not_there_is_said(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
