@@ -8,13 +8,14 @@ import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
 from apollo.files.decoding import BLOCK_FORMATS, AudioError, find_missing_bytes
+from pipelines.object_store import StoreError, explained, read_ranges
 from pipelines.schema import CHANNELS, SAMPLE_RATE
 from pipelines.storage import is_uri, join, open_filesystem
 
@@ -43,10 +44,38 @@ class Probe:
 
 
 def open_binary(path: str) -> BinaryIO:
-    """Open a file on a disk or an object store for reading at any position."""
+    """Open a file on a disk or an object store for reading at any position.
+
+    Raises:
+        StoreError: the store does not answer.
+    """
     filesystem, inner = open_filesystem(path)
-    stream: BinaryIO = filesystem.open_input_file(inner)
-    return stream
+    if not is_uri(path):
+        return cast(BinaryIO, filesystem.open_input_file(inner))
+    with explained("open", path):
+        return read_ranges(filesystem.open_input_file(inner), path)
+
+
+class _Source:
+    """What libsndfile reads a URI from. No error comes through it, so the store's is kept."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.failure: StoreError | None = None
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            return self._stream.readinto(buffer)  # type: ignore[attr-defined, no-any-return]
+        except StoreError as error:
+            self.failure = error
+            return 0
+
+
+def _raise_failure(source: Any) -> None:
+    """Raise what kept a store from giving what libsndfile asked for: the file may be sound."""
+    if isinstance(source, _Source) and source.failure:
+        raise source.failure
 
 
 def open_sound(path: str) -> soundfile.SoundFile:
@@ -54,13 +83,18 @@ def open_sound(path: str) -> soundfile.SoundFile:
 
     Raises:
         AudioError: it cannot be opened, or is no format that libsndfile reads.
+        StoreError: the store does not answer.
     """
+    source: Any = None
     try:
-        if is_uri(path):
-            return soundfile.SoundFile(open_binary(path))
-        return soundfile.SoundFile(os.path.abspath(path))  # a bare "-" would be standard input
+        # a bare "-" would be standard input
+        source = _Source(open_binary(path)) if is_uri(path) else os.path.abspath(path)
+        return soundfile.SoundFile(source)
     except soundfile.LibsndfileError as error:
+        _raise_failure(source)
         raise AudioError(error.error_string) from error
+    except StoreError:
+        raise
     except OSError as error:
         raise AudioError(os.strerror(error.errno) if error.errno else str(error)) from error
 
@@ -97,9 +131,11 @@ def probe(path: str) -> Probe | None:
 
 
 def open_binary_or_explain(path: str) -> BinaryIO:
-    """Open a file, turning what the system says into an AudioError."""
+    """Open a file, turning what the system says into an AudioError; what a store says stays a StoreError."""
     try:
         return open_binary(path)
+    except StoreError:
+        raise
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise AudioError(f"cannot be opened: {reason}") from error
@@ -137,6 +173,7 @@ class Reader:
 
         Raises:
             AudioError: the file cannot be read, or holds fewer samples than it did when it was scanned.
+            StoreError: the store does not answer.
             RuntimeError: the same of a file in the cache, which the next run brings back.
         """
         samples = np.zeros((frames, CHANNELS), np.float32)
@@ -159,9 +196,14 @@ class Reader:
             sound = self._sound(path)
             sound.seek(start)
             found = sound.read(wanted, dtype="float32", always_2d=True)
+            _raise_failure(sound.name)
         except soundfile.LibsndfileError as error:
             self.forget(path)
+            _raise_failure(sound.name)
             raise AudioError(f"{path}: {error.error_string}") from error
+        except StoreError:
+            self.forget(path)
+            raise
         except (AudioError, OSError) as error:
             raise AudioError(f"{path}: {error}") from error
         if len(found) < wanted:

@@ -20,6 +20,7 @@ import pyarrow.fs as pafs
 from apollo.options import SongsConfig
 from apollo.songs import Job, is_song, list_songs, name_results
 from pipelines.errors import UsageError
+from pipelines.object_store import explained
 from pipelines.storage import Folder, is_uri, join, open_filesystem
 
 COMMITS = "commits"
@@ -180,7 +181,7 @@ def _stored_songs(location: str, output: Path) -> Iterator[tuple[Path, Path, Wan
     """Yield the songs of a URI: path it goes by, folder its result goes to, and where it is."""
     root = _place(location)
     filesystem, inner = open_filesystem(location)
-    try:
+    with explained("list", location):
         info = filesystem.get_file_info(inner)
         if info.type == pafs.FileType.NotFound:
             raise UsageError(f"{location}: no such file or folder")
@@ -191,8 +192,6 @@ def _stored_songs(location: str, output: Path) -> Iterator[tuple[Path, Path, Wan
         if root == output:
             raise UsageError(f"{location}: the output is an input; its results would be taken for songs")
         entries = Folder(location).entries(recursive=True)
-    except OSError as error:
-        raise UsageError(f"{location} cannot be listed: {error}") from error
     for entry in entries:
         place = root / entry.name
         if is_song(place.name) and not place.is_relative_to(output):

@@ -115,6 +115,7 @@ class SongRestorer:
                     record.bytes, record.sha256 = target.stat().st_size, _digest(target)
                     if beside:
                         self._output.put(song.name, str(target))
+                        self._output.confirm(song.name, record.sha256)
                 for name in ("warnings", "channels", "samples", "seconds", "elapsed_seconds", "peak", "gain"):
                     setattr(record, name, getattr(outcome, name))
             except torch.AcceleratorError:

@@ -24,6 +24,7 @@ import soundfile
 
 from apollo.files.ffmpeg_process import ffmpeg_version, find_ffmpeg
 from pipelines.errors import FinalError, UsageError
+from pipelines.object_store import refuse_credentials
 from pipelines.schema import SCHEMA_VERSION
 from pipelines.storage import Folder, is_uri
 
@@ -117,9 +118,11 @@ def resolve(location: str, option: str) -> str:
     """Make a path absolute; URIs stay.
 
     Raises:
-        UsageError: the path is relative and this is a submitted job, whose working directory is scratch.
+        UsageError: the path is relative and this is a submitted job, whose working directory is scratch; or
+            the URI holds credentials.
     """
     if is_uri(location):
+        refuse_credentials(location)
         return location.rstrip("/")
     if not os.path.isabs(location) and inside_job():
         raise UsageError(

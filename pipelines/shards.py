@@ -81,10 +81,11 @@ def encode_shard(rows: list[dict[str, Any]], degradations: tuple[str, ...], row_
 
 
 def publish(output: Folder, content: bytes, commit: Commit) -> None:
-    """Write a shard, then its commit object."""
+    """Write a shard and, once it is there to the last bit, its commit object."""
     path = schema.shard_path(commit.split, commit.shard)
     if commit.rows:
         output.write(path, content)
+        output.confirm(path, commit.sha256)
     else:
         output.delete(path)
     output.write(

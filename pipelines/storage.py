@@ -1,16 +1,18 @@
 """Folders on local disks and on object stores, with writes that are whole or absent.
 
 A name is everything below the folder, with forward slashes. Local writes go to a temporary name, are synced
-and renamed; object stores show an object only when its upload is complete, so there one put is enough.
+and renamed; object stores show an object only when its upload is complete, so there one put is enough
+(`pipelines.object_store` tells what happens when they fail).
 """
 
+import hashlib
 import io
 import os
 import posixpath
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import BinaryIO, cast
@@ -21,10 +23,10 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from pipelines.errors import UsageError
+from pipelines.object_store import StoreError, connect, explained, read_ranges
 
 TEMPORARY_SUFFIX = ".part"
 _COPY_BYTES = 1 << 22
-_SINGLE_PUT = "allow_delayed_open"
 
 
 def is_uri(location: str) -> bool:
@@ -45,23 +47,18 @@ def open_filesystem(location: str) -> tuple[pafs.FileSystem, str]:
     """Find the pyarrow file system of a path or URI, and the path inside it.
 
     Raises:
-        UsageError: the scheme is not one that pyarrow knows.
+        UsageError: the scheme is not one that pyarrow knows, or the URI holds credentials.
     """
     if not is_uri(location):
         return pafs.LocalFileSystem(), os.path.abspath(location)
     try:
-        # a raw blank or letter beyond ASCII in what a user typed is fine; a raw % is not, it begins a code
-        uri = quote(location, safe="/:?=&%@+,;~#[]!$'()*")
-        if (
-            uri.startswith("s3://") and _SINGLE_PUT not in uri
-        ):  # small objects in one put instead of three calls
-            uri += ("&" if "?" in uri else "?") + f"{_SINGLE_PUT}=true"
-        filesystem, path = pafs.FileSystem.from_uri(uri)
+        return connect(location)
+    except UsageError:
+        raise
     except (ValueError, OSError) as error:
         raise UsageError(
             f"cannot open {location!r}: {error}. Use a local path, s3://bucket/path or gs://bucket/path"
         ) from error
-    return filesystem, path
 
 
 @dataclass(frozen=True)
@@ -99,29 +96,43 @@ class Folder:
         """Give the path of a name inside the file system."""
         return posixpath.join(self._target[1], name) if name else self._target[1]
 
+    def _explained(self, doing: str, name: str) -> AbstractContextManager[None]:
+        return nullcontext() if self.is_local else explained(doing, join(self.location, name))
+
     def entries(self, name: str = "", *, recursive: bool = False) -> list[Entry]:
         """List the files below a name, sorted; nothing there is an empty list."""
         filesystem, root = self._target
         selector = pafs.FileSelector(self.path(name), allow_not_found=True, recursive=recursive)
+        with self._explained("list", name):
+            infos = filesystem.get_file_info(selector)
         found = [
             Entry(posixpath.relpath(info.path, root), info.size or 0, info.mtime_ns or 0)
-            for info in filesystem.get_file_info(selector)
+            for info in infos
             if info.type == pafs.FileType.File
         ]
         return sorted(found, key=lambda entry: entry.name)
 
     def exists(self, name: str) -> bool:
         """Tell whether a file of that name is there."""
-        return bool(self._target[0].get_file_info(self.path(name)).type == pafs.FileType.File)
+        with self._explained("look for", name):
+            return bool(self._target[0].get_file_info(self.path(name)).type == pafs.FileType.File)
 
     def read(self, name: str) -> bytes:
-        """Read a whole file."""
-        with self._target[0].open_input_stream(self.path(name)) as stream:
-            return bytes(stream.read())
+        """Read a whole file; of an object store in one request."""
+        with self._explained("read", name), self._target[0].open_input_file(self.path(name)) as file:
+            return bytes(file.read())
 
     def open(self, name: str) -> BinaryIO:
-        """Open a file for reading at any position."""
-        return cast(BinaryIO, self._target[0].open_input_file(self.path(name)))
+        """Open a file for reading at any position, in requests as large as what is asked for."""
+        with self._explained("open", name):
+            return cast(BinaryIO, self._target[0].open_input_file(self.path(name)))
+
+    def get(self, name: str, local: str) -> None:
+        """Bring a file to a local path, without holding it in memory."""
+        with self._explained("read", name):
+            file = self._target[0].open_input_file(self.path(name))
+        with read_ranges(file, join(self.location, name)) as source, open(local, "wb") as copy:
+            shutil.copyfileobj(source, copy, _COPY_BYTES)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a whole file: afterwards it is there with this content, or as it was before."""
@@ -129,7 +140,7 @@ class Folder:
         if self.is_local:
             write_locally(path, content)
             return
-        with self._target[0].open_output_stream(path) as stream:
+        with self._explained("write", name), self._target[0].open_output_stream(path) as stream:
             stream.write(content)
 
     def put(self, name: str, local: str) -> None:
@@ -139,17 +150,39 @@ class Folder:
             with open(local, "rb") as source:
                 write_locally(path, source)
             return
-        with open(local, "rb") as source, self._target[0].open_output_stream(path) as stream:
-            shutil.copyfileobj(source, stream, _COPY_BYTES)
+        # in one call: leaving a stream, by whatever error, ends the upload, and what it had so far would stay
+        with (
+            self._explained("write", name),
+            pa.memory_map(local) as source,
+            self._target[0].open_output_stream(path) as stream,
+        ):
+            stream.write(source.read_buffer())
+
+    def confirm(self, name: str, sha256: str) -> None:
+        """Read back what was written to an object store; on a disk nothing is done, for there it was synced.
+
+        Args:
+            name: What was written.
+            sha256: Of what it must hold, hexadecimal.
+
+        Raises:
+            StoreError: it is not there, or holds something else.
+        """
+        if self.is_local:
+            return
+        with read_ranges(self.open(name), join(self.location, name)) as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != sha256:
+            raise StoreError(f"{join(self.location, name)} does not hold what was written to it")
 
     def delete(self, name: str) -> None:
         """Delete a file; one that is not there is fine."""
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError), self._explained("delete", name):
             self._target[0].delete_file(self.path(name))
 
     def delete_folder(self, name: str) -> None:
         """Delete a folder with all in it; one that is not there is fine."""
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError), self._explained("delete", name):
             self._target[0].delete_dir(self.path(name))
 
     def delete_temporary(self) -> None:

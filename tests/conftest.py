@@ -11,7 +11,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # tests import `material` and `oracle` by name
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the rooms, before the folders of their tests
 
+import buckets
 import material
+import unreliable
+
+os.environ.update(buckets.CREDENTIALS)  # before Ray starts: its workers have them, and no test has real ones
 
 
 def _shared(variable: str) -> Path:
@@ -41,6 +45,20 @@ def ray_address() -> Iterator[str]:
     ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="error")
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def object_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[buckets.Server]:
+    """An S3 server for the whole session, behind a proxy that fails where it is told."""
+    with buckets.serve(tmp_path_factory.mktemp("s3") / "server.log") as port, unreliable.Proxy(port) as proxy:
+        yield buckets.Server(port, proxy)
+
+
+@pytest.fixture
+def bucket(object_stores: buckets.Server) -> Iterator[buckets.Bucket]:
+    """A new bucket, of a store that does not fail yet."""
+    yield object_stores.new_bucket()
+    object_stores.proxy.heal()
 
 
 @pytest.fixture(scope="session")
