@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.errors import UsageError
+from pipelines.nodes import cpu_share, nodes_up, pool_cpus
 
 _RETRIES = 20
 _FREE_CPU_SECONDS = 60.0
@@ -26,12 +27,14 @@ class Cluster:
         nodes: Nodes up now.
         joined: Whether the cluster was there before.
         gpus: GPUs up now.
+        pool_cpus: CPUs up now that pools of actors may take: `pipelines.nodes`.
     """
 
     cpus: int
     nodes: int
     joined: bool
-    gpus: int = 0
+    gpus: int
+    pool_cpus: int
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,8 @@ def connect() -> Cluster:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors come as exceptions too
-    nodes = [node for node in ray.nodes() if node["Alive"]]
     up = ray.cluster_resources()
-    return Cluster(int(up.get("CPU", 0)), len(nodes), _joined(), int(up.get("GPU", 0)))
+    return Cluster(int(up.get("CPU", 0)), len(nodes_up()), _joined(), int(up.get("GPU", 0)), pool_cpus())
 
 
 def _is_there() -> bool:
@@ -133,7 +135,8 @@ def run_actors(
 ) -> Iterator[dict[str, Any]]:
     """Send every item to one of a pool of actors and yield what they return, as they finish.
 
-    Items are retried on another actor when theirs dies, so what a worker does must be safe to do twice.
+    Actors go to CPU nodes, or where GPUs are: `pipelines.nodes`. Items are retried on another actor when
+    theirs dies, so what a worker does must be safe to do twice.
 
     Args:
         items: Rows; each is one unit of work.
@@ -150,7 +153,7 @@ def run_actors(
     """
     if not items:
         return
-    kind, up = ("GPU", min(cluster.gpus, cluster.cpus)) if on_gpu else ("CPU", cluster.cpus)
+    kind, up = ("GPU", min(cluster.gpus, cluster.cpus)) if on_gpu else ("CPU", cluster.pool_cpus)
     if not up and actors is None:
         raise UsageError(
             f"the cluster has no {kind} up. With an autoscaler, say for how many actors it may bring up "
@@ -160,7 +163,15 @@ def run_actors(
     least = min(most, max(up, 1))  # more than are up only once an autoscaler brings them
     held = 1 if long_items else None
     dataset = _map(
-        items, worker, arguments, blocks=len(items), least=least, most=most, on_gpu=on_gpu, held=held
+        items,
+        worker,
+        arguments,
+        blocks=len(items),
+        least=least,
+        most=most,
+        num_gpus=1 if on_gpu else None,
+        resources={} if on_gpu else cpu_share(),
+        held=held,
     )
     if long_items:
         dataset.context.execution_no_progress_timeout_s = _LONGEST_ITEM_SECONDS
@@ -177,8 +188,8 @@ def stream_actors(
 ) -> Generator[dict[str, Any], None, None]:
     """Do as `run_actors` does, but yield the results in the items' order, while a consumer works with them.
 
-    Actors work ahead until Ray Data's share of the object store is full, take one CPU each and no GPU, and
-    end with the iterator.
+    Actors work ahead until Ray Data's share of the object store is full, take one CPU each and no GPU, of
+    any node, those of the consumers included, and end with the iterator.
 
     Args:
         items: Rows; each is one unit of work.
@@ -222,7 +233,8 @@ def _map(
     blocks: int,
     least: int,
     most: int,
-    on_gpu: bool = False,
+    num_gpus: int | None = None,
+    resources: dict[str, float] | None = None,
     held: int | None = None,
 ) -> Any:
     import ray
@@ -236,7 +248,8 @@ def _map(
                 min_size=least, max_size=most, max_tasks_in_flight_per_actor=held
             ),
             num_cpus=1,
-            num_gpus=1 if on_gpu else None,
+            num_gpus=num_gpus,
+            resources=resources or None,
             max_task_retries=_RETRIES,  # Ray Data's own is endless: what kills its actor would never end
         )
 

@@ -4,13 +4,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-
-import yaml
 
 from pipelines.errors import UsageError
+from pipelines.nodes import largest_nodes, most_resources
 
-_BOOTSTRAP = "~/ray_bootstrap_config.yaml"  # what the cluster launcher leaves on the head node
 _POLL_SECONDS = 0.5
 _SAY_SECONDS = 30.0
 
@@ -72,7 +69,7 @@ def check_room(config: WorkersConfig, *, more_cpus: float = 0.0) -> None:
     Raises:
         UsageError: with what is asked for and what there can be.
     """
-    most, largest = _most_resources(), _largest_nodes()
+    most, largest = most_resources(), largest_nodes()
     advice = "Give fewer --workers.count or --workers.cpus, or --workers.gpu false, or a larger cluster"
     if config.may_grow:
         return
@@ -88,41 +85,6 @@ def check_room(config: WorkersConfig, *, more_cpus: float = 0.0) -> None:
     if not any(all(node.get(name, 0) >= each for name, each in config.resources.items()) for node in largest):
         asked_each = " and ".join(f"{each:g} {name}s" for name, each in config.resources.items())
         raise UsageError(f"a worker needs {asked_each} on one node, and no node has that. {advice}")
-
-
-def _most_resources() -> dict[str, float]:
-    """Give what the cluster can have at most: what is up, or what its autoscaler may bring up."""
-    import ray
-
-    up: dict[str, float] = ray.cluster_resources()
-    found = dict(ray._private.state.state.get_max_resources_from_cluster_config() or {})
-    for nodes, resources in _launched_groups():
-        for name, amount in resources.items():
-            found[name] = found.get(name, 0) + nodes * amount
-    return {name: max(up.get(name, 0), found.get(name, 0)) for name in {*up, *found}}
-
-
-def _largest_nodes() -> list[dict[str, float]]:
-    """Give the resources of every node that is up, and of every kind that may come."""
-    import ray
-
-    up = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [*up, *(resources for nodes, resources in _launched_groups() if nodes)]
-
-
-def _launched_groups() -> list[tuple[int, dict[str, float]]]:
-    """Read what the cluster launcher may start, where this is the head node of such a cluster."""
-    path = Path(_BOOTSTRAP).expanduser()
-    if not path.is_file():
-        return []
-    config = yaml.safe_load(path.read_text())
-    return [
-        (
-            1 if name == config.get("head_node_type") else int(group.get("max_workers", 0)),
-            {resource: float(amount) for resource, amount in group.get("resources", {}).items()},
-        )
-        for name, group in config.get("available_node_types", {}).items()
-    ]
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from pipelines.contestants import Contestant
 from pipelines.errors import UsageError
 from pipelines.evaluate_config import EvaluateConfig
 from pipelines.items import Collection
+from pipelines.nodes import cpu_share, nodes_up, pool_cpus
 from pipelines.progress import say
 from pipelines.runs import FINGERPRINT, root_cause
 from pipelines.score_files import Trial, write_scores
@@ -28,6 +29,7 @@ _AT_A_TIME = 2  # trials: one begins while the other's last items are scored
 _RETRIES = 3
 _TRIAL_BYTES = 200 << 20  # what a trial's process takes; Tune must be asked for something
 _START_SECONDS = 90.0  # how long scoring actors may take to begin
+_NODE_SECONDS = 1800.0  # how long an autoscaler may take to bring the first node for them
 _IDLE_SECONDS = 60.0  # how long a measurement waits for a machine of its own
 
 
@@ -72,7 +74,7 @@ def scoring_pool(
     """
     import ray
 
-    cpus = int(ray.cluster_resources().get("CPU", 0))
+    cpus = pool_cpus()
     if not cpus and config.scorers is None:
         raise UsageError(
             "the cluster has no CPU up. With an autoscaler, say for how many scoring actors it may bring up "
@@ -81,7 +83,7 @@ def scoring_pool(
     items = ray.put(collection)
     # an actor that dies is started again, and what it was at is done again: scoring twice gives the same
     actor = ray.remote(num_cpus=1, max_restarts=_RETRIES, max_task_retries=_RETRIES)(Scorer)
-    actor = actor.options(scheduling_strategy="SPREAD")
+    actor = actor.options(scheduling_strategy="SPREAD", resources=cpu_share())
     wanted = range(config.scorers or cpus)
     scorers = _ready([actor.remote(items, cutoffs_hz, config.precision, config.data) for _ in wanted])
     models = {one.name: ray.put(one.packed) for one in contestants}
@@ -102,6 +104,9 @@ def _ready(started: list[Any]) -> list[Any]:
     import ray
 
     waiting = {actor.__ray_ready__.remote(): actor for actor in started}
+    if not pool_cpus():
+        say(f"waiting for a node for {len(started)} scoring actors, {_NODE_SECONDS / 60:.0f} minutes at most")
+        ray.wait(list(waiting), num_returns=1, timeout=_NODE_SECONDS)
     ready, late = ray.wait(list(waiting), num_returns=len(waiting), timeout=_START_SECONDS)
     for reference in late:
         ray.kill(waiting[reference])
@@ -137,7 +142,7 @@ def run_trials(work: Work, trials: Sequence[Trial]) -> str | None:
     os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}  # and so are words
     callbacks = [Teller(), JsonLoggerCallback()]  # without a logger Tune misses its own results
     gpus = int(ray.cluster_resources().get("GPU", 0))
-    resources = {"memory": _TRIAL_BYTES} | ({"gpu": 1} if work.gpu else {})
+    resources = {"memory": _TRIAL_BYTES} | ({"gpu": 1} if work.gpu else cpu_share())
     scratch = tempfile.mkdtemp(prefix="apollo-trials-")
     try:
         tuner = tune.Tuner(
@@ -238,9 +243,10 @@ def measure_alone(function: Callable[..., Any], *arguments: Any, gpu: bool) -> A
     """Run a function with all CPUs of a machine to itself; None where none was free within a minute."""
     import ray
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    largest = max(int(node.get("CPU", 0)) for node in nodes if not gpu or node.get("GPU", 0))
-    alone = ray.remote(num_cpus=largest, num_gpus=1 if gpu else 0)(_Alone).remote()
+    share = {"GPU": 1.0} if gpu else cpu_share()
+    able = [node["Resources"] for node in nodes_up() if share.keys() <= node["Resources"].keys()]
+    largest = max(int(node.get("CPU", 0)) for node in able)
+    alone = ray.remote(num_cpus=largest, num_gpus=share.pop("GPU", 0), resources=share)(_Alone).remote()
     try:
         ready, _ = ray.wait([alone.__ray_ready__.remote()], timeout=_IDLE_SECONDS)
         return ray.get(alone.run.remote(function, *arguments)) if ready else None

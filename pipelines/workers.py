@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipelines.errors import FinalError
+from pipelines.nodes import node_beside
 from pipelines.room import WorkersConfig
 
 _POLL_SECONDS = 0.5
@@ -107,12 +108,12 @@ class DeskLine:
 
 
 class Aside:
-    """A function that runs beside training, on any node, without a CPU of its own to wait for."""
+    """A function that runs beside training, on a node that works, without a CPU of its own to wait for."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         import ray
 
-        task = ray.remote(num_cpus=0, max_retries=2, scheduling_strategy="SPREAD")(function)
+        task = ray.remote(num_cpus=0, max_retries=2, scheduling_strategy=node_beside())(function)
         self._result = task.remote(*arguments)
 
     def poll(self, timeout_seconds: float = 0.0) -> tuple[bool, Any]:

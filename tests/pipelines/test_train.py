@@ -123,7 +123,7 @@ def test_room_that_was_asked_for_is_given_back(ray_address: str, monkeypatch: py
 
 
 def test_a_worker_that_fits_no_node_is_refused(ray_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_most_resources", lambda: {"CPU": 16.0})  # two such nodes
+    monkeypatch.setattr(room, "most_resources", lambda: {"CPU": 16.0})  # two such nodes
     with pytest.raises(UsageError, match="a worker needs 9 CPUs on one node, and no node has that"):
         room.check_room(WorkersConfig(count=1, gpu=False, cpus=9))
 
