@@ -238,7 +238,7 @@ def test_every_node_asks_for_the_token_and_has_it(name: str, config: Config) -> 
 def test_the_dashboard_is_for_localhost_and_jobs_start_in_the_project(config: Config) -> None:
     line = config["head_start_ray_commands"][-1]
     assert re.findall(r"--dashboard-host=(\S+)", line) == ["127.0.0.1"]
-    assert line.startswith("cd ~/apollo && ")
+    assert re.match(r"ulimit -n 65536; cd ~/apollo && ", line)  # a lower limit must not end it
     assert "\n" not in line
 
 
