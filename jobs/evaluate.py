@@ -26,7 +26,15 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--models", type=str, nargs="*", default=[], help="runs, checkpoints, or names: [NAME=]MODEL …"
     )
-    parser.add_class_arguments(EvaluateConfig, skip={"models"}, fail_untyped=False)
+    parser.add_argument(
+        "--promote",
+        type=bool,
+        nargs="?",
+        const=True,
+        default=False,
+        help="let `champion` move to the candidate if it is better",
+    )
+    parser.add_class_arguments(EvaluateConfig, skip={"models", "promote"}, fail_untyped=False)
     return parser
 
 
