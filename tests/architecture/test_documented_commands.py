@@ -11,7 +11,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("*.yaml"), *ROOT.glob("jobs/*.py")]
 _COMMAND = re.compile(r"\bpython jobs/(\w+)\.py (.*)")
-_ENTRYPOINT = re.compile(r"\bjob\.sh jobs/(\w+)\.py (.*)")
+_ENTRYPOINT = re.compile(r"\bjob\.sh jobs/(\w+)\.py ([^']*)'")
 
 
 def commands() -> set[tuple[str, str, tuple[str, ...]]]:

@@ -11,6 +11,7 @@ import oracle
 import pytest
 from heads import RAY, ROOT
 from material import arguments
+from ray.job_submission import JobSubmissionClient
 from training_jobs import training, wait_for
 
 
@@ -84,3 +85,20 @@ def test_a_stopped_training_leaves_a_checkpoint_and_can_be_continued(
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"continuing from step {stopped['step']}" in done.stdout + done.stderr
     assert json.loads((output / "result.json").read_text())["step"] == 16
+
+
+def test_kubernetes_entrypoint_is_stopped_where_another_try_would_end_the_same_way(
+    cluster: dict[str, str],
+) -> None:
+    """KubeRay tries again what FAILED; tests/architecture/test_kubernetes.py has the other exit codes."""
+    expected = {1: "FAILED", 3: "STOPPED"}
+    for code in expected:
+        command = [RAY, "job", "submit", "--no-wait", "--submission-id", f"exit-{code}", "--", "sh"]
+        job = [str(ROOT / "kubernetes/job.sh"), "-c", f"import sys; sys.exit({code})"]
+        subprocess.run([*command, *job], env=cluster, check=True, capture_output=True, timeout=120)
+    token = (Path(cluster["HOME"]) / ".ray/auth_token").read_text()
+    client = JobSubmissionClient(cluster["RAY_ADDRESS"], headers={"Authorization": f"Bearer {token}"})
+    end = time.monotonic() + 60
+    while {code: client.get_job_status(f"exit-{code}") for code in expected} != expected:
+        assert time.monotonic() < end
+        time.sleep(0.2)
