@@ -1,4 +1,4 @@
-"""kubernetes/ and the Dockerfile: what can be known of them without a cluster and without building an image."""
+"""kubernetes/ and the Dockerfile: what can be known without a cluster and without building an image."""
 
 import os
 import re
@@ -22,7 +22,7 @@ SCRIPT = FOLDER / "job.sh"
 Manifest = dict[str, Any]
 
 # The fields of KubeRay 1.6's API reference that are used here, and no others; pods are Kubernetes' own.
-_TEXT, _NUMBER, _TRUTH, _POD = {"type": "string"}, {"type": "integer"}, {"type": "boolean"}, {"type": "object"}
+_TEXT, _NUMBER, _TRUTH = {"type": "string"}, {"type": "integer"}, {"type": "boolean"}
 _PARAMETERS = {"type": "object", "additionalProperties": _TEXT}
 
 
@@ -35,7 +35,7 @@ def _only(needed: dict[str, Any], **more: Any) -> dict[str, Any]:
     }
 
 
-_GROUP = {"rayStartParams": _PARAMETERS, "template": _POD}
+_GROUP = {"rayStartParams": _PARAMETERS, "template": {"type": "object"}}
 _WORKERS = _only(
     {"groupName": _TEXT, "minReplicas": _NUMBER, "maxReplicas": _NUMBER, **_GROUP}, labels=_PARAMETERS
 )
