@@ -269,3 +269,13 @@ def test_what_is_said_differs_from_rays_defaults_and_has_a_reason(name: str, con
         assert value != defaults.get(key), f"{key} is Ray's default: leave it out"
         at = next(number for number, line in enumerate(lines) if line.startswith(f"{key}:"))
         assert lines[at - 1].startswith("# "), f"{key}: say why, in the line above"
+
+
+@pytest.mark.parametrize("path", [*FILES, "kubernetes"])
+def test_every_variable_is_documented(path: str) -> None:
+    files = [ROOT / path] if path in FILES else sorted((ROOT / path).rglob("*.yaml"))
+    text = "".join(file.read_text() for file in files)
+    named = set(re.findall(r"\b(?:APOLLO|AWS|MLFLOW|PIP|RAY)_\w+", text))
+    assert "APOLLO_STORE" in named
+    documented = set(re.findall(r"\w+", (ROOT / "docs/cluster.md").read_text()))
+    assert named <= documented, named - documented
