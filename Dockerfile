@@ -1,6 +1,6 @@
 # One image for all of Kubernetes: heads, workers, what submits, the MLflow server (docs/cluster.md).
 #
-#   docker build --tag registry.example/apollo:0.1.0 . && docker push registry.example/apollo:0.1.0
+#   docker build --build-arg APOLLO_COMMIT=$(git rev-parse HEAD) --tag registry.example/apollo:0.1.0 .
 FROM python:3.11.14-slim-bookworm
 
 # wget: KubeRay asks with it whether a node is well. ffmpeg with LAME comes with imageio-ffmpeg, libsndfile with soundfile.
@@ -19,5 +19,9 @@ RUN pip install --no-cache-dir --no-deps . && rm -rf build
 
 COPY jobs jobs
 COPY kubernetes/job.sh kubernetes/job.sh
+
+# Of the tag of training runs: there is no git here.
+ARG APOLLO_COMMIT=unknown
+ENV APOLLO_COMMIT=$APOLLO_COMMIT GIT_PYTHON_REFRESH=quiet
 
 USER 1000:1000
