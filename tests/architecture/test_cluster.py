@@ -1,8 +1,10 @@
 """cluster.yaml and cluster-local.yaml: Ray's launcher accepts them, and what they promise; no network."""
 
 import copy
+import json
 import re
 import shlex
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,13 +150,30 @@ def test_the_head_of_ones_own_runs_no_work(config: Config) -> None:
     assert {"--num-cpus=0", "--num-gpus=0"} <= set(given)
 
 
+@of_local
+@pytest.mark.parametrize("driver, resources", [(True, {}), (False, {"cpu_node": 1})])
+def test_machines_without_a_driver_are_cpu_nodes(
+    config: Config, driver: bool, resources: dict[str, int], tmp_path: Path
+) -> None:
+    (tmp_path / "ray").write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/started\n')
+    if driver:
+        (tmp_path / "nvidia-smi").touch()
+    for path in tmp_path.iterdir():
+        path.chmod(0o755)
+    environment = {"PATH": str(tmp_path), "RAY_HEAD_IP": "10.0.0.1"}
+    subprocess.run(["/bin/bash", "-c", config[STARTS[1]][-1]], env=environment, check=True)
+    given = (tmp_path / "started").read_text().splitlines()
+    with start.make_context("ray start", given[1:]) as context:
+        assert json.loads(context.params["resources"]) == resources
+
+
 @of_aws
-@pytest.mark.parametrize("group, machines", [("cpu", 8), ("gpu", 1)])
-def test_nodes_come_and_go(prepared: Config, group: str, machines: int) -> None:
+@pytest.mark.parametrize("group, machines, named", [("cpu", 8, {"cpu_node": 1}), ("gpu", 1, {})])
+def test_nodes_come_and_go(prepared: Config, group: str, machines: int, named: dict[str, int]) -> None:
     nodes = prepared["available_node_types"][group]
     assert nodes["min_workers"] == 0
     assert nodes["max_workers"] == machines
-    assert nodes["resources"].get("CPU") != 0
+    assert nodes["resources"] == named  # Ray adds the CPUs and GPUs of the instance type
     assert prepared["idle_timeout_minutes"] > 0
     assert prepared["upscaling_speed"] >= 1
 

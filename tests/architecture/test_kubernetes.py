@@ -14,6 +14,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "kubernetes"
@@ -135,21 +136,23 @@ def test_a_job_is_tried_again_and_cleans_up(name: str) -> None:
 
 
 @every_job
-def test_groups_are_those_of_cluster_yaml(name: str) -> None:
-    launcher = yaml.safe_load((ROOT / "cluster.yaml").read_text())["available_node_types"]
-    head, *workers = groups(job(name))
-    assert head["rayStartParams"]["num-cpus"] == "0"
-    limits = {group["groupName"]: (group["minReplicas"], group["maxReplicas"]) for group in workers}
-    assert limits == {
-        key: (group["min_workers"], group["max_workers"]) for key, group in launcher.items() if key != "head"
+def test_rays_autoscaler_reads_the_groups_and_they_are_those_of_cluster_yaml(name: str) -> None:
+    """By its own code, which the operator starts beside the head."""
+    cluster = {"metadata": {"name": name, "namespace": "apollo"}, "spec": job(name)["spec"]["rayClusterSpec"]}
+    read = _derive_autoscaling_config_from_ray_cr(cluster)
+    head, *workers = read["available_node_types"].items()
+    assert head[0] == read["head_node_type"]
+    assert head[1]["resources"]["CPU"] == 0
+    launcher = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    assert read["idle_timeout_minutes"] == launcher["idle_timeout_minutes"]
+    assert {key: (group["min_workers"], group["max_workers"]) for key, group in workers} == {
+        key: (group["min_workers"], group["max_workers"])
+        for key, group in launcher["available_node_types"].items()
+        if key != launcher["head_node_type"]
     }
-    gpus = {
-        group["groupName"]: group["template"]["spec"]["containers"][0]["resources"]["limits"].get(
-            "nvidia.com/gpu", "0"
-        )
-        for group in workers
-    }
-    assert gpus == {"cpu": "0", "gpu": "8"}
+    more = {"cpu": {"cpu_node": 1, "CPU": 16}, "gpu": {"CPU": 64, "GPU": 8}}
+    for key, group in workers:
+        assert {name: amount for name, amount in group["resources"].items() if name != "memory"} == more[key]
 
 
 @everything
