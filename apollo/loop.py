@@ -290,7 +290,7 @@ class _Loop:
         best = self._best() if self.first else None
         scores = self.snapshots.scores().get(best, {}) if best is not None else {}
         ending = Ending(status, self.progress.step, best, scores, self.progress.skipped)
-        return self.world.agree(ending)  # type: ignore[no-any-return]
+        return Ending(**self.world.agree(asdict(ending)))
 
     def _tell(self, epoch: int, metrics: Mapping[str, float]) -> None:
         line = self.meter.line(self.progress.step, metrics)

@@ -1,5 +1,6 @@
 """The processes that train together, through torch.distributed; alone without it."""
 
+import json
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -57,17 +58,22 @@ class World:
         """Put the ranks' lists together, in the order of ranks."""
         if self.size == 1:
             return items
-        found: list[Any] = [None] * self.size
-        distributed.all_gather_object(found, items)
-        return [item for part in found for item in part]
+        parts = [items if rank == self.rank else [] for rank in range(self.size)]
+        return [item for rank, part in enumerate(parts) for item in self._sent_by(rank, part)]
 
     def agree(self, value: Any) -> Any:
-        """Take rank 0's value."""
-        if self.size == 1:
-            return value
-        box = [value]
-        distributed.broadcast_object_list(box, device=self.device if self.device.type == "cuda" else None)
-        return box[0]
+        """Take rank 0's value, which is one that JSON can say."""
+        return value if self.size == 1 else self._sent_by(0, value)
+
+    def _sent_by(self, rank: int, value: Any) -> Any:
+        """Take a rank's value, as JSON: torch would send pickles, and whoever can reach a rank could too."""
+        content = torch.tensor([*json.dumps(value).encode()], dtype=torch.uint8, device=self.device)
+        length = torch.tensor([len(content)], device=self.device)
+        distributed.broadcast(length, rank)
+        if rank != self.rank:
+            content = content.new_zeros(int(length))
+        distributed.broadcast(content, rank)
+        return json.loads(bytes(content.tolist()))
 
     def wait(self) -> None:
         """Wait for all ranks."""

@@ -40,6 +40,9 @@ def test_no_code_unpickles_evaluates_or_starts_a_shell(path: Path) -> None:
         assert named.get("shell", "False") == "False", f"{path}: {called}"
         assert called != "torch.load" or named["weights_only"] == "True", f"{path}: {called}"
         assert "allow_pickle" not in named, f"{path}: {called}"
+        assert "_object" not in called or not called.startswith("distributed."), (
+            f"{path}: torch sends pickles"
+        )
 
 
 @pytest.mark.parametrize("job", ["preprocess", "train", "evaluate", "restore"])
