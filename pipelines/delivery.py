@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pipelines.passwords import shown
 from pipelines.progress import say
 from pipelines.runs import root_cause
 from pipelines.spool import Cursor, Entry, Spool
 from pipelines.storage import write_locally
-from pipelines.tracking_uri import shown
 
 RUN_FILE = "run.json"
 KEY_TAG = "apollo.run_key"
@@ -58,14 +58,14 @@ class Target:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Name nested values by dotted names, as text that MLflow takes."""
+    """Name nested values by dotted names, as text that MLflow takes, without passwords."""
     flat: dict[str, str] = {}
     for name, value in values.items():
         dotted = f"{prefix}.{name}" if prefix else str(name)
         if isinstance(value, Mapping):
             flat |= flatten(value, dotted)
         else:
-            flat[tidy(dotted)] = str(value)[:_LONGEST_PARAM]
+            flat[tidy(dotted)] = shown(str(value))[:_LONGEST_PARAM]
     return flat
 
 

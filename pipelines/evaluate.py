@@ -29,6 +29,7 @@ from pipelines.evaluation_report import REPORT, VERDICTS, choose_heard, is_told,
 from pipelines.evaluation_tracking import Child, track
 from pipelines.intervals import Bootstrap
 from pipelines.items import ShardItems, find_cutoff_hz, open_collection
+from pipelines.passwords import shown
 from pipelines.progress import say
 from pipelines.real_time import measure
 from pipelines.runs import Exit, Outcome
@@ -36,7 +37,6 @@ from pipelines.schema import METRICS, STATUSES, UNREADABLE
 from pipelines.score_files import Trial, commit_of, read_scores
 from pipelines.storage import Folder, parquet_bytes
 from pipelines.tables import ModelFacts
-from pipelines.tracking_uri import shown
 from pipelines.verdicts import conclusions
 
 MODELS, SCORES = "models.json", "scores.parquet"

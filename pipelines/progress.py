@@ -7,6 +7,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from pipelines.passwords import shown
+
 _Item = TypeVar("_Item")
 _LINE_SECONDS = 30.0
 
@@ -21,7 +23,8 @@ def speak_through(speak: Callable[[str], object]) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line at once, without disturbing a bar."""
+    """Print a line at once, without passwords, without disturbing a bar."""
+    text = shown(text)
     if _speak is not None:
         _speak(text)
         return

@@ -15,6 +15,7 @@ from apollo.checkpoint import CONFIG, PORTABLE, load, verify
 from apollo.published import CheckpointError
 from pipelines.delivery import impatient
 from pipelines.packed import pack
+from pipelines.passwords import shown
 from pipelines.registry import (
     ARTIFACT,
     CANDIDATE,
@@ -26,7 +27,7 @@ from pipelines.registry import (
     find_of_run,
 )  # fmt: skip
 from pipelines.runs import root_cause
-from pipelines.tracking_uri import database_path, shown
+from pipelines.tracking_uri import database_path
 
 _ALIAS = re.compile(r"models:/(?P<name>[\w.-]+)@(?P<what>(?!\d+$)[\w.-]+)")
 _NUMBER = re.compile(r"models:/(?P<name>[\w.-]+)/(?P<what>[0-9]{1,9})")

@@ -26,6 +26,7 @@ from pipelines.demo import album_folders
 from pipelines.errors import UsageError
 from pipelines.evaluate import evaluate
 from pipelines.evaluate_config import EvaluateConfig
+from pipelines.passwords import shown
 from pipelines.preprocess import PreprocessConfig, preprocess
 from pipelines.progress import say
 from pipelines.registered import find
@@ -36,7 +37,7 @@ from pipelines.road_songs import write_songs
 from pipelines.runs import Exit, Outcome
 from pipelines.storage import Folder, is_uri
 from pipelines.tracking import TrackingConfig
-from pipelines.tracking_uri import check_uri, resolve_uri, shown
+from pipelines.tracking_uri import check_uri, resolve_uri
 from pipelines.train import train
 from pipelines.train_config import TrainConfig
 

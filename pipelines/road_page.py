@@ -14,10 +14,10 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from pipelines.passwords import shown
 from pipelines.registry import CANDIDATE, CHAMPION, Version
 from pipelines.runs import Outcome
 from pipelines.storage import write_locally
-from pipelines.tracking_uri import shown
 from pipelines.validation_media import write_picture
 
 PAGE = "index.html"

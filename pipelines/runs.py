@@ -24,9 +24,9 @@ import soundfile
 
 from apollo.files.ffmpeg_process import ffmpeg_version, find_ffmpeg
 from pipelines.errors import FinalError, UsageError
-from pipelines.object_store import refuse_credentials
+from pipelines.passwords import shown
 from pipelines.schema import SCHEMA_VERSION
-from pipelines.storage import Folder, is_uri
+from pipelines.storage import Folder, is_uri, refuse_password
 
 FINGERPRINT, RESULT = "fingerprint.json", "result.json"
 _SHOWN = 5
@@ -119,10 +119,10 @@ def resolve(location: str, option: str) -> str:
 
     Raises:
         UsageError: the path is relative and this is a submitted job, whose working directory is scratch; or
-            the URI holds credentials.
+            the URI has a password in it.
     """
     if is_uri(location):
-        refuse_credentials(location)
+        refuse_password(location)
         return location.rstrip("/")
     if not os.path.isabs(location) and inside_job():
         raise UsageError(
@@ -178,18 +178,18 @@ def catch_sigterm() -> None:
 
 
 def root_cause(error: BaseException) -> str:
-    """Say in one line what failed first.
+    """Say in one line what failed first, without passwords.
 
     An error that crossed processes carries the other side's traceback as its text and nothing else, so the
     first error named in it is taken.
     """
     remote = _NAMED_ERROR.search(str(error)) if "ray::" in str(error) else None
     if remote:
-        return f"{remote[1]}: {remote[2]}"
+        return shown(f"{remote[1]}: {remote[2]}")
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return shown(f"{type(error).__name__}: {lines[0]}") if lines else type(error).__name__
 
 
 def versions(ffmpeg: str | None) -> dict[str, str]:

@@ -19,10 +19,11 @@ from typing import Any, Literal
 from pipelines.delivery import LONGEST_TAG, Delivery, Target, flatten, read_run_file, tidy, write_run_file
 from pipelines.errors import UsageError
 from pipelines.gauges import Gauges
+from pipelines.passwords import shown
 from pipelines.progress import say
 from pipelines.spool import Spool, SpoolWriter
 from pipelines.storage import is_uri
-from pipelines.tracking_uri import artifact_location, check_uri, resolve_uri, shown
+from pipelines.tracking_uri import artifact_location, check_uri, resolve_uri
 
 __all__ = [
     "Run", "Status", "Tracker", "TrackingConfig", "check_uri", "git_commit", "open_run", "resolve_uri",
@@ -165,7 +166,7 @@ def open_run(
         artifact_location=artifact_location(uri, output),
         request_seconds=config.request_seconds,
         params=flatten(params),
-        tags={tidy(name): str(value)[:LONGEST_TAG] for name, value in tags.items()},
+        tags={tidy(name): shown(str(value))[:LONGEST_TAG] for name, value in tags.items()},
     )
     write_run_file(target, known.get("run_id") if same_place else None, "RUNNING")
     Delivery(target).attempt()

@@ -11,7 +11,6 @@ from pipelines.errors import UsageError
 
 _DATABASE, _ARTIFACTS = "mlflow.db", "mlflow-artifacts"
 _SQLITE = re.compile(r"sqlite(?:\+\w+)?:///(.+)")
-_PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
 _ADVICE = "Start `mlflow server` on one machine and set MLFLOW_TRACKING_URI=http://that-machine:5000"
 
 
@@ -73,8 +72,3 @@ def artifact_location(uri: str, output: str) -> str | None:
     database = database_path(uri)
     folder = posixpath.dirname(database) if database else output
     return Path(folder, _ARTIFACTS).as_uri()
-
-
-def shown(uri: str) -> str:
-    """Give a URI without its password."""
-    return _PASSWORD.sub(r"\1:***@", uri)

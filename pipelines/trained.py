@@ -7,9 +7,9 @@ from typing import Any
 
 from pipelines import tracking
 from pipelines.delivery import read_run_file
+from pipelines.passwords import shown
 from pipelines.progress import say
 from pipelines.runs import root_cause
-from pipelines.tracking_uri import shown
 from pipelines.train_config import TrainConfig
 
 _SEND_SECONDS = 5.0  # the training has waited for the server before

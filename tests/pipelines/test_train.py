@@ -10,7 +10,7 @@ import yaml
 from apollo.config import DiscriminatorConfig, GeneratorConfig
 from apollo.training import GanConfig
 from jobs import train as job
-from pipelines import room, train
+from pipelines import nodes, room, train
 from pipelines.errors import UsageError
 from pipelines.room import WorkersConfig
 from pipelines.runs import Exit
@@ -93,7 +93,7 @@ def test_what_the_launcher_may_start_counts(
     config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
     config["available_node_types"]["gpu"] = {"resources": {"CPU": 64, "GPU": 8}, "max_workers": 2}
     (tmp_path / "bootstrap.yaml").write_text(yaml.safe_dump(config))
-    monkeypatch.setattr(room, "_BOOTSTRAP", str(tmp_path / "bootstrap.yaml"))
+    monkeypatch.setattr(nodes, "_BOOTSTRAP", str(tmp_path / "bootstrap.yaml"))
     room.check_room(WorkersConfig(count=16))
     with pytest.raises(UsageError, match="need 17 GPUs; this cluster has 16 at most"):
         room.check_room(WorkersConfig(count=17))

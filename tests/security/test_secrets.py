@@ -1,0 +1,154 @@
+"""Keys and passwords: in no log, no page, no record, no param of MLflow."""
+
+import importlib.util
+import sqlite3
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+
+import material
+import pytest
+import tracked
+
+from pipelines.errors import UsageError
+from pipelines.passwords import has_password, shown
+from pipelines.preprocess import preprocess
+from pipelines.progress import say
+from pipelines.runs import Exit, root_cause
+from pipelines.storage import open_filesystem
+from pipelines.train_config import TrainConfig
+
+ROOT = Path(__file__).parents[2]
+SECRET = "hunter2secret"
+WITH = {
+    f"s3://AKIAKEY:{SECRET}@bucket/x": "s3://AKIAKEY:***@bucket/x",
+    f"s3://AKIAKEY:wJal/{SECRET}/rX+=@bucket/x y": "s3://AKIAKEY:***@bucket/x y",
+    f"abfs://account:{SECRET}@container/x": "abfs://account:***@container/x",
+    f"abfs://c@account/x?client_secret={SECRET}&tenant_id=t": "abfs://c@account/x?client_secret=***&tenant_id=t",
+    f"https://host/x?sv=1&sig={SECRET}%3D": "https://host/x?sv=1&sig=***",
+    f"http://me:{SECRET}@tracking:5000": "http://me:***@tracking:5000",
+    f"postgresql+psycopg://me:p/{SECRET}@db:5432/mlflow": "postgresql+psycopg://me:***@db:5432/mlflow",
+    f"mysql://me@db/mlflow?password={SECRET}": "mysql://me@db/mlflow?password=***",
+}
+WITHOUT = (
+    "s3://bucket/a:b/c@d.mp3",
+    "s3://bucket/x?endpoint_override=127.0.0.1:9000&scheme=http",
+    "hdfs://name:8020/a@b",
+    "http://127.0.0.1:5000 and me@host",
+    "gs://bucket/x#y",
+    "/data/a:b@c?d=e",
+    "sqlite:////data/mlflow.db",
+)
+
+
+def job(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"job_{name}", ROOT / f"jobs/{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def files_with(text: str, folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize("uri", WITH)
+def test_passwords_are_taken_out_of_texts(uri: str) -> None:
+    assert shown(uri) == WITH[uri]
+    assert shown(f"cannot reach {uri!r}: no route") == f"cannot reach {WITH[uri]!r}: no route"
+    assert SECRET not in root_cause(RuntimeError(f"API request to {uri} failed"))
+    assert SECRET not in root_cause(RuntimeError(f"ray::work()\nOSError: {uri} is gone"))
+    assert SECRET not in str(UsageError(f"{uri} is no folder"))
+
+
+@pytest.mark.parametrize("text", WITHOUT)
+def test_what_has_none_stays_as_it_is(text: str) -> None:
+    assert shown(text) == text
+    assert not has_password(text)
+
+
+ARGUMENTS = {
+    "preprocess": ["--data", "{uri}", "--output", "out"],
+    "preprocess --output": ["--data", "in", "--output", "{uri}"],
+    "preprocess --dry-run": ["--data", "{uri}", "--output", "out", "--dry-run"],
+    "preprocess --status": ["--output", "{uri}", "--status"],
+    "preprocess --sources.cache": ["--data", "in", "--output", "out", "--sources.cache", "{uri}"],
+    "restore": ["--data", "{uri}", "--output", "out"],
+    "restore --output": ["--data", "in", "--output", "{uri}"],
+    "evaluate": ["--data", "{uri}", "--output", "out"],
+    "train": ["--shards", "{uri}", "--output", "out"],
+    "train --output": ["--shards", "in", "--output", "{uri}"],
+    "export": ["--data", "{uri}", "--file", "out.pt"],
+    "export --file": ["--data", "in", "--file", "{uri}"],
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_no_job_takes_a_place_with_a_key_or_says_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    material.write(tmp_path / "in/song.wav", material.music(0, seconds=0.5))
+    monkeypatch.chdir(tmp_path)
+    uri = f"s3://AKIAKEY:{SECRET}@bucket/x"
+    try:
+        code = job(name.split()[0]).main([part.format(uri=uri) for part in ARGUMENTS[name]])
+    except SystemExit as ended:
+        code = ended.code
+    assert code == Exit.USAGE
+    said = "".join(capfd.readouterr())
+    assert SECRET not in said
+    assert "password or a key" in said or "no folder on a disk" in said or "path on this machine" in said, (
+        said
+    )
+    assert not files_with(SECRET, tmp_path)
+
+
+def test_a_place_with_a_key_is_not_opened() -> None:
+    with pytest.raises(UsageError, match=r"s3://AKIAKEY:\*\*\*@bucket.*AWS_SECRET_ACCESS_KEY"):
+        open_filesystem(f"s3://AKIAKEY:{SECRET}@bucket/x")
+
+
+@pytest.mark.parametrize(
+    "uri", [f"http://me:{SECRET}@127.0.0.1:1", f"postgresql://me:{SECRET}@127.0.0.1:1/db"]
+)
+def test_the_password_of_a_tracking_server_is_neither_kept_nor_said(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], uri: str
+) -> None:
+    run = tracked.open_quick(tmp_path, uri=uri, close_seconds=1, params={"tracking": {"uri": uri}})
+    assert not run.close("FAILED")
+    said = "".join(capfd.readouterr())
+    assert "127.0.0.1:1" in said
+    assert SECRET not in said
+    assert not files_with(SECRET, tmp_path)
+
+
+def test_params_and_tags_of_a_training_have_no_passwords(tmp_path: Path) -> None:
+    output = tracked.ready_output(tmp_path)
+    uri = f"sqlite:///{output}/mlflow.db"
+    config = asdict(TrainConfig(shards="/shards", output=str(output), init=f"https://me:{SECRET}@host/x"))
+    config["tracking"]["uri"] = f"postgresql://me:{SECRET}@db/mlflow"
+    run = tracked.open_quick(output, uri=uri, params=config, tags={"from": f"http://me:{SECRET}@host"})
+    assert run.close("FINISHED")
+    with sqlite3.connect(output / "mlflow.db") as connection:
+        params = dict(connection.execute("select key, value from params").fetchall())
+    assert params["tracking.uri"] == "postgresql://me:***@db/mlflow"
+    assert not files_with(SECRET, output)
+
+
+def test_the_environment_is_not_written_down(
+    ray_address: str,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    names = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "MLFLOW_TRACKING_PASSWORD")
+    for name in names:
+        monkeypatch.setenv(name, SECRET)
+    outcome = preprocess(material.config(data, tmp_path / "shards"))
+    say(outcome.message)
+    assert outcome.code == Exit.DONE
+    assert SECRET not in "".join(capfd.readouterr())
+    assert len(files_with("committed", tmp_path)) > 1
+    assert not files_with(SECRET, tmp_path)
