@@ -23,6 +23,7 @@ from pipelines.schema import CHANNELS, SAMPLE_RATE
 
 _HALF_RATE = SAMPLE_RATE // 2
 _LONGEST_EXTRA = 1_152  # tiny inputs come back up to a frame longer: LAME's tag cannot hold all their padding
+_LOWEST_RATE = 8_000  # Hz: MP3 has none below
 NOMINAL_GAIN = 0.95  # LAME scales its input by this at every constant bitrate up to 160 kbps
 _GAIN_BAND_HZ = (100.0, 16_000.0)
 _GAIN_WINDOW, _GAIN_WINDOWS = 4_096, 8
@@ -200,10 +201,17 @@ def decode(stream: bytes, *, frames: int) -> NDArray[np.float32]:
         Samples [frames, channels].
 
     Raises:
-        CodecError: the file is damaged or shorter than it must be.
+        CodecError: the file is damaged, or shorter or longer than it must be.
     """
     try:
-        samples, rate = soundfile.read(io.BytesIO(stream), dtype="float32", always_2d=True)
+        with soundfile.SoundFile(io.BytesIO(stream)) as sound:
+            rate, found = sound.samplerate, sound.frames
+            most = frames * rate // SAMPLE_RATE + _LONGEST_EXTRA + 2
+            if found > most or rate < _LOWEST_RATE or sound.channels > CHANNELS:  # a few bytes may hold hours
+                raise CodecError(
+                    f"decodes to {found} samples of {sound.channels} channels at {rate} Hz, {frames} expected"
+                )
+            samples = sound.read(dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         raise CodecError(f"cannot be decoded: {error.error_string}") from error
     if rate != SAMPLE_RATE:

@@ -23,6 +23,8 @@ from apollo.files.ffmpeg_process import FfmpegError
 BLOCK_FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC"})  # exact in pieces
 LONGEST_SECONDS = 12 * 3600  # a small file can be made to expand without end
 STALL_SECONDS = 60.0
+LOWEST_RATE_HZ = 4_000  # of one much lower, a few bytes become hours at 44.1 kHz
+MOST_CHANNELS = 32  # the largest layouts have 24; each is computed for itself, silent ones too
 _EXTENSIONS = (
     "aac ac3 aif aifc aiff ape au caf flac m4a mka mp2 mp3 mp4 oga ogg opus tta w64 wav wave webm wma wv"
 )
@@ -98,13 +100,15 @@ def describe(path: str, program: str) -> Description:
     if stream is None:
         raise AudioError("no audio that libsndfile or ffmpeg can read")
     codec, layout = stream[1].decode(), stream[3].strip().decode(errors="replace")
+    if (rate := int(stream[2])) < LOWEST_RATE_HZ:
+        raise AudioError(f"has {rate} samples a second, and music at least {LOWEST_RATE_HZ}")
     durations = _DURATION.findall(asked.stderr[: stream.start()])  # tags that look like one come before
     guess = None
     if durations:
         hours, minutes, rest = durations[-1]
         guess = int(hours) * 3600 + int(minutes) * 60 + float(rest)
     known = None if b"Estimating duration from bitrate" in asked.stderr else guess
-    return Description(codec, layout, int(stream[2]), not _LOSSLESS_CODECS.match(codec), known, guess)
+    return Description(codec, layout, rate, not _LOSSLESS_CODECS.match(codec), known, guess)
 
 
 class Decoder:

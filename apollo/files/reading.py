@@ -19,6 +19,7 @@ from torch import Tensor
 from apollo.files.decoding import (
     BLOCK_FORMATS,
     LONGEST_SECONDS,
+    MOST_CHANNELS,
     AudioError,
     Decoder,
     describe,
@@ -99,6 +100,8 @@ class Song:
             self.frames = sound.frames if 0 < sound.frames < 1 << 40 else None
         else:
             self._open_decoder()
+        if self.channels > MOST_CHANNELS:
+            raise AudioError(f"has {self.channels} channels, more than {MOST_CHANNELS}")
         if self.frames is not None:
             self.expected = self.frames
         if self.frames is not None and self.frames > LONGEST_SECONDS * self.sample_rate:
