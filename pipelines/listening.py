@@ -151,7 +151,7 @@ def write_page(page: Page) -> str:
     from markupsafe import Markup
 
     environment = jinja2.Environment(loader=jinja2.PackageLoader("pipelines"), autoescape=True)
-    environment.filters["digest"] = _digest
+    environment.filters["digest"] = digest
     assert environment.loader is not None
     style, *scripts = (
         Markup(environment.loader.get_source(environment, name)[0])  # noqa: S704 - our own files
@@ -174,7 +174,7 @@ def write_page(page: Page) -> str:
     return html.encode(errors="replace").decode()  # a file's name may hold what no encoding writes
 
 
-def _digest(source: str) -> str:
+def digest(source: str) -> str:
     """Name a script or style in the page's policy, which lets nothing else run."""
     return f"sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}"
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pipelines import parquet, schema
 from pipelines.codec import CodecConfig, decode
 from pipelines.edges import find_edge_hz, power_spectrogram
+from pipelines.listening import digest
 from pipelines.storage import Folder
 
 matplotlib.use("Agg")
@@ -39,6 +40,7 @@ def write_page(output: Folder, report: dict[str, Any], codec: CodecConfig) -> st
     if featured:
         figures["spectrograms"] = _spectrogram_figure(featured[0], codec.degradations)
     environment = jinja2.Environment(loader=jinja2.PackageLoader("pipelines"), autoescape=True)
+    environment.filters["digest"] = digest
     return environment.get_template("report.html").render(
         report=report,
         cards=_cards(report),
