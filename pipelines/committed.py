@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 
 from pipelines import schema
 from pipelines.errors import UsageError
@@ -9,6 +10,8 @@ from pipelines.plan import PLAN, planned_shards
 from pipelines.shards import find_damaged, read_commits
 from pipelines.storage import Folder
 from pipelines.stored import ShardReader
+
+_DEGRADATION = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 
 class CommittedSplit:
@@ -43,6 +46,11 @@ class CommittedSplit:
                 "that made some"
             )
         there = {name for commit in self.commits for name in commit.bitrates_bps if commit.rows}
+        if odd := [name for name in there if not _DEGRADATION.fullmatch(name)]:
+            raise UsageError(
+                f"the shards of {output} name a degradation {odd[0]!r}: it becomes part of files' names, and "
+                "may have letters, digits, dots, dashes and underscores, beginning with a letter or digit"
+            )
         if unknown := [name for name in degradations if name not in there]:
             raise UsageError(
                 f"the shards of {output} have no degradation {', '.join(unknown)}; there is "

@@ -109,7 +109,13 @@ class Folder:
         return not is_uri(self.location) or self.location.startswith("file://")
 
     def path(self, name: str = "") -> str:
-        """Give the path of a name inside the file system."""
+        """Give the path of a name inside the file system.
+
+        Raises:
+            ValueError: it would be outside of the folder.
+        """
+        if name.startswith("/") or ".." in name.split("/") or "\0" in name:
+            raise ValueError(f"{name!r} is no name below {self.location}")
         return posixpath.join(self._target[1], name) if name else self._target[1]
 
     def _explained(self, doing: str, name: str) -> AbstractContextManager[None]:
