@@ -15,11 +15,12 @@ from typing import Any
 
 from unreliable import Proxy
 
-CREDENTIALS = {
+SETTINGS = {
     "AWS_ACCESS_KEY_ID": "test",
     "AWS_SECRET_ACCESS_KEY": "test",
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_MAX_ATTEMPTS": "4",
 }
 
 
@@ -91,16 +92,17 @@ class Bucket:
         """Delete an object."""
         self._client.delete_object(Bucket=self.name, Key=name)
 
-    def upload(self, folder: Path, prefix: str) -> None:
-        """Write a local folder's files."""
+    def upload(self, folder: Path, prefix: str) -> str:
+        """Write a local folder's files; gives the URI of where they are."""
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 self.put(f"{prefix}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+        return self.uri(prefix)
 
     def download(self, prefix: str, folder: Path) -> Path:
         """Read everything below a prefix into a local folder."""
         for name, content in self.objects(f"{prefix}/").items():
-            if content or not name.endswith("/"):
+            if name and not name.endswith("/"):  # which stands for a folder
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(content)
         return folder
@@ -119,7 +121,7 @@ def serve(log: Path) -> Iterator[int]:
         port: int = probe.getsockname()[1]
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with log.open("wb") as stream:
-        server = subprocess.Popen(command, stdout=stream, stderr=stream, env=os.environ | CREDENTIALS)
+        server = subprocess.Popen(command, stdout=stream, stderr=stream, env=os.environ | SETTINGS)
     try:
         end = time.monotonic() + 60
         while True:

@@ -15,7 +15,7 @@ import buckets
 import material
 import unreliable
 
-os.environ.update(buckets.CREDENTIALS)  # before Ray starts: its workers have them, and no test has real ones
+os.environ.update(buckets.SETTINGS)  # before Ray starts: its workers have them, and no test has real ones
 
 
 def _shared(variable: str) -> Path:

@@ -55,7 +55,7 @@ def encode(source: Path, target: Path, *options: str) -> Path:
     return target
 
 
-def config(data: Path, output: Path, **changes: Any) -> PreprocessConfig:
+def config(data: Path | str, output: Path | str, **changes: Any) -> PreprocessConfig:
     """Give the configuration of most runs: 36 recipes in 10 shards of 4, two bitrates."""
     defaults: dict[str, Any] = {
         "data": [str(data)],

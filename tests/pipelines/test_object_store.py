@@ -7,14 +7,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import material
 import numpy as np
 import pytest
 from buckets import Bucket
 from unreliable import Kind
 
+from apollo.files.ffmpeg_process import find_ffmpeg
 from pipelines import object_store
 from pipelines.audio import Reader, probe
 from pipelines.errors import UsageError
+from pipelines.ingest import ingest
 from pipelines.object_store import StoreError
 from pipelines.runs import resolve, root_cause
 from pipelines.shards import Commit, find_damaged, publish, read_commits
@@ -231,3 +234,20 @@ def test_store_that_fails_is_no_fault_of_the_song(
     assert fault.struck
     bucket.proxy.heal()
     assert reader.read_file(file, 350_000, 40_000).any()
+
+
+def test_song_at_another_rate_is_brought_to_the_same_cache(
+    folder: Folder, bucket: Bucket, tmp_path: Path
+) -> None:
+    local = material.write(tmp_path / "48 kHz.flac", material.music(9, 2.0, rate=48_000), 48_000)
+    folder.put("48 kHz.flac", str(local))
+    fault = bucket.proxy.fail("cut_download", "GET", times=2)
+    cached = {}
+    for path, cache in (
+        (str(local), Folder(str(tmp_path / "cache"))),
+        (join(folder.location, local.name), folder),
+    ):
+        made = ingest(path, cache=cache, name="x.flac", known=probe(path), program=find_ffmpeg(None))
+        cached[path] = made, cache.read("x.flac")
+    assert fault.struck == 2
+    assert len({*cached.values()}) == 1
