@@ -10,6 +10,7 @@ from pathlib import PurePath
 from pipelines.errors import UsageError
 from pipelines.packed import Packed, pack
 from pipelines.schema import CLEAN, UNTOUCHED
+from pipelines.storage import is_uri
 
 _NAMED = re.compile(r"(?P<name>[\w.-]+)=(?P<source>.+)")
 _PLAIN = ("/", "best", "checkpoints", "init")  # names that say nothing
@@ -88,7 +89,8 @@ def _short(source: str) -> tuple[str, str]:
 
         version, _ = find(source)
         return version.label, version.uri
-    parts = [part for part in PurePath(source).parts if part not in _PLAIN]
+    address = source.partition("?")[0] if is_uri(source) else source
+    parts = [part for part in PurePath(address).parts if part not in _PLAIN]
     last = parts[-1] if parts else ""
     if last.startswith("step-") and len(parts) > 1:
         last = f"{parts[-2]}-{last}"

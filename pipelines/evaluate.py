@@ -35,7 +35,7 @@ from pipelines.real_time import measure
 from pipelines.runs import Exit, Outcome
 from pipelines.schema import METRICS, STATUSES, UNREADABLE
 from pipelines.score_files import Trial, commit_of, read_scores
-from pipelines.storage import Folder, parquet_bytes
+from pipelines.storage import Folder, join, parquet_bytes
 from pipelines.tables import ModelFacts
 from pipelines.verdicts import conclusions
 
@@ -125,7 +125,7 @@ class _Evaluation:
             if failed:
                 return Outcome(Exit.FAILED, f"{failed}; what is scored stands, run the same command again")
         scores = self._gather()
-        facts: dict[str, Any] = {"report": f"{self.config.output}/{REPORT}", **_count(scores)}
+        facts: dict[str, Any] = {"report": join(self.config.output, REPORT), **_count(scores)}
         facts |= {"verdicts": json.loads(self.output.read(VERDICTS)), "mlflow_run": self._track()}
         outcome = self._judge(scores, facts)
         if self.config.promote and outcome.code == Exit.DONE:  # nothing is decided on what is left of a split

@@ -3,13 +3,22 @@
 Data, cache and output lie on a real S3 server, behind a proxy that fails where it is told.
 """
 
+import signal
 from pathlib import Path
+from typing import Any
 
 import material
+import numpy as np
 import oracle
+import pytest
+import restoration_jobs
+import torch
 from buckets import Bucket
+from numpy.typing import NDArray
 
+from apollo.__main__ import PARTLY, main
 from pipelines.preprocess import preprocess
+from pipelines.restore import restore
 from pipelines.runs import Exit
 from pipelines.shards import find_damaged, read_commits
 from pipelines.storage import Folder
@@ -52,3 +61,60 @@ def test_shards_made_through_a_store_that_fails_are_those_made_on_a_disk(
     before = bucket.objects("out/")
     assert preprocess(config).message.startswith("nothing to do")
     assert bucket.objects("out/") == before
+
+
+def test_songs_restored_through_a_store_that_fails_are_those_restored_on_a_disk(
+    ray_address: str, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Songs, weights and results in a bucket; one result is spoilt on its way, and made again."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    songs, weights = tmp_path / "songs", restoration_jobs.save_generator(tmp_path / "weights")
+    material.write(songs / "a.wav", material.music(1, 1.0))
+    material.encode(songs / "a.wav", songs / "disc 1/ünd b.mp3", "-b:a", "64k")
+    (songs / "text.mp3").write_text("This is no music.")
+    expected = _restored_here(songs, weights, tmp_path / "here")
+    config = restoration_jobs.config(
+        bucket.upload(songs, "songs"),
+        bucket.uri("out"),
+        Path("unused"),
+        checkpoint=bucket.upload(weights, "w"),
+    )
+    faults = [
+        bucket.proxy.fail("cut_download", r"GET /\S+/songs/", times=2),
+        bucket.proxy.fail("refuse", r"GET /\S+/w/weights.pt", times=2),
+        bucket.proxy.fail("cut_upload", r"PUT /\S+/out/a.wav", times=2),
+        bucket.proxy.fail("spoil_upload", r"PUT /\S+/out/disc%201/", times=1),
+        bucket.proxy.fail("cut_answer", r"PUT /\S+/out/commits/", times=1),
+    ]
+    outcome = restore(config)
+    assert [fault.struck for fault in faults] == [fault.times for fault in faults]
+    assert (outcome.code, outcome.facts["failed"]) == (Exit.REJECTS, 2), outcome.message
+    first = bucket.download("out", tmp_path / "first")
+    assert [line["name"] for line in _rejects(first) if "does not hold what" in line["reason"]] == [
+        "disc 1/ünd b.wav"
+    ]
+    outcome = restore(config)
+    assert (outcome.code, outcome.facts["failed"], outcome.facts["already"]) == (Exit.REJECTS, 1, 1)
+    there = bucket.download("out", tmp_path / "there")
+    found = restoration_jobs.samples(there)
+    assert found.keys() == expected.keys()
+    for name, samples in expected.items():
+        np.testing.assert_array_equal(found[name], samples, err_msg=name)
+    assert [line["name"] for line in _rejects(there)] == ["text.wav"]
+
+
+def _rejects(output: Path) -> list[dict[str, Any]]:
+    return [*restoration_jobs.outcomes(output, "rejects.jsonl").values()]
+
+
+def _restored_here(songs: Path, weights: Path, output: Path) -> dict[str, NDArray[np.float32]]:
+    """Restore songs with the command, with as many threads as an actor has: more may round otherwise."""
+    threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
+    torch.set_num_threads(1)
+    options = ["--checkpoint", str(weights), "--device", "cpu", "--precision", "float32"]
+    try:
+        assert main(["restore", str(songs), "-o", str(output), *options]) == PARTLY
+    finally:
+        torch.set_num_threads(threads)
+        signal.signal(signal.SIGTERM, handler)
+    return restoration_jobs.samples(output)
