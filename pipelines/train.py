@@ -9,6 +9,8 @@ The files of a run:
       tracking/  mlflow.db       what was logged, and MLflow's database unless there is a server
       rejects-<rank>.jsonl       rows that were left out
       result.json                how the run ended
+
+An output may be a URI; what is where then: `pipelines.mirror`.
 """
 
 import hashlib
@@ -19,16 +21,17 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from apollo.config import DiscriminatorConfig
 from apollo.training import FREE_FIT, FREE_GAN
 from pipelines import runs, tracking, trained
+from pipelines.errors import UsageError
+from pipelines.mirror import Mirror
 from pipelines.progress import say
 from pipelines.room import check_room, room_for
 from pipelines.runs import Exit, Outcome
-from pipelines.storage import Folder
+from pipelines.storage import Folder, is_uri, join
 from pipelines.train_config import INIT, TrainConfig
 
 _FREE = {  # may change from one start to the next: what is learned stays the same, but for rounding
@@ -44,6 +47,18 @@ def train(config: TrainConfig) -> Outcome:
 
     An output that another run holds, or that was begun with something else, is left as it is.
     """
+    if not is_uri(config.output):
+        return _train(config)
+    try:
+        with runs.hold(Folder(str(config.folder))):
+            return _train(config)
+    except UsageError as error:
+        return Outcome(Exit.USAGE, str(error))
+    except OSError as error:
+        return Outcome(Exit.FAILED, f"cannot work in {config.folder}: {error}")
+
+
+def _train(config: TrainConfig) -> Outcome:
     output = Folder(config.output)
     shaped, fingerprint = config, dict[str, Any]()
     finished: Outcome | None = None
@@ -101,6 +116,9 @@ def _prepare(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any]]:
 
     from pipelines.loader import ShardSource, ValidationSource
 
+    if is_uri(config.output):
+        _check_tracking(config)
+        Mirror(config.output, config.folder, say).bring_beginnings(INIT)
     if config.init is not None:
         config = replace(config, **_shapes(config))
     settings: dict[str, Any] = {
@@ -123,11 +141,25 @@ def _prepare(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any]]:
     return config, json.loads(json.dumps(settings))
 
 
+def _check_tracking(config: TrainConfig) -> None:
+    """Refuse to keep what is tracked in a folder that may go with its machine.
+
+    Raises:
+        UsageError: nothing says where it is to be kept.
+    """
+    if not config.tracking.uri and not os.environ.get("MLFLOW_TRACKING_URI"):
+        raise UsageError(
+            f"--output {config.output!r} is no disk, so MLflow's database cannot lie in it: name a server, "
+            "--tracking.uri http://that-machine:5000 or MLFLOW_TRACKING_URI; or a file of this machine, "
+            "--tracking.uri sqlite:////absolute/path/mlflow.db"
+        )
+
+
 def _shapes(config: TrainConfig) -> dict[str, Any]:
     """Read the shapes of the networks that a run begins from."""
     from apollo import checkpoint
 
-    begun = Path(config.output) / INIT
+    begun = config.folder / INIT
     source = begun if begun.exists() else checkpoint.locate(str(config.init))
     shapes: dict[str, Any] = {"generator": checkpoint.load(source).config}
     judge = checkpoint.describe(source).get("discriminator")
@@ -138,21 +170,28 @@ def _shapes(config: TrainConfig) -> dict[str, Any]:
 
 def _begin(config: TrainConfig) -> None:
     """Bring the checkpoint that a run begins from into its output."""
-    if config.init is None or (Path(config.output) / INIT).exists():
+    if config.init is None:
         return
+    if not (config.folder / INIT).exists():
+        _save_init(config, config.init)
+    if is_uri(config.output):
+        Mirror(config.output, config.folder, say).send_init(INIT)
+
+
+def _save_init(config: TrainConfig, init: str) -> None:
     from apollo import checkpoint
 
-    source = checkpoint.locate(config.init)
+    source = checkpoint.locate(init)
     more = checkpoint.read_discriminator(source)
     checkpoint.save(
         checkpoint.load(source),
-        Path(config.output) / INIT,
+        config.folder / INIT,
         more={"discriminator": more} if more else {},
-        notes={"from": config.init, "discriminator": config.discriminator.to_dict()} if more else {},
+        notes={"from": init, "discriminator": config.discriminator.to_dict()} if more else {},
     )
     if not more and not config.gan.discriminator_warmup_steps:
         say(
-            f"{config.init} has no discriminator: a new one would mislead a trained generator. Consider "
+            f"{init} has no discriminator: a new one would mislead a trained generator. Consider "
             "--gan.discriminator_warmup_steps 2000, in which it learns alone"
         )
 
@@ -171,7 +210,7 @@ def _run(config: TrainConfig, output: Folder, fingerprint: dict[str, Any]) -> Ou
         tracking.check_uri(tracking.resolve_uri(config.tracking.uri, config.output), nodes)
         run = tracking.open_run(
             config.tracking,
-            config.output,
+            str(config.folder),
             params=asdict(config),
             tags=_tags(fingerprint),
         )
@@ -183,7 +222,7 @@ def _run(config: TrainConfig, output: Folder, fingerprint: dict[str, Any]) -> Ou
                     work,
                     {"config": config, "run": run},
                     config.workers,
-                    scratch=os.path.join(config.output, _SCRATCH),
+                    scratch=join(config.output, _SCRATCH),
                     stopping=stopping,
                     say=say,
                 )
@@ -203,7 +242,7 @@ def _judge(found: dict[str, Any], config: TrainConfig) -> Outcome:
         "patience_epochs": config.fit.patience_epochs,
         **{name: found[name] for name in ("step", "best", "scores", "skipped")},
     }
-    best = f"; best: step {found['best']}, {config.output}/best" if found["best"] is not None else ""
+    best = f"; best: step {found['best']}, {join(config.output, 'best')}" if found["best"] is not None else ""
     if found["status"] == "interrupted":
         text = f"stopped at step {found['step']} with a checkpoint; run the same command again to continue"
         return Outcome(Exit.INTERRUPTED, text, facts)

@@ -1,6 +1,10 @@
 """What a training run is told, from the shards to the number of workers."""
 
+import hashlib
+import os
+import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from apollo.config import DiscriminatorConfig, GeneratorConfig
@@ -23,7 +27,7 @@ class TrainConfig:
 
     Args:
         shards: Output of preprocess: path or URI.
-        output: Folder of the run, on a disk that all nodes see.
+        output: Folder of the run, on a disk that all nodes see; or a URI, to which every checkpoint goes.
         init: Checkpoint to begin from: a folder of ours, a published or community file, a Hugging Face name.
             Its shape takes the place of `generator`, and of `discriminator` where it brings one.
         source: `shards`, or `live`: new mixes in every epoch, made on the cluster's free CPUs.
@@ -39,7 +43,9 @@ class TrainConfig:
         workers: The processes.
         tracking: MLflow.
         registry: Where the best weights are registered when training ends.
-        history: Write every step's losses and examples to OUTPUT/history-<rank>.jsonl.
+        history: Write every step's losses and examples to history-<rank>.jsonl in `folder`.
+        scratch: Where an output at a URI is worked on, on every node's own disk; unset takes a folder below
+            the temporary one.
     """
 
     shards: str
@@ -59,13 +65,9 @@ class TrainConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     registry: RegistryConfig = field(default_factory=RegistryConfig)
     history: bool = False
+    scratch: str = ""
 
     def __post_init__(self) -> None:
-        if is_uri(self.output):
-            raise UsageError(
-                f"--output {self.output!r} is no folder on a disk: checkpoints are written to one that all "
-                "nodes see"
-            )
         object.__setattr__(self, "shards", runs.resolve(self.shards, "--shards"))
         object.__setattr__(self, "output", runs.resolve(self.output, "--output"))
         if self.gan.batch_size < self.workers.count:
@@ -87,3 +89,11 @@ class TrainConfig:
             raise UsageError(f"gan.cutoff_hz is {self.gan.cutoff_hz}: it must be at most {SAMPLE_RATE / 2:g}")
         if self.heard_examples < 0 or self.live_actors < 1:
             raise UsageError("heard_examples must be 0 or more, live_actors 1 or more")
+
+    @property
+    def folder(self) -> Path:
+        """The folder in which this node works: the output itself, but for one at a URI (`mirror`)."""
+        if not is_uri(self.output):
+            return Path(self.output)
+        name = hashlib.sha256(self.output.encode()).hexdigest()[:16]
+        return Path(self.scratch or Path(tempfile.gettempdir(), f"apollo-{os.getuid()}"), name)

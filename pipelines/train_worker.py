@@ -25,10 +25,11 @@ from apollo.validation import VISQOL, Heard
 from apollo.world import World
 from pipelines import progress
 from pipelines.loader import ShardSource, ValidationSource
+from pipelines.mirror import Mirror
 from pipelines.mixing import LiveSource
 from pipelines.policy import CorruptDataError, Reject
 from pipelines.review import review
-from pipelines.storage import Folder
+from pipelines.storage import Folder, is_uri
 from pipelines.tracking import Run, Tracker
 from pipelines.train_config import INIT, TrainConfig
 from pipelines.workers import Aside, DeskLine
@@ -58,7 +59,8 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
     world = World(_device())
     if world.rank == 0:
         desk.beat()
-    hooks = _Hooks(config, settings["run"], desk, world)
+    mirror = _mirror(config, desk, world)
+    hooks = _Hooks(config, settings["run"], desk, world, mirror)
     try:
         validation = ValidationSource(
             config.shards, config.loader, limit=config.fit.validation_examples, on_reject=hooks.rejected
@@ -67,16 +69,31 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
             _build(config, world),
             _source(config, world, hooks),
             config.fit,
-            output=Path(config.output),
+            output=config.folder,
             validation=validation,
             hooks=hooks,
         )
+        if mirror and world.rank == 0:
+            mirror.send()
     except (NotFiniteError, CorruptDataError, torch.OutOfMemoryError, ValueError) as error:
         desk.fail(f"{type(error).__name__}: {error}")
         raise
     finally:
         hooks.close()
     return asdict(ending)
+
+
+def _mirror(config: TrainConfig, desk: DeskLine, world: World) -> Mirror | None:
+    """Bring an output at a URI to this node, after what the store has missed has gone there."""
+    if not is_uri(config.output):
+        return None
+    mirror = Mirror(config.output, config.folder, desk.say)
+    if world.rank == 0:
+        mirror.send_newer()
+    world.wait()
+    mirror.bring()
+    world.wait()
+    return mirror
 
 
 def _device() -> torch.device:
@@ -90,7 +107,7 @@ def _build(config: TrainConfig, world: World) -> Gan:
     torch.manual_seed(config.fit.seed)  # the same first weights on every rank
     generator, discriminator = Generator(config.generator), Discriminator(config.discriminator)
     if config.init is not None:
-        states = read_container(Path(config.output) / INIT / WEIGHTS)
+        states = read_container(config.folder / INIT / WEIGHTS)
         generator.load_state_dict(states["generator"])
         if "discriminator" in states:
             discriminator.load_state_dict(states["discriminator"])
@@ -110,9 +127,11 @@ def _source(config: TrainConfig, world: World, hooks: "_Hooks") -> Source:
 
 
 class _Hooks(Hooks):
-    def __init__(self, config: TrainConfig, run: Run, desk: DeskLine, world: World) -> None:
-        self.config, self.desk, self.world = config, desk, world
-        self.output = Folder(config.output)
+    def __init__(
+        self, config: TrainConfig, run: Run, desk: DeskLine, world: World, mirror: Mirror | None
+    ) -> None:
+        self.config, self.desk, self.world, self.mirror = config, desk, world, mirror
+        self.output = Folder(str(config.folder))
         self.tracker = Tracker(run) if world.rank == 0 else None
         self.heard = config.heard_examples
         self.late = config.heard_examples > 0
@@ -136,7 +155,12 @@ class _Hooks(Hooks):
         ]
         folder = self._review_folder(step)
         self._reviews[step] = Aside(
-            review, examples, folder, self.config.generator.sample_rate, self.config.visqol
+            review,
+            examples,
+            folder,
+            self.config.generator.sample_rate,
+            self.config.visqol,
+            here=self.mirror is not None,
         )
 
     def late_scores(self, *, wait: bool) -> dict[int, dict[str, float]]:
@@ -170,6 +194,8 @@ class _Hooks(Hooks):
 
     def saved(self, step: int, path: Path) -> None:
         self.say(f"checkpoint {os.fspath(path)}")
+        if self.mirror:
+            self.mirror.try_to_send()
 
     def should_stop(self) -> bool:
         return self.world.rank == 0 and self.desk.is_stopping()

@@ -10,6 +10,7 @@ from pipelines.delivery import read_run_file
 from pipelines.passwords import shown
 from pipelines.progress import say
 from pipelines.runs import root_cause
+from pipelines.storage import is_uri
 from pipelines.train_config import TrainConfig
 
 _SEND_SECONDS = 5.0  # the training has waited for the server before
@@ -41,7 +42,7 @@ def register_best(config: TrainConfig, facts: Mapping[str, Any], tags: Mapping[s
         from pipelines.registry import register
 
         version = register(
-            posixpath.join(config.output, "best"),
+            config.output if is_uri(config.output) else posixpath.join(config.output, "best"),
             config.registry,
             uri,
             run_id=_run_id(config),
@@ -58,9 +59,9 @@ def register_best(config: TrainConfig, facts: Mapping[str, Any], tags: Mapping[s
 
 def _run_id(config: TrainConfig) -> str:
     """Give the id of the training's MLflow run, which is made now if no server has answered so far."""
-    folder = posixpath.join(config.output, tracking.FOLDER)
+    folder = str(config.folder / tracking.FOLDER)
     if not read_run_file(folder).get("run_id"):
-        tracking.send_rest(replace(config.tracking, close_seconds=_SEND_SECONDS), config.output)
+        tracking.send_rest(replace(config.tracking, close_seconds=_SEND_SECONDS), str(config.folder))
     found = read_run_file(folder).get("run_id")
     if not found:
         raise RuntimeError("it has not heard of this run yet")

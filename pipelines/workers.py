@@ -6,16 +6,17 @@ nothing that Ray writes is ever read again.
 """
 
 import os
-import shutil
 import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from pipelines.errors import FinalError
 from pipelines.nodes import node_beside
 from pipelines.room import WorkersConfig
+from pipelines.storage import Folder, open_filesystem
 
 _POLL_SECONDS = 0.5
 _BEAT_SECONDS, _SILENT_SECONDS = 5.0, 60.0
@@ -108,12 +109,13 @@ class DeskLine:
 
 
 class Aside:
-    """A function that runs beside training, on a node that works, without a CPU of its own to wait for."""
+    """A function that runs beside training, on a node that works or here, without a CPU of its own to wait for."""
 
-    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+    def __init__(self, function: Callable[..., Any], *arguments: Any, here: bool = False) -> None:
         import ray
 
-        task = ray.remote(num_cpus=0, max_retries=2, scheduling_strategy=node_beside())(function)
+        where = _this_node() if here else node_beside()
+        task = ray.remote(num_cpus=0, max_retries=2, scheduling_strategy=where)(function)
         self._result = task.remote(*arguments)
 
     def poll(self, timeout_seconds: float = 0.0) -> tuple[bool, Any]:
@@ -143,7 +145,7 @@ def run_workers(
         function: Of a module that the nodes have; called with `settings` and the desk under "desk".
         settings: Plain values.
         config: The workers.
-        scratch: Folder for what Ray Train writes, on a disk that all nodes see; removed at the end.
+        scratch: Folder for what Ray Train writes, on a disk that all nodes see, or URI; removed at the end.
         stopping: When set, the workers are asked to stop.
         say: Told what workers say.
 
@@ -156,11 +158,9 @@ def run_workers(
         KeyboardInterrupt: it is to stop, and no worker is there to do it.
     """
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    desk = ray.remote(num_cpus=0, scheduling_strategy=here)(Desk).remote()
+    _clear(scratch)  # of a run that was killed
+    desk = ray.remote(num_cpus=0, scheduling_strategy=_this_node())(Desk).remote()
     outcome: dict[str, Any] = {}
     # not in this thread: there Ray Train would put its own handlers where signals are turned into a wish
     thread = threading.Thread(
@@ -172,12 +172,24 @@ def run_workers(
         failure = ray.get(desk.failure.remote())
     finally:
         ray.kill(desk)
-        shutil.rmtree(scratch, ignore_errors=True)
+        _clear(scratch)
     if failure:
         raise FinalError(failure)
     if "error" in outcome:
         raise outcome["error"]
     return outcome["result"]
+
+
+def _this_node() -> Any:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def _clear(scratch: str) -> None:
+    with suppress(OSError):
+        Folder(scratch).delete_folder("")
 
 
 def _attend(
@@ -216,6 +228,7 @@ def _fit(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     try:
+        filesystem, path = open_filesystem(scratch)
         trainer = TorchTrainer(
             function,
             train_loop_config=settings,
@@ -227,7 +240,8 @@ def _fit(
             ),
             run_config=RunConfig(
                 name=uuid.uuid4().hex,  # never one that there was: what Ray kept of that is not read
-                storage_path=scratch,
+                storage_path=path,
+                storage_filesystem=filesystem,
                 failure_config=FailureConfig(max_failures=config.max_failures),
             ),
         )

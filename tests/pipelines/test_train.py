@@ -50,7 +50,6 @@ def test_unknown_keys_are_refused(wrong: str, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"output": "s3://bucket/run"}, "is no folder on a disk"),
         ({"workers": WorkersConfig(count=9)}, "every worker needs an example"),
         ({"heard_examples": -1}, "heard_examples"),
         ({"generator": GeneratorConfig(sample_rate=48_000)}, "shards are 44100 Hz"),
