@@ -109,7 +109,7 @@ class DeskLine:
 
 
 class Aside:
-    """A function that runs beside training, on a node that works or here, without a CPU of its own to wait for."""
+    """A function that runs beside training, here or on a node that works; it waits for no CPU of its own."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any, here: bool = False) -> None:
         import ray
