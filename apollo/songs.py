@@ -212,7 +212,7 @@ def restore_songs(
         if job.problem is None and not is_open(job, config):
             outcome.status = "skipped"
         elif job.problem is None:
-            assert generator is not None
+            assert generator is not None  # noqa: S101 - our invariant
             began = time.monotonic()
             try:
                 _restore(generator, job, config, outcome, tell)

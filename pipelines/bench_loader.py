@@ -71,7 +71,7 @@ def _rate(shards: str) -> None:
     for workers in (1, _NODE_GPUS):
         asked = [sys.executable, "-c", _RATE, shards]
         numbers = (_EXAMPLES, _ROUNDS, 0, workers)
-        said = subprocess.run([*asked, *map(str, numbers)], check=True, capture_output=True, text=True).stdout
+        said = subprocess.run([*asked, *map(str, numbers)], check=True, capture_output=True, text=True).stdout  # noqa: S603 - no shell
         rounds = [tuple(map(float, line.split())) for line in said.splitlines()]
         for place, clock in enumerate(("wall", "CPU")):
             rates = [_EXAMPLES / seconds[place] for seconds in rounds]
@@ -109,7 +109,7 @@ def _waits(shards: str, step_ms: int) -> None:
             [sys.executable, "-c", _WAIT, shards, *map(str, (*numbers, rank, consumers))]
             for rank in range(consumers)
         ]
-        running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in asked]
+        running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in asked]  # noqa: S603 - no shell
         shares += [float(process.communicate()[0]) for process in running]
     name = f"share of time waited behind steps of {step_ms} ms, {consumers} consumers, {cores} cores"
     spread = f"{statistics.median(shares):.2%} ({min(shares):.2%}-{max(shares):.2%})"

@@ -92,8 +92,8 @@ class Contest:
         if self.decided is not None:
             say(f"decided before, and it stays: {'; '.join(self.decided['reasons'])}")
             return self.decided
-        assert self.candidate is not None
-        assert self.registry is not None
+        assert self.candidate is not None  # noqa: S101 - our invariant
+        assert self.registry is not None  # noqa: S101 - our invariant
         new, old = self.candidate.label, self.champion.label if self.champion else None
         if new == old:
             reason = f"{new} is the champion already: there is nothing to decide"
@@ -120,8 +120,8 @@ class Contest:
         return decided
 
     def _tag(self, decision: Decision, run_id: str | None) -> None:
-        assert self.candidate is not None
-        assert self.registry is not None
+        assert self.candidate is not None  # noqa: S101 - our invariant
+        assert self.registry is not None  # noqa: S101 - our invariant
         self.registry.tag(
             self.candidate,
             {
@@ -133,7 +133,7 @@ class Contest:
         )
 
     def _keep(self, output: Folder, decided: dict[str, Any] | None) -> None:
-        assert self.candidate is not None
+        assert self.candidate is not None  # noqa: S101 - our invariant
         kept = {
             "name": self.candidate.name,
             "candidate": self.candidate.number,

@@ -215,7 +215,7 @@ class Delivery:
             self._client.log_batch(run_id, params=new[start : start + _PARAMS_A_BATCH], synchronous=True)
 
     def _send_metrics(self) -> None:
-        assert self.run_id is not None
+        assert self.run_id is not None  # noqa: S101 - our invariant
         cursor = self.spool.cursor(self.run_id)
         waiting: list[Entry] = []
         count = 0
@@ -246,7 +246,7 @@ class Delivery:
 
     def _send_files(self) -> None:
         """Send files after all metrics: a store that refuses files holds no number back."""
-        assert self.run_id is not None
+        assert self.run_id is not None  # noqa: S101 - our invariant
         kept = cursor = self.spool.cursor(self.run_id)
         for entry in self.spool.entries(cursor.artifacts):
             cursor = replace(cursor, artifacts=entry.end)

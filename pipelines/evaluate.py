@@ -256,7 +256,7 @@ class _Evaluation:
 
     def _child(self, trial: Trial) -> Child:
         scores = read_scores(self.output, trial)
-        assert scores is not None
+        assert scores is not None  # noqa: S101 - our invariant
         means = {name: pc.mean(scores[name]).as_py() for name in METRICS}
         metrics = {name: value for name, value in means.items() if value is not None}
         counts = {status: pc.sum(pc.equal(scores["status"], status)).as_py() for status in STATUSES}

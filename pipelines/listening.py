@@ -152,7 +152,7 @@ def write_page(page: Page) -> str:
 
     environment = jinja2.Environment(loader=jinja2.PackageLoader("pipelines"), autoescape=True)
     environment.filters["digest"] = digest
-    assert environment.loader is not None
+    assert environment.loader is not None  # noqa: S101 - our invariant
     style, *scripts = (
         Markup(environment.loader.get_source(environment, name)[0])  # noqa: S704 - our own files
         for name in ("listening.css", "listening.js", "listening_tables.js")

@@ -74,7 +74,7 @@ def serve(folder: Path, store: str, host: str, port: int) -> int:
     copies = Folder(store)
     bring_back(copies, folder / _DATABASE)
     (folder / _ACCOUNTS).unlink(missing_ok=True)  # MLflow would keep the password that it was first told
-    server = subprocess.Popen(
+    server = subprocess.Popen(  # noqa: S603 - no shell
         [
             sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--workers", "2",
             "--host", host, "--port", str(port),

@@ -17,8 +17,10 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from pipelines.errors import UsageError
+from pipelines.passwords import has_password
 
 ATTEMPTS = "AWS_MAX_ATTEMPTS"
+_CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or the role of the machine"
 _MOST_ATTEMPTS = 8
 _CONNECT_SECONDS, _SILENT_SECONDS = 5.0, 10.0  # Arrow's 1 and 3 are short for a store that is busy
 _RANGE_BYTES = 1 << 20  # an excerpt of 3 s, at 44.1 kHz, 24 bits, stereo, is 0.76 MiB
@@ -28,13 +30,31 @@ class StoreError(OSError):
     """A store has not done what it was asked, as often as it was asked; the text names what and why."""
 
 
+def refuse_credentials(location: str) -> None:
+    """Refuse a URI with a password or a key: it would be in every plan, record, log and report.
+
+    Raises:
+        UsageError: which does not repeat it.
+    """
+    scheme, _, address = location.partition("://")
+    named = scheme in ("s3", "gs") and "@" in address.partition("/")[0]  # of Azure's, a container is named so
+    if named or has_password(location):
+        bucket = address.partition("?")[0].rpartition("@")[2].partition("/")[0]
+        raise UsageError(
+            f"the URI of {bucket!r} holds credentials, which would be in logs and fingerprints: give them by "
+            f"the environment ({_CREDENTIALS})"
+        )
+
+
 def connect(location: str) -> tuple[pafs.FileSystem, str]:
     """Find the file system of a URI, and the path inside it.
 
     Raises:
+        UsageError: the URI holds credentials.
         ValueError: its scheme or an option is unknown.
         OSError: nothing is there to connect to.
     """
+    refuse_credentials(location)
     # a raw blank or letter beyond ASCII in what a user typed is fine; a raw % is not, it begins a code
     uri = quote(location, safe="/:?=&%@+,;~#[]!$'()*")
     parts = urlsplit(uri)

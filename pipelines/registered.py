@@ -75,7 +75,7 @@ def find(name: str) -> tuple[Version, str]:
             found = find_of_run(uri, run["run"])
             advice = "training registers its best weights when it ends; run it again"
         else:
-            assert asked
+            assert asked  # noqa: S101 - our invariant
             found = _version(Registry(asked["name"], uri), asked["what"])
             advice = "training registers a candidate when it ends; jobs/evaluate.py --promote makes champions"
     except Exception as error:  # whatever a server or a database throws

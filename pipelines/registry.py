@@ -215,7 +215,7 @@ def _create(generator: Any, registry: Registry, run_id: str, digest: str) -> Ver
         )
         made = mlflow.register_model(model.model_uri, registry.name, tags={DIGEST: digest})
     found = registry.version(int(made.version))
-    assert found is not None
+    assert found is not None  # noqa: S101 - our invariant
     return found
 
 

@@ -24,9 +24,10 @@ import soundfile
 
 from apollo.files.ffmpeg_process import ffmpeg_version, find_ffmpeg
 from pipelines.errors import FinalError, UsageError
+from pipelines.object_store import refuse_credentials
 from pipelines.passwords import shown
 from pipelines.schema import SCHEMA_VERSION
-from pipelines.storage import Folder, is_uri, refuse_password
+from pipelines.storage import Folder, is_uri
 
 FINGERPRINT, RESULT = "fingerprint.json", "result.json"
 _SHOWN = 5
@@ -122,7 +123,7 @@ def resolve(location: str, option: str) -> str:
             the URI has a password in it.
     """
     if is_uri(location):
-        refuse_password(location)
+        refuse_credentials(location)
         return location.rstrip("/")
     if not os.path.isabs(location) and inside_job():
         raise UsageError(

@@ -24,7 +24,6 @@ import pyarrow.parquet as pq
 
 from pipelines.errors import UsageError
 from pipelines.object_store import StoreError, connect, explained, read_ranges
-from pipelines.passwords import has_password
 
 TEMPORARY_SUFFIX = ".part"
 _COPY_BYTES = 1 << 22
@@ -44,20 +43,6 @@ def join(location: str, *names: str) -> str:
     return posixpath.join(address, *(quote(name) for name in names)) + question + query
 
 
-def refuse_password(location: str) -> None:
-    """Refuse a URI with a key in it: plans, records and logs name the places that files are from.
-
-    Raises:
-        UsageError: it has one.
-    """
-    if has_password(location):
-        raise UsageError(
-            f"{location} has a password or a key in it, which would stand in every plan, record and log. "
-            "Give it by the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, a role, "
-            "GOOGLE_APPLICATION_CREDENTIALS) and leave it out here"
-        )
-
-
 def open_filesystem(location: str) -> tuple[pafs.FileSystem, str]:
     """Find the pyarrow file system of a path or URI, and the path inside it.
 
@@ -66,7 +51,6 @@ def open_filesystem(location: str) -> tuple[pafs.FileSystem, str]:
     """
     if not is_uri(location):
         return pafs.LocalFileSystem(), os.path.abspath(location)
-    refuse_password(location)
     try:
         return connect(location)
     except UsageError:

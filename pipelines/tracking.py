@@ -78,7 +78,7 @@ def git_commit() -> str:
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
+        return subprocess.run(  # noqa: S603 - no shell
             ["git", "-C", str(here.parent), *arguments],  # noqa: S607
             capture_output=True, text=True, check=True, timeout=10, env=environment,
         ).stdout.strip()  # fmt: skip

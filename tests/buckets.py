@@ -45,7 +45,7 @@ class Server:
             "s3",
             endpoint_url=f"http://127.0.0.1:{self.port}",
             aws_access_key_id="test",
-            aws_secret_access_key="test",
+            aws_secret_access_key="test",  # noqa: S106 - no secret
             region_name="us-east-1",
         )
 

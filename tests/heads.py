@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 RAY = str(Path(sys.executable).with_name("ray"))
-TEMPORARY = "/tmp/apollo-ray-test"  # short: Ray puts sockets there
+TEMPORARY = "/tmp/apollo-ray-test"  # noqa: S108 - short, for sockets
 
 
 @contextmanager

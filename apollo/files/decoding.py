@@ -86,7 +86,7 @@ def describe(path: str, program: str) -> Description:
     asking = ffmpeg.input(**_arguments()).output("-", format="null", t=0).compile(cmd=program)
     command = _with_input(asking, path)
     try:
-        asked = subprocess.run(
+        asked = subprocess.run(  # noqa: S603 - no shell
             command,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -134,7 +134,7 @@ class Decoder:
         self.channels = 0
 
     def __enter__(self) -> "Decoder":
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603 - no shell
             self._command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -155,7 +155,7 @@ class Decoder:
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdout, self._process.stderr):
-            assert stream is not None
+            assert stream is not None  # noqa: S101 - our invariant
             stream.close()
 
     def read(self, frames: int) -> bytes:
@@ -182,7 +182,7 @@ class Decoder:
 
     def _read(self, size: int) -> bytes:
         stream = self._process.stdout
-        assert stream is not None
+        assert stream is not None  # noqa: S101 - our invariant
         watchdog = threading.Timer(STALL_SECONDS, self._give_up)
         watchdog.start()
         try:

@@ -90,7 +90,7 @@ def run(
         FfmpegMissingError: it could not be started.
     """
     try:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 - no shell
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -112,7 +112,7 @@ def test_a_read_only_output_and_an_unreadable_input_fail_alone(generator: Genera
 
 def test_a_read_only_disk_fails_clearly(generator: Generator, tmp_path: Path, small_disk: Path) -> None:
     song = write(tmp_path / "song.wav", music(1, 0.5))
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)  # noqa: S607 - the system's
     (outcome,) = restore(generator, song, output=small_disk / "out")
     assert "Read-only file system" in str(outcome.reason)
 
@@ -150,7 +150,9 @@ def test_an_ffmpeg_that_dies_is_a_failure_and_no_short_song(generator: Generator
         if not killed:
             killed = True
             found = subprocess.run(
-                ["pgrep", "-P", str(os.getpid()), "ffmpeg"], capture_output=True, text=True
+                ["pgrep", "-P", str(os.getpid()), "ffmpeg"],  # noqa: S607 - the system's
+                capture_output=True,
+                text=True,
             )
             for number in found.stdout.split():
                 os.kill(int(number), signal.SIGKILL)

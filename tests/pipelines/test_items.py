@@ -294,6 +294,6 @@ def test_nothing_to_score_is_said(tmp_path: Path) -> None:
 
 def test_items_travel_to_other_nodes(undisturbed: Path) -> None:
     items = ShardItems(str(undisturbed), "valid", (), None)
-    again = pickle.loads(pickle.dumps(items))
+    again = pickle.loads(pickle.dumps(items))  # noqa: S301 - bytes of our own
     assert again.items == items.items
     assert [type(one) for one in load(again, "mp3_24000")] == [Loaded] * len(items.items)

@@ -23,7 +23,7 @@ from pipelines.mlflow_server import bring_back, held, keep, main
 from pipelines.runs import Exit
 from pipelines.storage import Folder
 
-PASSWORD = "a-password-of-twelve-or-more"
+PASSWORD = "a-password-of-twelve-or-more"  # noqa: S105 - no secret
 
 
 @contextmanager

@@ -101,7 +101,7 @@ def test_no_name_leads_out_of_a_folder(tmp_path: Path, name: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["../../../x", "/tmp/x", "a/b", "..", ".hidden", "", "a\nb"])
+@pytest.mark.parametrize("name", ["../../../x", "/tmp/x", "a/b", "..", ".hidden", "", "a\nb"])  # noqa: S108 - a name, not made
 def test_a_degradation_that_is_no_name_is_refused(tmp_path: Path, name: str) -> None:
     output = shelf.write(tmp_path / "output", 2)
     path = output / "commits/train-00000.json"
@@ -166,7 +166,7 @@ def test_objects_of_a_store_whose_names_climb_get_no_result_outside(
     assert "outside the output folder" in (found["evil.wav"].problem or "")
 
 
-@pytest.mark.parametrize("template", ["../{stem}", "/tmp/{stem}", "{parent}/../../{stem}"])
+@pytest.mark.parametrize("template", ["../{stem}", "/tmp/{stem}", "{parent}/../../{stem}"])  # noqa: S108 - a name, not made
 def test_no_template_leads_out(song: Path, tmp_path: Path, template: str) -> None:
     try:
         config = SongsConfig(output=str(tmp_path / "out"), filename=template)
