@@ -120,7 +120,7 @@ def resolve(location: str, option: str) -> str:
 
     Raises:
         UsageError: the path is relative and this is a submitted job, whose working directory is scratch; or
-            the URI has a password in it.
+            the URI holds credentials.
     """
     if is_uri(location):
         refuse_credentials(location)

@@ -47,7 +47,7 @@ def open_filesystem(location: str) -> tuple[pafs.FileSystem, str]:
     """Find the pyarrow file system of a path or URI, and the path inside it.
 
     Raises:
-        UsageError: the scheme is not one that pyarrow knows, or the URI has a password in it.
+        UsageError: the scheme is not one that pyarrow knows, or the URI holds credentials.
     """
     if not is_uri(location):
         return pafs.LocalFileSystem(), os.path.abspath(location)

@@ -74,7 +74,10 @@ def undisturbed(ray_address: str, data: Path, tmp_path_factory: pytest.TempPathF
     from pipelines.runs import Exit
 
     output = tmp_path_factory.mktemp("undisturbed") / "shards"
-    outcome = preprocess(material.config(data, output))
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "MLFLOW_TRACKING_PASSWORD"):
+            environment.setenv(name, material.SECRET)
+        outcome = preprocess(material.config(data, output))
     assert outcome.code == Exit.DONE, outcome.message
     return output
 

@@ -105,7 +105,6 @@ def write_claims(sound: Path, claims: Path) -> None:
     for ending, options in {
         "mp3": ("-b:a", "128k"),
         "ogg": (),
-        "m4a": (),
         "stem.mp4": ("-c:a", "aac"),
     }.items():
         material.encode(wav, sound / f"a.{ending}", *options)
@@ -120,14 +119,14 @@ def write_claims(sound: Path, claims: Path) -> None:
     page = content["ogg"].rfind(b"OggS")
     content["ogg"][page + 6 : page + 14] = TEN_HOURS.to_bytes(8, "little")
     content["ogg"][page:] = _checked(content["ogg"][page:])
-    for name in ("m4a", "stem.mp4"):
-        times = content[name].index(b"stts") + 12
-        frames = int.from_bytes(content[name][times : times + 4], "big")
-        content[name][times + 4 : times + 8] = (TEN_HOURS // frames).to_bytes(4, "big")
-        for box, place in ((b"mdhd", 20), (b"mvhd", 20), (b"tkhd", 28)):
-            at = content[name].index(box) + place
-            content[name][at : at + 4] = TEN_HOURS.to_bytes(4, "big")
-    for name in ("mp3", "ogg", "stem.mp4", "wav"):  # two are enough to see that sound ones are taken
+    stem = content["stem.mp4"]
+    times = stem.index(b"stts") + 12
+    frames = int.from_bytes(stem[times : times + 4], "big")
+    stem[times + 4 : times + 8] = (TEN_HOURS // frames).to_bytes(4, "big")
+    for box, place in ((b"mdhd", 20), (b"mvhd", 20), (b"tkhd", 28)):
+        at = stem.index(box) + place
+        stem[at : at + 4] = TEN_HOURS.to_bytes(4, "big")
+    for name in ("mp3", "ogg", "wav"):  # two are enough to see that sound ones are taken
         (sound / f"a.{name}").unlink()
     for name, changed in content.items():
         (claims / f"claims.{name}").write_bytes(changed)
@@ -164,7 +163,7 @@ def test_memory_does_not_follow_what_is_claimed(said: Said) -> None:
     assert max(grown) < MOST_MB, sizes
 
 
-@pytest.mark.parametrize("name", ["a.flac", "a.m4a"])
+@pytest.mark.parametrize("name", ["a.flac", "a.stem.mp4"])
 def test_sound_files_are_taken_and_a_row_that_is_longer_is_not(said: Said, name: str) -> None:
     told = said[0][name]
     assert [told[entry] for entry in ("scan", "restore", "pair")] == ["176400 frames"] * 3
@@ -184,7 +183,6 @@ REASONS = {
     ),
     "claims.ogg": ("36000.00 s expected", "of 36000.00 s", "longer than 60 s", "bytes", "1587600000 samples"),
     "claims.wav": ("truncated", "truncated", "176400 frames", "bytes", "132300 expected"),
-    "claims.m4a": ("no samples", "no samples", "no samples", "no samples", "cannot be decoded"),
     "claims.stem.mp4": ("no samples", "no samples", "no samples", "no samples", "cannot be decoded"),
     "silence.flac": (
         "3087000 frames",
