@@ -6,8 +6,9 @@ import sys
 import time
 import warnings
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipelines.errors import UsageError
@@ -71,6 +72,7 @@ def connect() -> Cluster:
         if _is_there():
             ray.init(**settings)
         else:
+            _hide_token()
             with _on_loopback():
                 ray.init(address="local", include_dashboard=False, **settings)
     context = ray.data.DataContext.get_current()
@@ -86,6 +88,14 @@ def _is_there() -> bool:
     from ray._private.services import get_ray_address_from_environment
 
     return get_ray_address_from_environment(None, None) not in (None, "local")
+
+
+def _hide_token() -> None:
+    """Keep the folder of Ray's token from other users: Ray writes it as readable as any file."""
+    folder = Path.home() / ".ray"
+    with suppress(OSError):  # where there is no home, Ray says what it cannot do
+        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.chmod(0o700)
 
 
 @contextmanager
