@@ -172,7 +172,8 @@ def test_pods_are_confined_have_their_memory_and_hold_no_secret(name: str) -> No
         if name in JOBS:
             (volume,) = pod["spec"]["volumes"]
             assert volume["emptyDir"]["medium"] == "Memory"
-            assert {"name": volume["name"], "mountPath": "/dev/shm"} in container["volumeMounts"]
+            mount = {"name": volume["name"], "mountPath": "/dev/shm"}  # noqa: S108 -- where Ray's objects lie
+            assert mount in container["volumeMounts"]
     for path in FOLDER.rglob("*.yaml"):
         assert not re.search(r"_KEY\b|kind: Secret|stringData", path.read_text()), path
 
