@@ -227,12 +227,14 @@ def _fit(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from pipelines.gloo import GlooConfig
+
     try:
         filesystem, path = open_filesystem(scratch)
         trainer = TorchTrainer(
             function,
             train_loop_config=settings,
-            torch_config=TorchConfig(backend="nccl" if config.gpu else "gloo"),
+            torch_config=TorchConfig(backend="nccl") if config.gpu else GlooConfig(),
             scaling_config=ScalingConfig(
                 num_workers=config.count if config.least is None else (config.least, config.count),
                 use_gpu=config.gpu,

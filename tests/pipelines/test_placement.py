@@ -1,0 +1,59 @@
+"""What goes where on a cluster: pools to CPU nodes, trainers to GPU nodes, no computing on the head."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import hosts
+import pytest
+
+EXPECTED = {
+    "SongScanner": ["cpu"],
+    "ShardRenderer": ["cpu"],
+    "Scorer": ["cpu"],
+    "trial": ["cpu"],
+    "RayTrainWorker": ["gpu"],
+    "review": ["cpu"],
+}
+
+
+def _check(said: str) -> None:
+    seen = json.loads(said.splitlines()[-1])
+    mixing = set(seen.pop("Mixing"))
+    assert seen == EXPECTED, said
+    assert mixing and mixing <= {"cpu", "gpu"}, said
+
+
+def test_every_kind_of_work_is_on_its_kind_of_node(data: Path, tmp_path: Path) -> None:
+    """Also where CPU nodes are too few: the CPUs beside GPUs are free, and nobody takes them."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        cluster.add_node(num_cpus=3, resources={"cpu_node": 1})
+        cluster.add_node(num_cpus=4, num_gpus=2)
+        done = subprocess.run(
+            [sys.executable, "tests/placed.py", str(data), str(tmp_path)],
+            cwd=hosts.ROOT,
+            env=os.environ | {"RAY_ADDRESS": cluster.address},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+    finally:
+        cluster.shutdown()
+    assert done.returncode == 0, done.stderr
+    _check(done.stdout)
+
+
+@pytest.mark.skipif(bool(hosts.why_not()), reason=str(hosts.why_not()))
+def test_autoscaler_brings_each_kind_of_node_from_zero(data: Path, tmp_path: Path) -> None:
+    """Ray's AutoscalingCluster ends every Ray that it sees, so it gets a host of its own."""
+    with hosts.rack(tmp_path / "hosts", ("alone",)) as rack:
+        rack["alone"].boot()
+        log = tmp_path / "log"
+        command = ["python", "tests/placed.py", str(data), str(tmp_path), "from-zero"]
+        assert rack["alone"].run(command, log, 300) == 0, log.read_text()
+    _check(log.read_text()[: log.read_text().rindex("}") + 1])

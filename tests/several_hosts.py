@@ -1,0 +1,165 @@
+"""A rack of hosts on this machine: preprocess and training across them, while cables come off and hosts die.
+
+    python tests/several_hosts.py FOLDER      # as root, on Linux; or: make hosts
+
+Every host is a set of namespaces (tests/hosts.py) with a Ray of its own that asks for a token. The head
+computes nothing; it has the drivers. Results must be those of runs that nothing disturbed.
+"""
+
+import re
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import hosts
+import material
+import training_jobs
+
+ADDRESS = f"10.77.0.1:{hosts.PORT}"
+SETTINGS = {
+    "RAY_AUTH_MODE": "token",
+    # a host that is not heard of for 5 s is given up; Ray's own limits would take most of a minute
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "5",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+TRAINING = (
+    *("--fit.epochs", "4", "--workers.cpus", "2"),  # a worker a host
+    *("--tracking.uri", "http://127.0.0.1:9", "--tracking.close_seconds", "1"),  # nobody is there
+)
+SHORT_SECONDS = 3.0  # a cable that comes back before its host is given up
+Say = Callable[[str], None]
+
+
+class Rack:
+    """A head and workers, of which some are up.
+
+    Args:
+        machines: All hosts, by name.
+        folder: Of logs.
+        say: Told what happens.
+    """
+
+    def __init__(self, machines: dict[str, hosts.Host], folder: Path, say: Say) -> None:
+        self.machines, self.folder, self._say = machines, folder, say
+        self._began = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """Tell what happens, and when."""
+        self._say(f"{time.monotonic() - self._began:6.1f} s  {text}")
+
+    def up(self, *names: str) -> None:
+        """Switch hosts on and start Ray on them."""
+        starting = {}
+        for name in names:
+            host = self.machines[name]
+            host.boot()
+            how = (
+                ["--head", f"--port={hosts.PORT}", "--num-cpus=0", "--include-dashboard=false"]
+                if name == "head"
+                else [f"--address={ADDRESS}", "--num-cpus=2", '--resources={"cpu_node": 1}']
+            )
+            how += ["--object-store-memory=200000000", "--disable-usage-stats"]
+            starting[name] = host.start(["ray", "start", *how], self.log(name))
+        for name, process in starting.items():
+            assert process.wait(120) == 0, self.log(name).read_text()
+            self.say(f"{name} ({self.machines[name].address}) is up")
+
+    def log(self, name: str) -> Path:
+        """Give where a host's, or a driver's, words go."""
+        return self.folder / f"{name}.log"
+
+    def drive(self, name: str, *command: str) -> "subprocess.Popen[bytes]":
+        """Start a driver on the head."""
+        self.say(f"{name} begins")
+        return self.machines["head"].start(["python", *command], self.log(name), RAY_ADDRESS=ADDRESS)
+
+    def wait(self, condition: Callable[[], bool], driver: str, seconds: float = 120.0) -> None:
+        """Wait until something is true of a run."""
+        try:
+            hosts.wait_until(condition, seconds, f"what {driver} was to do")
+        except TimeoutError as error:
+            raise AssertionError(f"{error}\n{self.log(driver).read_text()}") from error
+
+    def pull(self, name: str, seconds: float) -> None:
+        """Pull a host's cable for some time."""
+        self.say(f"{name}: the cable is pulled")
+        self.machines[name].cut()
+        time.sleep(seconds)
+        self.machines[name].mend()
+        self.say(f"{name}: the cable is back after {seconds:.0f} s")
+
+    def kill(self, name: str) -> None:
+        """Switch a host off."""
+        self.machines[name].kill()
+        self.say(f"{name} is dead")
+
+
+@contextmanager
+def rack(folder: Path, say: Say) -> Iterator[Rack]:
+    """Set up a head and three workers, all off."""
+    settings = SETTINGS | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    with hosts.rack(folder / "hosts", ("head", "ash", "birch", "cedar"), **settings) as machines:
+        yield Rack(machines, folder / "logs", say)
+
+
+def preprocess(rack: Rack, data: Path, output: Path) -> None:
+    """Render while one host's cable is pulled, another dies and a third joins."""
+    options = material.arguments(data, output, "--actors", "4")
+    driver = rack.drive("preprocess", "jobs/preprocess.py", *options)
+
+    def shards() -> int:
+        return len(list(output.glob("commits/*.json")))
+
+    rack.wait(lambda: shards() >= 1, "preprocess")
+    rack.pull("birch", SHORT_SECONDS)
+    rack.wait(lambda: shards() >= 2, "preprocess")
+    rack.kill("ash")
+    rack.up("cedar")
+    assert driver.wait(240) == 0, rack.log("preprocess").read_text()
+    rack.say(f"preprocess is done: {shards()} shards")
+
+
+def train(rack: Rack, shards: Path, output: Path) -> None:
+    """Train on two hosts while the cable of one is pulled, and one dies and another one joins."""
+    options = training_jobs.training(shards, output, *TRAINING)
+    driver = rack.drive("train", "jobs/train.py", *options)
+
+    def steps() -> int:
+        return training_jobs.steps(output)
+
+    def said() -> str:
+        return rack.log("train").read_text()
+
+    rack.wait(lambda: steps() >= 4, "train")
+    before = steps()
+    rack.pull("birch", SHORT_SECONDS)
+    rack.wait(lambda: steps() >= before + 3, "train")
+    assert "continuing from step" not in said(), "such a pause is no failure"
+    rack.say(f"training has gone on: step {steps()}")
+    rack.kill("cedar")
+    kept = max(int(path.parent.name[5:]) for path in output.glob("checkpoints/step-????????/MANIFEST.json"))
+    rack.up("ash")
+    rack.wait(lambda: "continuing from step" in said(), "train", 240)
+    (resumed,) = re.findall(r"continuing from step (\d+)", said())
+    assert int(resumed) >= kept > 0, said()
+    rack.say(f"training goes on from its checkpoint of step {resumed}")
+    assert driver.wait(240) == 0, said()
+    rack.say("training is done")
+
+
+def history_differs(output: Path, undisturbed: Path) -> str | None:
+    """Say at which step a rank's numbers are not those of a run that nothing disturbed; to the last bit."""
+    for rank in range(2):
+        ours, theirs = (training_jobs.history(folder, rank) for folder in (output, undisturbed))
+        for step in sorted(ours.keys() | theirs.keys()):
+            if ours.get(step) != theirs.get(step):
+                return f"step {step} of rank {rank}: {ours.get(step)} instead of {theirs.get(step)}"
+    return None
