@@ -76,7 +76,7 @@ def serve(folder: Path, store: str, host: str, port: int) -> int:
     (folder / _ACCOUNTS).unlink(missing_ok=True)  # MLflow would keep the password that it was first told
     server = subprocess.Popen(  # noqa: S603 - no shell
         [
-            sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--workers", "2",
+            sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--workers", "1",
             "--host", host, "--port", str(port),
             "--backend-store-uri", f"sqlite:///{folder / _DATABASE}",
             "--artifacts-destination", join(store, "artifacts"),
