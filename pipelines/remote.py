@@ -13,7 +13,6 @@ from pathlib import Path
 
 from apollo.checkpoint import BEST, CONFIG, MANIFEST, PORTABLE, WEIGHTS, verify
 from apollo.published import CheckpointError
-from pipelines.errors import UsageError
 from pipelines.object_store import StoreError
 from pipelines.storage import Folder
 
@@ -46,7 +45,7 @@ def resolve(name: str) -> Path:
         raise CheckpointError(
             f"{name}: there is no run with a best checkpoint yet, no checkpoint, and no file of weights"
         ) from error
-    except (StoreError, UsageError) as error:
+    except (StoreError, ValueError) as error:  # a name of the best that is none, too
         raise CheckpointError(str(error)) from error
 
 

@@ -14,8 +14,9 @@ import shelf
 
 from apollo.checkpoint import load
 from apollo.options import SongsConfig
+from apollo.published import CheckpointError
 from apollo.songs import find_songs, restore_songs
-from pipelines import layouts, restored, road_songs, runs
+from pipelines import layouts, remote, restored, road_songs, runs
 from pipelines.committed import CommittedSplit
 from pipelines.errors import UsageError
 from pipelines.pairs import PairItems
@@ -159,6 +160,18 @@ def test_objects_of_a_store_whose_names_climb_get_no_result_outside(
     assert found["good.wav"].name == "good.wav"
     assert found["good.wav"].problem is None
     assert "outside the output folder" in (found["evil.wav"].problem or "")
+
+
+@pytest.mark.parametrize("best", [b"../model", b"/etc", b"\xff\xfe", b"checkpoints/../../model", b"a\0b"])
+def test_what_a_store_calls_the_best_lies_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, best: bytes
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    evaluations.write_model(tmp_path / "model")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/best").write_bytes(best)
+    with pytest.raises(CheckpointError, match=r"no name below|decode"):
+        remote.resolve((tmp_path / "run").as_uri())
 
 
 @pytest.mark.parametrize("template", ["../{stem}", "/tmp/{stem}", "{parent}/../../{stem}"])  # noqa: S108 - a name, not made
