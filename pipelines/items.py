@@ -16,7 +16,8 @@ from pipelines import parquet, schema
 from pipelines.committed import CommittedSplit
 from pipelines.edges import find_edge_hz, power_spectrogram
 from pipelines.errors import UsageError
-from pipelines.shards import read_commits
+from pipelines.object_store import StoreError
+from pipelines.shards import digest, read_commits
 from pipelines.storage import Folder
 from pipelines.stored import CorruptError, decode
 
@@ -158,12 +159,14 @@ def _list_rows(output: Folder, split: CommittedSplit) -> list[tuple[Item, int, i
 
     def read(shard: int) -> list[Item]:
         commit = split.commits[shard]
-        name = schema.shard_name(*commit.key)
+        name, path = schema.shard_name(*commit.key), schema.shard_path(*commit.key)
         try:
-            with output.open(schema.shard_path(*commit.key)) as stream:
+            with output.open(path) as stream:
                 columns = ["recipe_id", "category", "components"]
                 rows: list[dict[str, Any]] = parquet.read_table(stream, columns).to_pylist()
         except (OSError, pa.ArrowException):
+            if output.exists(path) and digest(output.read(path)) == commit.sha256:
+                raise  # it was the storage's
             return [Item(f"{name} row {row}", (), schema.SONG) for row in range(commit.rows)]
         return [_item(row, groups) for row in rows]
 
@@ -182,6 +185,8 @@ def _song_groups(output: Folder) -> dict[str, str]:
     try:
         with output.open(_SOURCES) as stream:
             table = parquet.read_table(stream, ["source_id", "group_id"])
+    except StoreError:
+        raise
     except (OSError, pa.ArrowException) as error:
         raise UsageError(
             f"{output.location} has no {_SOURCES} that can be read ({error}): it says which items share a "

@@ -15,6 +15,7 @@ from typing import Any
 
 from apollo.files.decoding import EXTENSIONS
 from pipelines.errors import UsageError
+from pipelines.object_store import StoreError
 from pipelines.schema import MIXTURE, STEMS
 from pipelines.stem_names import nfc, stems_of_names
 from pipelines.storage import Entry, Folder, is_uri, join
@@ -233,6 +234,8 @@ def _read_listing(root: str, name: str) -> tuple[dict[str, Any] | None, str]:
     """Read a MoisesDB song's data.json; None and the reason where it is none."""
     try:
         listing = json.loads(Folder(root).read(name))
+    except StoreError:
+        raise  # it says nothing about the song
     except (ValueError, RecursionError, OSError) as error:
         return None, f"{type(error).__name__}: {error}"
     if not isinstance(listing, dict) or "stems" not in listing:

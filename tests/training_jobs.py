@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 LAST = 16
 
 
-def training(shards: Path, output: Path, *more: str) -> list[str]:
+def training(shards: Path | str, output: Path, *more: str) -> list[str]:
     """Give the options of the smallest run: 16 steps of 2 examples on 2 workers."""
     return [
         *("--shards", str(shards), "--output", str(output), "--history", "true"),
@@ -27,7 +27,7 @@ def training(shards: Path, output: Path, *more: str) -> list[str]:
     ]
 
 
-def start(address: str, shards: Path, output: Path, *more: str) -> "subprocess.Popen[bytes]":
+def start(address: str, shards: Path | str, output: Path, *more: str) -> "subprocess.Popen[bytes]":
     """Start the job as users do, on a cluster that is there."""
     output.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "jobs/train.py", *training(shards, output, *more)]

@@ -3,25 +3,32 @@
 Data, cache and output lie on a real S3 server, behind a proxy that fails where it is told.
 """
 
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
+import evaluations
 import material
 import numpy as np
 import oracle
 import pytest
 import restoration_jobs
 import torch
+import training_jobs
+import training_runs
 from buckets import Bucket
 from numpy.typing import NDArray
 
 from apollo.__main__ import PARTLY, main
+from pipelines.evaluate import evaluate
+from pipelines.evaluate_config import EvaluateConfig
 from pipelines.preprocess import preprocess
 from pipelines.restore import restore
 from pipelines.runs import Exit
 from pipelines.shards import find_damaged, read_commits
 from pipelines.storage import Folder
+from pipelines.tracking import TrackingConfig
 
 _EVER = float("inf")
 
@@ -118,3 +125,63 @@ def _restored_here(songs: Path, weights: Path, output: Path) -> dict[str, NDArra
         torch.set_num_threads(threads)
         signal.signal(signal.SIGTERM, handler)
     return restoration_jobs.samples(output)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_a_training_whose_machine_is_lost_goes_on_from_the_bucket_and_is_evaluated_there(
+    ray_address: str, undisturbed: Path, bucket: Bucket, tmp_path: Path
+) -> None:
+    """Real jobs: the driver killed, its disk lost, the store failing meanwhile; then scores in the bucket."""
+    alone, mine = tmp_path / "alone", tmp_path / "mine"
+    assert training_jobs.start(ray_address, undisturbed, alone).wait(300) == 0, training_jobs.log(alone)
+    shards = bucket.upload(undisturbed, "shards")
+    more = (
+        "--output",
+        bucket.uri("run"),
+        "--scratch",
+        str(mine),
+        "--tracking.uri",
+        f"sqlite:///{tmp_path}/m.db",
+    )
+
+    def there(name: str) -> bool:
+        return name in bucket.objects("run/checkpoints/")
+
+    bucket.proxy.fail("refuse", r"PUT /\S+/run/checkpoints/", skip=1, times=2)
+    bucket.proxy.fail("cut_download", r"GET /\S+/shards/train/", times=2)
+    driver = training_jobs.start(ray_address, shards, mine, *more)
+    training_jobs.wait_for(lambda: there("step-00000006/MANIFEST.json"), mine)
+    driver.kill()
+    driver.wait(30)
+    training_jobs.wait_for(lambda: not training_jobs.workers(), mine)
+    shutil.rmtree(mine)
+    bucket.proxy.fail("cut_upload", r"PUT /\S+/run/checkpoints/.*/weights.pt", times=2)
+    assert training_jobs.start(ray_address, shards, mine, *more).wait(300) == 0, training_jobs.log(mine)
+    assert "continuing from step" in training_jobs.log(mine)
+    back = bucket.download("run", tmp_path / "back")
+    ours, theirs = (
+        training_runs.weights(training_runs.Run(run), training_jobs.LAST) for run in (back, alone)
+    )
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert torch.equal(value, ours[name]) if isinstance(value, torch.Tensor) else value == ours[name], (
+            name
+        )
+    assert not [name for name in bucket.objects("run/") if name.startswith(".ray")]
+
+    config = EvaluateConfig(
+        data=shards,
+        output=bucket.uri("scores"),
+        models=(bucket.uri("run"),),
+        limit=2,
+        scorers=2,
+        rtf_runs=0,
+        bootstrap_resamples=200,
+        tracking=TrackingConfig(uri=f"sqlite:///{tmp_path}/m.db"),
+    )
+    bucket.proxy.fail("cut_upload", r"PUT /\S+/scores/", times=3)
+    outcome = evaluate(config)
+    assert outcome.code == Exit.DONE, outcome.message
+    rows = evaluations.rows(bucket.download("scores", tmp_path / "scores"))
+    assert {row["model"] for row in rows} == {"untouched", "run"}

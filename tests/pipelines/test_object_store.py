@@ -1,6 +1,7 @@
 """Object stores, on a real server: what is asked again and how often, what is whole, what is said."""
 
 import hashlib
+import json
 import os
 import pickle
 import time
@@ -18,6 +19,7 @@ from pipelines import object_store
 from pipelines.audio import Reader, probe
 from pipelines.errors import UsageError
 from pipelines.ingest import ingest
+from pipelines.layouts import find_songs
 from pipelines.object_store import StoreError, refuse_credentials
 from pipelines.runs import resolve, root_cause
 from pipelines.shards import Commit, find_damaged, publish, read_commits
@@ -238,6 +240,15 @@ def test_store_that_fails_is_no_fault_of_the_song(
     assert fault.struck
     bucket.proxy.heal()
     assert reader.read_file(file, 350_000, 40_000).any()
+
+
+@pytest.mark.parametrize("failing", [r"GET /\S+data\.json", r"GET /\S+list-type"])
+def test_songs_are_not_found_to_be_less_than_there_are(folder: Folder, bucket: Bucket, failing: str) -> None:
+    """A listing of a song that cannot be fetched is no song without one."""
+    folder.write("song/data.json", json.dumps({"song": "x", "artist": "y", "stems": []}).encode())
+    bucket.proxy.fail("refuse", failing, times=_EVER)
+    with pytest.raises(StoreError):
+        find_songs([folder.location])
 
 
 def test_song_at_another_rate_is_brought_to_the_same_cache(
