@@ -129,6 +129,7 @@ def main(data: Path, folder: Path) -> None:
     )
 
 
+_PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 _DO = ("setup", "start_ray")
 
 
@@ -137,7 +138,12 @@ class Scaling(AutoscalingCluster):
 
     def _generate_config(self, *arguments: Any, **more: Any) -> dict[str, Any]:
         head = {"ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}}
-        provider = {"type": "fake_multinode", "launch_multiple": True, "head_node_id": FAKE_HEAD_NODE_ID}
+        provider = {
+            "type": "external",
+            "module": _PROVIDER,
+            "launch_multiple": True,
+            "head_node_id": FAKE_HEAD_NODE_ID,
+        }
         commands = (
             "initialization",
             "setup",

@@ -6,6 +6,7 @@ Every host is a set of namespaces (tests/hosts.py) with a Ray of its own that as
 computes nothing; it has the drivers. Results must be those of runs that nothing disturbed.
 """
 
+import os
 import re
 import secrets
 import subprocess
@@ -19,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import hosts
 import material
+import oracle
 import training_jobs
 
 ADDRESS = f"10.77.0.1:{hosts.PORT}"
@@ -31,7 +33,7 @@ SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 TRAINING = (
-    *("--fit.epochs", "4", "--workers.cpus", "2"),  # a worker a host
+    *("--fit.epochs", "3", "--workers.cpus", "2"),  # a worker a host
     *("--tracking.uri", "http://127.0.0.1:9", "--tracking.close_seconds", "1"),  # nobody is there
 )
 SHORT_SECONDS = 3.0  # a cable that comes back before its host is given up
@@ -119,6 +121,11 @@ def preprocess(rack: Rack, data: Path, output: Path) -> None:
         return len(list(output.glob("commits/*.json")))
 
     rack.wait(lambda: shards() >= 1, "preprocess")
+    stranger = rack.machines["ash"].run(
+        ["ray", "status", f"--address={ADDRESS}"], rack.log("stranger"), RAY_AUTH_TOKEN="0" * 64
+    )
+    assert stranger and "InvalidAuthToken" in rack.log("stranger").read_text()
+    rack.say("who has another token is turned away")
     rack.pull("birch", SHORT_SECONDS)
     rack.wait(lambda: shards() >= 2, "preprocess")
     rack.kill("ash")
@@ -163,3 +170,42 @@ def history_differs(output: Path, undisturbed: Path) -> str | None:
             if ours.get(step) != theirs.get(step):
                 return f"step {step} of rank {rank}: {ours.get(step)} instead of {theirs.get(step)}"
     return None
+
+
+@contextmanager
+def local_ray() -> Iterator[str]:
+    """Start Ray on this machine, with CPUs for two trainers whatever the machine has."""
+    import ray
+
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()
+
+
+def main(folder: Path) -> None:
+    """Do all of it, and tell."""
+    if reason := hosts.why_not():
+        sys.exit(reason)
+    data = material.write_musdb(folder / "data")
+    shards, trained = folder / "undisturbed", folder / "trained"
+    options = training_jobs.training(shards, trained, *TRAINING)
+    with local_ray() as address:
+        for command in (
+            ["jobs/preprocess.py", *material.arguments(data, shards)],
+            ["jobs/train.py", *options],
+        ):
+            environment = os.environ | {"RAY_ADDRESS": address}
+            subprocess.run([sys.executable, *command], env=environment, cwd=hosts.ROOT, check=True)
+    with rack(folder, print) as machines:
+        machines.up("head", "ash", "birch")
+        preprocess(machines, data, folder / "shards")
+        train(machines, shards, folder / "run")
+    rejected = oracle.check(folder / "shards", shards)
+    print(f"preprocess: the bytes of a run that nothing disturbed, {len(rejected)} rejects")
+    print(
+        "training:", history_differs(folder / "run", trained) or "the numbers of a run that nothing disturbed"
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
