@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from pipelines import telemetry
 from pipelines.passwords import shown
 
 _Item = TypeVar("_Item")
@@ -32,7 +33,7 @@ def say(text: str) -> None:
 
 
 def watch(items: Iterable[_Item], *, total: int, done: int, what: str, unit: str) -> Iterator[_Item]:
-    """Pass items through and show how far they are.
+    """Pass items through and show how far they are, to Prometheus too.
 
     Args:
         items: What is counted.
@@ -41,6 +42,7 @@ def watch(items: Iterable[_Item], *, total: int, done: int, what: str, unit: str
         what: What is being done.
         unit: Name of one item.
     """
+    items = _counted(items, total - done, what)
     if sys.stderr.isatty():
         yield from tqdm(items, total=total, initial=done, desc=what, unit=f" {unit}", file=sys.stderr)
         return
@@ -54,3 +56,11 @@ def watch(items: Iterable[_Item], *, total: int, done: int, what: str, unit: str
             left = (now - began) / (count - done) * (total - count)
             say(f"{what}: {count} of {total} {unit}s, {now - began:.0f} s, about {left:.0f} s left")
             spoke = now
+
+
+def _counted(items: Iterable[_Item], left: int, stage: str) -> Iterator[_Item]:
+    telemetry.record("apollo_items_open", left, stage=stage)
+    for item in items:
+        left -= 1
+        telemetry.record("apollo_items_open", left, stage=stage)
+        yield item

@@ -5,10 +5,11 @@ Shape legend: samples are [frames, channels], 44,100 Hz.
 
 import errno
 import io
+import json
 import os
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,7 @@ class ShardRenderer:
         self._output = Folder(task.output)
         runs.check_versions(task.versions, task.codec.ffmpeg)
         self._encoder: Encoder = Mp3Encoder(task.codec)
+        self._encode_seconds: list[float] = []
         self._reader = Reader(task.cache)
         with self._output.open("sources.parquet") as file:
             rows = parquet.read_table(file, ["source_id", "files"]).to_pylist()
@@ -111,14 +113,14 @@ class ShardRenderer:
         self._plan = parquet.open_file(self._output.open(RECIPES))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Make the shard of a row (split, shard, first: its first row in the plan, rows)."""
+        """Make the shard of a row (split, shard, first: its first row in the plan, rows).
+
+        Returns:
+            `commit`, and `encode_seconds`: what each call of the encoder took; both as JSON.
+        """
+        self._encode_seconds.clear()
         commit = self.render(row["split"], row["shard"], self.recipes(row))
-        return {
-            "split": commit.split,
-            "shard": commit.shard,
-            "rows": commit.rows,
-            "rejected": len(commit.rejected),
-        }
+        return {"commit": json.dumps(asdict(commit)), "encode_seconds": json.dumps(self._encode_seconds)}
 
     def recipes(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         """Read the recipes of a shard from the plan."""
@@ -179,10 +181,13 @@ class ShardRenderer:
     def _encode(self, clean: NDArray[np.int16]) -> Any:
         reason = ""
         for _ in range(_ENCODER_ATTEMPTS):
+            began = time.perf_counter()
             try:
                 return self._encoder.encode(clean)
             except (FfmpegError, CodecError) as error:
                 reason = str(error)
+            finally:
+                self._encode_seconds.append(round(time.perf_counter() - began, 4))
         if _FULL_DISK in reason:  # no fault of the excerpt's
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), tempfile.gettempdir())
         raise RejectError(f"encoder: {reason}")

@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from apollo.options import PRECISIONS, SongsConfig
-from pipelines import runs
+from pipelines import runs, telemetry
 from pipelines.errors import UsageError
 from pipelines.progress import say, watch
 from pipelines.runs import Exit, Outcome
@@ -210,6 +210,7 @@ class _Run:
         for row in watch(results, total=len(self.wanted), done=done, what="restore", unit="song"):
             record = Record(**json.loads(row["record"]))
             self.records[songs[record.name]] = record
+            telemetry.song_done(record)
             if record.status == "failed":
                 say(f"FAILED   {record.source!r}: {record.reason}")
         self.output.delete_temporary()  # of actors that were killed

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from pipelines import audit, runs, schema
+from pipelines import audit, runs, schema, telemetry
 from pipelines.cluster import Cluster, connect, run_actors
 from pipelines.codec import CodecConfig
 from pipelines.errors import UsageError
@@ -169,11 +169,17 @@ class Preprocess:
             findings = find_songs(self.config.data)
         self._claim(findings)
         self.claimed = True
-        if not self.output.exists(PLAN):
+        is_new = not self.output.exists(PLAN)
+        if is_new:
             runs.write_result(self.output, None, "scanning and planning")
             self._make_plan(findings)
         self.output.delete_folder(SCANS)
-        return findings, json.loads(self.output.read(PLAN))
+        plan = json.loads(self.output.read(PLAN))
+        if is_new:
+            telemetry.rejected(
+                "apollo_sources_rejected_total", (reject["reason"] for reject in plan["rejects"])
+            )
+        return findings, plan
 
     def _outcome(self, report: dict[str, Any], done: str) -> Outcome:
         share = max(report["reject_share_sources"], report["reject_share_recipes"])
@@ -251,7 +257,7 @@ class Preprocess:
         results = run_actors(items, SongScanner, arguments, actors=self.config.actors, cluster=self.cluster)
         done = len(songs) - len(open_songs)
         for _ in watch(results, total=len(songs), done=done, what="scan", unit="song"):
-            pass
+            telemetry.record("apollo_songs_scanned_total")
 
     def _refill_cache(self, songs: list[Song]) -> None:
         """Decode again what the plan reads from the cache and somebody has deleted there."""
@@ -286,5 +292,5 @@ class Preprocess:
             self.output.location, self.cache.location, self.config.codec, self.config.shards, self.versions
         )
         results = run_actors(pending, ShardRenderer, (task,), actors=self.config.actors, cluster=self.cluster)
-        for _ in watch(results, total=len(pending) + done, done=done, what="render", unit="shard"):
-            pass
+        for row in watch(results, total=len(pending) + done, done=done, what="render", unit="shard"):
+            telemetry.shard_made(Commit(**json.loads(row["commit"])), json.loads(row["encode_seconds"]))

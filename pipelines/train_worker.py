@@ -15,7 +15,7 @@ import torch
 from apollo.checkpoint import WEIGHTS
 from apollo.discriminator import Discriminator
 from apollo.examples import Source
-from apollo.gan import Gan
+from apollo.gan import SKIPPED, Gan
 from apollo.generator import Generator
 from apollo.hooks import Hooks
 from apollo.loop import fit
@@ -23,7 +23,7 @@ from apollo.published import read_container
 from apollo.training import NotFiniteError
 from apollo.validation import VISQOL, Heard
 from apollo.world import World
-from pipelines import progress
+from pipelines import progress, telemetry
 from pipelines.loader import ShardSource, ValidationSource
 from pipelines.mirror import Mirror
 from pipelines.mixing import LiveSource
@@ -136,14 +136,17 @@ class _Hooks(Hooks):
         self.heard = config.heard_examples
         self.late = config.heard_examples > 0
         self._reviews: dict[int, Aside] = {}
+        self._counts = telemetry.TrainingCounts(world.rank)
 
     def stepped(self, step: int, metrics: Mapping[str, float], names: Sequence[str]) -> None:
+        self._counts.stepped(names, skipped=bool(metrics[SKIPPED]))
         if self.config.history:
             line = json.dumps({"step": step, "examples": list(names), **metrics})
             with open(self.output.path(f"history-{self.world.rank}.jsonl"), "a") as stream:
                 stream.write(line + "\n")
 
     def logged(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._counts.logged(metrics)
         if self.tracker:
             self.tracker.log(step, metrics)
 
@@ -193,6 +196,7 @@ class _Hooks(Hooks):
         return self.output.path(f".review/step-{step:08d}")
 
     def saved(self, step: int, path: Path) -> None:
+        telemetry.record("apollo_training_checkpoints_total")
         self.say(f"checkpoint {os.fspath(path)}")
         if self.mirror:
             self.mirror.try_to_send()
@@ -205,6 +209,7 @@ class _Hooks(Hooks):
 
     def rejected(self, reject: Reject) -> None:
         """List a row that is left out."""
+        telemetry.rejected("apollo_training_rows_rejected_total", [reject.reason])
         self.say(f"left out: {reject.name}: {reject.reason}")
         with open(self.output.path(f"rejects-{self.world.rank}.jsonl"), "a") as stream:
             stream.write(json.dumps(reject._asdict()) + "\n")

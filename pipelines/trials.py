@@ -8,11 +8,13 @@ GPUs it holds one, and restores there what the pool then scores. What Tune itsel
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines import telemetry
 from pipelines.contestants import Contestant
 from pipelines.errors import UsageError
 from pipelines.evaluate_config import EvaluateConfig
@@ -137,6 +139,7 @@ def run_trials(work: Work, trials: Sequence[Trial]) -> str | None:
         ) -> None:
             if "told" in result:
                 say(result["told"])
+                telemetry.items_scored(result["statuses"])
 
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # signals are ours: pipelines.runs
     os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}  # and so are words
@@ -171,7 +174,8 @@ def _bind(work: Work, trials: Sequence[Trial]) -> Callable[[dict[str, Any]], Non
             )
         rows = _score(work, trial)
         write_scores(work.output, trial, rows, "cuda" if work.gpu else "cpu")
-        tune.report({"items": len(rows), "told": _told(trial, rows)})
+        statuses = dict(Counter(row["status"] for row in rows))
+        tune.report({"items": len(rows), "statuses": statuses, "told": _told(trial, rows)})
 
     return run
 

@@ -1,6 +1,7 @@
 """Rendering: mixes worked out by hand, full scale kept, and a recipe that fails is named in the commit."""
 
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,7 @@ def _tasks() -> list[dict[str, Any]]:
 
 def test_shard_holds_what_its_recipes_say(planned: Path) -> None:
     renderer = _renderer(planned)
-    assert [renderer(task)["rows"] for task in _tasks()] == [3, 2]
+    assert [json.loads(renderer(task)["commit"])["rows"] for task in _tasks()] == [3, 2]
     output = Folder(str(planned))
     recipes = pq.read_table(planned / "recipes.parquet").to_pylist()
     commits = read_commits(output)
