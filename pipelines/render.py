@@ -116,11 +116,15 @@ class ShardRenderer:
         """Make the shard of a row (split, shard, first: its first row in the plan, rows).
 
         Returns:
-            `commit`, and `encode_seconds`: what each call of the encoder took; both as JSON.
+            `rows`; as JSON, `commit` and `encode_seconds`: what each call of the encoder took.
         """
         self._encode_seconds.clear()
         commit = self.render(row["split"], row["shard"], self.recipes(row))
-        return {"commit": json.dumps(asdict(commit)), "encode_seconds": json.dumps(self._encode_seconds)}
+        return {
+            "rows": commit.rows,
+            "commit": json.dumps(asdict(commit)),
+            "encode_seconds": json.dumps(self._encode_seconds),
+        }
 
     def recipes(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         """Read the recipes of a shard from the plan."""
