@@ -1,6 +1,5 @@
 """How a run grows with its shards: so many requests a shard, and no more however many there are."""
 
-
 import pytest
 
 from pipelines.bench_shards import STEPS, count_requests, make_output
