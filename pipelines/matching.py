@@ -77,16 +77,19 @@ def same_recordings(prints: Sequence[NDArray[np.uint32]]) -> list[tuple[int, int
 def _coincidences(prints: Sequence[NDArray[np.uint32]]) -> Iterable[tuple[int, int, int]]:
     """Yield (song, later song, shift) for every word that two songs share."""
     words = np.concatenate([*prints, np.zeros(0, np.uint32)])
-    songs = np.repeat(np.arange(len(prints)), [len(p) for p in prints])
-    places = np.concatenate([*(np.arange(len(p)) for p in prints), np.zeros(0, int)])
-    order = np.argsort(words, kind="stable")
-    words, songs, places = words[order], songs[order], places[order]
-    bounds = np.flatnonzero(np.diff(words)) + 1
-    for low, high in zip(np.concatenate([[0], bounds]), np.concatenate([bounds, [len(words)]]), strict=True):
-        if not 1 < high - low <= _COMMON or words[low] == 0 or songs[low] == songs[high - 1]:
+    order = np.argsort(words, kind="stable")  # [words of all songs]
+    words = words[order]
+    edges = np.concatenate([[0], np.flatnonzero(np.diff(words)) + 1, [len(words)]])
+    numbers = np.diff(edges)
+    shared = np.flatnonzero((numbers > 1) & (numbers <= _COMMON))  # few, and all that is looked at from here
+    begins = np.cumsum([0, *(len(p) for p in prints)])
+    for low, high in zip(edges[shared].tolist(), edges[shared + 1].tolist(), strict=True):
+        songs = np.searchsorted(begins, order[low:high], side="right") - 1
+        if words[low] == 0 or songs[0] == songs[-1]:
             continue
-        for i in range(low, high):
-            for j in range(i + 1, high):
+        places = order[low:high] - begins[songs]
+        for i in range(high - low):
+            for j in range(i + 1, high - low):
                 if songs[i] != songs[j]:
                     yield int(songs[i]), int(songs[j]), int(places[j] - places[i])
 

@@ -7,6 +7,7 @@ it was. Shape legend: samples are [frames, channels].
 import base64
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -27,6 +28,7 @@ _SPECTRUM = 4_096
 _WINDOWS_PER_BLOCK = 8
 _ROUNDING_NOISE = 2.0**-30 / 12  # power of rounding to 16 bits
 _ABOVE_NOISE_DB = 9.0
+_READING_THREADS = 8
 
 
 @dataclass
@@ -59,8 +61,10 @@ def _hann() -> NDArray[np.float32]:
 
 def read_scans(output: Folder) -> dict[str, dict[str, Any]]:
     """Read what is scanned already, by song id."""
-    found = (json.loads(output.read(entry.name)) for entry in output.entries(SCANS))
-    return {scan["song_id"]: scan for scan in found}
+    names = [entry.name for entry in output.entries(SCANS)]
+    with ThreadPoolExecutor(_READING_THREADS) as pool:  # each waits for its own answer of an object store
+        found = pool.map(lambda name: json.loads(output.read(name)), names)
+        return {scan["song_id"]: scan for scan in found}
 
 
 def cached_names(songs: list[Song]) -> set[str]:

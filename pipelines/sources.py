@@ -51,12 +51,12 @@ class Sources:
     def tables(self) -> tuple[pa.Table, pa.Table]:
         """Give sources.parquet and segments.parquet."""
         counted = [{**row, "segments": len(self.segments[row["source_id"]])} for row in self.rows]
-        windows = [
-            {"source_id": source, "start": start, "frames": frames, "rms_db": rms_db, "active_starts": mask}
-            for source, found in self.segments.items()
-            for start, frames, rms_db, mask in found
-        ]
-        return pa.Table.from_pylist(counted, schema.SOURCES), pa.Table.from_pylist(windows, schema.SEGMENTS)
+        windows: dict[str, list[Any]] = {  # by column: a row of its own each would take most of the memory
+            "source_id": [source for source, found in self.segments.items() for _ in found]
+        }
+        for place, name in enumerate(schema.SEGMENTS.names[1:]):
+            windows[name] = [window[place] for found in self.segments.values() for window in found]
+        return pa.Table.from_pylist(counted, schema.SOURCES), pa.Table.from_pydict(windows, schema.SEGMENTS)
 
 
 def collect(
