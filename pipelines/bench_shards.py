@@ -191,15 +191,16 @@ def measure(location: str, step: str) -> Growth:
 def take(location: str, step: str) -> None:
     """Take a step in this process and print what it cost, as JSON."""
     assert report  # imported, as it would be loaded while the step is measured
-    before = _memory("VmRSS")
+    before = memory_bytes("VmRSS")
     with count_requests() as requests:
         began, worked = time.monotonic(), cpu_seconds()
         STEPS[step](location)
         seconds, worked = time.monotonic() - began, cpu_seconds() - worked
-    print(json.dumps(asdict(Growth(seconds, worked, _memory("VmHWM") - before, dict(requests)))))
+    print(json.dumps(asdict(Growth(seconds, worked, memory_bytes("VmHWM") - before, dict(requests)))))
 
 
-def _memory(name: str) -> int:
+def memory_bytes(name: str) -> int:
+    """Give this process's memory: VmRSS now, VmHWM at its peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 
