@@ -141,33 +141,33 @@ def _hand_out(location: str) -> None:
 
     cluster = connect()
     done = sum(1 for _ in run_actors(_tasks(location), Idle, (), actors=_ACTORS, cluster=cluster))
-    assert done == len(_tasks(location))
+    _must(done == len(_tasks(location)))
 
 
 def _resume(location: str) -> None:
     output = Folder(location)
     commits = read_commits(output)
-    assert len(commits) == len(_tasks(location))
-    assert not find_damaged(output, commits.values(), content=True)
+    _must(len(commits) == len(_tasks(location)))
+    _must(not find_damaged(output, commits.values(), content=True))
 
 
 def _close(location: str) -> None:
     output = Folder(location)
     made = audit.close(output, json.loads(output.read(PLAN)), {}, {}, _CODEC)
-    assert made["committed"] == made["planned"] == len(_tasks(location))
+    _must(made["committed"] == made["planned"] == len(_tasks(location)))
 
 
 def _train(location: str) -> None:
     """Open the shards, read first examples, and look up the place of every example of two passes."""
     source = ShardSource(location, epoch_examples=10**6)
     stream = source.read(0, range(_EXAMPLES))
-    assert len(list(stream)) == _EXAMPLES
+    _must(len(list(stream)) == _EXAMPLES)
     order = Order([1] * source.num_rows, seed=0, window_shards=8)
-    assert sum(len(places) for places in order.windows(range(2 * source.num_rows))) == 2 * source.num_rows
+    _must(sum(len(places) for places in order.windows(range(2 * source.num_rows))) == 2 * source.num_rows)
 
 
 def _evaluate(location: str) -> None:
-    assert len(ShardItems(location, "train", (), None).items) == len(_tasks(location))
+    _must(len(ShardItems(location, "train", (), None).items) == len(_tasks(location)))
 
 
 STEPS: dict[str, Callable[[str], None]] = {
@@ -180,17 +180,23 @@ STEPS: dict[str, Callable[[str], None]] = {
 }
 
 
+def _must(held: bool) -> None:
+    """Stop where a step has not done its work: its cost would be that of less."""
+    if not held:
+        raise RuntimeError("a step has not done all of its work")
+
+
 def measure(location: str, step: str) -> Growth:
     """Take a step over an output in a process of its own."""
     code = "import sys; from pipelines.bench_shards import take; take(*sys.argv[1:])"
     asked = [sys.executable, "-c", code, location, step]
-    said = subprocess.run(asked, check=True, stdout=subprocess.PIPE, text=True).stdout
+    said = subprocess.run(asked, check=True, stdout=subprocess.PIPE, text=True).stdout  # noqa: S603 - no shell
     return Growth(**json.loads(said.splitlines()[-1]))
 
 
 def take(location: str, step: str) -> None:
     """Take a step in this process and print what it cost, as JSON."""
-    assert report  # imported, as it would be loaded while the step is measured
+    _must(bool(report))  # imported, as it would be loaded while the step is measured
     before = memory_bytes("VmRSS")
     with count_requests() as requests:
         began, worked = time.monotonic(), cpu_seconds()
