@@ -32,6 +32,7 @@ from apollo.checkpoint import (
 )
 from pipelines.object_store import StoreError
 from pipelines.storage import Folder, write_locally
+from pipelines.train_config import INIT
 
 CHECKPOINTS, TRACKING = "checkpoints", "tracking"
 _SCORES = f"{CHECKPOINTS}/scores.json"
@@ -46,10 +47,12 @@ class Mirror:
         output: URI.
         local: The folder.
         say: Told of what is not as it should be.
+        rank: Of the worker, whose rejects are its own affair.
     """
 
-    def __init__(self, output: str, local: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, output: str, local: Path, say: Callable[[str], None], rank: int = 0) -> None:
         self._store, self._local, self._say = Folder(output), local, say
+        self._rejects = f"rejects-{rank}.jsonl"
         self._damaged: set[str] = set()
 
     def bring(self) -> None:
@@ -59,7 +62,7 @@ class Mirror:
             StoreError: the store does not answer.
         """
         with self._alone():
-            self._bring_tracking()
+            self._bring_beginnings()
             names = self._stored()
             for name in sorted(set(self._steps()) - names):
                 shutil.rmtree(self._local / name)
@@ -67,21 +70,19 @@ class Mirror:
                 self._bring_checkpoint(name, (CONFIG, WEIGHTS, TRAINING))
             self._merge_scores()
             self._link_best()
-            for entry in self._store.entries():
-                if entry.name.startswith("rejects-") and not (self._local / entry.name).exists():
-                    write_locally(str(self._local / entry.name), self._store.read(entry.name))
+            rejects = self._local / self._rejects
+            if not rejects.exists() and self._store.exists(self._rejects):
+                write_locally(str(rejects), self._store.read(self._rejects))
 
-    def bring_beginnings(self, init: str) -> None:
+    def bring_beginnings(self) -> None:
         """Bring what the driver needs: the checkpoint that the run began from, and by what it was tracked."""
         with self._alone():
-            self._bring_tracking()
-            if self._store.exists(f"{init}/{MANIFEST}"):
-                self._bring_checkpoint(init, (CONFIG, WEIGHTS))
+            self._bring_beginnings()
 
-    def send_init(self, init: str) -> None:
+    def send_init(self) -> None:
         """Give the store the checkpoint that the run began from."""
-        if not self._store.exists(f"{init}/{MANIFEST}"):
-            self._send_checkpoint(init)
+        if not self._store.exists(f"{INIT}/{MANIFEST}"):
+            self._send_checkpoint(INIT)
 
     def send_newer(self) -> None:
         """Give the store the checkpoints after its newest: those that it was not there for."""
@@ -98,8 +99,6 @@ class Mirror:
         self._send_tracking()
         self._send_steps(name for name in here if name not in there)
         self._send_file(_SCORES)
-        for path in self._local.glob("rejects-*.jsonl"):
-            self._send_file(path.name)
         link = self._local / BEST
         if link.is_symlink() and link.exists():
             self._store.write(BEST, link.readlink().as_posix().encode())
@@ -113,6 +112,13 @@ class Mirror:
             self.send()
         except StoreError as error:
             self._say(f"not in the store yet, which is tried again at the next checkpoint: {error}")
+
+    def try_to_send_rejects(self) -> None:
+        """Send what this worker has left out, on every worker; where the store does not answer say so."""
+        try:
+            self._send_file(self._rejects)
+        except StoreError as error:
+            self._say(f"{self._rejects} is not in the store: {error}")
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -181,6 +187,11 @@ class Mirror:
         """Send what was logged before the checkpoint that comes after it, without the files that were."""
         for path in (self._local / TRACKING).glob("*.json*"):
             self._send_file(f"{TRACKING}/{path.name}")
+
+    def _bring_beginnings(self) -> None:
+        self._bring_tracking()
+        if self._store.exists(f"{INIT}/{MANIFEST}"):
+            self._bring_checkpoint(INIT, (CONFIG, WEIGHTS))
 
     def _bring_tracking(self) -> None:
         """Bring what was logged elsewhere; lines are only added, so the longer are the later ones."""

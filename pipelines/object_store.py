@@ -75,7 +75,10 @@ def _attempts() -> int:
 
 @lru_cache(maxsize=64)
 def _connect_s3(bucket: str, query: str, endpoint: str, attempts: int) -> pafs.S3FileSystem:
-    """Connect to the store of a bucket; once a process, for its connections are worth keeping."""
+    """Connect to the store of a bucket; once a process, for its connections are worth keeping.
+
+    And Arrow makes a new client wait until no request of another is under way, which may take minutes.
+    """
     filesystem, _ = pafs.FileSystem.from_uri(f"s3://{bucket}?{query}")
     _, (settings,) = filesystem.__reduce__()
     settings |= {

@@ -118,7 +118,7 @@ def _prepare(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any]]:
 
     if is_uri(config.output):
         _check_tracking(config)
-        Mirror(config.output, config.folder, say).bring_beginnings(INIT)
+        Mirror(config.output, config.folder, say).bring_beginnings()
     if config.init is not None:
         config = replace(config, **_shapes(config))
     settings: dict[str, Any] = {
@@ -175,7 +175,7 @@ def _begin(config: TrainConfig) -> None:
     if not (config.folder / INIT).exists():
         _save_init(config, config.init)
     if is_uri(config.output):
-        Mirror(config.output, config.folder, say).send_init(INIT)
+        Mirror(config.output, config.folder, say).send_init()
 
 
 def _save_init(config: TrainConfig, init: str) -> None:

@@ -87,7 +87,7 @@ def _mirror(config: TrainConfig, desk: DeskLine, world: World) -> Mirror | None:
     """Bring an output at a URI to this node, after what the store has missed has gone there."""
     if not is_uri(config.output):
         return None
-    mirror = Mirror(config.output, config.folder, desk.say)
+    mirror = Mirror(config.output, config.folder, desk.say, world.rank)
     if world.rank == 0:
         mirror.send_newer()
     world.wait()
@@ -213,6 +213,8 @@ class _Hooks(Hooks):
         self.say(f"left out: {reject.name}: {reject.reason}")
         with open(self.output.path(f"rejects-{self.world.rank}.jsonl"), "a") as stream:
             stream.write(json.dumps(reject._asdict()) + "\n")
+        if self.mirror:
+            self.mirror.try_to_send_rejects()
 
     def close(self) -> None:
         """Send what is to be sent."""

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import pytest
 import torch
 import training_runs
 from buckets import Bucket
+from restoration_jobs import save_generator
 from training_runs import Noise
 
 from apollo import checkpoint
 from apollo.config import DiscriminatorConfig, GeneratorConfig
 from apollo.training import FitConfig, GanConfig
 from pipelines import train_worker
+from pipelines.mirror import Mirror
 from pipelines.object_store import ATTEMPTS, StoreError
 from pipelines.room import WorkersConfig
 from pipelines.runs import Exit
@@ -57,14 +60,16 @@ class _NoReview:
 
 
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrainConfig]:
     """Of a run whose examples are short and made of their places; nothing is reviewed beside it."""
     monkeypatch.setenv(ATTEMPTS, "2")
     monkeypatch.setattr(train_worker, "_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(train_worker, "_source", lambda *_: Noise())
     monkeypatch.setattr(train_worker, "ValidationSource", lambda *_, **__: Noise(count=50))
     monkeypatch.setattr(train_worker, "Aside", lambda *_, **__: _NoReview())
-    return TrainConfig(
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield TrainConfig(
         shards=str(tmp_path / "shards"),
         output=str(tmp_path / "on a disk"),
         generator=GeneratorConfig(dim=8, layers=1, heads=2, output="correction"),
@@ -84,6 +89,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
         visqol=False,
         scratch=str(tmp_path / "scratch"),
     )
+    torch.set_num_threads(threads)
 
 
 def _work(config: TrainConfig, monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> _Desk:
@@ -179,3 +185,23 @@ def test_a_run_in_a_bucket_needs_a_place_for_what_it_logs(
     assert outcome.code == Exit.USAGE
     assert "MLFLOW_TRACKING_URI" in outcome.message
     assert not bucket.objects()
+
+
+def test_what_a_run_began_from_and_left_out_is_on_every_node(bucket: Bucket, tmp_path: Path) -> None:
+    """A worker brings its own rejects alone, and never sends those of others, which it may have of old."""
+    first = Mirror(bucket.uri("run"), tmp_path / "first", print, rank=0)
+    save_generator(tmp_path / "first/init")
+    first.send_init()
+    for rank, mirror in enumerate((first, Mirror(bucket.uri("run"), tmp_path / "second", print, rank=1))):
+        mirror.bring()
+        folder = tmp_path / ("first", "second")[rank]
+        (folder / f"rejects-{rank}.jsonl").write_text("{}\n")
+        mirror.try_to_send_rejects()
+        checkpoint.load(folder / "init")
+    first.send()
+    there = bucket.objects("run/")
+    assert {"rejects-0.jsonl", "rejects-1.jsonl", "init/MANIFEST.json"} <= set(there)
+    shutil.rmtree(tmp_path / "second")
+    Mirror(bucket.uri("run"), tmp_path / "second", print, rank=1).bring()
+    assert {path.name for path in (tmp_path / "second").iterdir()} >= {"init", "rejects-1.jsonl"}
+    assert not (tmp_path / "second/rejects-0.jsonl").exists()
