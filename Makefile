@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-faults lint bench clean
+.PHONY: setup demo test test-faults lint audit bench hosts clean
 
 setup: $(READY)
 
@@ -30,6 +30,17 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Known vulnerabilities of all that is pinned; needs the network. What could not be asked is a failure.
+audit: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-audit.txt
+	$(BIN)/python -m pip check
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r requirements-audit.txt
+
+# Three hosts in namespaces of this machine, as root: cables come off, a host dies, another joins.
+hosts: $(READY)
+	rm -rf build/hosts
+	$(BIN)/python tests/several_hosts.py build/hosts
 
 bench: $(READY)
 	$(BIN)/python -m apollo.bench --batch 1 --compile

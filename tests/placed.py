@@ -23,6 +23,7 @@ import material
 
 from pipelines import cluster, workers
 from pipelines.evaluate import evaluate
+from pipelines.gloo import GlooConfig
 from pipelines.preprocess import preprocess
 from pipelines.room import WorkersConfig, room_for
 from pipelines.runs import Exit
@@ -95,8 +96,7 @@ def train(folder: Path, seen: dict[str, set[str]]) -> None:
     import ray.train.torch
 
     # no CUDA behind these GPUs, and NCCL needs it
-    chosen = ray.train.torch.TorchConfig
-    ray.train.torch.TorchConfig = lambda backend: chosen(backend="gloo")
+    ray.train.torch.TorchConfig = lambda backend: GlooConfig()
     config = WorkersConfig(count=2, cpus=1, wait_minutes=3)
     with room_for(config, print):
         stopping = threading.Event()
