@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import telemetry
+from pipelines.progress import watch
 from pipelines.telemetry import KINDS, METRICS, kind_of
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +54,13 @@ def test_names_follow_the_conventions_of_prometheus() -> None:
 )
 def test_reasons_are_counted_by_kind(reason: str | None, kind: str) -> None:
     assert kind_of(reason) == kind
+
+
+def test_what_is_open_goes_down_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, float, str]] = []
+    monkeypatch.setattr(telemetry, "record", lambda name, value, stage: told.append((name, value, stage)))
+    assert list(watch("ab", total=5, done=3, what="scan", unit="song")) == ["a", "b"]
+    assert told == [("apollo_items_open", left, "scan") for left in (2, 1, 0)]
 
 
 def test_outside_of_ray_nothing_is_recorded_or_imported() -> None:
