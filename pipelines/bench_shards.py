@@ -32,6 +32,7 @@ from pipelines.recipes import RecipesConfig
 from pipelines.render import cpu_seconds, to_flac
 from pipelines.shards import Commit, digest, encode_shard, find_damaged, publish, read_commits
 from pipelines.storage import Folder, parquet_bytes
+from pipelines.worked import memory_bytes
 
 _SHARDS = (1_000, 10_000)
 _CODEC = CodecConfig(bitrates_bps=(32_000,))
@@ -203,12 +204,6 @@ def take(location: str, step: str) -> None:
         STEPS[step](location)
         seconds, worked = time.monotonic() - began, cpu_seconds() - worked
     print(json.dumps(asdict(Growth(seconds, worked, memory_bytes("VmHWM") - before, dict(requests)))))
-
-
-def memory_bytes(name: str) -> int:
-    """Give this process's memory: VmRSS now, VmHWM at its peak."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 class _Ranges:

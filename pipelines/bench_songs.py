@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.bench_shards import Growth, count_requests, memory_bytes
+from pipelines.bench_shards import Growth, count_requests
 from pipelines.layouts import Findings, Song
 from pipelines.matching import HOP
 from pipelines.plan import write_plan
@@ -29,6 +29,7 @@ from pipelines.schema import EXCERPT_FRAMES, MIXTURE, SAMPLE_RATE
 from pipelines.sources import SourcesConfig, collect
 from pipelines.splits import SplitsConfig
 from pipelines.storage import Entry, Folder
+from pipelines.worked import memory_bytes
 
 _SONGS = (1_000, 10_000)
 _SONG_SECONDS = 240
@@ -43,9 +44,7 @@ def main() -> None:
     sizes = [int(argument) for argument in sys.argv[1:]] or list(_SONGS)
     with tempfile.TemporaryDirectory(prefix="apollo-bench-") as scratch:
         for size in sizes:
-            location = str(Path(scratch, str(size)))
-            make_scans(location, size)
-            one = measure(location, size)
+            one = measure_made(str(Path(scratch, str(size))), size)
             print(
                 f"{size:8,d} songs{one.seconds:8.2f} s{one.cpu_seconds:8.2f} s of CPU"
                 f"{one.peak_bytes / 2**20:8.1f} MiB   {one.requests}",
@@ -116,8 +115,9 @@ def _words(draw: np.random.Generator, count: int) -> NDArray[np.uint32]:
     return np.bitwise_xor.accumulate(flips)
 
 
-def measure(location: str, songs: int) -> Growth:
-    """Read the scans of an output and plan, in a process of its own."""
+def measure_made(location: str, songs: int) -> Growth:
+    """Make scans, then read them and plan, in a process of its own."""
+    make_scans(location, songs)
     code = "import sys; from pipelines.bench_songs import take; take(sys.argv[1], int(sys.argv[2]))"
     asked = [sys.executable, "-c", code, location, str(songs)]
     said = subprocess.run(asked, check=True, stdout=subprocess.PIPE, text=True).stdout  # noqa: S603 - no shell

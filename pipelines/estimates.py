@@ -11,6 +11,7 @@ from pipelines.codec import CodecConfig, Mp3Encoder
 from pipelines.layouts import Findings
 from pipelines.recipes import RecipesConfig
 from pipelines.render import cpu_seconds, to_flac
+from pipelines.scaling_config import count_shards
 from pipelines.shards import ShardsConfig
 from pipelines.storage import Entry
 
@@ -71,7 +72,7 @@ def make_estimate(
         unknown=sum(value is None for value in seconds),
         unreadable=sum(value == 0 for value in seconds) + len(findings.rejects),
         recipes=planned,
-        shards=sum(-(-number // shards.rows) for number in planned.values()),
+        shards=count_shards(planned.values(), shards.rows),
         gigabytes=total * bytes_each / 1e9,
         core_hours=total * _seconds_per_recipe(codec) / 3600,
     )
