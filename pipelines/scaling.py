@@ -175,12 +175,16 @@ def _train(plan: Plan, rates: Rates, per_example: float) -> Part:
 
 
 def bytes_per_example(plan: Plan, rates: Rates) -> float:
-    """Reckon what a training example fetches: whole row groups, of which a worker of many wants few rows."""
+    """Reckon what a training example fetches: whole row groups, of which a worker of many wants few rows.
+
+    Its rows are a random share of a window's, so that a group of r rows is read by 1 - (1 - share)^r.
+    """
     one_stream = (rates.recipe_bytes - rates.clean_bytes) / rates.degradations
     if plan.source == "live":
         return rates.clean_bytes + one_stream
     rows = plan.row_group_rows
-    wanted = max(1.0, rows / max(plan.gpus, 1))
+    share = 1 / max(plan.gpus, 1)
+    wanted = rows * share / (1 - math.pow(1 - share, rows))  # of a group that is read
     streams = rates.degradations * (1 - math.pow(1 - 1 / rates.degradations, wanted))  # different ones
     return rows * (rates.clean_bytes + streams * one_stream) / wanted
 

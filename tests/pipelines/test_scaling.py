@@ -92,9 +92,10 @@ def test_without_a_step_time_training_is_unknown_and_says_so() -> None:
 
 
 def test_a_worker_of_many_fetches_whole_row_groups() -> None:
-    alone, eight = (bytes_per_example(replace(PLAN, gpus=gpus), RATES) for gpus in (1, 8))
-    assert eight == 8 * (300_000 + 30_000)
-    assert 300_000 + 30_000 < alone < 480_000
+    alone, two, many = (bytes_per_example(replace(PLAN, gpus=gpus), RATES) for gpus in (1, 2, 10_000))
+    assert alone == pytest.approx(300_000 + 6 * (1 - (5 / 6) ** 8) * 30_000)  # all rows, some streams twice
+    assert many == pytest.approx(8 * (300_000 + 30_000), rel=0.01)
+    assert 1.6 * alone < two < 2 * alone
     assert bytes_per_example(replace(PLAN, gpus=8, source="live"), RATES) == 330_000
 
 
