@@ -48,6 +48,9 @@ bench: $(READY)
 	$(BIN)/python -m pipelines.bench
 	$(BIN)/python -m pipelines.bench_loader
 	$(BIN)/python -m pipelines.bench_scoring
+	$(BIN)/python -m pipelines.bench_shards
+	$(BIN)/python -m pipelines.bench_songs
+	$(BIN)/python -m pipelines.bench_rates build/rates.json
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info

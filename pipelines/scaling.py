@@ -79,7 +79,7 @@ class Costs:
             f"disk    {self.source_gb + self.shard_gb:,.1f} GB: sources {self.source_gb:,.1f}, shards "
             f"{self.shard_gb:,.1f}",
             f"driver  {self.driver_gb:,.2f} GB of memory at most",
-            f"money   {f'{self.money:,.2f} by the prices given' if self.money else 'unknown: no prices given'}",
+            f"money   {f'{self.money:,.2f} by the prices given' if self.money else 'unknown: no prices'}",
             *self.remarks,
         ]
         return "\n".join(lines)
