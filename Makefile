@@ -50,7 +50,7 @@ bench: $(READY)
 	$(BIN)/python -m pipelines.bench_scoring
 	$(BIN)/python -m pipelines.bench_shards
 	$(BIN)/python -m pipelines.bench_songs
-	$(BIN)/python -m pipelines.bench_rates build/rates.json
+	$(BIN)/python -m pipelines.bench_rates
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info
