@@ -74,12 +74,13 @@ class Costs:
             gpu_hours = "?" if part.hours is None else f"{part.gpu_hours:,.1f}"
             network = f"{part.node_bytes / 1e6:,.1f}"
             lines.append(f"{part.name:8s}{part.core_hours:12,.3f}{gpu_hours:>12s}{hours:>10s}{network:>14s}")
+        money = f"{self.money:,.2f} by the prices given" if self.money else "unknown: no prices given"
         lines += [
             f"all     {self.core_hours:12,.3f}{self.gpu_hours:12,.1f}",
             f"disk    {self.source_gb + self.shard_gb:,.1f} GB: sources {self.source_gb:,.1f}, shards "
             f"{self.shard_gb:,.1f}",
             f"driver  {self.driver_gb:,.2f} GB of memory at most",
-            f"money   {f'{self.money:,.2f} by the prices given' if self.money else 'unknown: no prices'}",
+            f"money   {money}",
             *self.remarks,
         ]
         return "\n".join(lines)
