@@ -92,8 +92,12 @@ def write_run_file(target: Target, run_id: str | None, status: str) -> None:
 
 @contextmanager
 def impatient(seconds: int) -> Iterator[None]:
-    """Let MLflow's requests fail soon: it asks its environment, and by default it tries for minutes."""
-    settings = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    """Let MLflow's requests fail soon and draw no bars; by default it tries for minutes."""
+    settings = {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    }
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:
