@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import yaml
 
 from pipelines.album import plan_songs, write_album
 from pipelines.album.composer import Song
@@ -18,6 +20,8 @@ from pipelines.album.soundfont import SoundFont
 from pipelines.album.styles import COUNTER, SOLO, THIRD, TUNE
 from pipelines.album.synthesizer import default_soundfont
 from pipelines.album.theory import Key
+from pipelines.schema import SPLITS
+from pipelines.splits import Member, SplitsConfig, divide
 
 MOISESDB_STEMS = {
     "vocals",
@@ -33,6 +37,7 @@ MOISESDB_STEMS = {
     "wind",
 }
 SECONDS = 12.0
+PRESET = Path(__file__).parents[2] / "jobs" / "configs" / "preprocess" / "demo.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -228,3 +233,14 @@ def test_too_short_songs_and_negative_counts_are_refused(tmp_path: Path) -> None
         write_album(tmp_path, seconds=5.0)
     with pytest.raises(ValueError, match="must be 0 or more"):
         write_album(tmp_path, musdb_songs=(-1, 1))
+
+
+def test_the_demo_holds_out_songs_enough_for_an_interval() -> None:
+    """With one song to validate on there is no interval, and no champion whatever was learned."""
+    preset = yaml.safe_load(PRESET.read_text())
+    songs = plan_songs(MOISESDB_STYLES, num_songs=8, seed=0, seconds=24.0)
+    members = [Member(f"moisesdb/{song.uuid}", song.artist, None, True) for song in songs]
+    officials = ("train", "train", "train", "test")
+    members += [Member(f"musdb18hq/{place}", "", split, True) for place, split in enumerate(officials)]
+    division = divide(members, [], dict.fromkeys(SPLITS, 1), SplitsConfig(**preset["splits"]))
+    assert Counter(division.split.values()) == {"train": 6, "valid": 3, "test": 3}
