@@ -4,7 +4,7 @@ Ray puts `ray_` before a name. A process sends what it has every ten seconds, an
 when Ray ends it; what it counted since then is lost when it is killed from outside (for want of memory, say).
 So what an actor has made is counted in the driver, from the row that comes back: once, however often its
 actor died, and on the one series that a run then has. Training workers count for themselves: what one that is
-killed had not sent are steps that are taken again.
+killed had not sent are mostly steps that are taken again.
 
 Outside of Ray nothing is recorded, and Ray is not imported.
 """
