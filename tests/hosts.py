@@ -65,7 +65,8 @@ class Host:
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         script = (
             f"mkdir -p /tmp/ray && mount --bind {shlex.quote(str(self.folder / 'ray'))} /tmp/ray && "
-            f"mount -t tmpfs tmpfs /dev/shm && hostname {self.name} && echo up && exec sleep infinity"
+            f"mount -t tmpfs tmpfs /dev/shm && hostname {self.name} && echo up && "
+            "while :; do sleep 1; done"  # the first process buries the dead
         )
         self._init = subprocess.Popen(
             [_UNSHARE, *_NAMESPACES, "--fork", "--kill-child", "--mount-proc", "sh", "-c", script],

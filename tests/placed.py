@@ -170,11 +170,6 @@ class Scaling(AutoscalingCluster):
 if __name__ == "__main__":
     data, folder = map(Path, sys.argv[1:3])
     if sys.argv[3:] == ["from-zero"]:
-        scaling = Scaling({"CPU": 0}, GROUPS, autoscaler_v2=True)
-        scaling.start()
-        try:
-            main(data, folder)
-        finally:
-            scaling.shutdown()
-    else:
-        main(data, folder)
+        # it ends with the host that it is on: ending it would mean waiting for all that Ray has started
+        Scaling({"CPU": 0}, GROUPS, autoscaler_v2=True).start()
+    main(data, folder)
