@@ -11,7 +11,10 @@ from pipelines.errors import UsageError
 
 _DATABASE, _ARTIFACTS = "mlflow.db", "mlflow-artifacts"
 _SQLITE = re.compile(r"sqlite(?:\+\w+)?:///(.+)")
-_ADVICE = "Start `mlflow server` on one machine and set MLFLOW_TRACKING_URI=http://that-machine:5000"
+_ADVICE = (
+    "Start `mlflow server` (docs/registry.md) or `python -m pipelines.mlflow_server --host 0.0.0.0` "
+    "(docs/cluster.md) on one machine and set MLFLOW_TRACKING_URI=http://that-machine:5000"
+)
 
 
 def resolve_uri(uri: str | None, output: str) -> str:

@@ -172,4 +172,5 @@ if __name__ == "__main__":
     if sys.argv[3:] == ["from-zero"]:
         # it ends with the host that it is on: ending it would mean waiting for all that Ray has started
         Scaling({"CPU": 0}, GROUPS, autoscaler_v2=True).start()
+        assert cluster.connect().nodes == 1, "it begins with more than its head"
     main(data, folder)

@@ -128,6 +128,7 @@ def preprocess(rack: Rack, data: Path, output: Path) -> None:
     rack.say("who has another token is turned away")
     rack.pull("birch", SHORT_SECONDS)
     rack.wait(lambda: shards() >= 2, "preprocess")
+    assert driver.poll() is None, "preprocess was over before a host died"
     rack.kill("ash")
     rack.up("cedar")
     assert driver.wait(240) == 0, rack.log("preprocess").read_text()
@@ -202,9 +203,10 @@ def main(folder: Path) -> None:
         train(machines, shards, folder / "run")
     rejected = oracle.check(folder / "shards", shards)
     print(f"preprocess: the bytes of a run that nothing disturbed, {len(rejected)} rejects")
-    print(
-        "training:", history_differs(folder / "run", trained) or "the numbers of a run that nothing disturbed"
-    )
+    assert training_jobs.steps(trained) == 24, "or nothing was compared"
+    if differs := history_differs(folder / "run", trained):
+        sys.exit(f"training: {differs}")
+    print("training: the numbers of a run that nothing disturbed")
 
 
 if __name__ == "__main__":
