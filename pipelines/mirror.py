@@ -8,8 +8,8 @@
       tracking/                    what was logged, by which a run that goes on elsewhere finds its MLflow run
       rejects-<rank>.jsonl
 
-All that is in both places is the same, for a step of a run has but one checkpoint. So a node takes from the
-store what it lacks, and the first worker gives the store what that lacks.
+What the store has counts: a node takes from it what it lacks, and what it has otherwise, for a machine that
+comes back may have steps that the run took again without it. The first worker sends what the store lacks.
 """
 
 import fcntl
@@ -102,7 +102,9 @@ class Mirror:
         link = self._local / BEST
         if link.is_symlink() and link.exists():
             self._store.write(BEST, link.readlink().as_posix().encode())
-        for name in self._begun() - set(here):
+        for name in (
+            self._begun() - set(here) - self._damaged
+        ):  # which may be whole there, and this disk at fault
             self._store.delete(f"{name}/{MANIFEST}")  # first: what is half deleted is none
             self._store.delete_folder(name)
 
@@ -123,7 +125,8 @@ class Mirror:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Hold the folder: several workers of a node begin at once."""
-        self._local.mkdir(parents=True, exist_ok=True)
+        self._local.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # where others may write, too
+        self._local.mkdir(exist_ok=True)
         with open(self._local / ".mirror.lock", "ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -149,7 +152,9 @@ class Mirror:
 
     def _bring_checkpoint(self, name: str, files: tuple[str, ...]) -> None:
         target = self._local / name
-        if _is_whole(target, files):
+        if _is_whole(target, files) and (target / MANIFEST).read_bytes() == self._store.read(
+            f"{name}/{MANIFEST}"
+        ):
             return
         shutil.rmtree(target, ignore_errors=True)
         scratch = target.with_name(f".{target.name}-brought")
@@ -198,7 +203,7 @@ class Mirror:
         stored = {entry.name: entry.size for entry in self._store.entries(TRACKING)}
         lines = self._local / _LINES
         if stored.get(_LINES, 0) > (lines.stat().st_size if lines.exists() else -1):
-            for name in stored:
+            for name in sorted(stored, key=_LINES.__eq__):  # the lines last: by them it is told what is here
                 write_locally(str(self._local / name), self._store.read(name))
 
     def _merge_scores(self) -> None:

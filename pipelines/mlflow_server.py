@@ -92,7 +92,10 @@ def serve(folder: Path, store: str, host: str, port: int) -> int:
         return code
     except KeyboardInterrupt:
         server.terminate()
-        server.wait(_END_SECONDS)
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(_END_SECONDS / 2)
+        server.kill()
+        server.wait()
         keep(folder / _DATABASE, copies)
         return Exit.DONE
 
@@ -140,13 +143,17 @@ def held(folder: Path) -> Iterator[None]:
                     raise UsageError(f"the server of {folder} does not end") from None
             lock.seek(0)
             if not told and (holder := lock.read()):
-                os.kill(int(holder), signal.SIGTERM)
+                with suppress(ProcessLookupError):
+                    os.kill(int(holder), signal.SIGTERM)
                 told = True
             time.sleep(_POLL_SECONDS)
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        yield
+        try:
+            yield
+        finally:
+            lock.truncate(0)
 
 
 def bring_back(copies: Folder, database: Path) -> None:

@@ -46,6 +46,8 @@ def node_beside() -> Any:
 
     working = [node for node in nodes_up() if node["Resources"].get("CPU")]
     able = [node for node in working if CPU_NODE in node["Resources"]] or working
+    if not able:
+        return "DEFAULT"
     chosen = max(able, key=lambda node: node["Resources"]["CPU"])
     return NodeAffinitySchedulingStrategy(chosen["NodeID"], soft=True)
 

@@ -92,7 +92,7 @@ def room_for(config: WorkersConfig, say: Callable[[str], None]) -> Iterator[None
     """Hold room for the workers: ask the autoscaler for it, where there is one, and wait for the nodes.
 
     Raises:
-        UsageError: they are not up after `wait_minutes`.
+        RuntimeError: they are not up after `wait_minutes`; another time they may be.
     """
     import ray
     from ray.autoscaler.sdk import request_resources
@@ -105,7 +105,7 @@ def room_for(config: WorkersConfig, say: Callable[[str], None]) -> Iterator[None
                 request_resources(bundles=[config.resources] * config.needed)
                 asked = True
             if time.monotonic() > deadline:
-                raise UsageError(
+                raise RuntimeError(
                     f"waited {config.wait_minutes:g} minutes for {missing}; it did not come. Start nodes, or "
                     "let --workers.wait_minutes be more"
                 )

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines import parquet, schema
+from pipelines.object_store import StoreError
 from pipelines.shards import digest
 from pipelines.storage import Folder, parquet_bytes
 
@@ -66,5 +67,7 @@ def read_scores(output: Folder, trial: Trial) -> pa.Table | None:
         if commit != asdict(trial) | {"bytes": len(content), "sha256": digest(content)}:
             return None
         return parquet.read_table(io.BytesIO(content))
+    except StoreError:
+        raise  # it says nothing about what lies there
     except (OSError, ValueError, KeyError, AttributeError, pa.ArrowException):
         return None

@@ -95,5 +95,8 @@ class TrainConfig:
         """The folder in which this node works: the output itself, but for one at a URI (`mirror`)."""
         if not is_uri(self.output):
             return Path(self.output)
-        name = hashlib.sha256(self.output.encode()).hexdigest()[:16]
+        # by all that decides what a run does: one that was deleted in the store must not be gone on with
+        told = (self.output, self.shards, self.source, self.init, self.loader, self.gan, self.fit.seed)
+        shapes = (self.generator, self.discriminator) if self.init is None else ()
+        name = hashlib.sha256(repr((told, shapes)).encode()).hexdigest()[:16]
         return Path(self.scratch or Path(tempfile.gettempdir(), f"apollo-{os.getuid()}"), name)

@@ -31,7 +31,7 @@ _AT_A_TIME = 2  # trials: one begins while the other's last items are scored
 _RETRIES = 3
 _TRIAL_BYTES = 200 << 20  # what a trial's process takes; Tune must be asked for something
 _START_SECONDS = 90.0  # how long scoring actors may take to begin
-_NODE_SECONDS = 1800.0  # how long an autoscaler may take to bring the first node for them
+_NODE_SECONDS = 1800.0  # how long an autoscaler may take to bring nodes for them
 _IDLE_SECONDS = 60.0  # how long a measurement waits for a machine of its own
 
 
@@ -101,19 +101,19 @@ def _ready(started: list[Any]) -> list[Any]:
     """Keep the actors that have begun: what is sent to one that waits for a CPU would wait with it.
 
     Raises:
-        UsageError: none has begun within the time.
+        RuntimeError: none has begun within the time; another time one may.
     """
     import ray
 
     waiting = {actor.__ray_ready__.remote(): actor for actor in started}
     if not pool_cpus():
-        say(f"waiting for a node for {len(started)} scoring actors, {_NODE_SECONDS / 60:.0f} minutes at most")
-        ray.wait(list(waiting), num_returns=1, timeout=_NODE_SECONDS)
+        say(f"waiting for nodes for {len(started)} scoring actors, {_NODE_SECONDS / 60:.0f} minutes at most")
+        ray.wait(list(waiting), num_returns=len(waiting), timeout=_NODE_SECONDS)
     ready, late = ray.wait(list(waiting), num_returns=len(waiting), timeout=_START_SECONDS)
     for reference in late:
         ray.kill(waiting[reference])
     if not ready:
-        raise UsageError(
+        raise RuntimeError(
             f"none of {len(started)} scoring actors got a CPU within {_START_SECONDS:.0f} s: others hold "
             "them. Wait for them, or bring up more nodes"
         )
@@ -249,7 +249,9 @@ def measure_alone(function: Callable[..., Any], *arguments: Any, gpu: bool) -> A
 
     share = {"GPU": 1.0} if gpu else cpu_share()
     able = [node["Resources"] for node in nodes_up() if share.keys() <= node["Resources"].keys()]
-    largest = max(int(node.get("CPU", 0)) for node in able)
+    largest = max((int(node.get("CPU", 0)) for node in able), default=0)
+    if not largest:
+        return None  # an autoscaler has yet to bring such a machine
     alone = ray.remote(num_cpus=largest, num_gpus=share.pop("GPU", 0), resources=share)(_Alone).remote()
     try:
         ready, _ = ray.wait([alone.__ray_ready__.remote()], timeout=_IDLE_SECONDS)

@@ -15,6 +15,8 @@ import buckets
 import material
 import unreliable
 
+from pipelines import progress
+
 os.environ.update(buckets.SETTINGS)  # before Ray starts: its workers have them, and no test has real ones
 
 
@@ -96,3 +98,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"may not mount a tmpfs: {mounted.stderr.decode().strip()}")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)  # noqa: S607 - the system's
+
+
+@pytest.fixture(autouse=True)
+def words_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Print what is said: a training worker in this process would have it go to its driver from then on."""
+    monkeypatch.setattr(progress, "_speak", None)
