@@ -17,7 +17,7 @@ def test_26_a_cable_off_for_seconds_and_a_host_that_dies_change_nothing(
 ) -> None:
     """Three hosts with a network each, and a token: preprocess, then training on two of them by gloo."""
     trained = tmp_path / "trained"
-    alone = training_jobs.start(ray_address, undisturbed, trained, *several_hosts.TRAINING)
+    alone = training_jobs.start(ray_address, undisturbed, trained, *several_hosts.ALONE)
     with several_hosts.rack(tmp_path, print) as rack:
         rack.up("head", "ash", "birch")
         several_hosts.preprocess(rack, data, tmp_path / "shards")
