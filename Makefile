@@ -24,7 +24,8 @@ test: $(READY)
 
 # The long fault runs too.
 test-faults: $(READY)
-	$(BIN)/python -m pytest tests/faults tests/pipelines/test_codec.py tests/pipelines/test_observed_runs.py tests/pipelines/test_visqol.py --timeout 900
+	$(BIN)/python -m pytest tests/faults tests/pipelines/test_codec.py tests/pipelines/test_observed_runs.py tests/pipelines/test_placement.py \
+		tests/pipelines/test_visqol.py --timeout 900
 
 lint: $(READY)
 	$(BIN)/ruff check .

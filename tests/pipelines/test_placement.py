@@ -49,6 +49,8 @@ def test_every_kind_of_work_is_on_its_kind_of_node(data: Path, tmp_path: Path) -
     _check(done.stdout)
 
 
+@pytest.mark.faults
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(bool(hosts.why_not()), reason=str(hosts.why_not()))
 def test_autoscaler_brings_each_kind_of_node_from_zero(data: Path, tmp_path: Path) -> None:
     """Ray's AutoscalingCluster ends every Ray that it sees, so it gets a host of its own."""
