@@ -164,8 +164,9 @@ def _list_rows(output: Folder, split: CommittedSplit) -> list[tuple[Item, int, i
             with output.open(path) as stream:
                 columns = ["recipe_id", "category", "components"]
                 rows: list[dict[str, Any]] = parquet.read_table(stream, columns).to_pylist()
-        except (OSError, pa.ArrowException):
-            if output.exists(path) and digest(output.read(path)) == commit.sha256:
+        except (OSError, pa.ArrowException) as error:
+            foreign = isinstance(error, parquet.ForeignTypeError)
+            if not foreign and output.exists(path) and digest(output.read(path)) == commit.sha256:
                 raise  # it was the storage's
             return [Item(f"{name} row {row}", (), schema.SONG) for row in range(commit.rows)]
         return [_item(row, groups) for row in rows]

@@ -5,6 +5,7 @@ python tests/placed.py DATA FOLDER from-zero   # on one of Ray's AutoscalingClus
 """
 
 import json
+import os
 import sys
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import Any
 
 import ray
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
-from ray.cluster_utils import AutoscalingCluster
+from ray.cluster_utils import AutoscalingCluster, Cluster
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -173,4 +174,9 @@ if __name__ == "__main__":
         # it ends with the host that it is on: ending it would mean waiting for all that Ray has started
         Scaling({"CPU": 0}, GROUPS, autoscaler_v2=True).start()
         assert cluster.connect().nodes == 1, "it begins with more than its head"
+    elif sys.argv[3:] == ["three-nodes"]:
+        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        nodes.add_node(num_cpus=3, resources={"cpu_node": 1})
+        nodes.add_node(num_cpus=4, num_gpus=2)
+        os.environ["RAY_ADDRESS"] = nodes.address
     main(data, folder)

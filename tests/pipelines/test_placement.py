@@ -1,7 +1,6 @@
 """What goes where on a cluster: pools to CPU nodes, trainers to GPU nodes, no computing on the head."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,22 +28,13 @@ def _check(said: str) -> None:
 
 def test_every_kind_of_work_is_on_its_kind_of_node(data: Path, tmp_path: Path) -> None:
     """Also where CPU nodes are too few: the CPUs beside GPUs are free, and nobody takes them."""
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    try:
-        cluster.add_node(num_cpus=3, resources={"cpu_node": 1})
-        cluster.add_node(num_cpus=4, num_gpus=2)
-        done = subprocess.run(
-            [sys.executable, "tests/placed.py", str(data), str(tmp_path)],
-            cwd=hosts.ROOT,
-            env=os.environ | {"RAY_ADDRESS": cluster.address},
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-    finally:
-        cluster.shutdown()
+    done = subprocess.run(
+        [sys.executable, "tests/placed.py", str(data), str(tmp_path), "three-nodes"],
+        cwd=hosts.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert done.returncode == 0, done.stderr
     _check(done.stdout)
 
