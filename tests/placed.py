@@ -1,6 +1,6 @@
 """Where a cluster puts what: does every kind of work on it, and prints the kinds of node that did it.
 
-python tests/placed.py DATA FOLDER             # on the cluster of RAY_ADDRESS
+python tests/placed.py DATA FOLDER             # on a head, a CPU node, and one whose two GPUs are none
 python tests/placed.py DATA FOLDER from-zero   # on one of Ray's AutoscalingCluster, which has but a head
 """
 
@@ -174,9 +174,12 @@ if __name__ == "__main__":
         # it ends with the host that it is on: ending it would mean waiting for all that Ray has started
         Scaling({"CPU": 0}, GROUPS, autoscaler_v2=True).start()
         assert cluster.connect().nodes == 1, "it begins with more than its head"
-    elif sys.argv[3:] == ["three-nodes"]:
+        main(data, folder)
+    else:
         nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
         nodes.add_node(num_cpus=3, resources={"cpu_node": 1})
         nodes.add_node(num_cpus=4, num_gpus=2)
         os.environ["RAY_ADDRESS"] = nodes.address
-    main(data, folder)
+        main(data, folder)
+        ray.shutdown()
+        nodes.shutdown()

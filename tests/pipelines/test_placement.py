@@ -29,7 +29,7 @@ def _check(said: str) -> None:
 def test_every_kind_of_work_is_on_its_kind_of_node(data: Path, tmp_path: Path) -> None:
     """Also where CPU nodes are too few: the CPUs beside GPUs are free, and nobody takes them."""
     done = subprocess.run(
-        [sys.executable, "tests/placed.py", str(data), str(tmp_path), "three-nodes"],
+        [sys.executable, "tests/placed.py", str(data), str(tmp_path)],
         cwd=hosts.ROOT,
         capture_output=True,
         text=True,
