@@ -63,7 +63,7 @@ class Mirror:
         """
         with self._alone():
             self._bring_beginnings()
-            names = self._stored()
+            _, names = self._listed()
             for name in sorted(set(self._steps()) - names):
                 shutil.rmtree(self._local / name)
             for name in sorted(names):
@@ -86,7 +86,7 @@ class Mirror:
 
     def send_newer(self) -> None:
         """Give the store the checkpoints after its newest: those that it was not there for."""
-        newest = max(self._stored(), default="")
+        newest = max(self._listed()[1], default="")
         self._send_steps(name for name in self._steps() if name > newest)
 
     def send(self) -> None:
@@ -95,16 +95,15 @@ class Mirror:
         Raises:
             StoreError: the store does not answer; calling again does the rest.
         """
-        here, there = self._steps(), self._stored()
+        here, begun, there = self._steps(), *self._listed()
         self._send_tracking()
         self._send_steps(name for name in here if name not in there)
         self._send_file(_SCORES)
         link = self._local / BEST
         if link.is_symlink() and link.exists():
             self._store.write(BEST, link.readlink().as_posix().encode())
-        for name in (
-            self._begun() - set(here) - self._damaged
-        ):  # which may be whole there, and this disk at fault
+        # a damaged one stays: it may be whole there, and this disk at fault
+        for name in begun - set(here) - self._damaged:
             self._store.delete(f"{name}/{MANIFEST}")  # first: what is half deleted is none
             self._store.delete_folder(name)
 
@@ -125,8 +124,7 @@ class Mirror:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Hold the folder: several workers of a node begin at once."""
-        self._local.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # where others may write, too
-        self._local.mkdir(exist_ok=True)
+        make_folder(self._local)
         with open(self._local / ".mirror.lock", "ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -137,18 +135,11 @@ class Mirror:
         names = (path.parent.relative_to(self._local).as_posix() for path in found)
         return sorted(name for name in names if _STEP.fullmatch(name))
 
-    def _begun(self) -> set[str]:
-        """Name the checkpoints of which something is in the store."""
-        entries = self._store.entries(CHECKPOINTS, recursive=True)
-        return {match[0] for entry in entries if (match := _STEP.match(entry.name))}
-
-    def _stored(self) -> set[str]:
-        """Name the checkpoints that are in the store."""
-        entries = self._store.entries(CHECKPOINTS, recursive=True)
-        names = (
-            entry.name.removesuffix(f"/{MANIFEST}") for entry in entries if entry.name.endswith(MANIFEST)
-        )
-        return {name for name in names if _STEP.fullmatch(name) and name not in self._damaged}
+    def _listed(self) -> tuple[set[str], set[str]]:
+        """Name the checkpoints of which something is in the store, and those that are there."""
+        names = {entry.name for entry in self._store.entries(CHECKPOINTS, recursive=True)}
+        begun = {match[0] for name in names if (match := _STEP.match(name))}
+        return begun, {name for name in begun - self._damaged if f"{name}/{MANIFEST}" in names}
 
     def _bring_checkpoint(self, name: str, files: tuple[str, ...]) -> None:
         target = self._local / name
@@ -221,6 +212,12 @@ class Mirror:
             link = self._local / BEST
             link.unlink(missing_ok=True)
             link.symlink_to(name)
+
+
+def make_folder(local: Path) -> None:
+    """Make a node's folder, in one that other users cannot enter unless it was there before."""
+    local.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    local.mkdir(exist_ok=True)
 
 
 def _is_whole(folder: Path, files: tuple[str, ...]) -> bool:

@@ -27,7 +27,7 @@ from apollo.config import DiscriminatorConfig
 from apollo.training import FREE_FIT, FREE_GAN
 from pipelines import runs, tracking, trained
 from pipelines.errors import UsageError
-from pipelines.mirror import Mirror
+from pipelines.mirror import Mirror, make_folder
 from pipelines.progress import say
 from pipelines.room import check_room, room_for
 from pipelines.runs import Exit, Outcome
@@ -50,6 +50,7 @@ def train(config: TrainConfig) -> Outcome:
     if not is_uri(config.output):
         return _train(config)
     try:
+        make_folder(config.folder)
         with runs.hold(Folder(str(config.folder))):
             return _train(config)
     except UsageError as error:

@@ -244,7 +244,7 @@ class _Alone:
 
 
 def measure_alone(function: Callable[..., Any], *arguments: Any, gpu: bool) -> Any:
-    """Run a function with all CPUs of a machine to itself; None where none was free within a minute."""
+    """Run a function with all CPUs of a machine to itself; None where none was free in a minute, or is up."""
     import ray
 
     share = {"GPU": 1.0} if gpu else cpu_share()

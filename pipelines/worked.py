@@ -20,8 +20,8 @@ def memory_bytes(name: str) -> int:
 def watch_actors(title: str = "ray::MapWorker") -> Iterator[dict[int, float]]:
     """Give the processor time of actors below this process, children included, by process; seconds.
 
-    What an actor worked before it got its title counts, for so it starts; actors that are there already count
-    nothing.
+    What an actor worked before it got its title counts, for so it starts; one that has its title already
+    counts nothing. The last tenth of a second of one that ends may be missed.
     """
     worked: dict[int, float] = {}
     before = _look(title)

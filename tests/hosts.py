@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ _NAMESPACES = ("--net", "--pid", "--mount", "--uts", "--ipc")
 def why_not() -> str | None:
     """Say why this machine lets nobody make hosts; nothing if it does."""
     command = [
-        "unshare",
+        _UNSHARE,
         *_NAMESPACES,
         "--fork",
         "--mount-proc",
@@ -156,10 +156,10 @@ def rack(folder: Path, names: tuple[str, ...], **environment: str) -> Iterator[d
         switch.wait(30)
 
 
-def wait_until(condition: object, seconds: float, what: str) -> float:
+def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> float:
     """Wait until something is true, and give the seconds that it took."""
     began = time.monotonic()
-    while not condition():  # type: ignore[operator]
+    while not condition():
         if time.monotonic() - began > seconds:
             raise TimeoutError(f"{seconds:.0f} s, and not yet: {what}")
         time.sleep(0.1)

@@ -18,7 +18,7 @@ from apollo import checkpoint
 from apollo.config import DiscriminatorConfig, GeneratorConfig
 from apollo.training import FitConfig, GanConfig
 from pipelines import train_worker
-from pipelines.mirror import Mirror
+from pipelines.mirror import Mirror, make_folder
 from pipelines.object_store import ATTEMPTS, StoreError
 from pipelines.room import WorkersConfig
 from pipelines.runs import Exit
@@ -205,3 +205,8 @@ def test_what_a_run_began_from_and_left_out_is_on_every_node(bucket: Bucket, tmp
     Mirror(bucket.uri("run"), tmp_path / "second", print, rank=1).bring()
     assert {path.name for path in (tmp_path / "second").iterdir()} >= {"init", "rejects-1.jsonl"}
     assert not (tmp_path / "second/rejects-0.jsonl").exists()
+
+
+def test_nobody_else_enters_the_folder_of_a_node(tmp_path: Path) -> None:
+    make_folder(tmp_path / "apollo" / "run")
+    assert (tmp_path / "apollo").stat().st_mode & 0o777 == 0o700
