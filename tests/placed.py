@@ -47,8 +47,11 @@ class Watch:
         from ray._private.state import actors
 
         while True:
-            kinds = {node["NodeID"]: kind(node["Resources"]) for node in ray.nodes()}
-            for actor in actors(actor_state_name="ALIVE").values():
+            alive = actors(actor_state_name="ALIVE").values()
+            kinds = {
+                node["NodeID"]: kind(node["Resources"]) for node in ray.nodes()
+            }  # their nodes among them
+            for actor in alive:
                 name = actor["ActorClassName"].replace("ImplicitFunc", "trial")  # Tune's name for a function
                 self.seen[name].add(kinds[actor["Address"]["NodeID"]])
             time.sleep(0.05)
@@ -131,7 +134,6 @@ def main(data: Path, folder: Path) -> None:
 
 
 _PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
-_DO = ("setup", "start_ray")
 
 
 class Scaling(AutoscalingCluster):
