@@ -24,8 +24,8 @@ test: $(READY)
 
 # The long fault runs too.
 test-faults: $(READY)
-	$(BIN)/python -m pytest tests/faults tests/pipelines/test_codec.py tests/pipelines/test_observed_runs.py tests/pipelines/test_placement.py \
-		tests/pipelines/test_visqol.py --timeout 900
+	$(BIN)/python -m pytest tests/faults tests/pipelines/audio/test_codec.py tests/pipelines/runtime/test_observed_runs.py tests/pipelines/cluster/test_placement_run.py \
+		tests/pipelines/audio/test_visqol.py --timeout 900
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -41,17 +41,17 @@ audit: $(READY)
 # Three hosts in namespaces of this machine, as root: cables come off, a host dies, another joins.
 hosts: $(READY)
 	rm -rf build/hosts
-	$(BIN)/python tests/several_hosts.py build/hosts
+	$(BIN)/python tests/support/host_faults.py build/hosts
 
 bench: $(READY)
-	$(BIN)/python -m apollo.bench --batch 1 --compile
-	$(BIN)/python -m apollo.bench_gan
-	$(BIN)/python -m pipelines.bench
-	$(BIN)/python -m pipelines.bench_loader
-	$(BIN)/python -m pipelines.bench_scoring
-	$(BIN)/python -m pipelines.bench_shards
-	$(BIN)/python -m pipelines.bench_songs
-	$(BIN)/python -m pipelines.bench_rates
+	$(BIN)/python -m benchmarks.forward --batch 1 --compile
+	$(BIN)/python -m benchmarks.gan_step
+	$(BIN)/python -m benchmarks.preprocess
+	$(BIN)/python -m benchmarks.loader
+	$(BIN)/python -m benchmarks.scoring
+	$(BIN)/python -m benchmarks.shard_growth
+	$(BIN)/python -m benchmarks.song_growth
+	$(BIN)/python -m benchmarks.rates
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info

@@ -8,22 +8,22 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from apollo.checkpoint import load as load
-    from apollo.checkpoint import save as save
-    from apollo.config import PRESETS as PRESETS
-    from apollo.config import DiscriminatorConfig as DiscriminatorConfig
-    from apollo.config import GeneratorConfig as GeneratorConfig
-    from apollo.discriminator import Discriminator as Discriminator
-    from apollo.gan import Gan as Gan
-    from apollo.generator import Generator as Generator
-    from apollo.hooks import Hooks as Hooks
-    from apollo.loop import fit as fit
-    from apollo.published import CheckpointError as CheckpointError
-    from apollo.restoration import restore as restore
-    from apollo.streaming import StreamRestorer as StreamRestorer
-    from apollo.training import FitConfig as FitConfig
-    from apollo.training import GanConfig as GanConfig
-    from apollo.world import World as World
+    from apollo.checkpoints.checkpoint import load as load
+    from apollo.checkpoints.checkpoint import save as save
+    from apollo.checkpoints.published_format import CheckpointError as CheckpointError
+    from apollo.inference.restoration import restore as restore
+    from apollo.inference.streaming import StreamRestorer as StreamRestorer
+    from apollo.model.config import PRESETS as PRESETS
+    from apollo.model.config import DiscriminatorConfig as DiscriminatorConfig
+    from apollo.model.config import GeneratorConfig as GeneratorConfig
+    from apollo.model.generator import Generator as Generator
+    from apollo.training.callbacks import Hooks as Hooks
+    from apollo.training.config import FitConfig as FitConfig
+    from apollo.training.config import GanConfig as GanConfig
+    from apollo.training.discriminator import Discriminator as Discriminator
+    from apollo.training.distributed import World as World
+    from apollo.training.gan import Gan as Gan
+    from apollo.training.loop import fit as fit
 
 try:
     __version__ = version("apollo-restoration")
@@ -31,22 +31,22 @@ except PackageNotFoundError:  # run from a checkout that nobody installed
     __version__ = "0+unknown"
 
 _HOMES = {
-    "CheckpointError": "published",
-    "Discriminator": "discriminator",
-    "DiscriminatorConfig": "config",
-    "FitConfig": "training",
-    "Gan": "gan",
-    "GanConfig": "training",
-    "Generator": "generator",
-    "Hooks": "hooks",
-    "fit": "loop",
-    "World": "world",
-    "GeneratorConfig": "config",
-    "PRESETS": "config",
-    "StreamRestorer": "streaming",
-    "load": "checkpoint",
-    "restore": "restoration",
-    "save": "checkpoint",
+    "CheckpointError": "checkpoints.published_format",
+    "Discriminator": "training.discriminator",
+    "DiscriminatorConfig": "model.config",
+    "FitConfig": "training.config",
+    "Gan": "training.gan",
+    "GanConfig": "training.config",
+    "Generator": "model.generator",
+    "Hooks": "training.callbacks",
+    "fit": "training.loop",
+    "World": "training.distributed",
+    "GeneratorConfig": "model.config",
+    "PRESETS": "model.config",
+    "StreamRestorer": "inference.streaming",
+    "load": "checkpoints.checkpoint",
+    "restore": "inference.restoration",
+    "save": "checkpoints.checkpoint",
 }
 __all__ = sorted(_HOMES)
 

@@ -13,11 +13,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn, cast
 
 from apollo import __version__
-from apollo.options import CLIPS, DEVICES, FORMATS, PCM, PRECISIONS, SongsConfig
+from apollo.cli.options import CLIPS, DEVICES, FORMATS, PCM, PRECISIONS, SongsConfig
 
 if TYPE_CHECKING:
-    from apollo.generator import Generator
-    from apollo.songs import Job, Outcome
+    from apollo.audio.songs import Job, Outcome
+    from apollo.model.generator import Generator
 
 DONE, FAILED, USAGE, PARTLY, INTERRUPTED = 0, 1, 2, 3, 130
 RELEASED = "JusperLee/Apollo"
@@ -155,7 +155,7 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def _load(options: argparse.Namespace) -> "Generator":
-    from apollo.checkpoint import CheckpointError, load
+    from apollo.checkpoints.checkpoint import CheckpointError, load
     from apollo.device import choose_device, choose_precision
 
     try:
@@ -176,14 +176,14 @@ def _restore(options: argparse.Namespace) -> int:
             picture=options.picture,
             batch=options.batch,
         )
-        from apollo.songs import find_songs, is_open, restore_songs
+        from apollo.audio.songs import find_songs, is_open, restore_songs
 
         jobs = find_songs(options.inputs, config)
     except ValueError as error:
         raise UsageError(error) from error
     if options.picture:
         import_module("matplotlib")  # rather now than after the first song
-    from apollo.files.progress import Bar
+    from apollo.cli.progress import Bar
 
     bar = Bar()
 
@@ -226,8 +226,8 @@ def _stream(options: argparse.Namespace) -> int:
         raise UsageError(f"--channels is {options.channels}: it must be at least 1")
     if sys.stdin is None or sys.stdout is None:
         raise UsageError("stream needs standard input and standard output")
-    from apollo.live import Source, restore_pcm
-    from apollo.streaming import StreamRestorer
+    from apollo.cli.stream import Source, restore_pcm
+    from apollo.inference.streaming import StreamRestorer
 
     generator = _load(options)
     rate = generator.config.sample_rate
@@ -257,7 +257,7 @@ def _stream(options: argparse.Namespace) -> int:
 
 
 def _info(options: argparse.Namespace) -> int:
-    from apollo.checkpoint import CheckpointError, describe
+    from apollo.checkpoints.checkpoint import CheckpointError, describe
 
     try:
         facts = describe(options.checkpoint)
@@ -272,7 +272,7 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from apollo.doctor import examine
+    from apollo.cli.doctor import examine
 
     healthy = True
     try:

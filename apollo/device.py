@@ -4,7 +4,7 @@ import sys
 
 import torch
 
-from apollo.options import PRECISIONS
+from apollo.cli.options import PRECISIONS
 
 
 def choose_device(name: str) -> torch.device:

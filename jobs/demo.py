@@ -16,12 +16,12 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from pipelines.demo.run import RoadConfig, walk
 from pipelines.errors import UsageError
-from pipelines.evaluate_config import EvaluateConfig
-from pipelines.preprocess import PreprocessConfig
-from pipelines.road import RoadConfig, walk
-from pipelines.runs import Exit
-from pipelines.train_config import TrainConfig
+from pipelines.evaluation.config import EvaluateConfig
+from pipelines.preprocess.run import PreprocessConfig
+from pipelines.runtime.run import Exit
+from pipelines.training.config import TrainConfig
 
 _OF_THE_ROAD = {"data", "output", "models", "split", "promote", "registry", "tracking"}
 _PRESETS = Path(__file__).parent / "configs"

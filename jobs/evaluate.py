@@ -14,9 +14,9 @@ import sys
 from jsonargparse import ArgumentParser
 
 from pipelines.errors import UsageError
-from pipelines.evaluate import evaluate
-from pipelines.evaluate_config import EvaluateConfig
-from pipelines.runs import Exit
+from pipelines.evaluation.config import EvaluateConfig
+from pipelines.evaluation.run import evaluate
+from pipelines.runtime.run import Exit
 
 
 def build_parser() -> ArgumentParser:

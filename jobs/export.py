@@ -9,8 +9,8 @@ import sys
 
 from jsonargparse import ArgumentParser
 
-from pipelines.export import ExportConfig, export
-from pipelines.runs import Exit
+from pipelines.loading.export import ExportConfig, export
+from pipelines.runtime.run import Exit
 
 
 def build_parser() -> ArgumentParser:

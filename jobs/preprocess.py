@@ -12,8 +12,8 @@ import sys
 from jsonargparse import ArgumentParser
 
 from pipelines.errors import UsageError
-from pipelines.preprocess import PreprocessConfig, estimate, preprocess, status
-from pipelines.runs import Exit
+from pipelines.preprocess.run import PreprocessConfig, estimate, preprocess, status
+from pipelines.runtime.run import Exit
 
 
 def build_parser() -> ArgumentParser:

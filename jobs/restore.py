@@ -13,8 +13,8 @@ import sys
 
 from jsonargparse import ArgumentParser
 
-from pipelines.restore import RestoreConfig, describe, restore
-from pipelines.runs import Exit
+from pipelines.restoration.run import RestoreConfig, describe, restore
+from pipelines.runtime.run import Exit
 
 
 def build_parser() -> ArgumentParser:

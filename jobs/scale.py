@@ -2,7 +2,7 @@
 
     python jobs/scale.py --songs 390 --recipes 60500 --cores 64 --gpus 8 --gpu_step_seconds 0.025
     python jobs/scale.py … --prices.core_hour 0.05 --prices.gpu_hour 3 --prices.gb_month 0.02 --json
-    python -m pipelines.bench_rates rates.json && python jobs/scale.py --rates rates.json …
+    python -m benchmarks.rates rates.json && python jobs/scale.py --rates rates.json …
 
 The rates are those of the machine that docs/scaling.md names; the third line measures your own. Prices are
 yours: none is built in. Exit codes: 0 said, 2 usage.
@@ -15,11 +15,11 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from pipelines.capacity.plan import Plan
+from pipelines.capacity.predict import predict
+from pipelines.capacity.rates import Rates
 from pipelines.errors import UsageError
-from pipelines.rates import Rates
-from pipelines.runs import Exit
-from pipelines.scaling import predict
-from pipelines.scaling_config import Plan
+from pipelines.runtime.run import Exit
 
 
 def build_parser() -> ArgumentParser:

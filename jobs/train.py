@@ -12,9 +12,9 @@ import sys
 from jsonargparse import ArgumentParser
 
 from pipelines.errors import UsageError
-from pipelines.runs import Exit
-from pipelines.train import train
-from pipelines.train_config import TrainConfig
+from pipelines.runtime.run import Exit
+from pipelines.training.config import TrainConfig
+from pipelines.training.run import train
 
 
 def build_parser() -> ArgumentParser:

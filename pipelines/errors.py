@@ -1,6 +1,6 @@
 """The error that is the user's to mend."""
 
-from pipelines.passwords import shown
+from pipelines.redaction import shown
 
 
 class UsageError(ValueError):

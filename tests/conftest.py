@@ -2,22 +2,15 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # tests import `material` and `oracle` by name
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the rooms, before the folders of their tests
+from pipelines.runtime import progress
+from tests.support import datasets, fault_proxy, s3_server
 
-import buckets
-import material
-import unreliable
-
-from pipelines import progress
-
-os.environ.update(buckets.SETTINGS)  # before Ray starts: its workers have them, and no test has real ones
+os.environ.update(s3_server.SETTINGS)  # before Ray starts: its workers have them, and no test has real ones
 
 
 def _shared(variable: str) -> Path:
@@ -50,14 +43,17 @@ def ray_address() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def object_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[buckets.Server]:
+def object_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.Server]:
     """An S3 server for the whole session, behind a proxy that fails where it is told."""
-    with buckets.serve(tmp_path_factory.mktemp("s3") / "server.log") as port, unreliable.Proxy(port) as proxy:
-        yield buckets.Server(port, proxy)
+    with (
+        s3_server.serve(tmp_path_factory.mktemp("s3") / "server.log") as port,
+        fault_proxy.Proxy(port) as proxy,
+    ):
+        yield s3_server.Server(port, proxy)
 
 
 @pytest.fixture
-def bucket(object_stores: buckets.Server) -> Iterator[buckets.Bucket]:
+def bucket(object_stores: s3_server.Server) -> Iterator[s3_server.Bucket]:
     """A new bucket, of a store that does not fail yet."""
     yield object_stores.new_bucket()
     object_stores.proxy.heal()
@@ -66,20 +62,20 @@ def bucket(object_stores: buckets.Server) -> Iterator[buckets.Bucket]:
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small data set in MUSDB18-HQ's layout."""
-    return material.write_musdb(tmp_path_factory.mktemp("data"))
+    return datasets.write_musdb(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="session")
 def undisturbed(ray_address: str, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a run that nothing disturbed; what disturbed runs must equal."""
-    from pipelines.preprocess import preprocess
-    from pipelines.runs import Exit
+    from pipelines.preprocess.run import preprocess
+    from pipelines.runtime.run import Exit
 
     output = tmp_path_factory.mktemp("undisturbed") / "shards"
     with pytest.MonkeyPatch.context() as environment:
         for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "MLFLOW_TRACKING_PASSWORD"):
-            environment.setenv(name, material.SECRET)
-        outcome = preprocess(material.config(data, output))
+            environment.setenv(name, datasets.SECRET)
+        outcome = preprocess(datasets.config(data, output))
     assert outcome.code == Exit.DONE, outcome.message
     return output
 

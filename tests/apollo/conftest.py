@@ -5,8 +5,8 @@ import os
 import pytest
 import torch
 
-from apollo.config import GeneratorConfig
-from apollo.generator import Generator
+from apollo.model.config import GeneratorConfig
+from apollo.model.generator import Generator
 
 # one thread for small networks: several would wait for each other on a busy machine
 torch.set_num_threads(1)

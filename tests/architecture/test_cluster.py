@@ -17,7 +17,7 @@ from ray.autoscaler._private.providers import _get_default_config
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import start
 
-from pipelines.mlflow_server import build_parser
+from pipelines.tracking.server import build_parser
 
 ROOT = Path(__file__).parents[2]
 FILES = ("cluster.yaml", "cluster-local.yaml")
@@ -239,7 +239,7 @@ def test_ray_and_the_mlflow_server_understand_how_they_are_started(config: Confi
         with start.make_context("ray start", arguments) as context:  # parses, and starts nothing
             assert context.params["head"] == (key == "head_start_ray_commands")
     (line,) = (line for line in config["head_start_ray_commands"] if "mlflow_server" in line)
-    options = build_parser().parse_args(arguments_after(line, "python", "-m", "pipelines.mlflow_server"))
+    options = build_parser().parse_args(arguments_after(line, "python", "-m", "pipelines.tracking.server"))
     assert options.store == "$APOLLO_STORE/mlflow"
     with pytest.raises(click.UsageError):
         start.make_context("ray start", ["--heads"])

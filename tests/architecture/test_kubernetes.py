@@ -187,7 +187,7 @@ def test_ray_is_of_the_version_that_is_installed() -> None:
 
 @pytest.mark.parametrize("code, stops", [(0, False), (1, False), (2, True), (3, True), (137, False)])
 def test_only_what_would_end_the_same_way_stops_itself(code: int, stops: bool, tmp_path: Path) -> None:
-    """What Ray makes of it is told by tests/pipelines/test_job.py."""
+    """What Ray makes of it is told by tests/pipelines/preprocess/test_job.py."""
     programs = tmp_path / "bin"
     programs.mkdir()
     (programs / "ray").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\nexit 1\n')

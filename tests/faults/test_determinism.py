@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-import oracle
 import pytest
-from material import config
 
-from pipelines import stages
-from pipelines.plan import planned_shards
-from pipelines.preprocess import preprocess
-from pipelines.runs import Exit
+from pipelines.dataset.plan import planned_shards
+from pipelines.preprocess import stages
+from pipelines.preprocess.run import preprocess
+from pipelines.runtime.run import Exit
+from tests.support import invariants
+from tests.support.datasets import config
 
 
 @pytest.mark.parametrize("actors", [1, 7])
@@ -18,7 +18,7 @@ def test_15_one_two_and_seven_actors_give_the_same_bytes(
 ) -> None:
     """The undisturbed run had two."""
     assert preprocess(config(data, tmp_path / "shards", actors=actors)).code == Exit.DONE
-    oracle.check(tmp_path / "shards", undisturbed)
+    invariants.check(tmp_path / "shards", undisturbed)
 
 
 def test_15_another_order_of_scheduling_gives_the_same_bytes(
@@ -26,4 +26,4 @@ def test_15_another_order_of_scheduling_gives_the_same_bytes(
 ) -> None:
     monkeypatch.setattr(stages, "planned_shards", lambda plan: planned_shards(plan)[::-1])
     assert preprocess(config(data, tmp_path / "shards")).code == Exit.DONE
-    oracle.check(tmp_path / "shards", undisturbed)
+    invariants.check(tmp_path / "shards", undisturbed)

@@ -4,15 +4,15 @@ import stat
 from pathlib import Path
 from typing import Any
 
-import oracle
 import pyarrow.parquet as pq
 import pytest
-from material import config
 
-from apollo.files.ffmpeg_process import find_ffmpeg
-from pipelines.codec import CodecConfig
-from pipelines.preprocess import preprocess
-from pipelines.runs import Exit
+from apollo.audio.ffmpeg import find_ffmpeg
+from pipelines.audio.codec import CodecConfig
+from pipelines.preprocess.run import preprocess
+from pipelines.runtime.run import Exit
+from tests.support import invariants
+from tests.support.datasets import config
 
 # Misbehaves for about a quarter of the excerpts, always the same ones: by a digit of their digest.
 _WRAPPER = """#!/usr/bin/env bash
@@ -55,15 +55,15 @@ def test_10_a_misbehaving_ffmpeg_costs_its_recipes_only(
     text = _WRAPPER.replace("{misbehave}", misbehave).replace("{real}", real)
     outcome = run(data, tmp_path / "shards", program(tmp_path / "ffmpeg", text))
     assert outcome.code == Exit.REJECTS, outcome.message
-    rejected = oracle.check(tmp_path / "shards")
+    rejected = invariants.check(tmp_path / "shards")
     assert 0 < len(rejected) < 20
     assert all(reason in text for text in rejected.values()), rejected
     expected = {
         row["recipe_id"]: row
-        for p in oracle.shards(undisturbed).values()
+        for p in invariants.shards(undisturbed).values()
         for row in pq.read_table(p).to_pylist()
     }
-    for path in oracle.shards(tmp_path / "shards").values():
+    for path in invariants.shards(tmp_path / "shards").values():
         for row in pq.read_table(path).to_pylist():
             assert row == expected[row["recipe_id"]]
 
@@ -83,7 +83,7 @@ def test_10_rejected_recipes_are_made_when_asked_for_again(
     assert run(data, output, wrapper).code == Exit.REJECTS  # a second run alone changes nothing
     codec = CodecConfig(bitrates_bps=(24_000, 128_000), ffmpeg=wrapper, timeout_seconds=4)
     assert preprocess(config(data, output, codec=codec, retry_rejects=True)).code == Exit.DONE
-    oracle.check(output, undisturbed)
+    invariants.check(output, undisturbed)
 
 
 @pytest.mark.parametrize("kind", ["missing", "not executable"])

@@ -9,10 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import evaluations
-
-from pipelines.evaluate import evaluate
-from pipelines.runs import Exit
+from pipelines.evaluation.run import evaluate
+from pipelines.runtime.run import Exit
+from tests.support import evaluation_jobs
 
 ROOT = Path(__file__).parents[2]
 TRIALS = 6
@@ -87,8 +86,8 @@ def status(output: Path) -> str:
 def test_24_an_evaluation_killed_stopped_and_bereft_of_its_processes_tells_the_same(
     ray_address: str, undisturbed: Path, tmp_path: Path
 ) -> None:
-    model = evaluations.write_model(tmp_path / "noisy")
-    evaluations.write_model(tmp_path / "second", seed=1)
+    model = evaluation_jobs.write_model(tmp_path / "noisy")
+    evaluation_jobs.write_model(tmp_path / "second", seed=1)
     output = tmp_path / "disturbed"
     output.mkdir()
 
@@ -126,7 +125,7 @@ def test_24_an_evaluation_killed_stopped_and_bereft_of_its_processes_tells_the_s
 
     calm = tmp_path / "calm"
     models = (f"noisy={model}", f"second={tmp_path / 'second'}")
-    assert evaluate(evaluations.config(undisturbed, calm, models=models)).code == Exit.DONE
+    assert evaluate(evaluation_jobs.config(undisturbed, calm, models=models)).code == Exit.DONE
     for name in TOLD:
         assert (output / name).read_bytes() == (calm / name).read_bytes(), name
 
@@ -135,7 +134,7 @@ def test_24_a_damaged_score_file_is_never_believed(
     ray_address: str, undisturbed: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    config = evaluations.config(undisturbed, output, degradations=("mp3_24000",), limit=4)
+    config = evaluation_jobs.config(undisturbed, output, degradations=("mp3_24000",), limit=4)
     assert evaluate(config).code == Exit.DONE
     told = (output / "table2.csv").read_bytes()
     scores = output / "scores" / "untouched" / "mp3_24000.parquet"

@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import oracle
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from material import config, encode, music, write, write_musdb
 
-from pipelines.audio import Reader
-from pipelines.codec import decode
-from pipelines.layouts import MUSDB
-from pipelines.preprocess import Outcome, preprocess
-from pipelines.recipes import RecipesConfig
-from pipelines.runs import Exit
-from pipelines.sources import SourcesConfig
+from pipelines.audio.codec import decode
+from pipelines.audio.reading import Reader
+from pipelines.preprocess.layouts import MUSDB
+from pipelines.preprocess.recipes import RecipesConfig
+from pipelines.preprocess.run import Outcome, preprocess
+from pipelines.preprocess.sources import SourcesConfig
+from pipelines.runtime.run import Exit
+from tests.support import invariants
+from tests.support.datasets import config, encode, music, write, write_musdb
 
 USED = ""
 
@@ -201,7 +201,7 @@ def test_11_to_14_every_odd_file_has_its_defined_result(name: str, odd: Run) -> 
 def test_11_the_rest_is_unaffected_and_the_run_says_so(odd: Run) -> None:
     assert odd.outcome.code == Exit.REJECTS
     assert "sources rejected" in odd.outcome.message
-    oracle.check(odd.output)
+    invariants.check(odd.output)
     rows = pq.read_table(odd.output / "sources.parquet").to_pylist()
     good = [row for row in rows if row["dataset"] == MUSDB]
     assert len(good) == 20
@@ -210,7 +210,7 @@ def test_11_the_rest_is_unaffected_and_the_run_says_so(odd: Run) -> None:
 
 def test_12_no_value_in_a_shard_is_not_a_number_or_clipped(odd: Run) -> None:
     seen = 0
-    for path in oracle.shards(odd.output).values():
+    for path in invariants.shards(odd.output).values():
         for row in pq.read_table(path).to_pylist():
             clean = decode(row["clean"], frames=row["frames"])
             for samples in (

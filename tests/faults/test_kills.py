@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import oracle
 import pyarrow.parquet as pq
 import pytest
-from material import arguments, config, write_musdb
 
-from pipelines.preprocess import Outcome, preprocess
-from pipelines.runs import Exit
+from pipelines.preprocess.run import Outcome, preprocess
+from pipelines.runtime.run import Exit
+from tests.support import invariants
+from tests.support.datasets import arguments, config, write_musdb
 
 
 def start(data: Path, output: Path, address: str) -> "subprocess.Popen[bytes]":
@@ -50,14 +50,14 @@ def finished(output: Path) -> dict[str, tuple[int, int]]:
         f"{path.stem.rpartition('-')[0]}/shard-{path.stem.rpartition('-')[2]}.parquet"
         for path in commits(output)
     }
-    return {name: value for name, value in oracle.times(output).items() if name in done}
+    return {name: value for name, value in invariants.times(output).items() if name in done}
 
 
 def finish(data: Path, output: Path, before: dict[str, tuple[int, int]], undisturbed: Path) -> None:
     outcome = preprocess(config(data, output))
     assert outcome.code == Exit.DONE, outcome.message
-    oracle.check(output, undisturbed)
-    after = oracle.times(output)
+    invariants.check(output, undisturbed)
+    after = invariants.times(output)
     assert {name: after[name] for name in before} == before, "a finished shard was written again"
 
 
@@ -130,7 +130,7 @@ def test_2_an_actor_killed_during_an_encode_leaves_no_ffmpeg_and_loses_nothing(
     run.join(240)
     assert killed == 2
     assert outcomes[0].code == Exit.DONE, outcomes[0].message
-    oracle.check(output, undisturbed)
+    invariants.check(output, undisturbed)
 
 
 @pytest.mark.faults
@@ -150,17 +150,17 @@ def test_3_a_node_removed_with_running_and_finished_tasks_loses_nothing(
         assert process.wait(200) == Exit.DONE
     finally:
         cluster.shutdown()
-    oracle.check(output, undisturbed)
+    invariants.check(output, undisturbed)
 
 
 _DIE_AT_RENAME = """
 import os, signal, sys
 from pipelines import storage
-from pipelines.codec import CodecConfig
-from pipelines.plan import planned_shards
-from pipelines.render import RenderTask, ShardRenderer
-from pipelines.runs import versions
-from pipelines.shards import ShardsConfig
+from pipelines.audio.codec import CodecConfig
+from pipelines.dataset.plan import planned_shards
+from pipelines.preprocess.render import RenderTask, ShardRenderer
+from pipelines.runtime.run import versions
+from pipelines.dataset.shards import ShardsConfig
 import json
 
 output, kind, when = sys.argv[1:]
@@ -208,14 +208,14 @@ def test_4_a_kill_around_a_rename_leaves_nothing_half_done(
     assert len(commits(output)) == (kind == "commits/" and when == "after")
     outcome = preprocess(config(data, output))
     assert outcome.code == Exit.DONE, outcome.message
-    oracle.check(output, undisturbed)
+    invariants.check(output, undisturbed)
 
 
 _DIE_WHILE_SCANNING = """
 import os, signal, sys
-from pipelines.layouts import find_songs
-from pipelines.runs import versions
-from pipelines.scan import SongScanner
+from pipelines.preprocess.layouts import find_songs
+from pipelines.runtime.run import versions
+from pipelines.preprocess.scan import SongScanner
 
 scanner = SongScanner(sys.argv[2], sys.argv[2] + "/cache", 10**9, None, versions(None))
 for song in find_songs([sys.argv[1]]).songs[:2]:
@@ -239,4 +239,4 @@ def test_8_a_scan_killed_after_some_songs_ends_with_all_segments(ray_address: st
     assert preprocess(config(data, killed)).code == Exit.DONE
     for name in ("segments.parquet", "sources.parquet", "recipes.parquet"):
         assert pq.read_table(killed / name).equals(pq.read_table(whole / name)), name
-    oracle.check(killed, whole)
+    invariants.check(killed, whole)

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import shelf
 import torch
 from numpy.typing import NDArray
 
-from apollo.examples import Example
-from pipelines import codec, schema
-from pipelines.loader import LoaderConfig, ShardSource, ValidationSource
-from pipelines.policy import CorruptDataError, Reject
+from apollo.training.data import Example
+from pipelines import schema
+from pipelines.audio import codec
+from pipelines.dataset.bad_rows import CorruptDataError, Reject
+from pipelines.loading.shard_source import LoaderConfig, ShardSource, ValidationSource
+from tests.support import shard_outputs
 
 ROWS = {0: 4, 1: 3, 2: 4, 3: 0, 4: 4}
 TOTAL = sum(ROWS.values())
@@ -20,7 +21,7 @@ TOTAL = sum(ROWS.values())
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shelf.write(tmp_path_factory.mktemp("whole"), *ROWS.values())
+    return shard_outputs.write(tmp_path_factory.mktemp("whole"), *ROWS.values())
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_20_four_two_and_four_workers_see_the_order_of_one(whole: Path) -> None:
         for example in _read(_source(whole), workers, first, last)
     ]
     assert _same(elastic, alone)
-    assert {e.name.partition("/")[0] for e in elastic[:TOTAL]} == shelf.ids(ROWS)
+    assert {e.name.partition("/")[0] for e in elastic[:TOTAL]} == shard_outputs.ids(ROWS)
 
 
 @pytest.mark.parametrize("workers", [3, 4, 7, 16])
@@ -76,7 +77,7 @@ def _damage(output: Path, kind: str) -> set[str]:
     path = output / schema.shard_path("train", 1)
     if kind == "gone":
         path.unlink()
-        return shelf.ids(ROWS) & {f"train.1.{row}" for row in range(3)}
+        return shard_outputs.ids(ROWS) & {f"train.1.{row}" for row in range(3)}
     if kind == "truncated":
         path.write_bytes(path.read_bytes()[:-1000])
         return {f"train.1.{row}" for row in range(3)}
@@ -87,19 +88,21 @@ def _damage(output: Path, kind: str) -> set[str]:
         return {f"train.1.{row}" for row in range(3)}
     if kind == "checksum":  # in the clean column of the first row group, which holds two rows
         content = bytearray(path.read_bytes())
-        content[content.find(shelf.excerpt(1)["clean"]) + 5_000] ^= 1
+        content[content.find(shard_outputs.excerpt(1)["clean"]) + 5_000] ^= 1
         path.write_bytes(content)
         return {"train.1.0", "train.1.1"}
     changes: dict[str, object] = {
         "undecodable": {"clean": b"fLaC" + bytes(500)},
-        "empty": dict.fromkeys(shelf.DEGRADATIONS, b""),
-        "short": {**shelf.excerpt(0, seconds=1.0)},
-        "another length": {name: shelf.excerpt(0, seconds=1.0)[name] for name in shelf.DEGRADATIONS},
-        "gain": {f"{name}_gain": float("nan") for name in shelf.DEGRADATIONS},
-        "no gain": {f"{name}_gain": None for name in shelf.DEGRADATIONS},
+        "empty": dict.fromkeys(shard_outputs.DEGRADATIONS, b""),
+        "short": {**shard_outputs.excerpt(0, seconds=1.0)},
+        "another length": {
+            name: shard_outputs.excerpt(0, seconds=1.0)[name] for name in shard_outputs.DEGRADATIONS
+        },
+        "gain": {f"{name}_gain": float("nan") for name in shard_outputs.DEGRADATIONS},
+        "no gain": {f"{name}_gain": None for name in shard_outputs.DEGRADATIONS},
     }[kind]
-    rows = [shelf.make_row("train", 1, row, **(changes if row == 1 else {})) for row in range(3)]
-    shelf.write_shard(output, "train", 1, rows)
+    rows = [shard_outputs.make_row("train", 1, row, **(changes if row == 1 else {})) for row in range(3)]
+    shard_outputs.write_shard(output, "train", 1, rows)
     return {"train.1.1"}
 
 
@@ -153,7 +156,7 @@ def test_22_decoded_samples_that_are_no_numbers_are_corrupt(
 
     def decode_badly(stream: bytes, *, frames: int) -> NDArray[np.float32]:
         samples = decode(stream, frames=frames)
-        samples[-1] = np.inf if stream == shelf.excerpt(0)["mp3_64000"] else samples[-1]
+        samples[-1] = np.inf if stream == shard_outputs.excerpt(0)["mp3_64000"] else samples[-1]
         return samples
 
     monkeypatch.setattr(codec, "decode", decode_badly)
@@ -167,7 +170,7 @@ def test_22_damage_in_one_degradation_costs_only_the_examples_that_drew_it(outpu
     """Which rows are lost must not depend on what else a worker reads from the row group."""
     path = output / schema.shard_path("train", 0)
     content = bytearray(path.read_bytes())
-    content[content.find(shelf.excerpt(0)["mp3_24000"]) + 5_000] ^= 1
+    content[content.find(shard_outputs.excerpt(0)["mp3_24000"]) + 5_000] ^= 1
     path.write_bytes(content)
     alone = _read(_source(output, corrupt="skip"), 1, 0, 4 * TOTAL)
     for workers in (2, 5):
@@ -193,15 +196,15 @@ def test_22_lost_shards_beyond_the_limit_stop_the_run_before_it_begins(output: P
 
 
 def test_22_no_sound_row_at_all_ends_with_an_error(tmp_path: Path) -> None:
-    rows = [shelf.make_row("train", 0, row, clean=b"nothing") for row in range(2)]
-    shelf.write_shard(tmp_path, "train", 0, rows)
+    rows = [shard_outputs.make_row("train", 0, row, clean=b"nothing") for row in range(2)]
+    shard_outputs.write_shard(tmp_path, "train", 0, rows)
     with pytest.raises(CorruptDataError):
         list(_source(tmp_path, corrupt="skip", max_corrupt_share=0.99).read(0, range(2)))
 
 
 def test_22_storage_that_fails_is_no_corrupt_row(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other workers may not see such an error, so nothing may be skipped for it."""
-    from pipelines import parquet
+    from pipelines.storage import parquet
 
     def fail(stream: object, **options: object) -> None:
         raise OSError(5, "Input/output error")
@@ -214,7 +217,7 @@ def test_22_storage_that_fails_is_no_corrupt_row(output: Path, monkeypatch: pyte
 
 
 def test_22_storage_that_fails_once_is_asked_again(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipelines import parquet
+    from pipelines.storage import parquet
 
     opened, failed = parquet.open_file, []
 
@@ -230,8 +233,10 @@ def test_22_storage_that_fails_once_is_asked_again(output: Path, monkeypatch: py
 
 
 def test_22_corrupt_validation_rows_follow_the_same_policy(tmp_path: Path) -> None:
-    rows = [shelf.make_row("valid", 0, row, **({"clean": b"x"} if row == 1 else {})) for row in range(4)]
-    shelf.write_shard(tmp_path, "valid", 0, rows)
+    rows = [
+        shard_outputs.make_row("valid", 0, row, **({"clean": b"x"} if row == 1 else {})) for row in range(4)
+    ]
+    shard_outputs.write_shard(tmp_path, "valid", 0, rows)
     with pytest.raises(CorruptDataError, match=r"valid\.0\.1"):
         list(ValidationSource(str(tmp_path)).read(0, range(4)))
     source = ValidationSource(str(tmp_path), LoaderConfig(corrupt="skip", max_corrupt_share=0.3))

@@ -8,27 +8,22 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import evaluations
-import material
 import numpy as np
-import oracle
 import pytest
-import restoration_jobs
 import torch
-import training_jobs
-import training_runs
-from buckets import Bucket
 from numpy.typing import NDArray
 
 from apollo.__main__ import PARTLY, main
-from pipelines.evaluate import evaluate
-from pipelines.evaluate_config import EvaluateConfig
-from pipelines.preprocess import preprocess
-from pipelines.restore import restore
-from pipelines.runs import Exit
-from pipelines.shards import find_damaged, read_commits
-from pipelines.storage import Folder
-from pipelines.tracking import TrackingConfig
+from pipelines.dataset.shards import find_damaged, read_commits
+from pipelines.evaluation.config import EvaluateConfig
+from pipelines.evaluation.run import evaluate
+from pipelines.preprocess.run import preprocess
+from pipelines.restoration.run import restore
+from pipelines.runtime.run import Exit
+from pipelines.storage.folder import Folder
+from pipelines.tracking.run import TrackingConfig
+from tests.support import datasets, evaluation_jobs, gloo_runs, invariants, restoration_jobs, training_jobs
+from tests.support.s3_server import Bucket
 
 _EVER = float("inf")
 
@@ -37,7 +32,7 @@ def test_shards_made_through_a_store_that_fails_are_those_made_on_a_disk(
     undisturbed: Path, data: Path, bucket: Bucket, tmp_path: Path
 ) -> None:
     """First with faults that pass and one that does not pass; then the same command with others that pass."""
-    config = material.config(bucket.upload(data, "songs"), bucket.uri("out"))
+    config = datasets.config(bucket.upload(data, "songs"), bucket.uri("out"))
     passing = [
         bucket.proxy.fail("refuse", r"PUT /\S+/out/\w+/shard", times=2),
         bucket.proxy.fail("cut_upload", r"PUT /\S+/out/\w+/shard", times=2),
@@ -64,7 +59,7 @@ def test_shards_made_through_a_store_that_fails_are_those_made_on_a_disk(
     outcome = preprocess(config)
     assert outcome.code == Exit.DONE, outcome.message
     assert [fault.struck for fault in passing] == [fault.times for fault in passing]
-    oracle.check(bucket.download("out", tmp_path), undisturbed)
+    invariants.check(bucket.download("out", tmp_path), undisturbed)
     before = bucket.objects("out/")
     assert preprocess(config).message.startswith("nothing to do")
     assert bucket.objects("out/") == before
@@ -76,8 +71,8 @@ def test_songs_restored_through_a_store_that_fails_are_those_restored_on_a_disk(
     """Songs, weights and results in a bucket; one result is spoilt on its way, and made again."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     songs, weights = tmp_path / "songs", restoration_jobs.save_generator(tmp_path / "weights")
-    material.write(songs / "a.wav", material.music(1, 1.0))
-    material.encode(songs / "a.wav", songs / "disc 1/ünd b.mp3", "-b:a", "64k")
+    datasets.write(songs / "a.wav", datasets.music(1, 1.0))
+    datasets.encode(songs / "a.wav", songs / "disc 1/ünd b.mp3", "-b:a", "64k")
     (songs / "text.mp3").write_text("This is no music.")
     expected = _restored_here(songs, weights, tmp_path / "here")
     config = restoration_jobs.config(
@@ -160,9 +155,7 @@ def test_a_training_whose_machine_is_lost_goes_on_from_the_bucket_and_is_evaluat
     assert training_jobs.start(ray_address, shards, mine, *more).wait(300) == 0, training_jobs.log(mine)
     assert "continuing from step" in training_jobs.log(mine)
     back = bucket.download("run", tmp_path / "back")
-    ours, theirs = (
-        training_runs.weights(training_runs.Run(run), training_jobs.LAST) for run in (back, alone)
-    )
+    ours, theirs = (gloo_runs.weights(gloo_runs.Run(run), training_jobs.LAST) for run in (back, alone))
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
         assert torch.equal(value, ours[name]) if isinstance(value, torch.Tensor) else value == ours[name], (
@@ -183,5 +176,5 @@ def test_a_training_whose_machine_is_lost_goes_on_from_the_bucket_and_is_evaluat
     bucket.proxy.fail("cut_upload", r"PUT /\S+/scores/", times=3)
     outcome = evaluate(config)
     assert outcome.code == Exit.DONE, outcome.message
-    rows = evaluations.rows(bucket.download("scores", tmp_path / "scores"))
+    rows = evaluation_jobs.rows(bucket.download("scores", tmp_path / "scores"))
     assert {row["model"] for row in rows} == {"untouched", "run"}

@@ -8,16 +8,16 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import oracle
 import pytest
-from material import config, encode, music, write
 
-from pipelines.codec import CodecConfig
-from pipelines.preprocess import preprocess
-from pipelines.recipes import RecipesConfig
-from pipelines.runs import Exit, hold
-from pipelines.sources import SourcesConfig
-from pipelines.storage import Folder
+from pipelines.audio.codec import CodecConfig
+from pipelines.preprocess.recipes import RecipesConfig
+from pipelines.preprocess.run import preprocess
+from pipelines.preprocess.sources import SourcesConfig
+from pipelines.runtime.run import Exit, hold
+from pipelines.storage.folder import Folder
+from tests.support import invariants
+from tests.support.datasets import config, encode, music, write
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def output(undisturbed: Path, tmp_path: Path) -> Path:
 def test_5_damaged_shards_are_found_and_only_these_are_made_again(
     ray_address: str, data: Path, undisturbed: Path, output: Path
 ) -> None:
-    names = sorted(oracle.shards(output))
+    names = sorted(invariants.shards(output))
     truncated, emptied, flipped, missing = (output / name for name in names[:4])
     truncated.write_bytes(truncated.read_bytes()[: truncated.stat().st_size // 2])
     emptied.write_bytes(b"")
@@ -37,11 +37,11 @@ def test_5_damaged_shards_are_found_and_only_these_are_made_again(
     content[len(content) // 3] ^= 1
     flipped.write_bytes(content)
     missing.unlink()
-    before = oracle.times(output)
+    before = invariants.times(output)
     outcome = preprocess(config(data, output))
     assert outcome.code == Exit.DONE, outcome.message
-    oracle.check(output, undisturbed)
-    after = oracle.times(output)
+    invariants.check(output, undisturbed)
+    after = invariants.times(output)
     assert {name for name in names if before.get(name) != after[name]} == set(names[:4])
 
 
@@ -50,23 +50,23 @@ def test_5_a_damaged_commit_object_is_made_again(
 ) -> None:
     (output / "commits/train-00001.json").write_text('{"split": "train", "sh')
     assert preprocess(config(data, output)).code == Exit.DONE
-    oracle.check(output, undisturbed)
+    invariants.check(output, undisturbed)
 
 
 def test_6_a_run_after_success_touches_nothing(data: Path, output: Path) -> None:
-    before = oracle.times(output)
+    before = invariants.times(output)
     outcome = preprocess(config(data, output))
     assert (outcome.code, outcome.message[:13]) == (Exit.DONE, "nothing to do")
-    assert oracle.times(output) == before
+    assert invariants.times(output) == before
 
 
 def test_6_a_second_run_on_one_output_is_refused(data: Path, output: Path) -> None:
-    before = oracle.times(output)
+    before = invariants.times(output)
     code = f"""
 import sys, time
-from pipelines.runs import hold
-from pipelines.sources import SourcesConfig
-from pipelines.storage import Folder
+from pipelines.runtime.run import hold
+from pipelines.preprocess.sources import SourcesConfig
+from pipelines.storage.folder import Folder
 with hold(Folder({str(output)!r})):
     print("held", flush=True)
     sys.stdin.read()
@@ -80,7 +80,7 @@ with hold(Folder({str(output)!r})):
         holder.kill()
     assert outcome.code == Exit.USAGE
     assert "another run is writing" in outcome.message
-    assert oracle.times(output) == before
+    assert invariants.times(output) == before
     with hold(Folder(str(output))):  # the lock ended with its process
         pass
 
@@ -99,18 +99,18 @@ with hold(Folder({str(output)!r})):
 def test_7_another_configuration_is_refused_and_named(
     changes: dict[str, object], named: str, data: Path, output: Path
 ) -> None:
-    before = oracle.times(output)
+    before = invariants.times(output)
     outcome = preprocess(replace(config(data, output), **changes))
     assert outcome.code == Exit.USAGE
     assert named in outcome.message
-    assert oracle.times(output) == before
+    assert invariants.times(output) == before
 
 
 def test_7_changed_source_files_are_refused_and_named(ray_address: str, data: Path, tmp_path: Path) -> None:
     copy, output = Path(shutil.copytree(data, tmp_path / "data")), tmp_path / "shards"
     small = RecipesConfig(train=2, valid=0, test_per_category=0)
     assert preprocess(config(copy, output, recipes=small)).code == Exit.DONE
-    before = oracle.times(output)
+    before = invariants.times(output)
     changed = copy / "musdb18hq/train/Artist 0 - Song 0/bass.wav"
     write(changed, music(99, seconds=10))
     outcome = preprocess(config(copy, output, recipes=small))
@@ -118,7 +118,7 @@ def test_7_changed_source_files_are_refused_and_named(ray_address: str, data: Pa
     assert f"{changed} had" in outcome.message
     changed.unlink()
     assert f"{changed} is gone" in preprocess(config(copy, output, recipes=small)).message
-    assert oracle.times(output) == before
+    assert invariants.times(output) == before
 
 
 def test_9_a_full_disk_fails_clearly_and_loses_nothing(
@@ -131,7 +131,7 @@ def test_9_a_full_disk_fails_clearly_and_loses_nothing(
     assert "Traceback" not in outcome.message
     subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)  # noqa: S607 - the system's
     assert preprocess(config(data, output)).code == Exit.DONE
-    oracle.check(output, undisturbed)
+    invariants.check(output, undisturbed)
 
 
 def test_9_a_read_only_output_fails_clearly(data: Path, small_disk: Path) -> None:
@@ -161,7 +161,7 @@ def test_7_a_command_mended_after_an_error_goes_on_in_the_same_output(
     assert json.loads((output / "result.json").read_text())["status"] == "usage"
     small = RecipesConfig(train=2, valid=0, test_per_category=0)
     assert preprocess(config(data, output, recipes=small)).code == Exit.DONE
-    oracle.check(output)
+    invariants.check(output)
 
 
 def test_9_a_lost_cache_is_filled_again(ray_address: str, tmp_path: Path) -> None:
@@ -177,11 +177,11 @@ def test_9_a_lost_cache_is_filled_again(ray_address: str, tmp_path: Path) -> Non
     changes = {"recipes": RecipesConfig(train=8, valid=0, test_per_category=0)}
     lossy = SourcesConfig(allow_lossy=True)
     assert preprocess(config(data, tmp_path / "shards", sources=lossy, **changes)).code == Exit.DONE
-    before = oracle.digests(tmp_path / "shards")
+    before = invariants.digests(tmp_path / "shards")
     (tmp_path / "shards" / "commits" / "train-00001.json").unlink()
     shutil.rmtree(tmp_path / "shards" / "cache")
     elsewhere = replace(lossy, cache=str(tmp_path / "cache"))
     outcome = preprocess(config(data, tmp_path / "shards", sources=elsewhere, **changes))
     assert outcome.code == Exit.DONE, outcome.message
-    assert oracle.digests(tmp_path / "shards") == before
-    oracle.check(tmp_path / "shards")
+    assert invariants.digests(tmp_path / "shards") == before
+    invariants.check(tmp_path / "shards")

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import oracle
 import pytest
-import restoration_jobs as jobs
-from material import music, write
-from training_jobs import log
 
-from pipelines.restore import restore
-from pipelines.runs import Exit, Outcome
+from pipelines.restoration.run import restore
+from pipelines.runtime.run import Exit, Outcome
+from tests.support import invariants
+from tests.support import restoration_jobs as jobs
+from tests.support.datasets import music, write
+from tests.support.training_jobs import log
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def wait_for(condition: Callable[[], bool], what: Callable[[], str], seconds: fl
 def finished(output: Path) -> dict[str, tuple[int, int]]:
     """Give inode and time of the results that are recorded."""
     names = {record["name"] for record in jobs.records(output) if record["status"] == "restored"}
-    return {name: value for name, value in oracle.times(output).items() if name in names}
+    return {name: value for name, value in invariants.times(output).items() if name in names}
 
 
 def check(output: Path, undisturbed: Path) -> None:

@@ -17,9 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tracked import Points, open_quick, points, ready_output, wait_until
 
-from pipelines.tracking import Tracker
+from pipelines.tracking.run import Tracker
+from tests.support.mlflow_runs import Points, open_quick, points, ready_output, wait_until
 
 ROOT = Path(__file__).parents[2]
 LONGEST_CALL_SECONDS = 0.3
@@ -27,7 +27,7 @@ LONGEST_CALL_SECONDS = 0.3
 TRAINER = """
 import os, pickle, sys, time
 from pathlib import Path
-from pipelines.tracking import Tracker
+from pipelines.tracking.run import Tracker
 run, checkpoint, steps = pickle.loads(Path(sys.argv[1]).read_bytes()), Path(sys.argv[2]), int(sys.argv[3])
 tracker = Tracker(run)
 print("logging", flush=True)

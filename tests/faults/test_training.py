@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_runs import Run, ending, launch, logged, names, said, steps, weights
 
 import apollo
-from apollo.training import FitConfig, GanConfig
+from apollo.training.config import FitConfig, GanConfig
+from tests.support.gloo_runs import Run, ending, launch, logged, names, said, steps, weights
 
 LAST = 18  # steps of a whole run
 KILLED = -9

@@ -8,7 +8,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from training_jobs import LAST, history, log, logged, result, start, steps, wait_for, workers
+
+from tests.support.training_jobs import LAST, history, log, logged, result, start, steps, wait_for, workers
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -6,14 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import evaluations
-import material
 import numpy as np
 import pytest
 import soundfile
 
+from tests.support import datasets, evaluation_jobs
+
 Said = tuple[dict[str, dict[str, str]], dict[str, list[float]]]
-TEN_HOURS = 10 * 3600 * material.SAMPLE_RATE
+TEN_HOURS = 10 * 3600 * datasets.SAMPLE_RATE
 MOST_MB = 250  # ten hours are 12,700; the rest is a block of 5 s, the network's state and libraries
 _PROBE = """
 import base64, json, os, resource, sys
@@ -22,16 +22,16 @@ from pathlib import Path
 import torch
 
 torch.set_num_threads(1)
-from apollo.checkpoint import load
-from apollo.options import SongsConfig
-from apollo.songs import Job, restore_songs
+from apollo.checkpoints.checkpoint import load
+from apollo.cli.options import SongsConfig
+from apollo.audio.songs import Job, restore_songs
 from pipelines import runs
-from pipelines.codec import CodecError, decode
-from pipelines.layouts import Song
-from pipelines.pairs import PairItems
-from pipelines.scan import SongScanner
-from pipelines.served import Refusal, Restorer
-from pipelines.storage import Entry
+from pipelines.audio.codec import CodecError, decode
+from pipelines.preprocess.layouts import Song
+from pipelines.evaluation.pair_items import PairItems
+from pipelines.preprocess.scan import SongScanner
+from pipelines.registry.pyfunc_model import Refusal, Restorer
+from pipelines.storage.folder import Entry
 
 folder, model = Path(sys.argv[1]), sys.argv[2]
 generator = load(model)
@@ -100,14 +100,14 @@ def _checked(page: bytearray) -> bytes:
 def write_claims(sound: Path, claims: Path) -> None:
     """Write sound files of four seconds, and files of all kinds whose headers say ten hours."""
     claims.mkdir()
-    wav = material.write(sound / "a.wav", material.music(0, seconds=4.0))
-    material.write(sound / "a.flac", material.music(0, seconds=4.0))
+    wav = datasets.write(sound / "a.wav", datasets.music(0, seconds=4.0))
+    datasets.write(sound / "a.flac", datasets.music(0, seconds=4.0))
     for ending, options in {
         "mp3": ("-b:a", "128k"),
         "ogg": (),
         "stem.mp4": ("-c:a", "aac"),
     }.items():
-        material.encode(wav, sound / f"a.{ending}", *options)
+        datasets.encode(wav, sound / f"a.{ending}", *options)
     content = {path.name.partition(".")[2]: bytearray(path.read_bytes()) for path in sound.iterdir()}
 
     total = int.from_bytes(content["flac"][18:26], "big")
@@ -136,12 +136,12 @@ def write_claims(sound: Path, claims: Path) -> None:
 def said(tmp_path_factory: pytest.TempPathFactory) -> Said:
     """What every entry says of every file, and the most memory, MB, of the process and of its children."""
     folder = tmp_path_factory.mktemp("sizes")
-    model = evaluations.write_model(folder / "model")
+    model = evaluation_jobs.write_model(folder / "model")
     write_claims(folder / "sound", folder / "claims")
-    silence = np.zeros((70 * material.SAMPLE_RATE, 1), np.int16)
-    soundfile.write(folder / "claims/silence.flac", silence, material.SAMPLE_RATE)
+    silence = np.zeros((70 * datasets.SAMPLE_RATE, 1), np.int16)
+    soundfile.write(folder / "claims/silence.flac", silence, datasets.SAMPLE_RATE)
     soundfile.write(folder / "claims/slow.wav", np.zeros(1_000_000, np.int16), 1, subtype="PCM_U8")
-    soundfile.write(folder / "claims/wide.wav", np.zeros((500, 1_000), np.int16), material.SAMPLE_RATE)
+    soundfile.write(folder / "claims/wide.wav", np.zeros((500, 1_000), np.int16), datasets.SAMPLE_RATE)
     assert all(path.stat().st_size <= 1 << 20 for path in (folder / "claims").iterdir())
     environment = {
         **os.environ,

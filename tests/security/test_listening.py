@@ -12,7 +12,7 @@ import pytest
 _PROBE = """
 import json, os, sys
 from pathlib import Path
-from pipelines.cluster import connect
+from pipelines.cluster.connection import connect
 
 cluster = connect()
 import ray

@@ -4,11 +4,11 @@ import ast
 from pathlib import Path
 
 import pytest
-import scripts
 
-from pipelines.layouts import find_songs
-from pipelines.shards import read_commits
-from pipelines.storage import Folder
+from pipelines.dataset.shards import read_commits
+from pipelines.preprocess.layouts import find_songs
+from pipelines.storage.folder import Folder
+from tests.support import job_scripts
 
 ROOT = Path(__file__).parents[2]
 CODE = [path for room in ("apollo", "pipelines", "jobs") for path in sorted((ROOT / room).rglob("*.py"))]
@@ -49,7 +49,7 @@ def test_tags_in_a_yaml_file_of_settings_make_nothing(
 ) -> None:
     mark = tmp_path / "ran"
     (tmp_path / "planted.yaml").write_text(f"output: !!python/object/apply:os.mkdir ['{mark}']\n")
-    assert scripts.run(job, ["--config", str(tmp_path / "planted.yaml")]) == 2
+    assert job_scripts.run(job, ["--config", str(tmp_path / "planted.yaml")]) == 2
     assert "python/object" in "".join(capfd.readouterr())
     assert not mark.exists()
 

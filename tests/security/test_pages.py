@@ -14,13 +14,15 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-import shelf
 
-from pipelines import report, road_page, schema
-from pipelines.codec import CodecConfig
-from pipelines.registry import Version
-from pipelines.runs import Exit, Outcome
-from pipelines.storage import Folder, parquet_bytes
+from pipelines import schema
+from pipelines.audio.codec import CodecConfig
+from pipelines.demo import page as road_page
+from pipelines.preprocess import report
+from pipelines.registry.registry import Version
+from pipelines.runtime.run import Exit, Outcome
+from pipelines.storage.folder import Folder, parquet_bytes
+from tests.support import shard_outputs
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = (
@@ -68,9 +70,11 @@ def digests(code: list[str]) -> set[str]:
 def write_report(output: Path, text: str) -> str:
     """Write the page of a preprocess run in which everything that comes from data is this text."""
     component = {"stem": text, "source_id": text, "start": 0, "gain_db": 0.0}
-    row = shelf.make_row("test", 0, 0, recipe_id=text, category="song", stems=[text], components=[component])
-    shelf.write_shard(output, "test", 0, [row])
-    codec = CodecConfig(bitrates_bps=shelf.BITRATES)
+    row = shard_outputs.make_row(
+        "test", 0, 0, recipe_id=text, category="song", stems=[text], components=[component]
+    )
+    shard_outputs.write_shard(output, "test", 0, [row])
+    codec = CodecConfig(bitrates_bps=shard_outputs.BITRATES)
     folder = Folder(str(output))
     rejects = [{"stage": text, "id": text, "path": text, "reason": text}]
     folder.write("rejects.parquet", parquet_bytes(pa.Table.from_pylist(rejects, schema.REJECTS)))

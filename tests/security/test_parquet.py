@@ -7,17 +7,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray.data  # noqa: F401 - registers the type; nothing else here needs it
-import shelf
-from planted import Planted
 from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
 
-from pipelines import parquet
-from pipelines.committed import CommittedSplit
-from pipelines.items import Loaded, ShardItems
-from pipelines.mixing import _read_table
-from pipelines.shards import Commit, digest, publish, read_commits
-from pipelines.storage import Folder
-from pipelines.stored import CorruptError
+from pipelines.dataset.shard_reader import CorruptError
+from pipelines.dataset.shards import Commit, digest, publish, read_commits
+from pipelines.dataset.split import CommittedSplit
+from pipelines.evaluation.items import Loaded, ShardItems
+from pipelines.loading.live_source import _read_table
+from pipelines.storage import parquet
+from pipelines.storage.folder import Folder
+from tests.support import shard_outputs
+from tests.support.malicious_payloads import Planted
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,7 +52,7 @@ def plant(output: Path, mark: Path, column: str) -> Commit:
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
     """Two rows in a shard, and the sources that an evaluation asks for."""
-    output = shelf.write(tmp_path / "output", 2)
+    output = shard_outputs.write(tmp_path / "output", 2)
     pq.write_table(pa.table({"source_id": ["song/bass"], "group_id": ["song"]}), output / "sources.parquet")
     return output
 

@@ -5,24 +5,26 @@ import os
 from pathlib import Path
 from typing import Any
 
-import evaluations
-import material
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
-import shelf
 
-from apollo.checkpoint import load
-from apollo.options import SongsConfig
-from apollo.published import CheckpointError
-from apollo.songs import find_songs, restore_songs
-from pipelines import layouts, remote, restored, road_songs, runs
-from pipelines.committed import CommittedSplit
+from apollo.audio.songs import find_songs, restore_songs
+from apollo.checkpoints.checkpoint import load
+from apollo.checkpoints.published_format import CheckpointError
+from apollo.cli.options import SongsConfig
+from pipelines.dataset.shards import read_commits
+from pipelines.dataset.split import CommittedSplit
+from pipelines.demo import songs as road_songs
 from pipelines.errors import UsageError
-from pipelines.pairs import PairItems
-from pipelines.scan import SongScanner, scan_name
-from pipelines.shards import read_commits
-from pipelines.storage import Entry, Folder, parquet_bytes
+from pipelines.evaluation.pair_items import PairItems
+from pipelines.preprocess import layouts
+from pipelines.preprocess.scan import SongScanner, scan_name
+from pipelines.registry import resolve_uris
+from pipelines.restoration import songs
+from pipelines.runtime import run
+from pipelines.storage.folder import Entry, Folder, parquet_bytes
+from tests.support import datasets, evaluation_jobs, shard_outputs
 
 NAMES = (
     "$(touch ran)", "`touch ran`", "; touch ran #", "a | touch ran", "&& touch ran", "'; touch ran; '",
@@ -36,8 +38,8 @@ NAMES = (
 def song(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short MP3, which needs ffmpeg."""
     folder = tmp_path_factory.mktemp("song")
-    wav = material.write(folder / "song.wav", material.music(0, seconds=0.2))
-    return material.encode(wav, folder / "song.mp3", "-b:a", "64k")
+    wav = datasets.write(folder / "song.wav", datasets.music(0, seconds=0.2))
+    return datasets.encode(wav, folder / "song.mp3", "-b:a", "64k")
 
 
 def files_below(folder: Path) -> set[Path]:
@@ -54,7 +56,7 @@ def test_names_reach_no_shell_and_no_option(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
     before = files_below(tmp_path)
-    generator = load(evaluations.write_model(tmp_path / "model"))
+    generator = load(evaluation_jobs.write_model(tmp_path / "model"))
     before |= files_below(tmp_path / "model")
     config = SongsConfig(output="out", format="flac16")
     outcomes = list(restore_songs(generator, find_songs(["in"], config), config))
@@ -76,7 +78,7 @@ def test_names_of_sources_and_pairs_reach_no_shell_and_no_option(
     found = list(items.load(range(len(items.items)), "given"))
     assert len(found) == len(NAMES[1::3])
     assert not [one for one in found if isinstance(one, str)]
-    scanner = SongScanner(str(tmp_path / "out"), str(tmp_path / "cache"), 1 << 30, None, runs.versions(None))
+    scanner = SongScanner(str(tmp_path / "out"), str(tmp_path / "cache"), 1 << 30, None, run.versions(None))
     for one in layouts.find_songs(["data/songs"]).songs:
         assert scanner.scan(one)["rejects"] == []
         Folder(str(tmp_path / "out")).write(scan_name(one), b"{}")
@@ -99,7 +101,7 @@ def test_no_name_leads_out_of_a_folder(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["../../../x", "/tmp/x", "a/b", "..", ".hidden", "", "a\nb"])  # noqa: S108 - a name, not made
 def test_a_degradation_that_is_no_name_is_refused(tmp_path: Path, name: str) -> None:
-    output = shelf.write(tmp_path / "output", 2)
+    output = shard_outputs.write(tmp_path / "output", 2)
     path = output / "commits/train-00000.json"
     commit = json.loads(path.read_text())
     commit["bitrates_bps"] = {name: [64_000]}
@@ -110,7 +112,7 @@ def test_a_degradation_that_is_no_name_is_refused(tmp_path: Path, name: str) -> 
 
 @pytest.mark.parametrize("split", ["../train", "train/../..", "/train", 5, None])
 def test_a_commit_names_its_own_shard_alone(tmp_path: Path, split: Any) -> None:
-    output = shelf.write(tmp_path / "output", 2)
+    output = shard_outputs.write(tmp_path / "output", 2)
     path = output / "commits/train-00000.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"split": split}))
     assert read_commits(Folder(str(output))) == {}
@@ -119,8 +121,8 @@ def test_a_commit_names_its_own_shard_alone(tmp_path: Path, split: Any) -> None:
 @pytest.mark.parametrize("track", ["../../secret", "/secret", "x\0", "../vocals/../../secret", "."])
 def test_a_listing_names_no_file_outside_of_its_song(tmp_path: Path, track: str) -> None:
     data = tmp_path / "data"
-    material.write(tmp_path / "secret.wav", material.music(0, seconds=0.1))
-    material.write(data / "song/vocals/1.wav", material.music(0, seconds=0.1))
+    datasets.write(tmp_path / "secret.wav", datasets.music(0, seconds=0.1))
+    datasets.write(data / "song/vocals/1.wav", datasets.music(0, seconds=0.1))
     stems = [{"stemName": "vocals", "tracks": [{"id": track, "extension": "wav"}]}]
     stems.append({"stemName": "../..", "tracks": [{"id": "secret", "extension": "wav"}]})
     (data / "song/data.json").write_text(json.dumps({"stems": stems, "song": "../../x", "artist": "/y"}))
@@ -130,7 +132,7 @@ def test_a_listing_names_no_file_outside_of_its_song(tmp_path: Path, track: str)
 
 
 def test_titles_become_names_of_files_without_their_slashes(tmp_path: Path) -> None:
-    sound = material.write(tmp_path / "song.wav", material.music(0, seconds=1.0))
+    sound = datasets.write(tmp_path / "song.wav", datasets.music(0, seconds=1.0))
     file = {"path": str(sound), "readable": str(sound), "scale": 1.0, "channels": 2, "frames": 44_100}
     row = {"source_id": "a", "title": "../../$(touch ran)\0\n", "split": "test", "stem": "mixture"}
     row |= {"left_out": None, "frames": 44_100, "files": [file | {"size": 1, "mtime_ns": 1}]}
@@ -151,12 +153,10 @@ def test_objects_of_a_store_whose_names_climb_get_no_result_outside(
             return type("Info", (), {"type": pafs.FileType.Directory})
 
     listed = [Entry("../../evil.wav", 1, 0), Entry("a/../../../evil.wav", 1, 0), Entry("good.wav", 1, 0)]
-    monkeypatch.setattr(restored, "open_filesystem", lambda location: (Store(), "bucket/in"))
+    monkeypatch.setattr(songs, "open_filesystem", lambda location: (Store(), "bucket/in"))
     monkeypatch.setattr(Folder, "entries", lambda self, name="", recursive=False: listed)
     config = SongsConfig(output=str(tmp_path / "out"))
-    found = {
-        song.source.rpartition("/")[2]: song for song in restored.find_wanted(["s3://bucket/in"], config)
-    }
+    found = {song.source.rpartition("/")[2]: song for song in songs.find_wanted(["s3://bucket/in"], config)}
     assert found["good.wav"].name == "good.wav"
     assert found["good.wav"].problem is None
     assert "outside the output folder" in (found["evil.wav"].problem or "")
@@ -167,11 +167,11 @@ def test_what_a_store_calls_the_best_lies_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, best: bytes
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    evaluations.write_model(tmp_path / "model")
+    evaluation_jobs.write_model(tmp_path / "model")
     (tmp_path / "run").mkdir()
     (tmp_path / "run/best").write_bytes(best)
     with pytest.raises(CheckpointError, match=r"no name below|decode"):
-        remote.resolve((tmp_path / "run").as_uri())
+        resolve_uris.resolve((tmp_path / "run").as_uri())
 
 
 @pytest.mark.parametrize("template", ["../{stem}", "/tmp/{stem}", "{parent}/../../{stem}"])  # noqa: S108 - a name, not made
@@ -194,7 +194,7 @@ def test_a_link_where_a_result_goes_is_replaced_and_not_followed(song: Path, tmp
     (tmp_path / "out/song.wav").unlink()
     (tmp_path / "out/song.wav").symlink_to(tmp_path / "precious")
     config = SongsConfig(output=str(tmp_path / "out"), overwrite=True)
-    generator = load(evaluations.write_model(tmp_path / "model"))
+    generator = load(evaluation_jobs.write_model(tmp_path / "model"))
     (outcome,) = restore_songs(generator, find_songs([str(song)], config), config)
     assert outcome.status == "restored"
     assert (tmp_path / "precious").read_text() == "as it was"

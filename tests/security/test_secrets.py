@@ -4,18 +4,16 @@ import sqlite3
 from dataclasses import asdict
 from pathlib import Path
 
-import material
 import pytest
-import scripts
-import tracked
 
 from pipelines.errors import UsageError
-from pipelines.passwords import has_password, shown
-from pipelines.runs import Exit, root_cause
-from pipelines.storage import open_filesystem
-from pipelines.train_config import TrainConfig
+from pipelines.redaction import has_password, shown
+from pipelines.runtime.run import Exit, root_cause
+from pipelines.storage.folder import open_filesystem
+from pipelines.training.config import TrainConfig
+from tests.support import datasets, job_scripts, mlflow_runs
 
-SECRET = material.SECRET
+SECRET = datasets.SECRET
 WITH = {
     f"s3://AKIAKEY:{SECRET}@bucket/x": "s3://AKIAKEY:***@bucket/x",
     f"s3://AKIAKEY:wJal/{SECRET}/rX+=@bucket/x y": "s3://AKIAKEY:***@bucket/x y",
@@ -76,10 +74,10 @@ ARGUMENTS = {
 def test_no_job_takes_a_place_with_a_key_or_says_it(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    material.write(tmp_path / "in/song.wav", material.music(0, seconds=0.5))
+    datasets.write(tmp_path / "in/song.wav", datasets.music(0, seconds=0.5))
     monkeypatch.chdir(tmp_path)
     uri = f"s3://AKIAKEY:{SECRET}@bucket/x"
-    code = scripts.run(name.split()[0], [part.format(uri=uri) for part in ARGUMENTS[name]])
+    code = job_scripts.run(name.split()[0], [part.format(uri=uri) for part in ARGUMENTS[name]])
     assert code == Exit.USAGE
     said = "".join(capfd.readouterr())
     assert SECRET not in said
@@ -100,7 +98,7 @@ def test_a_place_with_a_key_is_not_opened() -> None:
 def test_the_password_of_a_tracking_server_is_neither_kept_nor_said(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], uri: str
 ) -> None:
-    run = tracked.open_quick(tmp_path, uri=uri, close_seconds=1, params={"tracking": {"uri": uri}})
+    run = mlflow_runs.open_quick(tmp_path, uri=uri, close_seconds=1, params={"tracking": {"uri": uri}})
     assert not run.close("FAILED")
     said = "".join(capfd.readouterr())
     assert "127.0.0.1:1" in said
@@ -109,11 +107,11 @@ def test_the_password_of_a_tracking_server_is_neither_kept_nor_said(
 
 
 def test_params_and_tags_of_a_training_have_no_passwords(tmp_path: Path) -> None:
-    output = tracked.ready_output(tmp_path)
+    output = mlflow_runs.ready_output(tmp_path)
     uri = f"sqlite:///{output}/mlflow.db"
     config = asdict(TrainConfig(shards="/shards", output=str(output), init=f"https://me:{SECRET}@host/x"))
     config["tracking"]["uri"] = f"postgresql://me:{SECRET}@db/mlflow"
-    run = tracked.open_quick(output, uri=uri, params=config, tags={"from": f"http://me:{SECRET}@host"})
+    run = mlflow_runs.open_quick(output, uri=uri, params=config, tags={"from": f"http://me:{SECRET}@host"})
     assert run.close("FINISHED")
     with sqlite3.connect(output / "mlflow.db") as connection:
         params = dict(connection.execute("select key, value from params").fetchall())

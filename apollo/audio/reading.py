@@ -1,0 +1,183 @@
+"""Reading a song for restoration: any format, rate and channel count, as a stream of 44.1 kHz blocks.
+
+libsndfile reads uncompressed files and FLAC at the right rate; ffmpeg decodes and resamples the rest. MP3 is
+not read through soundfile, which seeks after every block: the bit reservoir is lost, and every block begins
+with wrong samples. A damaged file gives what can be decoded, and a warning that says what is missing.
+
+Shape legend: blocks are [channels, samples], float32.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from apollo.audio.decoding import (
+    BLOCK_FORMATS,
+    LONGEST_SECONDS,
+    MOST_CHANNELS,
+    AudioError,
+    Decoder,
+    describe,
+    find_damage,
+    find_missing_bytes,
+)
+from apollo.audio.ffmpeg import find_ffmpeg
+
+_PIECE_FRAMES = 4096
+_SLACK_SECONDS = 0.1  # containers round
+_TAGS = ("title", "artist", "album", "date", "tracknumber", "genre", "copyright")
+
+
+class Song:
+    """An open audio file; a context manager.
+
+    Args:
+        path: The file.
+        sample_rate: Hz of the blocks.
+
+    Attributes:
+        channels: How many there are.
+        frames: Samples per channel that the file promises, None when it does not.
+        expected: How many there will be as far as anybody can tell.
+        tags: Title, artist and so on, where libsndfile reads them.
+        warnings: What is wrong with the file although it can be restored; complete after the last block.
+    """
+
+    def __init__(self, path: str, sample_rate: int) -> None:
+        self.path = os.path.abspath(path)
+        self.sample_rate = sample_rate
+        self.channels = 0
+        self.frames: int | None = None
+        self.expected = LONGEST_SECONDS * sample_rate
+        self.tags: dict[str, str] = {}
+        self.warnings: list[str] = []
+
+    def __enter__(self) -> "Song":
+        """Open the file.
+
+        Raises:
+            AudioError: it is no audio file that can be read.
+        """
+        self._stack = ExitStack()
+        try:
+            self._open()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _open(self) -> None:
+        import soundfile
+
+        self._sound: Any = None
+        try:
+            if not os.path.getsize(self.path):
+                raise AudioError("the file is empty")
+            if damage := find_damage(self.path):
+                self.warnings.append(damage)
+        except OSError as error:
+            raise AudioError(f"cannot be opened: {os.strerror(error.errno or 0)}") from error
+        try:
+            sound = self._stack.enter_context(soundfile.SoundFile(os.fsencode(self.path)))
+        except soundfile.LibsndfileError:
+            sound = None
+        if sound is not None:
+            self.tags = {key: value for key in _TAGS if (value := getattr(sound, key, ""))}
+            if damage := find_missing_bytes(sound.extra_info, os.path.getsize(self.path)):
+                self.warnings.append(damage)
+        if sound is not None and sound.samplerate == self.sample_rate and sound.format in BLOCK_FORMATS:
+            self._sound, self.channels = sound, sound.channels
+            self.frames = sound.frames if 0 < sound.frames < 1 << 40 else None
+        else:
+            self._open_decoder()
+        if self.channels > MOST_CHANNELS:
+            raise AudioError(f"has {self.channels} channels, more than {MOST_CHANNELS}")
+        if self.frames is not None:
+            self.expected = self.frames
+        if self.frames is not None and self.frames > LONGEST_SECONDS * self.sample_rate:
+            raise AudioError(f"longer than {LONGEST_SECONDS / 3600:.0f} hours")
+
+    def _open_decoder(self) -> None:
+        program = find_ffmpeg()
+        looks = describe(self.path, program)
+        if looks.seconds is not None:
+            self.frames = round(looks.seconds * self.sample_rate)
+        if looks.guessed_seconds is not None:
+            self.expected = round(looks.guessed_seconds * self.sample_rate)
+        decoder = Decoder(self.path, program, sample_rate=self.sample_rate, stereo=None, strict=False)
+        self._decoder = self._stack.enter_context(decoder)
+        self.channels = decoder.channels
+
+    def blocks(self, frames: int) -> Iterator[Tensor]:
+        """Give the samples, `frames` at a time.
+
+        Raises:
+            AudioError: the file holds no samples, or some that are no numbers.
+        """
+        given = 0
+        for block in self._read_sound(frames) if self._sound is not None else self._read_decoder(frames):
+            finite = torch.isfinite(block).all(0)
+            if not finite.all():
+                at = (given + int(finite.logical_not().nonzero()[0])) / self.sample_rate
+                raise AudioError(f"holds samples that are no numbers (NaN, infinite), first at {at:.3f} s")
+            given += block.shape[1]
+            yield block
+        if not given:
+            raise AudioError("the file holds no samples")
+
+    def _read_sound(self, frames: int) -> Iterator[Tensor]:
+        pieces: list[Tensor] = []
+        given = pending = 0
+        for piece in self._read_pieces():
+            pieces.append(piece)
+            pending += piece.shape[1]
+            if pending >= frames:
+                yield torch.cat(pieces, 1)
+                given, pending, pieces = given + pending, 0, []
+        if pieces:
+            yield torch.cat(pieces, 1)
+        if self.frames is not None and given + pending < self.frames:
+            self._warn_early(given + pending, "no more samples")
+
+    def _read_pieces(self) -> Iterator[Tensor]:
+        """Read little at a time, since libsndfile gives nothing of a read in which it meets damage."""
+        import soundfile
+
+        given = 0
+        while True:
+            try:
+                piece = self._sound.read(_PIECE_FRAMES, dtype="float32", always_2d=True)
+            except soundfile.LibsndfileError as error:
+                if not given:
+                    raise AudioError(f"cannot be decoded: {error.error_string}") from error
+                self._warn_early(given, error.error_string)
+                return
+            if not len(piece):
+                return
+            given += len(piece)
+            yield torch.from_numpy(piece).T
+
+    def _warn_early(self, given: int, reason: str) -> None:
+        if not self.warnings:
+            promised = "" if self.frames is None else f" of {self.frames / self.sample_rate:.2f}"
+            self.warnings.append(f"ends after {given / self.sample_rate:.2f}{promised} s: {reason}")
+
+    def _read_decoder(self, frames: int) -> Iterator[Tensor]:
+        given = 0
+        while block := self._decoder.read(frames):
+            given += len(block) // (4 * self.channels)
+            yield torch.frombuffer(bytearray(block), dtype=torch.float32).view(-1, self.channels).T
+        if complaint := self._decoder.complaint():
+            self.warnings.append(f"ffmpeg: {complaint}")
+        if self.frames is not None and given < self.frames - _SLACK_SECONDS * self.sample_rate:
+            self._warn_early(given, "no more samples")

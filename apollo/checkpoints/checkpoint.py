@@ -1,0 +1,289 @@
+"""Saving and loading generators.
+
+A checkpoint is a folder:
+
+    config.json     the generator's configuration, and whatever the writer noted
+    weights.pt      tensors only: {"generator": state dict, "ema": state dict, ...}; or instead
+    weights.safetensors   the weights to restore with and no others, in a format that everybody reads
+    training.pt     what a training run needs beside them to go on; only where one wrote it
+    MANIFEST.json   sha256 of the other files, written last: without it there is no checkpoint
+
+Nothing executable is ever loaded.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from apollo.checkpoints.published_format import (
+    CheckpointError,
+    find_state,
+    infer_config,
+    load_published,
+    read_container,
+)
+from apollo.inference.restoration import reach_samples
+from apollo.inference.streaming import StreamRestorer
+from apollo.model.config import GeneratorConfig
+from apollo.model.generator import Generator
+
+__all__ = ["CheckpointError", "load", "locate", "save", "save_portable", "verify"]
+
+FORMAT = 1
+CONFIG, WEIGHTS, PORTABLE, TRAINING = "config.json", "weights.pt", "weights.safetensors", "training.pt"
+MANIFEST, BEST = "MANIFEST.json", "best"
+RESOLVERS = "apollo.checkpoints"  # entry points that turn names like models:/apollo@champion into paths
+
+
+def save(
+    generator: Generator,
+    folder: str | os.PathLike[str],
+    *,
+    more: Mapping[str, Mapping[str, Tensor]] | None = None,
+    notes: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a checkpoint; it appears under its name only when whole.
+
+    Args:
+        generator: Weights and configuration; kept under "generator".
+        folder: Where, not yet there.
+        more: Further state dicts, such as "ema" and "discriminator".
+        notes: What else to keep in config.json.
+        training: What to keep in training.pt: tensors and plain values.
+
+    Raises:
+        FileExistsError: the folder is there.
+    """
+    states = {"generator": generator.state_dict(), **(more or {})}
+
+    def fill(scratch: Path) -> None:
+        weights = {
+            name: {key: value.detach().cpu().contiguous() for key, value in state.items()}
+            for name, state in states.items()
+        }
+        torch.save(weights, scratch / WEIGHTS)
+        if training is not None:
+            torch.save(training, scratch / TRAINING)
+
+    return _write(Path(folder), generator, notes or {}, fill)
+
+
+def save_portable(
+    generator: Generator, folder: str | os.PathLike[str], *, notes: Mapping[str, Any] | None = None
+) -> Path:
+    """Write a checkpoint of a generator alone, its weights as safetensors: to hand on, not to train on.
+
+    Args:
+        generator: Weights and configuration.
+        folder: Where, not yet there.
+        notes: What else to keep in config.json.
+
+    Raises:
+        FileExistsError: the folder is there.
+        CheckpointError: the package safetensors is not installed.
+    """
+    from apollo.checkpoints.hub import write_safetensors
+
+    def fill(scratch: Path) -> None:
+        write_safetensors(generator.state_dict(), scratch / PORTABLE)
+
+    return _write(Path(folder), generator, notes or {}, fill)
+
+
+def _write(
+    target: Path, generator: Generator, notes: Mapping[str, Any], fill: Callable[[Path], None]
+) -> Path:
+    """Write a checkpoint under a name of its own, and rename it when it is whole."""
+    if target.exists():
+        raise FileExistsError(f"{target} is there already: a checkpoint is never overwritten")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        fill(scratch)
+        config = {"format": FORMAT, "generator": generator.config.to_dict(), **notes}
+        (scratch / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        digests = {path.name: digest(path) for path in sorted(scratch.iterdir())}
+        (scratch / MANIFEST).write_text(json.dumps({"sha256": digests}, indent=2) + "\n")
+        for path in (*scratch.iterdir(), scratch):
+            sync(path)
+        scratch.chmod(0o755)
+        scratch.rename(target)
+        sync(target.parent)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    return target
+
+
+def load(source: str | os.PathLike[str], *, weights: str = "ema") -> Generator:
+    """Load a generator, ready to restore: float32, in evaluation mode, on the CPU.
+
+    Args:
+        source: A checkpoint folder, or a folder that holds one as `best`; a published or community file
+            (.bin, .ckpt, .pt, .safetensors); a Hugging Face name (`JusperLee/Apollo`,
+            `owner/name/file.ckpt`), downloaded once; or a name that an installed package resolves
+            (`models:/apollo@champion`).
+        weights: `ema` or `generator`, for checkpoint folders that hold both; without an average the generator
+            is taken.
+
+    Raises:
+        CheckpointError: there is no such source, or it is damaged, or no Apollo generator.
+    """
+    if weights not in ("ema", "generator"):
+        raise ValueError(f"weights is {weights!r}: it must be 'ema' or 'generator'")
+    path = locate(os.fspath(source))
+    generator = _load_folder(path, weights) if path.is_dir() else _load_file(path)
+    for key, value in generator.state_dict().items():
+        if not torch.isfinite(value).all():
+            raise CheckpointError(f"{source}: {key} holds values that are no numbers (NaN or infinite)")
+    return generator.eval()
+
+
+def read_discriminator(source: str | os.PathLike[str]) -> dict[str, Tensor] | None:
+    """Read the weights of the discriminator that a checkpoint folder of ours brings along, if it does."""
+    folder = _follow(Path(source))
+    there = (folder / WEIGHTS).exists()
+    return read_container(folder / WEIGHTS).get("discriminator") if there else None
+
+
+def verify(folder: Path, names: Sequence[str]) -> None:
+    """Check files of a checkpoint against what was promised when it was written.
+
+    Args:
+        folder: The checkpoint.
+        names: Files that must be there.
+
+    Raises:
+        CheckpointError: a file is missing or differs.
+    """
+    try:
+        promised = json.loads((folder / MANIFEST).read_text())["sha256"]
+        damaged = [name for name in names if digest(folder / name) != promised[name]]
+    except (OSError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{folder} is no whole checkpoint: {error}") from error
+    if damaged:
+        raise CheckpointError(f"{folder / damaged[0]} is damaged: it is not what {MANIFEST} promises")
+
+
+def describe(source: str | os.PathLike[str]) -> dict[str, Any]:
+    """Say what a checkpoint is: configuration, size, reach and where it lies.
+
+    Args:
+        source: As for `load`.
+
+    Raises:
+        CheckpointError: as for `load`.
+    """
+    path = locate(os.fspath(source))
+    generator = load(path)
+    restorer = StreamRestorer(generator)
+    rate = generator.config.sample_rate
+    facts = {
+        "path": str(path),
+        "parameters": sum(parameter.numel() for parameter in generator.parameters()),
+        **generator.config.to_dict(),
+        "band count": len(generator.config.band_widths),
+        "reach (s)": [round(samples / rate, 4) for samples in reach_samples(generator)],
+        "stream latency (s)": round(restorer.latency_samples / rate, 4),
+    }
+    config = _follow(path) / CONFIG
+    if config.exists():
+        notes = json.loads(config.read_text())
+        facts |= {key: value for key, value in notes.items() if key not in ("generator", "format")}
+    return facts
+
+
+def locate(source: str) -> Path:
+    """Turn a source's name into a path, downloading if need be.
+
+    Raises:
+        CheckpointError: there is no such thing.
+    """
+    if os.path.exists(source):
+        return Path(source)
+    scheme, colon, _ = source.partition(":")
+    if colon and scheme.isidentifier() and len(scheme) > 1:
+        for entry_point in entry_points(group=RESOLVERS, name=scheme):
+            return Path(entry_point.load()(source))
+        raise CheckpointError(f"{source}: no installed package knows what {scheme}: names")
+    owner, slash, _ = source.partition("/")
+    if slash and owner and not owner.startswith((".", "~")) and not os.path.isdir(owner):
+        from apollo.checkpoints.hub import download
+
+        return download(source)
+    raise CheckpointError(f"{source}: no such file or folder")
+
+
+def _follow(folder: Path) -> Path:
+    """Give the checkpoint itself, where a folder of a run holds one as `best`."""
+    return folder / BEST if not (folder / MANIFEST).exists() and (folder / BEST).exists() else folder
+
+
+def _load_folder(folder: Path, weights: str) -> Generator:
+    folder = _follow(folder)
+    portable = (folder / PORTABLE).exists()
+    verify(folder, (CONFIG, PORTABLE if portable else WEIGHTS))
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+        if not isinstance(config, dict):
+            raise TypeError(f"{CONFIG} holds no settings")
+    except (OSError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{folder} is no whole checkpoint: {error}") from error
+    if config.get("format") != FORMAT:
+        raise CheckpointError(f"{folder} has format {config.get('format')}; this version reads {FORMAT}")
+    states = _read_states(folder, portable)
+    try:
+        generator = Generator(GeneratorConfig.from_dict(config["generator"]))
+        generator.load_state_dict(states.get(weights, states["generator"]))
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder} does not hold together: {error}") from error
+    return generator
+
+
+def _read_states(folder: Path, portable: bool) -> dict[str, Any]:
+    if not portable:
+        return read_container(folder / WEIGHTS)
+    from apollo.checkpoints.hub import read_safetensors
+
+    return {"generator": read_safetensors(folder / PORTABLE)}
+
+
+def _load_file(path: Path) -> Generator:
+    if path.suffix == ".safetensors":
+        from apollo.checkpoints.hub import read_safetensors
+
+        container: dict[str, Any] = read_safetensors(path)
+    else:
+        container = read_container(path)
+    state = find_state(container, str(path))
+    try:
+        generator = Generator(infer_config(state))
+        load_published(generator, state)
+    except (CheckpointError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return generator
+
+
+def digest(path: Path) -> str:
+    """Give the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Make what was written to a file or folder last through a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,62 @@
+"""What this machine has for restoring, and how fast it is: `apollo doctor`."""
+
+import importlib.util
+import platform
+import time
+from collections.abc import Iterator
+
+import torch
+
+from apollo.audio.ffmpeg import FfmpegError, FfmpegMissingError, ffmpeg_version, find_ffmpeg
+from apollo.device import choose_device, choose_precision
+from apollo.model.generator import Generator
+
+_OPTIONAL = {
+    "soundfile": "reads and writes audio files",
+    "matplotlib": "--picture",
+    "tqdm": "the progress bar",
+    "huggingface_hub": "downloads checkpoints",
+    "safetensors": "reads .safetensors",
+}
+_NEEDED = ("soundfile",)
+
+
+def examine(device_name: str, precision_name: str) -> Iterator[tuple[str, str, bool]]:
+    """Look at everything that restoring needs.
+
+    Yields:
+        A name, what was found, and whether that will do.
+    """
+    yield "python", platform.python_version(), True
+    yield "torch", f"{torch.__version__}, {torch.get_num_threads()} threads", True
+    for package, purpose in _OPTIONAL.items():
+        there = importlib.util.find_spec(package) is not None
+        said = "installed" if there else f"not installed: pip install {package}"
+        yield package, f"{said} ({purpose})", there or package not in _NEEDED
+    try:
+        yield "ffmpeg", ffmpeg_version(find_ffmpeg()), True
+    except (ImportError, FfmpegError, FfmpegMissingError) as error:
+        yield "ffmpeg", f"{error}: only WAV, AIFF and FLAC at 44.1 kHz can be restored", False
+    device = choose_device(device_name)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
+    yield "device", f"{device} ({name})", True
+    precision = choose_precision(precision_name, device)
+    yield "precision", str(precision).removeprefix("torch."), True
+    seconds = measure(device, precision)
+    speed = f"{1 / seconds:.1f} x real time in stereo with a generator of the released size"
+    yield "speed", speed, True
+
+
+@torch.inference_mode()
+def measure(device: torch.device, precision: torch.dtype) -> float:
+    """Give the seconds that one second of stereo takes with a generator of the released size, after a
+    warm-up.
+    """
+    generator = Generator().with_precision(precision).to(device)
+    audio = torch.randn(2, generator.config.sample_rate, device=device) * 0.1
+    seconds = []
+    for _ in range(2):
+        began = time.perf_counter()
+        generator(audio)[0, 0].item()  # waits for the device
+        seconds.append(time.perf_counter() - began)
+    return seconds[-1]

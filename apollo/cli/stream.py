@@ -1,0 +1,107 @@
+"""Restoring raw PCM as it comes: what `apollo stream` does."""
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from apollo.cli.options import PCM
+from apollo.inference.streaming import StreamRestorer
+from apollo.model.generator import Generator
+
+_DTYPES = dict(zip(PCM, (torch.float32, torch.int16), strict=True))
+_READ_BYTES = 1 << 16
+_FULL_SCALE = 32768.0
+
+
+class Source(Protocol):
+    """Where samples come from."""
+
+    def read1(self, size: int, /) -> bytes:
+        """Give what is there, waiting for at least a byte; nothing at the end."""
+
+
+class Sink(Protocol):
+    """Where samples go."""
+
+    def write(self, data: bytes, /) -> object:
+        """Take bytes."""
+
+    def flush(self) -> None:
+        """Pass them on."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a stream went.
+
+    Args:
+        seconds: Audio restored.
+        busy_seconds: Time spent restoring it, waiting for input or output not counted.
+        dropped_bytes: What was left at the end and made no whole sample.
+    """
+
+    seconds: float
+    busy_seconds: float
+    dropped_bytes: int
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds of work for a second of audio: below 1 keeps up."""
+        return self.busy_seconds / self.seconds if self.seconds else 0.0
+
+
+def restore_pcm(generator: Generator, source: Source, sink: Sink, *, channels: int, pcm: str) -> Report:
+    """Restore interleaved samples until their source ends; as many come out as went in.
+
+    Args:
+        generator: On its device, at its precision; causal for low latency.
+        source: Of samples at the generator's rate.
+        sink: For samples of the same kind.
+        channels: How many are interleaved.
+        pcm: One of options.PCM.
+
+    Raises:
+        ValueError: a sample is no number.
+    """
+    device = next(generator.parameters()).device
+    restorer = StreamRestorer(generator)
+    state = restorer.start(channels)
+    width = channels * _DTYPES[pcm].itemsize
+    rest, busy = b"", 0.0
+    while data := source.read1(_READ_BYTES):
+        data = rest + data
+        whole = len(data) // width * width
+        data, rest = data[:whole], data[whole:]
+        began = time.perf_counter()
+        restored, state = restorer.push(state, _decode(data, channels, pcm).to(device))
+        coded = _encode(restored, pcm)
+        busy += time.perf_counter() - began
+        sink.write(coded)
+        sink.flush()
+    began = time.perf_counter()
+    coded = _encode(restorer.finish(state), pcm)
+    busy += time.perf_counter() - began
+    sink.write(coded)
+    sink.flush()
+    return Report(state.received / generator.config.sample_rate, busy, len(rest))
+
+
+def _decode(data: bytes, channels: int, pcm: str) -> Tensor:
+    if not data:
+        return torch.empty(channels, 0)
+    samples = torch.frombuffer(bytearray(data), dtype=_DTYPES[pcm]).view(-1, channels).T.float()
+    if _DTYPES[pcm] is torch.int16:
+        return samples / _FULL_SCALE
+    if not torch.isfinite(samples).all():
+        raise ValueError("the stream holds samples that are no numbers (NaN or infinite)")
+    return samples
+
+
+def _encode(samples: Tensor, pcm: str) -> bytes:
+    samples = samples.float().cpu().T.contiguous()
+    if _DTYPES[pcm] is torch.int16:
+        samples = (samples * _FULL_SCALE).round().clamp(-_FULL_SCALE, _FULL_SCALE - 1).to(torch.int16)
+    return samples.numpy().tobytes()

@@ -1,0 +1,1 @@
+"""Restore samples with a generator: whole, in chunks, or as a stream."""

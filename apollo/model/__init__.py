@@ -1,0 +1,1 @@
+"""The generator: configuration, transforms, layers and network. Needs torch alone."""

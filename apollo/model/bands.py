@@ -1,0 +1,134 @@
+"""Band split and band reconstruction: between a spectrum and one feature vector a band and frame.
+
+Source: Li and Luo (2024), section II-A and II-C. Differs from its equation 2 as the released network does:
+the norm of a band is one value a frame and band, not one a bin, so that a band of M bins has 2M + 1 features.
+
+Bands of one width are computed together, by one batched matrix product. Always in float32: this is 0.2 % of
+the work.
+
+Shape legend: spectrum [batch, frames, bins], complex; features [batch, frames, bands, dim].
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from apollo.model.layers import NORM_EPSILON
+
+POWER_FLOOR = float(torch.finfo(torch.float32).eps)
+
+
+def _uniform(shape: Sequence[int], fan_in: int) -> nn.Parameter:
+    """Initialise as PyTorch's linear layers do."""
+    bound = 1 / math.sqrt(fan_in)
+    return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))
+
+
+class _SplitGroup(nn.Module):
+    """The input side of all bands of one width."""
+
+    def __init__(self, bands: int, width: int, dim: int) -> None:
+        super().__init__()
+        features = 2 * width + 1
+        self.norm = nn.Parameter(torch.ones(bands, features))
+        self.weight = _uniform((bands, dim, features), features)
+        self.bias = _uniform((bands, dim), features)
+
+    def forward(self, bins: Tensor) -> Tensor:
+        """Map [batch, frames, bands, width, 2] to [batch, frames, bands, dim]."""
+        power = (bins.square().sum((-2, -1)) + POWER_FLOOR).sqrt()[..., None]
+        real, imaginary = (bins / power[..., None]).unbind(-1)
+        features = torch.cat((real, imaginary, power.log()), -1)
+        features = F.rms_norm(features, features.shape[-1:], None, NORM_EPSILON) * self.norm
+        return torch.einsum("tfki,koi->tfko", features, self.weight) + self.bias
+
+
+class _MergeGroup(nn.Module):
+    """The output side of all bands of one width."""
+
+    def __init__(self, bands: int, width: int, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.Parameter(torch.ones(bands, dim))
+        self.weight = _uniform((bands, 4 * width, dim), dim)
+        self.bias = _uniform((bands, 4 * width), dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map [batch, frames, bands, dim] to [batch, frames, bands, width], complex."""
+        features = F.rms_norm(features, features.shape[-1:], None, NORM_EPSILON) * self.norm
+        outputs = torch.einsum("tfki,koi->tfko", features, self.weight) + self.bias
+        real, imaginary = F.glu(outputs).chunk(2, -1)
+        return torch.complex(real, imaginary)
+
+
+class _Layout(nn.Module):
+    """Bands of one width in one group each, and which bands and bins are whose."""
+
+    bin_order: Tensor
+    band_order: Tensor
+    bin_places: Tensor
+    band_places: Tensor
+
+    def __init__(self, widths: Sequence[int], dim: int, group: type[nn.Module]) -> None:
+        super().__init__()
+        self.members = {
+            width: [band for band, other in enumerate(widths) if other == width]
+            for width in dict.fromkeys(widths)
+        }
+        starts = [sum(widths[:band]) for band in range(len(widths))]
+        bands = [band for members in self.members.values() for band in members]
+        bins = [starts[band] + offset for band in bands for offset in range(widths[band])]
+        self.in_order = bands == sorted(bands)
+        for name, order in (("band", torch.tensor(bands)), ("bin", torch.tensor(bins))):
+            self.register_buffer(f"{name}_order", order, persistent=False)
+            self.register_buffer(f"{name}_places", order.argsort(), persistent=False)
+        self.groups = nn.ModuleList(group(len(bands), width, dim) for width, bands in self.members.items())
+
+
+class BandSplit(_Layout):
+    """Spectrum to features (gain and shape of every band).
+
+    Args:
+        widths: Widths of the bands in bins.
+        dim: Feature dimension.
+    """
+
+    def __init__(self, widths: Sequence[int], dim: int) -> None:
+        super().__init__(widths, dim, _SplitGroup)
+
+    def forward(self, spectrum: Tensor) -> Tensor:
+        """Map [batch, frames, bins] to [batch, frames, bands, dim]."""
+        bins = torch.view_as_real(spectrum)
+        if not self.in_order:
+            bins = bins.index_select(2, self.bin_order)
+        parts = bins.split([width * len(bands) for width, bands in self.members.items()], 2)
+        features = torch.cat(
+            [
+                group(part.unflatten(2, (len(bands), width)))
+                for group, part, (width, bands) in zip(self.groups, parts, self.members.items())
+            ],
+            2,
+        )
+        return features if self.in_order else features.index_select(2, self.band_places)
+
+
+class BandMerge(_Layout):
+    """Features to spectrum.
+
+    Args:
+        widths: Widths of the bands in bins.
+        dim: Feature dimension.
+    """
+
+    def __init__(self, widths: Sequence[int], dim: int) -> None:
+        super().__init__(widths, dim, _MergeGroup)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map [batch, frames, bands, dim] to [batch, frames, bins]."""
+        if not self.in_order:
+            features = features.index_select(2, self.band_order)
+        parts = features.split([len(bands) for bands in self.members.values()], 2)
+        spectrum = torch.cat([group(part).flatten(2) for group, part in zip(self.groups, parts)], 2)
+        return spectrum if self.in_order else spectrum.index_select(2, self.bin_places)

@@ -1,0 +1,1 @@
+"""The GAN step and the training loop around it. Needs torch alone."""

@@ -1,0 +1,190 @@
+"""Train on a machine that has torch and nothing else, from one file of examples.
+
+python -m apollo.training --examples examples.pt --output runs/first --preset demo --max-steps 2000
+torchrun --nproc-per-node 8 -m apollo.training --examples examples.pt --output runs/first
+
+jobs/export.py writes the file. Run the same command again to continue. This is a script: import `apollo` and
+call `apollo.fit` for the loop itself.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as distributed
+
+from apollo.device import choose_device
+from apollo.model.config import PRESETS, DiscriminatorConfig
+from apollo.model.generator import Generator
+from apollo.training.callbacks import Hooks
+from apollo.training.config import FREE_FIT, FREE_GAN, FitConfig, GanConfig, NotFiniteError
+from apollo.training.discriminator import Discriminator
+from apollo.training.distributed import World
+from apollo.training.example_file import ExportedSource, ExportedValidation
+from apollo.training.gan import Gan
+from apollo.training.loop import fit
+
+_FREE = ("output", "device", "history", *FREE_GAN, *FREE_FIT)
+
+
+class _Terminal(Hooks):
+    """Speaks on the terminal, writes what it is told as lines of JSON, and stops on SIGTERM and Ctrl-C."""
+
+    def __init__(self, output: Path, rank: int, *, history: bool) -> None:
+        self.stopping = False
+        self.output, self.history = output, history
+        self._steps = output / f"history-{rank}.jsonl"
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+
+    def _stop(self, number: int, frame: object) -> None:
+        self.stopping = True
+        signal.signal(number, signal.SIG_DFL)  # the second time ends it at once
+
+    def stepped(self, step: int, metrics: Mapping[str, float], names: Sequence[str]) -> None:
+        if self.history:
+            _append(self._steps, {"step": step, "examples": list(names), **metrics})
+
+    def logged(self, step: int, metrics: Mapping[str, float]) -> None:
+        _append(self.output / "metrics.jsonl", {"step": step, **metrics})
+
+    def should_stop(self) -> bool:
+        return self.stopping
+
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
+def _append(path: Path, line: Mapping[str, Any]) -> None:
+    with path.open("a") as stream:
+        stream.write(json.dumps(line) + "\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train, and return the exit code: 0 done, 1 failed, 2 usage, 130 interrupted."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        gan_config = GanConfig(**_given(GanConfig, options), weights=_weights(options.weight))
+        fit_config = FitConfig(**_given(FitConfig, options))
+        source = ExportedSource(
+            options.examples, epoch_examples=fit_config.epoch_examples, seed=fit_config.seed
+        )
+        validation = ExportedValidation(options.examples)
+        device = choose_device(options.device)
+        _claim(options)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    world = _join(device)
+    torch.manual_seed(fit_config.seed)
+    generator = Generator(PRESETS[options.preset]).to(world.device)
+    discriminator = Discriminator(DiscriminatorConfig(norm=options.discriminator_norm)).to(world.device)
+    options.output.mkdir(parents=True, exist_ok=True)
+    hooks = _Terminal(options.output, world.rank, history=options.history)
+    try:
+        ending = fit(
+            Gan(generator, discriminator, gan_config, world),
+            source,
+            fit_config,
+            output=options.output,
+            validation=validation,
+            hooks=hooks,
+        )
+    except (NotFiniteError, ValueError, OSError) as error:
+        hooks.say(f"fit: {error}")
+        return 1
+    finally:
+        if world.size > 1:
+            distributed.destroy_process_group()
+    if world.rank == 0:
+        (options.output / "result.json").write_text(json.dumps(asdict(ending), indent=1))
+        best = f", best: {options.output / 'best'} (step {ending.best})" if ending.best else ""
+        hooks.say(f"{ending.status} at step {ending.step}{best}")
+    return 130 if ending.status == "interrupted" else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m apollo.training",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--examples", type=Path, required=True, help="file that jobs/export.py wrote")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--preset", choices=PRESETS, default="released")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--discriminator-norm", choices=("l2", "rms"), default="l2")
+    parser.add_argument("--history", action="store_true", help="write every step's losses and examples")
+    for kind in (GanConfig, FitConfig):
+        for field in fields(kind):
+            option = "--" + field.name.replace("_", "-")
+            if field.type in (int, float, str):
+                parser.add_argument(option, type=field.type, default=field.default)
+            elif field.type is bool:
+                parser.add_argument(option, action="store_true")
+    parser.add_argument("--weight", action="append", default=[], metavar="LOSS=WEIGHT", help="g/waveform=0.1")
+    return parser
+
+
+def _claim(options: argparse.Namespace) -> None:
+    """Note what decides the result, or refuse to go on with something else.
+
+    Raises:
+        ValueError: the output was begun with other options; says which.
+    """
+    here = {name: str(value) for name, value in vars(options).items() if name not in _FREE}
+    path = options.output / "options.json"
+    options.output.mkdir(parents=True, exist_ok=True)
+    try:
+        there = json.loads(path.read_text())
+    except (OSError, ValueError):
+        scratch = path.with_suffix(f".{os.getpid()}")
+        scratch.write_text(json.dumps(here, indent=1))
+        scratch.replace(path)
+        return
+    changed = [
+        f"--{name.replace('_', '-')} was {there.get(name)}, is {value}"
+        for name, value in here.items()
+        if there.get(name) != value
+    ]
+    if changed:
+        raise ValueError(f"{options.output} was begun with something else: {'; '.join(changed)}")
+
+
+def _given(kind: type, options: argparse.Namespace) -> dict[str, Any]:
+    there = vars(options)
+    return {field.name: there[field.name] for field in fields(kind) if field.name in there}
+
+
+def _weights(given: Sequence[str]) -> dict[str, float]:
+    weights = {}
+    for pair in given:
+        name, _, weight = pair.partition("=")
+        try:
+            weights[name] = float(weight)
+        except ValueError:
+            raise ValueError(f"--weight is {pair!r}: give LOSS=WEIGHT, such as g/waveform=0.1") from None
+    return weights
+
+
+def _join(device: torch.device) -> World:
+    """Join the processes that torchrun started with this one, if it did."""
+    if "WORLD_SIZE" not in os.environ:
+        return World(device)
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return World(device)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""Levels and free augmentation of a training pair, the same for every source of examples.
+
+The codec's gain is taken out, the pair is divided by its joint maximum, and a random level follows, because a
+model must work at any level. `published` does what the public code of Apollo does instead.
+
+Shape legend: samples [channels, samples], float32.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from apollo import rng
+
+_ORTHONORMAL = 0.5**0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelsConfig:
+    """At which levels, sides and polarities pairs are learned.
+
+    Args:
+        mode: `honest` takes the codec's gain out, divides by the joint maximum and draws a level;
+            `published` divides by the joint maximum and does nothing else, whatever the fields below say.
+        level_db: Lowest and highest peak of a pair, in dB below full scale; drawn uniformly in dB.
+        polarity_share: Share of pairs that are turned upside down.
+        swap_share: Share of pairs whose left and right change places.
+        mid_side_share: Share of stereo pairs whose channels become mid and side.
+    """
+
+    mode: Literal["honest", "published"] = "honest"
+    level_db: tuple[float, float] = (-30.0, 0.0)
+    polarity_share: float = 0.5
+    swap_share: float = 0.5
+    mid_side_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("honest", "published"):
+            raise ValueError(f"levels.mode is {self.mode!r}: choose honest or published")
+        low, high = self.level_db
+        if not -120 <= low <= high <= 0:
+            raise ValueError(
+                f"levels.level_db is {list(self.level_db)}: give the lowest and the highest peak in dB, "
+                "rising, from -120 to 0; [0, 0] brings every pair to full scale"
+            )
+        for name in ("polarity_share", "swap_share", "mid_side_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"levels.{name} is {getattr(self, name)}: give a share from 0 to 1")
+
+
+def find_peak(samples: Tensor) -> float:
+    """Find the largest absolute value; not finite where a sample is not, 0 where there is none."""
+    if not samples.numel():
+        return 0.0
+    low, high = torch.aminmax(samples)
+    return float(torch.maximum(-low, high))
+
+
+def set_levels(
+    clean: Tensor, degraded: Tensor, *, gain: float, config: LevelsConfig, seed: int, index: int
+) -> tuple[Tensor, Tensor]:
+    """Bring a pair to its level, side and polarity; a pure function of its arguments.
+
+    Args:
+        clean: [channels, samples], float32, finite.
+        degraded: The same, as decoded.
+        gain: Linear level of degraded over clean, which the codec made.
+        config: What to do.
+        seed: Of the run.
+        index: Of the example in the run.
+
+    Returns:
+        Both as new tensors; silence stays silence.
+    """
+    if config.mode == "published":
+        scale = _inverse(max(find_peak(clean), find_peak(degraded)))
+        return clean * scale, degraded * scale
+    if _drawn(config.swap_share, "swap", seed, index):
+        clean, degraded = clean.flip(0), degraded.flip(0)
+    if len(clean) == 2 and _drawn(config.mid_side_share, "mid/side", seed, index):
+        clean, degraded = to_mid_side(clean), to_mid_side(degraded)
+    low, high = config.level_db
+    level_db = low + (high - low) * rng.unit(index, seed, "level")
+    scale = 10 ** (level_db / 20) * _inverse(max(find_peak(clean), find_peak(degraded) / gain))
+    if _drawn(config.polarity_share, "polarity", seed, index):
+        scale = -scale
+    return clean * scale, degraded * (scale / gain)
+
+
+def to_mid_side(samples: Tensor) -> Tensor:
+    """Turn left and right [2, samples] into mid and side, or back; energy stays."""
+    left, right = samples
+    return torch.stack([left + right, left - right]) * _ORTHONORMAL
+
+
+def _inverse(peak: float) -> float:
+    return 1 / peak if peak else 1.0
+
+
+def _drawn(share: float, purpose: str, seed: int, index: int) -> bool:
+    return rng.unit(index, seed, purpose) < share

@@ -1,0 +1,268 @@
+"""One step of the GAN, in the paper's order: the discriminator first, then the generator against it.
+
+Source: Li and Luo (2024), section II-D and III. Differs from the published code in what is computed twice
+there: the generator's output serves both halves, real and fake pass the discriminator together in its half,
+every signal is transformed once a window (where a batch is accumulated: once a half), and the frozen
+discriminator keeps no graph of the target.
+
+Losses are means over examples, so how a batch is cut over ranks and micro-batches changes rounding alone.
+
+Shape legend: samples [examples, channels, samples].
+"""
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from apollo.model.generator import Generator
+from apollo.training.config import GanConfig
+from apollo.training.data import Batch
+from apollo.training.discriminator import Discriminator, Judgement
+from apollo.training.distributed import World, summed_later
+from apollo.training.fused_layers import train_with
+from apollo.training.losses import discriminator_losses, generator_losses
+from apollo.training.spectra import Spectra, join
+
+SKIPPED = "step/skipped"
+_EMA_WARMUP = 10
+_Pair = tuple[Spectra, Spectra]  # clean, and restored with its graph
+
+
+class Gan:
+    """A generator and a discriminator that learn from each other.
+
+    Args:
+        generator: On its device.
+        discriminator: On the same.
+        config: How they learn.
+        world: The processes that learn together.
+    """
+
+    def __init__(
+        self, generator: Generator, discriminator: Discriminator, config: GanConfig, world: World
+    ) -> None:
+        self.generator, self.discriminator, self.config, self.world = generator, discriminator, config, world
+        self.average = copy.deepcopy(generator).eval().requires_grad_(False)  # the EMA, evaluated and kept
+        self.steps = 0  # optimizer steps of the generator, for the average's warm-up
+        self.weights = config.all_weights
+        self.suspects: list[str] = []  # this rank's examples whose losses were no numbers in the last step
+        # accumulating exists to save memory: only where no rank does is a graph kept for both halves. All
+        # ranks must do the same, for it decides in which order they meet
+        self._accumulates = -(-config.batch_size // world.size) > config.micro_batch
+        discriminator.eval()  # its spectral norms move once a step, when told to
+        train_with(generator, recompute=config.recompute, compiled=config.compile)
+        self._parallel_generator = world.wrap(generator)
+        self._parallel_discriminator = world.wrap(discriminator)
+        self.generator_optimizer = torch.optim.AdamW(
+            generator.parameters(),
+            lr=config.generator_learning_rate,
+            betas=config.generator_betas,
+            weight_decay=config.weight_decay,
+        )
+        self.discriminator_optimizer = torch.optim.AdamW(
+            discriminator.parameters(),
+            lr=config.discriminator_learning_rate,
+            betas=config.discriminator_betas,
+            weight_decay=config.weight_decay,
+        )
+
+    def step(self, batches: Sequence[Batch], *, epoch: int, alone: bool = False) -> dict[str, float]:
+        """Take one optimizer step.
+
+        Args:
+            batches: This rank's micro-batches, at least one, on the device; over all ranks they are the
+                config's `batch_size` examples.
+            epoch: From 0; decides the learning rates.
+            alone: Let the discriminator alone learn.
+
+        Returns:
+            Means over all ranks' examples: the losses by their names in the weight table, `d/margin/<window>`
+            (mean of D(real) - D(fake)), `norm/generator` and `norm/discriminator` (of the gradients before
+            clipping), and `step/skipped`, 1 where a loss or gradient was no number: then its half and what
+            comes after are left out, on all ranks, and the losses are what they were. The discriminator may
+            have learned already, from losses that were sound.
+        """
+        self._set_learning_rates(epoch)
+        record = _Record(self.world, self.config.batch_size)
+        pairs = self._teach_discriminator(batches, record, alone=alone)
+        learned = pairs is not None
+        if pairs is not None and not alone:
+            learned = self._teach_generator(batches, pairs, record)
+        self.suspects = record.find_suspects()
+        return record.close(skipped=not learned)
+
+    def _teach_discriminator(
+        self, batches: Sequence[Batch], record: "_Record", *, alone: bool
+    ) -> "list[_Pair | None] | None":
+        """Take the discriminator's half; gives what to go on with, or nothing if it was skipped."""
+        self.discriminator.iterate_norms()
+        pairs: list[_Pair | None] = []
+        graph = not self._accumulates and not alone
+        for batch, later in _with_later(batches):
+            model = self._parallel_generator if graph else self.generator
+            with torch.set_grad_enabled(graph), self._autocast():
+                estimate = model(batch.degraded).float()
+            clean, restored = Spectra(batch.clean), Spectra(estimate)
+            pairs.append((clean, restored) if graph else None)
+            both = join(clean, restored.detach())
+            with summed_later(self._parallel_discriminator, later):
+                with self._judging():
+                    real, fake = _halves(self._parallel_discriminator(both))
+                losses = discriminator_losses(real=real, fake=fake)
+                (self._weighted(losses) * self._share(batch)).backward()
+            margins = _margins(self.discriminator, real, fake)
+            record.add(batch, losses | margins)
+        ok = self._update("discriminator", self.discriminator, self.discriminator_optimizer, record)
+        return pairs if ok else None
+
+    def _teach_generator(
+        self, batches: Sequence[Batch], pairs: "Sequence[_Pair | None]", record: "_Record"
+    ) -> bool:
+        """Take the generator's half, against the discriminator as it is now; tells whether it learned."""
+        with _frozen(self.discriminator):
+            for (batch, later), pair in zip(_with_later(batches), pairs, strict=True):
+                with summed_later(self._parallel_generator, later):
+                    if pair is None:
+                        with self._autocast():
+                            estimate = self._parallel_generator(batch.degraded).float()
+                        pair = Spectra(batch.clean), Spectra(estimate)
+                    clean, restored = pair
+                    with self._judging():
+                        with torch.no_grad():
+                            real = self.discriminator(clean)
+                        fake = self.discriminator(restored)
+                    losses = generator_losses(
+                        estimate=restored,
+                        reference=clean,
+                        real=real,
+                        fake=fake,
+                        weights=self.weights,
+                        cutoff_hz=self.config.cutoff_hz,
+                        sample_rate=self.generator.config.sample_rate,
+                    )
+                    (self._weighted(losses) * self._share(batch)).backward()
+                record.add(batch, losses)
+        learned = self._update("generator", self.generator, self.generator_optimizer, record)
+        if learned:
+            self.steps += 1
+            self._follow()
+        return learned
+
+    def _update(
+        self, name: str, module: nn.Module, optimizer: torch.optim.Optimizer, record: "_Record"
+    ) -> bool:
+        """Clip and step, unless a rank met what is no number; tells whether it did."""
+        norm = nn.utils.clip_grad_norm_(module.parameters(), self.config.clip_norm)
+        record.norms[f"norm/{name}"] = float(norm)
+        sound = not self.world.any(bool(record.find_suspects()) or not math.isfinite(float(norm)))
+        if sound:
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return sound
+
+    def _weighted(self, losses: dict[str, Tensor]) -> Tensor:
+        return torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
+
+    def _share(self, batch: Batch) -> float:
+        """Weigh a micro-batch's mean so that the mean over ranks is the mean over all examples."""
+        return len(batch) * self.world.size / self.config.batch_size
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        return torch.autocast(
+            self.world.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"
+        )
+
+    @contextmanager
+    def _judging(self) -> Iterator[None]:
+        """Let the discriminator compute its weights once, their norms in float32, before autocast."""
+        with parametrize.cached():
+            self.discriminator.make_weights()
+            with self._autocast():
+                yield
+
+    def _set_learning_rates(self, epoch: int) -> None:
+        scale = self.config.learning_rate_scale(epoch)
+        for optimizer, rate in (
+            (self.generator_optimizer, self.config.generator_learning_rate),
+            (self.discriminator_optimizer, self.config.discriminator_learning_rate),
+        ):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * scale
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the average towards the generator; fast at first, so that it is not what it began as."""
+        decay = min(self.config.ema_decay, (1 + self.steps) / (_EMA_WARMUP + self.steps))
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - decay)
+
+
+class _Record:
+    """Collects a step's numbers, to be reduced over ranks once."""
+
+    def __init__(self, world: World, examples: int) -> None:
+        self._world, self._examples = world, examples
+        self._sums: dict[str, Tensor] = {}
+        self._sound: list[tuple[Tensor, list[str]]] = []
+        self.norms: dict[str, float] = {}
+
+    def add(self, batch: Batch, values: dict[str, Tensor]) -> None:
+        """Add a micro-batch's means; nothing waits for the device."""
+        self._sound.append(
+            (torch.isfinite(torch.stack([value.detach() for value in values.values()])).all(), batch.names)
+        )
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0) + value.detach().double() * len(batch)
+
+    def find_suspects(self) -> list[str]:
+        """Name this rank's examples among whose numbers one is none, so far."""
+        flags = torch.stack([flag for flag, _ in self._sound]).tolist()
+        found = [
+            name for sound, (_, names) in zip(flags, self._sound, strict=True) if not sound for name in names
+        ]
+        return list(dict.fromkeys(found))
+
+    def close(self, *, skipped: bool) -> dict[str, float]:
+        """Give the means over all ranks' examples."""
+        sums = self._world.total(torch.stack(list(self._sums.values())))
+        means = dict(zip(self._sums, (sums / self._examples).tolist(), strict=True))
+        return {**means, **self.norms, SKIPPED: float(skipped)}
+
+
+def _with_later(batches: Sequence[Batch]) -> Iterator[tuple[Batch, bool]]:
+    """Pair every micro-batch with whether more follow, so that gradients wait to be summed over ranks."""
+    return ((batch, number < len(batches)) for number, batch in enumerate(batches, 1))
+
+
+def _halves(judgements: Sequence[Judgement]) -> tuple[list[Judgement], list[Judgement]]:
+    """Part judgements of real and fake examples that were judged as one batch."""
+    parts = [(one.logits.chunk(2), [features.chunk(2) for features in one.features]) for one in judgements]
+    real, fake = (
+        [Judgement(logits[half], [pair[half] for pair in features]) for logits, features in parts]
+        for half in (0, 1)
+    )
+    return real, fake
+
+
+def _margins(
+    discriminator: Discriminator, real: Sequence[Judgement], fake: Sequence[Judgement]
+) -> dict[str, Tensor]:
+    """Tell for each window by how much real is judged more real."""
+    return {
+        f"d/margin/{window}": (one.logits.detach().float().mean() - other.logits.detach().float().mean())
+        for window, one, other in zip(discriminator.config.windows, real, fake, strict=True)
+    }
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """Let no gradient reach a module's parameters."""
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)

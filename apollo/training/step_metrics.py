@@ -1,0 +1,84 @@
+"""What a run tells of itself: means of what its steps gave, how fast they went, how long it will take."""
+
+import math
+import time
+from collections.abc import Mapping
+
+import torch
+
+from apollo.device import peak_bytes
+from apollo.training.gan import SKIPPED, Gan
+from apollo.training.validation import DEGRADED, DISTANCE, LOSS, SI_SNR, VISQOL
+
+_SAY_SECONDS = 30.0
+
+
+class Meter:
+    """Means of what steps gave, and how fast they went."""
+
+    def __init__(self, gan: Gan, last_step: int) -> None:
+        self.gan, self.last_step = gan, last_step
+        self._reset()
+        self._spoke = -math.inf
+
+    def _reset(self) -> None:
+        self.sums: dict[str, list[float]] = {}
+        self._data = self._work = 0.0
+        self._steps = 0
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Add a step's numbers."""
+        for name, value in metrics.items():
+            if name != SKIPPED:
+                self.sums.setdefault(name, []).append(value)
+
+    def add_times(self, data: float, work: float) -> None:
+        """Add a step's seconds: of waiting for examples, and of the rest."""
+        self._data, self._work, self._steps = self._data + data, self._work + work, self._steps + 1
+
+    def close(self, skipped_share: float) -> dict[str, float]:
+        """Give the means since the last time."""
+        means = {name: math.fsum(values) / len(values) for name, values in self.sums.items()}
+        seconds = (self._data + self._work) / max(self._steps, 1)
+        means |= {
+            "time/data": self._data / max(self._steps, 1),
+            "time/step": seconds,
+            "rate/examples_per_second": self.gan.config.batch_size / max(seconds, 1e-9),
+            "rate/data_wait_share": self._data / max(self._data + self._work, 1e-9),
+            "rate/skipped_share": skipped_share,
+            "learning_rate/generator": self.gan.generator_optimizer.param_groups[0]["lr"],
+            "learning_rate/discriminator": self.gan.discriminator_optimizer.param_groups[0]["lr"],
+            "memory/process_peak_mib": peak_bytes(torch.device("cpu")) / 2**20,
+        }
+        if self.gan.world.device.type == "cuda":
+            means["memory/gpu_peak_mib"] = peak_bytes(self.gan.world.device) / 2**20
+        self._reset()
+        return means
+
+    def line(self, step: int, metrics: Mapping[str, float]) -> str:
+        """Describe progress in a line, or say nothing if that was a moment ago."""
+        now = time.monotonic()
+        if now - self._spoke < _SAY_SECONDS and step < self.last_step:
+            return ""
+        self._spoke = now
+        left = (self.last_step - step) * metrics["time/step"]
+        shown = [name for name in ("g/stft", "d/real", "d/fake") if name in metrics]
+        parts = [f"{name} {metrics[name]:.3f}" for name in shown]
+        parts.append(f"{metrics['rate/examples_per_second']:.2f} examples/s")
+        parts.append(f"{metrics['rate/data_wait_share']:.0%} waiting for data")
+        return f"step {step} of {self.last_step}: {', '.join(parts)}, about {_duration(left)} left"
+
+
+def describe_scores(scores: Mapping[str, float]) -> str:
+    """Say what validation found, each score beside the input's."""
+    parts = []
+    for name, unit in ((LOSS, ""), (SI_SNR, " dB"), (DISTANCE, " dB"), (VISQOL, "")):
+        if name in scores:
+            before = scores.get(name + DEGRADED, math.nan)
+            parts.append(f"{name} {scores[name]:.3f}{unit} (input {before:.3f})")
+    return ", ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60} min {rest % 60:02d} s"

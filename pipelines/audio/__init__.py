@@ -1,0 +1,1 @@
+"""Audio: read exact windows, transcode, simulate the codec, measure."""

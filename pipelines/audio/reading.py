@@ -1,0 +1,230 @@
+"""Reading source audio: what a file is, and exact windows of it as 44.1 kHz stereo.
+
+Shape legend: samples are [frames, channels], float32, 44,100 Hz unless said otherwise.
+"""
+
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from apollo.audio.decoding import BLOCK_FORMATS, AudioError, find_missing_bytes
+from pipelines.schema import CHANNELS, SAMPLE_RATE
+from pipelines.storage.folder import is_uri, join, open_filesystem
+from pipelines.storage.object_store import StoreError, explained, read_ranges
+
+_LOSSLESS_SUBTYPE = re.compile(r"PCM_|FLOAT|DOUBLE|ALAC")
+_OPEN_FILES = 256
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What libsndfile tells of a file.
+
+    Args:
+        sample_rate: Hz.
+        channels: Number of channels.
+        frames: Samples per channel at the file's own rate.
+        lossy: Whether its coding is lossy.
+        windowed: Whether it can be read exactly in windows as it is: uncompressed or FLAC, 44.1 kHz, mono or
+            stereo.
+    """
+
+    sample_rate: int
+    channels: int
+    frames: int
+    lossy: bool
+    windowed: bool
+
+
+def open_binary(path: str) -> BinaryIO:
+    """Open a file on a disk or an object store for reading at any position.
+
+    Raises:
+        StoreError: the store does not answer.
+    """
+    filesystem, inner = open_filesystem(path)
+    if not is_uri(path):
+        return cast(BinaryIO, filesystem.open_input_file(inner))
+    with explained("open", path):
+        return read_ranges(filesystem.open_input_file(inner), path)
+
+
+class _Source:
+    """What libsndfile reads a URI from. No error comes through it, so the store's is kept."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.failure: StoreError | None = None
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            return self._stream.readinto(buffer)  # type: ignore[attr-defined, no-any-return]
+        except StoreError as error:
+            self.failure = error
+            return 0
+
+
+def _raise_failure(source: Any) -> None:
+    """Raise what kept a store from giving what libsndfile asked for: the file may be sound."""
+    if isinstance(source, _Source) and source.failure:
+        raise source.failure
+
+
+def open_sound(path: str) -> soundfile.SoundFile:
+    """Open a file with libsndfile.
+
+    Raises:
+        AudioError: it cannot be opened, or is no format that libsndfile reads.
+        StoreError: the store does not answer.
+    """
+    source: Any = None
+    try:
+        # a bare "-" would be standard input
+        source = _Source(open_binary(path)) if is_uri(path) else os.path.abspath(path)
+        return soundfile.SoundFile(source)
+    except soundfile.LibsndfileError as error:
+        _raise_failure(source)
+        raise AudioError(error.error_string) from error
+    except StoreError:
+        raise
+    except OSError as error:
+        raise AudioError(os.strerror(error.errno) if error.errno else str(error)) from error
+
+
+def probe(path: str) -> Probe | None:
+    """Look at a file's headers.
+
+    Returns:
+        None when libsndfile does not know the format, so that ffmpeg may try.
+
+    Raises:
+        AudioError: the file is empty, cannot be opened, or is shorter than its header says.
+    """
+    with open_binary_or_explain(path) as stream:
+        size = stream.seek(0, os.SEEK_END)
+    if not size:
+        raise AudioError("the file is empty")
+    try:
+        sound = open_sound(path)
+    except AudioError:
+        return None
+    with sound:
+        if damage := find_missing_bytes(sound.extra_info, size):
+            raise AudioError(damage)
+        lossy = not _LOSSLESS_SUBTYPE.match(sound.subtype)
+        windowed = (
+            sound.format in BLOCK_FORMATS
+            and not lossy
+            and sound.samplerate == SAMPLE_RATE
+            and sound.channels <= CHANNELS
+            and sound.seekable()
+        )
+        return Probe(sound.samplerate, sound.channels, sound.frames, lossy, windowed)
+
+
+def open_binary_or_explain(path: str) -> BinaryIO:
+    """Open a file, turning what the system says into an AudioError; what a store says stays a StoreError."""
+    try:
+        return open_binary(path)
+    except StoreError:
+        raise
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise AudioError(f"cannot be opened: {reason}") from error
+
+
+def to_stereo(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Bring samples [frames, 1 or 2] to [frames, 2]; a mono signal stands on both sides at its own level."""
+    return samples if samples.shape[1] == CHANNELS else np.repeat(samples, CHANNELS, axis=1)
+
+
+class Reader:
+    """Reads windows of sources, keeping the files it used last open.
+
+    A source is a list of files that are summed, as rows of the `files` column of sources.parquet.
+
+    Args:
+        cache: Folder or URI of the decoded files, which these rows name without it.
+    """
+
+    def __init__(self, cache: str = "") -> None:
+        self._cache = cache
+        self._open: OrderedDict[str, soundfile.SoundFile] = OrderedDict()
+
+    def _sound(self, path: str) -> soundfile.SoundFile:
+        if path in self._open:
+            self._open.move_to_end(path)
+        else:
+            if len(self._open) >= _OPEN_FILES:
+                self._open.popitem(last=False)[1].close()
+            self._open[path] = open_sound(path)
+        return self._open[path]
+
+    def read_file(self, file: dict[str, Any], start: int, frames: int) -> NDArray[np.float32]:
+        """Read a window of one file; beyond its end there is silence.
+
+        Raises:
+            AudioError: the file cannot be read, or holds fewer samples than it did when it was scanned.
+            StoreError: the store does not answer.
+            RuntimeError: the same of a file in the cache, which the next run brings back.
+        """
+        samples = np.zeros((frames, CHANNELS), np.float32)
+        wanted = min(frames, file["frames"] - start)
+        if wanted <= 0:
+            return samples
+        cached = file["readable"] != file.get("path", file["readable"])
+        path = join(self._cache, file["readable"]) if cached else file["readable"]
+        try:
+            return self._read_into(samples, path, start, wanted, file["scale"])
+        except AudioError as error:
+            if cached:
+                raise RuntimeError(f"the cache lost {error}") from error
+            raise
+
+    def _read_into(
+        self, samples: NDArray[np.float32], path: str, start: int, wanted: int, scale: float
+    ) -> NDArray[np.float32]:
+        try:
+            sound = self._sound(path)
+            sound.seek(start)
+            found = sound.read(wanted, dtype="float32", always_2d=True)
+            _raise_failure(sound.name)
+        except soundfile.LibsndfileError as error:
+            self.forget(path)
+            _raise_failure(sound.name)
+            raise AudioError(f"{path}: {error.error_string}") from error
+        except StoreError:
+            self.forget(path)
+            raise
+        except (AudioError, OSError) as error:
+            raise AudioError(f"{path}: {error}") from error
+        if len(found) < wanted:
+            self.forget(path)
+            raise AudioError(f"{path}: ends {wanted - len(found)} samples early at {start + len(found)}")
+        samples[:wanted] = to_stereo(found) * np.float32(scale)
+        return samples
+
+    def read(self, files: Sequence[dict[str, Any]], start: int, frames: int) -> NDArray[np.float32]:
+        """Read a window of a source: the sum of its files."""
+        total = self.read_file(files[0], start, frames)
+        for file in files[1:]:
+            total += self.read_file(file, start, frames)
+        return total
+
+    def forget(self, path: str) -> None:
+        """Close one file."""
+        if path in self._open:
+            self._open.pop(path).close()
+
+    def close(self) -> None:
+        """Close all files."""
+        while self._open:
+            self._open.popitem()[1].close()

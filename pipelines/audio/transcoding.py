@@ -1,0 +1,135 @@
+"""Bringing what cannot be read in windows to 44.1 kHz stereo FLAC, once, in a cache that actors share.
+
+Compressed files, other sample rates and other channel counts go through ffmpeg as a whole, resampled by soxr,
+so that the samples of a window never depend on where windows begin. Memory does not grow with length.
+
+A damaged file is refused rather than shortened: ffmpeg returns 0 on a truncated file, so lengths are compared
+with what the container promises.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+
+import numpy as np
+import soundfile
+
+from apollo.audio.decoding import AudioError, Decoder, describe, find_damage
+from pipelines.audio.reading import Probe, open_binary, open_binary_or_explain
+from pipelines.schema import CHANNELS, SAMPLE_RATE
+from pipelines.storage.folder import Folder, is_uri
+
+NOTE = ".json"  # what is known of a cached file lies beside it
+HEADROOM = 8.0  # decoders and resamplers overshoot full scale; 18 dB leave 21 of FLAC's 24 bits
+_BLOCK_FRAMES = 1 << 18
+_DURATION_SLACK_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """A file of the cache: its name, its length in samples per channel, whether its original was lossy."""
+
+    name: str
+    frames: int
+    lossy: bool
+
+
+def cache_name(path: str, size: int, mtime_ns: int) -> str:
+    """Name a cached file after what it was made from."""
+    digest = hashlib.sha256(
+        f"{path}\n{size}\n{mtime_ns}\n{HEADROOM}".encode(errors="surrogateescape")
+    ).hexdigest()
+    return f"{digest[:32]}.flac"
+
+
+def ingest(path: str, *, cache: Folder, name: str, known: Probe | None, program: str) -> Ingested:
+    """Decode a whole file to a 24-bit FLAC in the cache, scaled down by HEADROOM.
+
+    Args:
+        path: Path or URI of the file.
+        cache: Where cached files lie.
+        name: Name in the cache.
+        known: What libsndfile told of the file, if it could.
+        program: ffmpeg.
+
+    Raises:
+        AudioError: the file cannot be decoded, is shorter than it promises, or exceeds the headroom.
+    """
+    with tempfile.TemporaryDirectory(prefix="apollo-ingest-") as scratch:
+        source = os.path.join(scratch, "input")
+        _bring(path, source)
+        if damage := find_damage(source):
+            raise AudioError(damage)
+        looks = describe(source, program)
+        promised = looks.seconds
+        target = os.path.join(scratch, "output.flac")
+        frames = _decode(source, target, looks.layout, program)
+        if known is not None and _has_exact_length(known):
+            promised = known.frames / known.sample_rate
+        if promised is not None and abs(frames / SAMPLE_RATE - promised) > _DURATION_SLACK_SECONDS:
+            raise AudioError(
+                f"damaged: {frames / SAMPLE_RATE:.2f} s could be decoded, {promised:.2f} s expected"
+            )
+        cache.put(name, target)
+    return Ingested(name, frames, looks.lossy)
+
+
+def _has_exact_length(known: Probe) -> bool:
+    return not known.lossy and 0 < known.frames < 1 << 40
+
+
+def _bring(path: str, source: str) -> None:
+    if not is_uri(path):
+        open_binary_or_explain(path).close()
+        os.symlink(os.path.abspath(path), source)
+        return
+    with open_binary(path) as stream, open(source, "wb") as copy:
+        shutil.copyfileobj(stream, copy, 1 << 22)
+
+
+def _decode(source: str, target: str, layout: str, program: str) -> int:
+    """Write a file's samples to a FLAC; gives how many there are per channel."""
+    frames = 0
+    with (
+        Decoder(source, program, sample_rate=SAMPLE_RATE, stereo=layout, strict=True) as decoder,
+        soundfile.SoundFile(target, "w", SAMPLE_RATE, CHANNELS, "PCM_24", format="FLAC") as flac,
+    ):
+        while block := decoder.read(_BLOCK_FRAMES):
+            samples = np.frombuffer(block, "<f4").reshape(-1, CHANNELS) / np.float32(HEADROOM)
+            if not np.isfinite(samples).all():
+                raise AudioError(f"holds samples that are no numbers, near {frames / SAMPLE_RATE:.1f} s")
+            if np.abs(samples).max() >= 1:
+                raise AudioError(f"exceeds full scale by more than 18 dB near {frames / SAMPLE_RATE:.1f} s")
+            flac.write(samples)
+            frames += len(samples)
+    return frames
+
+
+def trim_cache(cache: Folder, *, keep: set[str], limit_bytes: int) -> None:
+    """Make room in the cache: the oldest files that this run does not use go first."""
+    entries = [entry for entry in cache.entries() if entry.name.endswith(".flac")]
+    excess = sum(entry.size for entry in entries) - limit_bytes
+    for entry in sorted(entries, key=lambda entry: entry.mtime_ns):
+        if excess <= 0:
+            return
+        if entry.name not in keep:
+            cache.delete(entry.name + NOTE)
+            cache.delete(entry.name)
+            excess -= entry.size
+
+
+def check_cache(cache: Folder, limit_bytes: int) -> None:
+    """Stop a run that fills the cache over its limit.
+
+    Raises:
+        RuntimeError: the cache is over its limit.
+    """
+    used = sum(entry.size for entry in cache.entries())
+    if used > limit_bytes:
+        raise RuntimeError(
+            f"the cache {cache.location} holds {used / 1e9:.2f} GB of decoded sources, sources.cache_gb "
+            f"allows {limit_bytes / 1e9:.2f}. "
+            "Raise it and run again, or bring the files to 44.1 kHz WAV or FLAC yourself"
+        )

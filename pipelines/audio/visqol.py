@@ -1,0 +1,72 @@
+"""ViSQOL of restored music: how good a listener would call it, 1 to 4.73 (Chinen et al., 2020; audio mode).
+
+The model is the one inside the visqol-python package; nothing is downloaded. The first score of a process
+takes some ten seconds more where its loops have not been compiled yet.
+"""
+
+import math
+import threading
+from functools import cache
+from typing import Any
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from pipelines.runtime.progress import say
+
+SAMPLE_RATE = 48_000
+_SHORTEST_SAMPLES = 46_080  # one patch of ViSQOL, at its rate
+_QUIETEST_POWER = 1e-5  # -50 dBFS
+_ONE_AT_A_TIME = threading.Lock()  # the compiled loops end a process that runs them in two threads at once
+
+
+def score(clean: NDArray[np.float32], restored: NDArray[np.float32], sample_rate: int) -> float | None:
+    """Give the mean opinion score of restored audio against the clean one.
+
+    Channels are averaged, as in the published evaluation.
+
+    Args:
+        clean: [channels, samples].
+        restored: The same shape.
+        sample_rate: Hz; both are resampled to 48 kHz.
+
+    Returns:
+        The score, or None where it would have no meaning: the clean mono below -50 dBFS, the restored mono
+        all zero, a sample that is no number, less than 0.96 s, or no ViSQOL installed. Never NaN.
+
+    Raises:
+        ValueError: the shapes differ or are not [channels, samples].
+    """
+    if clean.shape != restored.shape or clean.ndim != 2:
+        raise ValueError(
+            f"clean {clean.shape} and restored {restored.shape} must have one shape, two dimensions"
+        )
+    if not clean.size:
+        return None
+    mono = [samples.mean(0, dtype=np.float64) for samples in (clean, restored)]
+    if not all(np.isfinite(samples).all() and np.any(samples) for samples in mono):
+        return None
+    # ViSQOL hears nothing below some -60 dBFS: what is quieter gets its best score, whatever was made of it
+    if np.mean(mono[0] ** 2) < _QUIETEST_POWER:
+        return None
+    reference, degraded = (soxr.resample(samples, sample_rate, SAMPLE_RATE) for samples in mono)
+    scorer = _load()
+    if len(reference) < _SHORTEST_SAMPLES or scorer is None:
+        return None
+    with _ONE_AT_A_TIME:
+        found = float(scorer.measure_from_arrays(reference, degraded, SAMPLE_RATE).moslqo)
+    return found if math.isfinite(found) else None
+
+
+@cache
+def _load() -> Any:
+    """Load the scorer once a process; None, and a word about it, where there is none."""
+    try:
+        from visqol import VisqolApi
+    except ImportError as error:
+        say(f"ViSQOL is missing, its column stays empty ({error}): pip install 'visqol-python[accel]'")
+        return None
+    scorer = VisqolApi()
+    scorer.create(mode="audio")
+    return scorer

@@ -1,0 +1,1 @@
+"""Estimate cores, hours, disk and cost of a run."""

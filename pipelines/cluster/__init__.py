@@ -1,0 +1,1 @@
+"""Ray: connect to a cluster, run pools of actors, start training workers."""

@@ -1,0 +1,108 @@
+"""The order of training examples: which row of which shard comes at which place, as a pure function.
+
+Examples are numbered through the whole run. A pass over all rows is a permutation of the shards,
+cut into windows of so many shards, with the rows of a window permuted: so any worker can tell every place
+alone, and shards are still read one after the other.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import accumulate, groupby
+from typing import NamedTuple
+
+from apollo import rng
+
+_KEPT = 8
+
+
+class Place(NamedTuple):
+    """Where an example lies.
+
+    Args:
+        number: Of the example in the run.
+        shard: Number in the list of shards that the order was made of.
+        row: Number in that shard.
+    """
+
+    number: int
+    shard: int
+    row: int
+
+
+class Order:
+    """Shuffled, and without end: after a pass over all rows comes the next one.
+
+    Args:
+        rows: How many rows each shard has; 0 is fine.
+        seed: Another seed gives another order.
+        window_shards: Shards whose rows are mixed with each other.
+    """
+
+    def __init__(self, rows: Sequence[int], *, seed: int, window_shards: int) -> None:
+        self._rows = rows
+        self._filled = [shard for shard, number in enumerate(rows) if number]
+        self._seed, self._window_shards = seed, window_shards
+        self.num_rows = sum(rows)
+        self._windows_of_pass = lru_cache(_KEPT)(self._draw_pass)
+        self._rows_of_window = lru_cache(_KEPT)(self._draw_window)
+
+    def _draw_pass(self, number: int) -> tuple[list[list[int]], list[int]]:
+        """Give the shards of every window of a pass, and the place where each window begins."""
+        order = rng.permutation(len(self._filled), self._seed, "shards", number)
+        shards = [self._filled[place] for place in order]
+        size = self._window_shards
+        windows = [shards[first : first + size] for first in range(0, len(shards), size)]
+        lengths = (sum(self._rows[shard] for shard in window) for window in windows)
+        return windows, list(accumulate(lengths, initial=0))[:-1]
+
+    def _draw_window(self, number: int, window: int) -> list[tuple[int, int]]:
+        """Give shard and row of every place of a window."""
+        windows, starts = self._windows_of_pass(number)
+        rows = [(shard, row) for shard in windows[window] for row in range(self._rows[shard])]
+        mixed = rng.permutation(len(rows), self._seed, "rows", number, starts[window])
+        return [rows[place] for place in mixed]
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        number, place = divmod(index, self.num_rows)
+        return number, bisect_right(self._windows_of_pass(number)[1], place) - 1
+
+    def at(self, index: int) -> Place:
+        """Give the place of one example."""
+        number, window = self._locate(index)
+        start = self._windows_of_pass(number)[1][window]
+        return Place(index, *self._rows_of_window(number, window)[index % self.num_rows - start])
+
+    def windows(self, indices: Iterable[int]) -> Iterator[list[Place]]:
+        """Give the places of examples, those of one window together.
+
+        Args:
+            indices: Rising.
+        """
+        for _, run in groupby(indices, self._locate):
+            yield [self.at(index) for index in run]
+
+
+class FixedOrder:
+    """Row after row and shard after shard; what validation reads.
+
+    Args:
+        rows: How many rows each shard has.
+        limit: Most rows to give.
+    """
+
+    def __init__(self, rows: Sequence[int], *, limit: int | None = None) -> None:
+        self._starts = list(accumulate(rows, initial=0))
+        self.num_rows = self._starts[-1] if limit is None else min(limit, self._starts[-1])
+
+    def at(self, index: int) -> Place:
+        """Give the place of one example."""
+        shard = bisect_right(self._starts, index % self.num_rows) - 1
+        return Place(index, shard, index % self.num_rows - self._starts[shard])
+
+    def windows(self, indices: Iterable[int]) -> Iterator[list[Place]]:
+        """Give the places of examples, those of one shard together."""
+        for _, run in groupby(
+            map(self.at, indices), lambda place: (place.number // self.num_rows, place.shard)
+        ):
+            yield list(run)

@@ -1,0 +1,231 @@
+"""Rows of committed shards, as bytes and as samples; what of them is damaged, and why.
+
+Whether a row is damaged is told by the bytes alone, never by the moment: an error of the storage that the
+bytes do not confirm is raised, for other processes would not see it. So all processes, whichever rows each of
+them reads, agree on every row.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from apollo.training.augmentation import find_peak
+from pipelines import schema
+from pipelines.audio import codec
+from pipelines.dataset.shards import Commit, digest
+from pipelines.storage import parquet
+from pipelines.storage.folder import Folder
+
+_ATTEMPTS = 3
+_ERRORS = (OSError, pa.ArrowException)
+
+
+class CorruptError(RuntimeError):
+    """A row, or a whole shard, cannot be used.
+
+    Args:
+        name: Recipe id, or the shard.
+        reason: Why.
+        rows: How many rows that concerns.
+    """
+
+    def __init__(self, name: str, reason: str, *, rows: int = 1) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name, self.reason, self.rows = name, reason, rows
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A row with one of its degradations, still compressed.
+
+    Args:
+        recipe_id: Its name.
+        degradation: Name of the degradation.
+        clean: FLAC.
+        degraded: The codec's bitstream.
+        gain: Linear level of the degraded signal over the clean one.
+        frames: Length in samples.
+        shard: Name of the shard that it is from.
+    """
+
+    recipe_id: str
+    degradation: str
+    clean: bytes
+    degraded: bytes
+    gain: float
+    frames: int
+    shard: str
+
+
+def decode(stored: Stored) -> tuple[Tensor, Tensor]:
+    """Decode a row.
+
+    Returns:
+        clean and degraded, [channels, samples], float32, finite, as long as an excerpt is.
+
+    Raises:
+        CorruptError: it cannot be decoded to that.
+    """
+    if stored.frames != schema.EXCERPT_FRAMES:
+        raise _corrupt(stored, f"{stored.frames} samples long, not {schema.EXCERPT_FRAMES}")
+    if not 0 < stored.gain < float("inf"):
+        raise _corrupt(stored, f"the gain of {stored.degradation} is {stored.gain}")
+    clean = _decode(stored, "clean", stored.clean)
+    return clean, _decode(stored, stored.degradation, stored.degraded)
+
+
+def _decode(stored: Stored, column: str, stream: bytes | None) -> Tensor:
+    if not stream:
+        raise _corrupt(stored, f"{column} is empty")
+    try:
+        samples = codec.decode(stream, frames=stored.frames)
+    except codec.CodecError as error:
+        raise _corrupt(stored, f"{column}: {error}") from error
+    if samples.shape[1] != schema.CHANNELS:
+        raise _corrupt(stored, f"{column} has {samples.shape[1]} channels, not {schema.CHANNELS}")
+    planar = torch.from_numpy(np.ascontiguousarray(samples.T))  # [channels, samples]
+    if not find_peak(planar) < float("inf"):
+        raise _corrupt(stored, f"{column} holds samples that are no numbers")
+    return planar
+
+
+def _corrupt(stored: Stored, reason: str) -> CorruptError:
+    return CorruptError(stored.recipe_id, f"{reason} (shard {stored.shard})")
+
+
+Rows = dict[int, Stored | CorruptError]
+
+
+class ShardReader:
+    """Reads chosen rows of committed shards; safe to use from several threads.
+
+    Args:
+        output: Where the shards lie.
+        commits: Of the shards, which are numbered by their place here.
+        lost: Numbers of shards that are not as large as their commits say, or gone.
+    """
+
+    def __init__(self, output: Folder, commits: Sequence[Commit], lost: set[int]) -> None:
+        self._output, self._commits, self._lost = output, commits, lost
+
+    def loss(self, shard: int, reason: str = "") -> CorruptError:
+        """Say that a whole shard cannot be used."""
+        commit = self._commits[shard]
+        reason = reason or f"the file is gone, or not {commit.bytes} bytes long as its commit says"
+        return CorruptError(schema.shard_name(*commit.key), reason, rows=commit.rows)
+
+    def read(self, shard: int, wanted: Mapping[int, str]) -> Rows:
+        """Read rows of a shard.
+
+        Args:
+            shard: Its number.
+            wanted: Degradation to read, by row.
+
+        Returns:
+            For every row its bytes, or what is wrong with it.
+
+        Raises:
+            OSError: the storage fails, though the shard's bytes are right.
+        """
+        commit = self._commits[shard]
+        path = schema.shard_path(*commit.key)
+        if shard in self._lost:
+            return dict.fromkeys(wanted, self.loss(shard))
+        for attempt in range(_ATTEMPTS):
+            try:
+                with self._output.open(path) as stream:
+                    return self._read_whole(stream, commit, wanted)
+            except FileNotFoundError:
+                return dict.fromkeys(wanted, self.loss(shard))
+            except parquet.ForeignTypeError as error:
+                return dict.fromkeys(wanted, self.loss(shard, str(error)))
+            except _ERRORS:
+                content = self._output.read(path)
+                if digest(content) != commit.sha256:
+                    return self._read_damaged(content, shard, wanted)
+                if attempt == _ATTEMPTS - 1:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+    def _read_whole(self, stream: Any, commit: Commit, wanted: Mapping[int, str]) -> Rows:
+        """Read the row groups that hold wanted rows, each once, and keep the wanted rows alone."""
+        file = parquet.open_file(stream, pre_buffer=not self._output.is_local)
+        rows: Rows = {}
+        for group, inside in _by_group(file.metadata, commit, wanted).items():
+            columns = _columns(wanted[row] for row in inside.values())
+            table = file.read_row_group(group, columns=columns, use_threads=False)
+            for place, row in inside.items():
+                cells = {name: table[name][place].as_py() for name in _columns([wanted[row]])}
+                rows[row] = _stored(cells, wanted[row], commit)
+        return rows
+
+    def _read_damaged(self, content: bytes, shard: int, wanted: Mapping[int, str]) -> Rows:
+        """Read column by column: a row is lost only where a column that it needs is."""
+        commit = self._commits[shard]
+        try:
+            file = parquet.open_file(pa.BufferReader(content))
+            groups = _by_group(file.metadata, commit, wanted)
+        except _ERRORS as error:
+            return dict.fromkeys(wanted, self.loss(shard, f"the file is damaged: {error}"))
+        rows: Rows = {}
+        for group, inside in groups.items():
+            found: dict[str, Any] = {}
+            for name in _columns(wanted[row] for row in inside.values()):
+                try:
+                    found[name] = file.read_row_group(group, columns=[name], use_threads=False)[name]
+                except _ERRORS as error:
+                    found[name] = str(error)
+            for place, row in inside.items():
+                rows[row] = _salvage(found, place, row, wanted[row], commit)
+        return rows
+
+
+def _columns(degradations: Any) -> list[str]:
+    names = sorted(set(degradations))
+    return ["recipe_id", "frames", "clean", *names, *(f"{name}_gain" for name in names)]
+
+
+def _by_group(metadata: Any, commit: Commit, wanted: Mapping[int, str]) -> dict[int, dict[int, int]]:
+    """Give the wanted rows of every row group, by their place in it."""
+    if metadata.num_rows != commit.rows:
+        raise pa.ArrowInvalid(f"{metadata.num_rows} rows, {commit.rows} committed")
+    groups: dict[int, dict[int, int]] = {}
+    first = 0
+    for group in range(metadata.num_row_groups):
+        length = metadata.row_group(group).num_rows
+        inside = {row - first: row for row in range(first, first + length) if row in wanted}
+        if inside:
+            groups[group] = inside
+        first += length
+    return groups
+
+
+def _stored(cells: Mapping[str, Any], degradation: str, commit: Commit) -> Stored:
+    gain = cells[f"{degradation}_gain"]
+    return Stored(
+        cells["recipe_id"],
+        degradation,
+        cells["clean"],
+        cells[degradation],
+        float("nan") if gain is None else gain,
+        cells["frames"],
+        schema.shard_name(*commit.key),
+    )
+
+
+def _salvage(
+    found: Mapping[str, Any], place: int, row: int, degradation: str, commit: Commit
+) -> Stored | CorruptError:
+    needed = {name: found[name] for name in _columns([degradation])}
+    shard = schema.shard_name(*commit.key)
+    known = needed["recipe_id"]
+    name = f"{shard} row {row}" if isinstance(known, str) else known[place].as_py()
+    for column, content in needed.items():
+        if isinstance(content, str):
+            return CorruptError(name, f"{column} of shard {shard} cannot be read: {content}")
+    return _stored({key: column[place].as_py() for key, column in needed.items()}, degradation, commit)

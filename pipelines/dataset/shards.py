@@ -1,0 +1,139 @@
+"""Shards and their commit objects: a shard exists once its commit does, which says what its bytes must be."""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines import schema
+from pipelines.storage.folder import Folder
+
+_HASHING_THREADS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardsConfig:
+    """How shards are cut.
+
+    Args:
+        rows: Recipes in a shard.
+        row_group_rows: Recipes in a row group: what a reader must fetch to get at one.
+    """
+
+    rows: int = 64
+    row_group_rows: int = 8
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.row_group_rows < 1:
+            raise ValueError("shards.rows and shards.row_group_rows must be 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    """What is known of a finished shard; `commits/<split>-<shard>.json`.
+
+    Args:
+        split, shard: Which one.
+        rows: Recipes in it.
+        bytes: Size of the file; 0 with no rows, for then there is no file.
+        sha256: Of the file, hexadecimal.
+        rejected: Recipes that are not in it: recipe_id, reason.
+        bitrates_bps: Real bitrates met, by degradation.
+        cpu_seconds: Processor time of making it, child processes included.
+    """
+
+    split: str
+    shard: int
+    rows: int
+    bytes: int
+    sha256: str
+    rejected: list[dict[str, str]] = field(default_factory=list)
+    bitrates_bps: dict[str, list[int]] = field(default_factory=dict)
+    cpu_seconds: float = 0.0
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Split and number."""
+        return self.split, self.shard
+
+
+def encode_shard(rows: list[dict[str, Any]], degradations: tuple[str, ...], row_group_rows: int) -> bytes:
+    """Write rows as a Parquet file in memory, with page checksums; audio is compressed already."""
+    shard_schema = schema.shards(degradations)
+    audio = {"clean", *degradations}
+    sink = io.BytesIO()
+    with pq.ParquetWriter(
+        sink,
+        shard_schema,
+        compression={name: "none" if name in audio else "zstd" for name in shard_schema.names},
+        use_dictionary=[name for name in ("split", "category") if name in shard_schema.names],
+        write_statistics=[name for name in shard_schema.names if name not in audio],
+        write_page_checksum=True,
+    ) as writer:
+        writer.write_table(pa.Table.from_pylist(rows, shard_schema), row_group_size=row_group_rows)
+    return sink.getvalue()
+
+
+def publish(output: Folder, content: bytes, commit: Commit) -> None:
+    """Write a shard and, once it is there to the last bit, its commit object."""
+    path = schema.shard_path(commit.split, commit.shard)
+    if commit.rows:
+        output.write(path, content)
+        output.confirm(path, commit.sha256)
+    else:
+        output.delete(path)
+    output.write(
+        schema.commit_path(commit.split, commit.shard), json.dumps(asdict(commit), indent=1).encode()
+    )
+
+
+def digest(content: bytes) -> str:
+    """Give the SHA-256 of a shard's bytes, hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_commits(output: Folder) -> dict[tuple[str, int], Commit]:
+    """Read all commit objects that are whole, by split and number."""
+
+    def read(name: str) -> Commit | None:
+        try:
+            commit = Commit(**json.loads(output.read(name)))
+            return commit if schema.commit_path(*commit.key) == name else None
+        except (ValueError, TypeError, RecursionError):
+            return None  # damaged: its shard is made again
+
+    names = [entry.name for entry in output.entries("commits") if entry.name.endswith(".json")]
+    with ThreadPoolExecutor(_HASHING_THREADS) as pool:
+        return {commit.key: commit for commit in pool.map(read, names) if commit is not None}
+
+
+def find_damaged(output: Folder, commits: Iterable[Commit], *, content: bool) -> list[Commit]:
+    """Compare shards with their commits.
+
+    Args:
+        output: Where they lie.
+        commits: What to look at.
+        content: Read and hash the files; otherwise their sizes are compared.
+
+    Returns:
+        Commits whose shard is missing or differs.
+    """
+    sizes = {entry.name: entry.size for split in schema.SPLITS for entry in output.entries(split)}
+
+    def damaged(commit: Commit) -> bool:
+        if not commit.rows:
+            return False
+        name = schema.shard_path(commit.split, commit.shard)
+        if sizes.get(name) != commit.bytes:
+            return True
+        return content and digest(output.read(name)) != commit.sha256
+
+    listed = list(commits)
+    with ThreadPoolExecutor(_HASHING_THREADS) as pool:
+        return [commit for commit, bad in zip(listed, pool.map(damaged, listed), strict=True) if bad]

@@ -1,0 +1,1 @@
+"""The demo: all jobs in a row on a small data set."""

@@ -1,0 +1,13 @@
+"""The demo: the road as far as it is built, on the built-in album or on one's own data."""
+
+from pathlib import Path
+
+from pipelines.demo.album import write_album
+from pipelines.runtime.progress import say
+
+
+def album_folders(destination: Path, soundfont: Path | None) -> list[str]:
+    """Write the built-in album where it is not there yet, and name its folders in the data sets' layouts."""
+    say(f"built-in album: 12 generated songs in {destination}")
+    write_album(destination, soundfont=soundfont)
+    return [str(destination / layout) for layout in ("musdb18hq", "moisesdb")]

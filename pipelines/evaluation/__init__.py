@@ -1,0 +1,1 @@
+"""Evaluation job: score models at every bitrate on Ray Tune, report, promote."""

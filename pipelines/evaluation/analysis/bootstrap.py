@@ -1,0 +1,269 @@
+"""Confidence intervals of mean scores, bootstrapped over songs, not items.
+
+Items of one song resemble each other, so songs are resampled with replacement, not items. The shift of the
+mean in a resample is the sum over songs of (times drawn - 1) x (the song's influence), where a song's
+influence is the sum of its items' distances from the mean, over the number of items: with as many items of
+every song this is the ordinary cluster bootstrap.
+
+An item may be a mix of several songs (multiple membership). Then:
+
+- It moves with each of its songs by the full multiplicity, as the first order of the product weights of the
+  pigeonhole bootstrap does (Owen, 2007; Davezies et al., 2021, for pairs). The mean of the multiplicities
+  would look natural, but splits a song's effect over its partners:
+  tests/pipelines/evaluation/analysis/test_bootstrap.py shows how little it covers.
+- A mix of k out of S songs differs from the mean by only (S - k) / (S - 1) of what its songs do, since it
+  shares songs with the rest: its distance is scaled back.
+- The price: what is peculiar to an item and not to its songs counts once for every song of it, so that
+  intervals of mixes are rather too wide than too narrow. Songs are taken as drawn evenly into the mixes.
+
+Percentiles of few songs are too narrow: they are widened by sqrt(S / (S - 1)) x t / z (Hesterberg, 2015, who
+widens the level), where S is the number of songs, or of different sets of songs if those are fewer. With less
+than two the interval is undefined.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES = 2000
+LEVEL = 0.95
+_BLOCK = 1_000_000  # drawn songs at once, to bound memory
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and where it may lie.
+
+    Args:
+        mean: None without items.
+        low: None where undefined.
+        high: None where undefined.
+        items: Values that count.
+        songs: Different songs among them.
+        left_out: Values that were None and do not count.
+        reason: Why there are no bounds; empty where there are.
+    """
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    items: int
+    songs: int
+    left_out: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bootstrap:
+    """How intervals are made.
+
+    Args:
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+        level: Coverage.
+    """
+
+    resamples: int = RESAMPLES
+    seed: int = 0
+    level: float = LEVEL
+
+
+@dataclass(frozen=True)
+class SongSets:
+    """The different sets of songs that items are made of, sorted.
+
+    Args:
+        codes: Songs, set after set, int64; songs are numbered in the order of their names.
+        sizes: Songs of each set, [sets].
+    """
+
+    codes: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+
+def song_sets(songs: Iterable[Iterable[str]]) -> tuple[NDArray[np.int64], SongSets]:
+    """Number the sets of songs: a song that is named twice counts once, and order means nothing.
+
+    Args:
+        songs: The songs of every item.
+
+    Returns:
+        The number of every item's set, [items]; the sets.
+    """
+    items = [tuple(sorted(set(names))) for names in songs]
+    different = sorted(set(items))
+    place = {names: number for number, names in enumerate(different)}
+    number = {name: code for code, name in enumerate(sorted({name for names in different for name in names}))}
+    codes = np.array([number[name] for names in different for name in names], np.int64)
+    sizes = np.array([len(names) for names in different], np.int64)
+    return np.array([place[names] for names in items], np.int64), SongSets(codes, sizes)
+
+
+def mean_interval(
+    values: Sequence[float | None],
+    songs: Sequence[Sequence[str]],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> Interval:
+    """Give the mean of scores with its interval; the order of the items means nothing.
+
+    Args:
+        values: A score an item; None where it is not defined.
+        songs: The songs that each item is made of.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+        level: Coverage.
+
+    Raises:
+        ValueError: lengths differ, a value is not finite, an item with a value names no song, or `resamples`
+            or `level` are out of range.
+    """
+    if len(values) != len(songs):
+        raise ValueError(f"{len(values)} values for the songs of {len(songs)} items: give as many")
+    if any(value is not None and not math.isfinite(value) for value in values):
+        raise ValueError("a value is not finite: give None where a score is not defined")
+    numbers, sets = song_sets(songs)
+    scores = np.array([math.nan if value is None else value for value in values], np.float64)
+    order = np.lexsort((scores, numbers))  # sums in floating point depend on the order of their parts
+    return interval_of(scores[order], numbers[order], sets, resamples=resamples, seed=seed, level=level)
+
+
+def paired_interval(
+    values: Sequence[float | None],
+    reference: Sequence[float | None],
+    songs: Sequence[Sequence[str]],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> Interval:
+    """Give the mean of `values` - `reference`, item by item, with its interval.
+
+    A pair with a None is left out and counted. Arguments and errors as of `mean_interval`.
+    """
+    if len(values) != len(reference):
+        raise ValueError(f"{len(values)} values and {len(reference)} of the reference: give as many")
+    differences = [
+        None if value is None or other is None else value - other for value, other in zip(values, reference)
+    ]
+    return mean_interval(differences, songs, resamples=resamples, seed=seed, level=level)
+
+
+def interval_of(
+    values: NDArray[np.float64],
+    numbers: NDArray[np.int64],
+    sets: SongSets,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> Interval:
+    """Do what `mean_interval` does, for arrays in an order that is always the same.
+
+    Args:
+        values: [items]; NaN is left out.
+        numbers: Each item's set, [items].
+        sets: The sets; there may be more than the items use.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+        level: Coverage.
+
+    Raises:
+        ValueError: an item with a value names no song, or `resamples` or `level` are out of range.
+    """
+    if not 0 < level < 1 or resamples < 1:
+        raise ValueError(
+            f"level is {level}, resamples {resamples}: give 0 < level < 1 and 1 or more resamples"
+        )
+    defined = ~np.isnan(values)
+    left_out = int(len(values) - defined.sum())
+    values, numbers = values[defined], numbers[defined]
+    if not len(values):
+        return Interval(None, None, None, 0, 0, left_out, "no item has this score")
+    if (sets.sizes[numbers] == 0).any():
+        raise ValueError("an item with a score names no song: an interval over songs needs them")
+    mean = math.fsum(values.tolist()) / len(values)
+    influence, groups = _influence(values - mean, numbers, sets)
+    if groups < 2:
+        reason = (
+            "all items are of one song" if len(influence) == 1 else "all items are mixes of the same songs"
+        )
+        return Interval(mean, None, None, len(values), len(influence), left_out, reason)
+    tail = (1 - level) / 2
+    low, high = np.quantile(_shifts(influence, resamples, seed), (tail, 1 - tail))
+    wider = math.sqrt(groups / (groups - 1)) * student_t(level, groups - 1) / NormalDist().inv_cdf(1 - tail)
+    bounds = mean + wider * float(low), mean + wider * float(high)
+    return Interval(mean, *bounds, len(values), len(influence), left_out)
+
+
+def _influence(
+    distances: NDArray[np.float64], numbers: NDArray[np.int64], sets: SongSets
+) -> tuple[NDArray[np.float64], int]:
+    """Give by how much each song that occurs moves the mean, [songs], and how many groups can differ."""
+    used = np.bincount(numbers, minlength=len(sets.sizes)) > 0
+    codes = sets.codes[np.repeat(used, sets.sizes)]
+    different, places = np.unique(codes, return_inverse=True)
+    num_songs = len(different)
+    sizes = sets.sizes[used]
+    scale = (num_songs - 1) / np.maximum(num_songs - sizes, 1)
+    by_set = np.bincount(numbers, weights=distances, minlength=len(sets.sizes))[used] * scale
+    by_song = np.bincount(places, weights=np.repeat(by_set, sizes), minlength=num_songs)
+    return by_song / len(distances), min(num_songs, int(used.sum()))
+
+
+def _shifts(influence: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
+    counts = _draws(len(influence), resamples, seed)
+    step = max(_BLOCK // len(influence), 1)
+    # a sum of products and no matrix product, whose last digit may depend on the number of threads
+    blocks = [
+        ((counts[start : start + step] - 1.0) * influence).sum(1) for start in range(0, resamples, step)
+    ]
+    return np.concatenate(blocks)
+
+
+@lru_cache(maxsize=4)
+def _draws(num_songs: int, resamples: int, seed: int) -> NDArray[np.uint16]:
+    """Give how often every song is drawn, [resamples, songs]."""
+    generator = np.random.default_rng(seed)
+    counts = np.empty((resamples, num_songs), np.uint16)
+    step = max(_BLOCK // num_songs, 1)
+    for start in range(0, resamples, step):
+        rows = min(step, resamples - start)
+        drawn = generator.integers(num_songs, size=(rows, num_songs)) + num_songs * np.arange(rows)[:, None]
+        counts[start : start + rows] = np.bincount(drawn.ravel(), minlength=rows * num_songs).reshape(
+            rows, -1
+        )
+    return counts
+
+
+@lru_cache(maxsize=256)
+def student_t(level: float, degrees: int) -> float:
+    """Give t such that a Student-t variable is within ±t with probability `level`.
+
+    By the finite series of Abramowitz and Stegun, 26.7.3 and 26.7.4; from 1,000 degrees on as of 1,000.
+    """
+    degrees = min(degrees, 1_000)
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        angle = (low + high) / 2
+        low, high = (angle, high) if _within(angle, degrees) < level else (low, angle)
+    return math.sqrt(degrees) * math.tan((low + high) / 2)
+
+
+def _within(angle: float, degrees: int) -> float:
+    """Give the probability of |t| < sqrt(degrees) tan(angle)."""
+    first = degrees % 2
+    term = math.cos(angle) if first else 1.0
+    total = term if degrees > 1 else 0.0
+    for step in range(2 + first, degrees, 2):
+        term *= (step - 1) / step * math.cos(angle) ** 2
+        total += term
+    total *= math.sin(angle)
+    return (angle + total) * 2 / math.pi if first else total

@@ -1,0 +1,107 @@
+"""What an evaluation says, in sentences: is a model better than the codec's output, and can that be told?"""
+
+import pyarrow as pa
+
+from pipelines.evaluation.analysis.bootstrap import Bootstrap, Interval
+from pipelines.evaluation.analysis.scores import Scores, describe, label, read_scores, unit
+from pipelines.schema import NOT_FINITE, STATUSES, UNTOUCHED
+
+_DECIDING = ("visqol", "si_snr")
+
+
+def conclusions(scores: pa.Table | Scores, *, bootstrap: Bootstrap | None = None) -> tuple[str, ...]:
+    """Say of every model what it did to the codec over all degradations: the short form of `verdicts`."""
+    columns = scores if isinstance(scores, Scores) else read_scores(scores)
+    told = tuple(_conclusion(columns, model, bootstrap or Bootstrap()) for model in columns.contestants)
+    return told or verdicts(columns)
+
+
+def verdicts(scores: pa.Table | Scores, *, bootstrap: Bootstrap | None = None) -> tuple[str, ...]:
+    """Say of every model what it did to the codec's output: over all degradations, then for each.
+
+    Args:
+        scores: The table of scores.
+        bootstrap: Of the intervals; the default where None.
+
+    Raises:
+        ValueError: the table of scores is not what it should be (`read_scores`).
+    """
+    columns = scores if isinstance(scores, Scores) else read_scores(scores)
+    if not columns.models:
+        return ("Nothing was scored.",)
+    if not columns.contestants:
+        return ("Only the untouched codec was scored: there is nothing to compare.",)
+    lines: list[str] = []
+    for model in columns.contestants:
+        lines.append(_conclusion(columns, model, bootstrap or Bootstrap()))
+        lines += [
+            _sentence(columns, model, degradation, bootstrap or Bootstrap())
+            for degradation in columns.degradations
+            if len(columns.rows(model, degradation))
+        ]
+    return tuple(lines)
+
+
+def difference(found: Interval, metric: str) -> str:
+    """Write a difference with its interval: `-0.40 dB [-0.60, -0.20]`."""
+    if found.mean is None:
+        return f"not known ({found.reason})"
+    text = _signed(found.mean) + ("" if unit(metric) == "MOS" else f" {unit(metric)}")
+    if found.low is None or found.high is None:
+        return f"{text} (no interval: {found.reason})"
+    return f"{text} [{_signed(found.low)}, {_signed(found.high)}]"
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 2) + 0.0:+.2f}" if round(value, 2) else "0.00"
+
+
+def _conclusion(scores: Scores, model: str, bootstrap: Bootstrap) -> str:
+    ours, theirs = scores.pairs(model, UNTOUCHED)
+    if not len(ours):
+        return f"{model}: cannot be told, no item was scored with it and with the untouched codec."
+    parts, extent = [], ""
+    for metric in _DECIDING:
+        found = scores.interval(metric, ours, theirs, bootstrap=bootstrap)
+        parts.append(f"by {label(metric)} {_word(found)}: {difference(found, metric)}")
+        extent = extent or (f" ({found.items} pairs, {_songs(found.songs)})" if found.items else "")
+    failed = int((scores.status[scores.rows(model)] == STATUSES.index(NOT_FINITE)).sum())
+    remark = f" {failed} of its results are not finite and left out." if failed else ""
+    return f"{model} against the untouched codec, over all degradations{extent}: {'; '.join(parts)}.{remark}"
+
+
+def _word(found: Interval) -> str:
+    if found.mean is None or found.low is None or found.high is None:
+        return "cannot be told"
+    if found.low == found.high == 0:
+        return "equal"
+    if found.low > 0:
+        return "better"
+    return "not better (worse)" if found.high < 0 else "cannot be told, the interval holds 0"
+
+
+def _sentence(scores: Scores, model: str, degradation: str, bootstrap: Bootstrap) -> str:
+    ours, theirs = scores.pairs(model, UNTOUCHED, degradation)
+    if not len(ours):
+        return f"{model}: nothing to compare with the untouched {describe(degradation)}."
+    visqol, si_snr = (
+        scores.interval(metric, ours, theirs, bootstrap=bootstrap) for metric in ("visqol", "si_snr")
+    )
+    against = f"against the untouched {describe(degradation)}"
+    si_snr_text = f"SI-SNR {difference(si_snr, 'si_snr')}"
+    if visqol.mean is None:
+        over = f"over {_items(si_snr)}" if si_snr.items else ""
+        return f"{model}: no ViSQOL; {si_snr_text} {against} {over}".rstrip() + "."
+    heard = scores.mean("visqol", ours)
+    return (
+        f"{model}: ViSQOL {heard:.2f}, {difference(visqol, 'visqol')} {against} over {_items(visqol)}; "
+        f"{si_snr_text}."
+    )
+
+
+def _items(found: Interval) -> str:
+    return f"{found.items} {'item' if found.items == 1 else 'items'} of {_songs(found.songs)}"
+
+
+def _songs(songs: int) -> str:
+    return f"{songs} {'song' if songs == 1 else 'songs'}"

@@ -1,0 +1,265 @@
+"""The tables of an evaluation, each a view of the table of scores (`schema.SCORES`)."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipelines.evaluation.analysis import paper_results
+from pipelines.evaluation.analysis.bootstrap import Bootstrap, Interval
+from pipelines.evaluation.analysis.result_table import Cell, ScoreTable
+from pipelines.evaluation.analysis.scores import LOWER_IS_BETTER, PAPER_METRICS, Scores, label, read_scores
+from pipelines.schema import CATEGORIES, METRICS, SONG, STATUSES, UNTOUCHED
+
+OVERALL = tuple(category for category in CATEGORIES if category != SONG)  # whose mean is the paper's overall
+IDENTICAL_DB = 100.0  # apollo.metrics.LIMIT_DB, not imported: tables need no torch
+ALL = "all"
+_DEVICES = ("cpu", "cuda")
+_OTHERS = tuple(metric for metric in METRICS if metric not in PAPER_METRICS)
+_DEFINITIONS = (
+    "SDR: BSS-eval with a filter of 512 taps, zero mean, mean over channels, dB. SI-SNR: zero mean, mean "
+    "over channels, dB. ViSQOL: audio mode, on the mean of the channels at 48 kHz, MOS. Higher is better."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What is known of a model beside its scores.
+
+    Args:
+        parameters: None where unknown.
+        rtf_ms: Device (`cpu`, `cuda`) -> milliseconds for a second of mono at 44.1 kHz.
+        rtf_runs: Device -> runs that this is the mean of.
+    """
+
+    parameters: int | None
+    rtf_ms: Mapping[str, float]
+    rtf_runs: Mapping[str, int]
+
+
+def score_tables(
+    scores: pa.Table | Scores,
+    models: Mapping[str, ModelFacts],
+    *,
+    bootstrap: Bootstrap | None = None,
+    with_paper: bool = True,
+) -> dict[str, ScoreTable]:
+    """Make all tables, by name: table2, figure2, others, differences, counts.
+
+    Args:
+        scores: The table of scores.
+        models: Facts by the models' names; a model without them gets dashes.
+        bootstrap: Of the intervals; the default where None.
+        with_paper: Whether Table II shows the paper's rows too.
+
+    Raises:
+        ValueError: the table of scores is not what it should be (`read_scores`).
+    """
+    columns = scores if isinstance(scores, Scores) else read_scores(scores)
+    bootstrap = bootstrap or Bootstrap()
+    made = (
+        table2(columns, models, with_paper=with_paper),
+        figure2(columns, bootstrap),
+        others(columns),
+        differences(columns, bootstrap),
+        counts(columns),
+    )
+    return {table.name: table for table in made}
+
+
+def table2(scores: Scores, models: Mapping[str, ModelFacts], *, with_paper: bool = True) -> ScoreTable:
+    """Make the paper's Table II: a row a model, the untouched codec first."""
+    columns = ["model"]
+    for group in (*OVERALL, "overall", SONG):
+        columns += [f"{group}_{metric}" for metric in PAPER_METRICS]
+        columns += [f"{group}_items"] if group != "overall" else []
+    columns += ["parameters_millions"]
+    columns += [f"rtf_{device}_{part}" for device in _DEVICES for part in ("ms", "runs")]
+    columns += ["missing"]
+    rows = [_table2_row(scores, model, models.get(model)) for model in scores.models]
+    note = (
+        f"Means over items and degradations ({', '.join(scores.degradations) or 'none'}). Overall: the "
+        "unweighted mean of the four categories, as the paper takes it; whole songs are outside it. Items: "
+        f"different ones that were scored; {_extent(scores)}. RTF: milliseconds for a second of mono at "
+        f"44.1 kHz, mean over so many runs. {_DEFINITIONS}"
+    )
+    if with_paper:
+        rows += [_paper_row(model, columns) for model in paper_results.MODELS]
+        texts = ", ".join(f"{model.rtf_text_ms} ms for {model.name}" for model in paper_results.MODELS)
+        note += (
+            " Rows of the paper are for another test set, which is not published; their real-time factors "
+            "are those of the authors' repository, on a GPU that is not named (the paper's text: "
+            f"{texts})."
+        )
+    return ScoreTable("table2", "Scores by kind of music (Table II)", note, tuple(columns), tuple(rows))
+
+
+def _table2_row(scores: Scores, model: str, facts: ModelFacts | None) -> tuple[Cell, ...]:
+    means: dict[str, list[float | None]] = {}
+    items: dict[str, int] = {}
+    for category in CATEGORIES:
+        rows = scores.rows(model, category=category)
+        means[category] = [scores.mean(metric, rows) for metric in PAPER_METRICS]
+        items[category] = len(np.unique(scores.item[rows[scores.scored[rows]]]))
+    overall = [
+        None if None in parts else math.fsum(part for part in parts if part is not None) / len(parts)
+        for parts in zip(*(means[category] for category in OVERALL), strict=True)
+    ]
+    cells: list[Cell] = [model]
+    for category in OVERALL:
+        cells += [*means[category], items[category]]
+    cells += [*overall, *means[SONG], items[SONG]]
+    cells += [facts.parameters / 1e6 if facts and facts.parameters is not None else None]
+    for device in _DEVICES:
+        cells += [facts.rtf_ms.get(device), facts.rtf_runs.get(device)] if facts else [None, None]
+    return (*cells, _missing(means))
+
+
+def _missing(means: Mapping[str, list[float | None]]) -> str | None:
+    """Say which categories the overall lacks."""
+    parts = []
+    for category in OVERALL:
+        names = [label(name) for name, mean in zip(PAPER_METRICS, means[category]) if mean is None]
+        if len(names) == len(PAPER_METRICS):
+            parts.append(category)
+        elif names:
+            parts.append(f"{category} ({', '.join(names)})")
+    return f"no overall without {', '.join(parts)}" if parts else None
+
+
+def _paper_row(model: paper_results.PaperModel, columns: list[str]) -> tuple[Cell, ...]:
+    record: dict[str, Cell] = {
+        "model": f"{model.name}, {paper_results.OTHER_TEST_SET}",
+        "parameters_millions": model.parameters,
+        "rtf_cuda_ms": model.rtf_ms,
+    }
+    for group, values in {**model.table2, "overall": model.overall}.items():
+        record |= {f"{group}_{metric}": value for metric, value in zip(PAPER_METRICS, values, strict=True)}
+    return tuple(record.get(column) for column in columns)
+
+
+def figure2(scores: Scores, bootstrap: Bootstrap) -> ScoreTable:
+    """Make the numbers of the paper's Figure 2: a row a model and degradation, with intervals."""
+    columns = ["model", "degradation", "bitrate_bps"]
+    columns += [f"{metric}{part}" for metric in PAPER_METRICS for part in ("", "_low", "_high")]
+    columns += ["items", "songs", "left_out", "no_interval"]
+    rows: list[tuple[Cell, ...]] = []
+    for model, degradation, bitrate in _cells(scores):
+        chosen = scores.rows(model, degradation)
+        found = {name: scores.interval(name, chosen, bootstrap=bootstrap) for name in PAPER_METRICS}
+        bounds = [bound for one in found.values() for bound in (one.mean, one.low, one.high)]
+        scored = int(scores.scored[chosen].sum())
+        songs = max(one.songs for one in found.values())
+        rows.append((model, degradation, bitrate, *bounds, scored, songs, *_remarks(scored, found)))
+    note = f"Means over all items, whole songs included, with {_interval_note(bootstrap)} {_DEFINITIONS}"
+    return ScoreTable("figure2", "Scores by bitrate (Figure 2)", note, tuple(columns), tuple(rows))
+
+
+def _remarks(scored: int, found: Mapping[str, Interval]) -> tuple[str | None, str | None]:
+    """Say how many scored items lack a score, and why an interval is missing."""
+    undefined = [f"{label(name)}: {scored - one.items}" for name, one in found.items() if one.items < scored]
+    reasons = dict.fromkeys(one.reason for one in found.values() if one.reason)
+    return ", ".join(undefined) or None, "; ".join(reasons) or None
+
+
+def others(scores: Scores) -> ScoreTable:
+    """Make the table of the scores that the paper does not give: what its three hide."""
+    columns = ("model", "degradation", "bitrate_bps", *_OTHERS, "items")
+    rows: list[tuple[Cell, ...]] = []
+    for model, degradation, bitrate in _cells(scores):
+        chosen = scores.rows(model, degradation)
+        means = [scores.mean(metric, chosen) for metric in _OTHERS]
+        rows.append((model, degradation, bitrate, *means, int(scores.scored[chosen].sum())))
+    note = (
+        "Means over all items, dB. snr: nothing is forgiven but the codec's level. lsd_high: log-spectral "
+        "distance above the codec's low-pass, lower is better. si_snr_mid, si_snr_side: of (left ± right) / "
+        "2. error_…_hz: the error's energy over the signal's in this band, lower is better; 0 dB is a band "
+        f"that is missing. {_extent(scores)}."
+    )
+    return ScoreTable("others", "What the paper's three scores hide", note, columns, tuple(rows))
+
+
+def differences(scores: Scores, bootstrap: Bootstrap) -> ScoreTable:
+    """Make the table of paired differences to the untouched codec.
+
+    A row a model, metric and part: all degradations together, each of them, and those of each category.
+    """
+    columns = ["model", "degradation", "category", "metric"]
+    columns += ["difference", "difference_low", "difference_high", "better_share"]
+    columns += ["pairs", "items", "songs", "left_out", "no_interval"]
+    rows: list[tuple[Cell, ...]] = []
+    for model in scores.contestants:
+        for degradation, category in _parts(scores, model):
+            ours, theirs = scores.pairs(model, UNTOUCHED, degradation, category)
+            for metric in METRICS:
+                found = scores.interval(metric, ours, theirs, bootstrap=bootstrap)
+                values = scores.values[metric][ours] - scores.values[metric][theirs]
+                items = len(np.unique(scores.item[ours[~np.isnan(values)]]))
+                cells = (found.mean, found.low, found.high, better_share(values, metric), found.items, items)
+                remarks = (found.songs, found.left_out, found.reason or None)
+                rows.append((model, degradation or ALL, category or ALL, metric, *cells, *remarks))
+    note = (
+        "The model's score minus the untouched codec's, item by item: positive is better, except for "
+        f"lsd_high and error_…_hz. With {_interval_note(bootstrap)} better_share: of the pairs, how many are "
+        "better, ties not counted as such. left_out: pairs in which a score is not defined."
+    )
+    return ScoreTable("differences", "Difference to the untouched codec", note, tuple(columns), tuple(rows))
+
+
+def _parts(scores: Scores, model: str) -> list[tuple[str | None, str | None]]:
+    rows = scores.rows(model)
+    degradations = [scores.degradations[place] for place in np.unique(scores.degradation[rows])]
+    categories = [CATEGORIES[place] for place in np.unique(scores.category[rows]) if place >= 0]
+    return [(None, None), *((name, None) for name in degradations), *((None, name) for name in categories)]
+
+
+def better_share(differences: NDArray[np.float64], metric: str) -> float | None:
+    """Give the share of differences that are for the better; NaN does not count; None without any."""
+    defined = differences[~np.isnan(differences)]
+    if not len(defined):
+        return None
+    better = defined < 0 if metric in LOWER_IS_BETTER else defined > 0
+    return float(better.sum()) / len(defined)
+
+
+def counts(scores: Scores) -> ScoreTable:
+    """Make the table of how many items were scored, and why others were not."""
+    columns = ("model", "scores", "items", *STATUSES, "identical", "without_visqol")
+    rows: list[tuple[Cell, ...]] = []
+    for model in scores.models:
+        chosen = scores.rows(model)
+        by_status = [int((scores.status[chosen] == place).sum()) for place in range(len(STATUSES))]
+        identical = int((scores.values["snr"][chosen] >= IDENTICAL_DB).sum())
+        unheard = int((scores.scored[chosen] & np.isnan(scores.values["visqol"][chosen])).sum())
+        items = len(np.unique(scores.item[chosen]))
+        rows.append((model, len(chosen), items, *by_status, identical, unheard))
+    note = (
+        "scores: one an item and degradation. silent: the clean audio is. not_finite: the model's output is "
+        "infinite or no number. unreadable: the item, or what was given of it. identical: the result is the "
+        "clean audio at the codec's level. without_visqol: scored, but ViSQOL is not defined or not there."
+    )
+    return ScoreTable("counts", "What was scored", note, columns, tuple(rows))
+
+
+def _cells(scores: Scores) -> list[tuple[str, str, int | None]]:
+    """Give every model and degradation that occur together, with the bitrate."""
+    return [
+        (model, name, bitrate)
+        for model in scores.models
+        for name, bitrate in zip(scores.degradations, scores.bitrates_bps, strict=True)
+        if len(scores.rows(model, name))
+    ]
+
+
+def _interval_note(bootstrap: Bootstrap) -> str:
+    return (
+        f"{100 * bootstrap.level:g} % intervals bootstrapped over songs ({bootstrap.resamples} resamples, "
+        "widened for few songs)."
+    )
+
+
+def _extent(scores: Scores) -> str:
+    return f"{len(scores.items)} items of {len(np.unique(scores.sets.codes))} songs in all"

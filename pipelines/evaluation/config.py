@@ -1,0 +1,83 @@
+"""What an evaluation is told."""
+
+from dataclasses import dataclass, field
+
+from pipelines.errors import UsageError
+from pipelines.evaluation.promotion_rule import PromotionConfig
+from pipelines.registry.registry import RegistryConfig
+from pipelines.runtime import run
+from pipelines.schema import SPLITS
+from pipelines.tracking.run import TrackingConfig
+
+_PRECISIONS = ("float32", "bfloat16")  # what `auto` means would differ from node to node
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """An evaluation: models x degradations over the same items.
+
+    Args:
+        data: Output of preprocess, path or URI; or a folder of pairs: NAME/clean.wav with NAME/degraded.mp3,
+            or clean/NAME.wav with degraded/NAME.mp3.
+        output: Folder or URI of the evaluation.
+        models: What to score beside the untouched codec: folders of runs, checkpoints, published or community
+            files, Hugging Face names, models:/apollo@champion, runs:/ID; NAME=MODEL gives it another name.
+            With `promote` and none named: the registry's candidate and champion.
+        split: Of shards: `test`, or `valid` for decisions.
+        degradations: Names of those to score, such as mp3_24000; none takes all.
+        limit: Most items, evenly over categories; unset takes all.
+        precision: Of the linear layers: `float32` or `bfloat16`, the same on all nodes.
+        gpu: Whether models run on GPUs where the cluster has some.
+        scorers: Most scoring actors; unset takes one a CPU.
+        rtf_runs: Most runs that a real-time factor is the mean of; 0 measures none.
+        rtf_seconds: Longest time that these take, in seconds a model and device.
+        bootstrap_resamples: Of the intervals.
+        bootstrap_seed: Of the intervals.
+        heard_items: Items a degradation to listen to in the report: worst, median, best.
+        max_reject_share: Largest share of items that may be unreadable.
+        promote: Let `champion` move to the candidate if it is better.
+        promotion: What better means.
+        registry: Where models are registered.
+        tracking: MLflow.
+    """
+
+    data: str
+    output: str
+    models: tuple[str, ...] = ()
+    split: str = "test"
+    degradations: tuple[str, ...] = ()
+    limit: int | None = None
+    precision: str = "float32"
+    gpu: bool = True
+    scorers: int | None = None
+    rtf_runs: int = 1000
+    rtf_seconds: float = 60.0
+    bootstrap_resamples: int = 2000
+    bootstrap_seed: int = 0
+    heard_items: int = 3
+    max_reject_share: float = 0.01
+    promote: bool = False
+    promotion: PromotionConfig = field(default_factory=PromotionConfig)
+    registry: RegistryConfig = field(default_factory=RegistryConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "data", run.resolve(self.data, "--data"))
+        object.__setattr__(self, "output", run.resolve(self.output, "--output"))
+        if self.split not in SPLITS:
+            raise UsageError(f"split is {self.split!r}: it must be one of {', '.join(SPLITS)}")
+        if self.precision not in _PRECISIONS:
+            raise UsageError(f"precision is {self.precision!r}: it must be {' or '.join(_PRECISIONS)}")
+        if self.promote and self.split != "valid":
+            raise UsageError(
+                "champions are chosen on the validation split, so that the test split stays unseen: add "
+                "--split valid"
+            )
+        for name in ("limit", "scorers", "bootstrap_resamples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} is {value}: give 1 or more")
+        if self.rtf_runs < 0 or not self.rtf_seconds > 0 or self.heard_items < 0:
+            raise UsageError("rtf_runs and heard_items must be 0 or more, rtf_seconds above 0")
+        if not 0 <= self.max_reject_share <= 1:
+            raise UsageError(f"max_reject_share is {self.max_reject_share}: give a share from 0 to 1")

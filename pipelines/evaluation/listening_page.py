@@ -1,0 +1,283 @@
+"""The page where a person compares by ear and eye: one file, in which everything is and which loads nothing.
+
+Shape legend: samples are [channels, samples], mono or left and right, full scale at 1.
+"""
+
+import base64
+import hashlib
+import io
+import math
+import re
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.audio.loudness import equal_gains
+from pipelines.reporting.spectrograms import draw_versions, picture_size
+from pipelines.schema import UNTOUCHED
+
+MISSING = "–"
+_MINUS = "\N{MINUS SIGN}"
+_METRICS = {
+    "sdr": "SDR, dB",
+    "si_snr": "SI-SNR, dB",
+    "snr": "SNR, dB",
+    "visqol": "ViSQOL, MOS",
+    "lsd_high": "LSD above the cut-off, dB",
+    "si_snr_mid": "SI-SNR of mid, dB",
+    "si_snr_side": "SI-SNR of side, dB",
+}
+_ERROR_BAND = re.compile(r"error_(\d+)_(\d+)_hz")
+_CODEC = re.compile(r"([a-z][a-z0-9]*)_(\d+)")
+_KILO = re.compile(r"(\d+)k")
+Samples = NDArray[np.float32]
+
+
+class Together(NamedTuple):
+    """Several values shown as one cell.
+
+    Args:
+        text: What is shown.
+        number: What it sorts by; None is missing.
+    """
+
+    text: str
+    number: float | None
+
+
+Value = str | float | int | Together | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table that the reader can sort.
+
+    Args:
+        title: Above it.
+        note: Below the title; plain text, may be empty.
+        columns: Headings.
+        rows: As many values each as there are columns; None and NaN are missing.
+    """
+
+    title: str
+    note: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Value, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A picture.
+
+    Args:
+        title: Above it, and what is read to those who cannot see it.
+        note: Below the title; plain text, may be empty.
+        png: The file's bytes.
+    """
+
+    title: str
+    note: str
+    png: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One item at one degradation, to be heard in several versions.
+
+    Args:
+        item: What it is called.
+        degradation: `<codec>_<bitrate>`, or a folder's name.
+        rank: "worst", "median", "best", or "".
+        category: Of the item; may be empty.
+        versions: By name, "clean" first, then schema.UNTOUCHED, then models: samples of one shape.
+        scores: Metrics by the version's name; None and NaN are missing.
+    """
+
+    item: str
+    degradation: str
+    rank: str
+    category: str
+    versions: dict[str, Samples]
+    scores: dict[str, dict[str, float | None]]
+
+    def __post_init__(self) -> None:
+        shapes = {samples.shape for samples in self.versions.values()}
+        if len(shapes) != 1 or 0 in (shape := shapes.pop()) or len(shape) != 2 or shape[0] > 2:
+            raise ValueError(
+                f"the versions of {self.item!r} have the shapes "
+                f"{[samples.shape for samples in self.versions.values()]}; "
+                "to be switched in place they need one shape, [1 or 2 channels, 1 or more samples]"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """What the page shows.
+
+    Args:
+        title: Of the page.
+        summary: Sentences, plain text.
+        tables: To sort.
+        figures: To look at.
+        comparisons: To listen to; those of one degradation are shown together.
+        sample_rate: Of all samples, Hz.
+    """
+
+    title: str
+    summary: tuple[str, ...]
+    tables: tuple[Table, ...]
+    figures: tuple[Figure, ...]
+    comparisons: tuple[Comparison, ...]
+    sample_rate: int
+
+
+class _Cell(NamedTuple):
+    text: str
+    number: str | None = None  # what it sorts by
+    missing: bool = False
+
+
+def write_page(page: Page) -> str:
+    """Write the page.
+
+    Sound is 16-bit FLAC, all versions of an item at equal loudness.
+
+    Returns:
+        HTML in one piece.
+    """
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("pipelines"), autoescape=True)
+    environment.filters["digest"] = digest
+    assert environment.loader is not None  # noqa: S101 - our invariant
+    style, *scripts = (
+        Markup(environment.loader.get_source(environment, name)[0])  # noqa: S704 - our own files
+        for name in ("listening.css", "listening.js", "listening_tables.js")
+    )
+    players = [_player(one, page.sample_rate) for one in page.comparisons]
+    figures = [{"title": one.title, "note": one.note, "source": _png_uri(one.png)} for one in page.figures]
+    carried = [player["picture"] for player in players] + [figure["source"] for figure in figures]
+    carried += [sound for player in players for sound in player["audio"]]
+    html = environment.get_template("listening.html").render(
+        page=page,
+        style=style,
+        scripts=scripts,
+        players=players,
+        groups={one.degradation: _degradation_label(one.degradation) for one in page.comparisons},
+        tables=[_table(one) for one in page.tables],
+        figures=figures,
+        megabytes=f"{sum(map(len, carried)) / 1e6:.1f}",
+    )
+    return html.encode(errors="replace").decode()  # a file's name may hold what no encoding writes
+
+
+def digest(source: str) -> str:
+    """Name a script or style in the page's policy, which lets nothing else run."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}"
+
+
+def _png_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _table(table: Table) -> dict[str, Any]:
+    rows = [[_cell(value) for value in row] for row in table.rows]
+    numeric = [any(row[place].number is not None for row in rows) for place in range(len(table.columns))]
+    return {
+        "title": table.title,
+        "note": table.note,
+        "columns": list(zip(table.columns, numeric, strict=True)),
+        "rows": rows,
+    }
+
+
+def _cell(value: Value) -> _Cell:
+    if isinstance(value, Together):
+        return _Cell(value.text.replace("-", _MINUS), None if value.number is None else repr(value.number))
+    if value is None or (not isinstance(value, str) and math.isnan(value)):
+        return _Cell(MISSING, missing=True)
+    if isinstance(value, str):
+        return _Cell(value)
+    if math.isinf(value):
+        return _Cell("∞" if value > 0 else f"{_MINUS}∞", "Infinity" if value > 0 else "-Infinity")
+    return _Cell(_number(value), repr(float(value)))
+
+
+def _number(value: float) -> str:
+    """Two decimals, or two figures of what is smaller; integers whole."""
+    if isinstance(value, int | np.integer):
+        text = f"{value:,}"
+    elif 0 < abs(value) < 0.1:
+        text = f"{value:.2g}"
+    else:
+        text = f"{value:,.2f}"
+    return text.replace("-", _MINUS)
+
+
+def _codec_label(degradation: str) -> str:
+    match = _CODEC.fullmatch(degradation)
+    return match[1].upper() if match else "degraded"
+
+
+def _degradation_label(degradation: str) -> str:
+    if match := _CODEC.fullmatch(degradation):
+        return f"{match[1].upper()} {int(match[2]) / 1000:g} kbit/s"
+    if match := _KILO.fullmatch(degradation):
+        return f"{match[1]} kbit/s"
+    return degradation
+
+
+def _metric_label(metric: str) -> str:
+    if match := _ERROR_BAND.fullmatch(metric):
+        return f"error {int(match[1]) / 1000:g}–{int(match[2]) / 1000:g} kHz, dB"
+    return _METRICS.get(metric, metric)
+
+
+def _player(comparison: Comparison, sample_rate: int) -> dict[str, Any]:
+    labels = {
+        name: _codec_label(comparison.degradation) if name == UNTOUCHED else name
+        for name in comparison.versions
+    }
+    finite = {
+        name: np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0)
+        for name, samples in comparison.versions.items()
+    }
+    gains = equal_gains(finite, sample_rate)
+    heard = {name: (gains[name] * samples).astype(np.float32) for name, samples in finite.items()}
+    scored = [name for name in comparison.versions if comparison.scores.get(name)]
+    metrics = list(dict.fromkeys(metric for name in scored for metric in comparison.scores[name]))
+    about = [comparison.category.replace("_", " "), _degradation_label(comparison.degradation)]
+    return {
+        "item": comparison.item,
+        "degradation": comparison.degradation,
+        "rank": comparison.rank,
+        "about": " · ".join(filter(None, about)),
+        "seconds": next(iter(heard.values())).shape[1] / sample_rate,
+        "versions": list(labels.values()),
+        "pair": (0, min(2, len(labels) - 1)),
+        "scored": [labels[name] for name in scored],
+        "scores": [
+            (_metric_label(metric), [_cell(comparison.scores[name].get(metric)) for name in scored])
+            for metric in metrics
+        ],
+        "levels": ", ".join(f"{labels[name]} {_decibels(gain)}" for name, gain in gains.items()),
+        "size": picture_size(len(heard)),
+        "picture": _png_uri(draw_versions([(labels[name], one) for name, one in heard.items()], sample_rate)),
+        "audio": [base64.b64encode(_flac(one, sample_rate)).decode() for one in heard.values()],
+    }
+
+
+def _decibels(gain: float) -> str:
+    level = round(20 * math.log10(gain), 1)
+    return f"{level:.1f}".replace("-", _MINUS) if level else "0.0"
+
+
+def _flac(samples: Samples, sample_rate: int) -> bytes:
+    import soundfile
+
+    stream = io.BytesIO()
+    soundfile.write(stream, samples.T, sample_rate, format="FLAC", subtype="PCM_16", compression_level=1.0)
+    return stream.getvalue()

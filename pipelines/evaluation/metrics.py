@@ -1,0 +1,107 @@
+"""The scores of one item: the paper's three, and what they hide (`apollo.metrics`, `pipelines.audio.visqol`).
+
+What depends on level (plain SNR, log-spectral distance, error by band) is measured against the clean audio
+at the codec's level: LAME turns everything down by 5 %, which is no damage but limits the SNR to 26 dB.
+
+A score is None where it means nothing, never NaN: no channel of the clean audio sounds, there is no side,
+less than 0.96 s for ViSQOL. Channels without sound in the clean audio do not count.
+
+Shape legend: clean and estimate [channels, samples], float32, 44,100 Hz, of one shape.
+"""
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from apollo import metrics
+from pipelines import schema
+from pipelines.audio import visqol
+from pipelines.schema import ERROR_BANDS, METRICS, NOT_FINITE, SAMPLE_RATE, SCORED, SILENT
+
+_STEREO = 2
+
+
+def score(
+    clean: NDArray[np.float32], estimate: NDArray[np.float32], *, gain: float, cutoff_hz: float
+) -> dict[str, Any]:
+    """Score one estimate.
+
+    Args:
+        clean: What the codec was given; finite.
+        estimate: What it left, or what a model made of that.
+        gain: Linear level of the codec's output over the clean audio.
+        cutoff_hz: Where the codec's low-pass is.
+
+    Returns:
+        `status`, `reason`, and every name of METRICS, None where it is not defined.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if clean.shape != estimate.shape:
+        raise ValueError(f"clean {clean.shape} and estimate {estimate.shape} must have one shape")
+    empty: dict[str, Any] = dict.fromkeys(METRICS)
+    if not np.isfinite(estimate).all():
+        return {"status": NOT_FINITE, "reason": "the result holds samples that are no numbers"} | empty
+    heard = np.ptp(clean, axis=1) > 0
+    if not heard.any():
+        return {"status": SILENT, "reason": "the clean audio is silent"} | empty
+    reference = torch.from_numpy(np.ascontiguousarray(clean[heard])).double()
+    found = torch.from_numpy(np.ascontiguousarray(estimate[heard])).double()
+    levelled = gain * reference
+    values = {
+        "sdr": _mean(metrics.sdr(estimate=found, reference=reference)),
+        "si_snr": _mean(metrics.si_snr(estimate=found, reference=reference)),
+        "visqol": visqol.score(clean, estimate, SAMPLE_RATE),
+        "snr": _mean(metrics.snr(estimate=found, reference=levelled)),
+        "lsd_high": _mean(
+            metrics.log_spectral_distance(
+                estimate=found, reference=levelled, sample_rate=SAMPLE_RATE, cutoff_hz=cutoff_hz
+            )
+        ),
+        **_mid_side(clean, estimate),
+        **_error_by_band(estimate=found, reference=levelled),
+    }
+    return {"status": SCORED, "reason": None} | empty | values
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.mean())
+
+
+def _mid_side(clean: NDArray[np.float32], estimate: NDArray[np.float32]) -> dict[str, float | None]:
+    if len(clean) != _STEREO:
+        return {}
+    reference, found = (metrics.mid_side(torch.from_numpy(samples).double()) for samples in (clean, estimate))
+    return {
+        f"si_snr_{name}": float(metrics.si_snr(estimate=part, reference=whole))
+        if whole.max() > whole.min()
+        else None
+        for name, part, whole in zip(("mid", "side"), found, reference)
+    }
+
+
+def _error_by_band(*, estimate: Tensor, reference: Tensor) -> dict[str, float | None]:
+    """Give the error's energy over the signal's, band by band, in dB; 0 dB is a band that is missing."""
+    error, signal = (
+        torch.fft.rfft(samples).abs().square().sum(0) for samples in (estimate - reference, reference)
+    )
+    edges = [round(edge * estimate.shape[-1] / SAMPLE_RATE) for edge in schema.BANDS_HZ]
+    edges[-1] = len(signal)
+    return {
+        name: _decibels(float(error[low:high].sum()), float(signal[low:high].sum()), float(signal.sum()))
+        for name, (low, high) in zip(ERROR_BANDS, pairwise(edges))
+    }
+
+
+def _decibels(error: float, signal: float, whole: float) -> float | None:
+    if signal <= 1e-14 * whole:  # rounding of the transform, not sound
+        return None
+    if error == 0:
+        return -metrics.LIMIT_DB
+    return min(max(10 * math.log10(error / signal), -metrics.LIMIT_DB), metrics.LIMIT_DB)

@@ -1,0 +1,205 @@
+"""The registry's candidate against its champion: who is scored, and whether the alias moves."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.errors import UsageError
+from pipelines.evaluation.config import EvaluateConfig
+from pipelines.evaluation.promotion_rule import Decision, decide
+from pipelines.registry.registry import CANDIDATE, CHAMPION, Registry, Version
+from pipelines.runtime.progress import say
+from pipelines.storage.folder import Folder, is_uri
+from pipelines.tracking.uri import check_uri, resolve_uri
+
+CONTEST = "contest.json"
+_URI = "MLFLOW_TRACKING_URI"
+_REASONS = 4_000  # letters of a tag
+
+
+@contextmanager
+def own_registry() -> Iterator[None]:
+    """Put MLFLOW_TRACKING_URI back at the end: what follows in this process has another registry."""
+    before = os.environ.get(_URI)
+    try:
+        yield
+    finally:
+        os.environ.pop(_URI, None)
+        if before is not None:
+            os.environ[_URI] = before
+
+
+def tracking_uri(config: EvaluateConfig) -> str:
+    """Give where an evaluation is tracked, which is where its models are registered.
+
+    Raises:
+        UsageError: nothing can be tracked there, or a decision has no registry to be about.
+    """
+    told = config.tracking.uri or os.environ.get(_URI)
+    if not told and config.promote:
+        raise UsageError(
+            "--promote decides about the models of an MLflow registry: set MLFLOW_TRACKING_URI, or give "
+            "--tracking.uri, such as sqlite:////data/runs/paper/mlflow.db"
+        )
+    if not told and is_uri(config.output):
+        raise UsageError(
+            f"{config.output} is on no disk, so no database can be made there: set MLFLOW_TRACKING_URI"
+        )
+    uri = resolve_uri(config.tracking.uri, config.output)
+    check_uri(uri, nodes=1)
+    if config.tracking.uri:
+        os.environ[_URI] = uri  # names like models:/apollo@champion are looked up there
+    return uri
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Who is scored, and who of them stands for what.
+
+    Args:
+        models: As `find_contestants` takes them.
+        candidate: The version that may become champion.
+        champion: The version that was it when the contest began.
+        registry: Where they are registered.
+        decided: What an earlier run decided, as `decide` gave it.
+    """
+
+    models: tuple[str, ...]
+    candidate: Version | None = None
+    champion: Version | None = None
+    registry: Registry | None = None
+    decided: dict[str, Any] | None = None
+
+    def begin(self, output: Folder) -> None:
+        """Remember who contests: later runs on the output go on with them, wherever the aliases move."""
+        if self.candidate is not None and not output.exists(CONTEST):
+            self._keep(output, None)
+
+    def decide(self, scores: pa.Table, config: EvaluateConfig, run_id: str | None) -> dict[str, Any]:
+        """Let `champion` move if the candidate is better, and write down why or why not.
+
+        What was decided stays: asked again, the registry is left alone. A run that was killed on the way is
+        completed by the next.
+
+        Returns:
+            Facts for result.json.
+        """
+        if self.decided is not None:
+            say(f"decided before, and it stays: {'; '.join(self.decided['reasons'])}")
+            return self.decided
+        assert self.candidate is not None  # noqa: S101 - our invariant
+        assert self.registry is not None  # noqa: S101 - our invariant
+        new, old = self.candidate.label, self.champion.label if self.champion else None
+        if new == old:
+            reason = f"{new} is the champion already: there is nothing to decide"
+            decided = {"promoted": False, "reasons": [reason], "champion": old}
+            say(reason)
+        else:
+            decision = decide(scores, new, old, config.promotion)
+            now = self.registry.version(CHAMPION)  # scoring took hours, and others decide too
+            holder = now.label if now else None
+            completing = decision.promote and holder == new  # a run was killed after it had moved the alias
+            if holder != old and not completing:
+                return _overtaken(self.registry.name, holder)
+            if decision.promote and not completing:
+                self.registry.set_alias(CHAMPION, self.candidate)  # first: no tag may say what is not so
+            self._tag(decision, run_id)
+            decided = {
+                "promoted": decision.promote,
+                "reasons": list(decision.reasons),
+                "champion": new if decision.promote else old,
+            }
+            verdict = "the new" if decision.promote else "not"
+            say(f"{new} is {verdict} champion: {'; '.join(decision.reasons)}")
+        self._keep(Folder(config.output), decided)
+        return decided
+
+    def _tag(self, decision: Decision, run_id: str | None) -> None:
+        assert self.candidate is not None  # noqa: S101 - our invariant
+        assert self.registry is not None  # noqa: S101 - our invariant
+        self.registry.tag(
+            self.candidate,
+            {
+                "promotion": "promoted" if decision.promote else "refused",
+                "promotion_reasons": "\n".join(decision.reasons)[:_REASONS],
+                "promotion_against": self.champion.label if self.champion else "no champion yet",
+                "promotion_run": run_id or "not tracked",
+            },
+        )
+
+    def _keep(self, output: Folder, decided: dict[str, Any] | None) -> None:
+        assert self.candidate is not None  # noqa: S101 - our invariant
+        kept = {
+            "name": self.candidate.name,
+            "candidate": self.candidate.number,
+            "champion": self.champion.number if self.champion else None,
+            "decision": decided,
+        }
+        output.write(CONTEST, json.dumps(kept, indent=1).encode())
+
+
+def _overtaken(name: str, holder: str | None) -> dict[str, Any]:
+    """Say that the champion is not the one that was scored, so that nothing can be decided."""
+    became = f"{holder} became champion" if holder else f"{name} lost its champion"
+    reason = f"{became} meanwhile: run again with another --output"
+    say(f"nothing is decided: {reason}")
+    return {"promoted": False, "reasons": [reason], "champion": holder}
+
+
+def open_contest(config: EvaluateConfig, uri: str) -> Contest:
+    """Find who is to be scored: whom the aliases name, or who contested on this output before.
+
+    Raises:
+        UsageError: a decision was asked for, and there is no candidate, or the output is about another one.
+    """
+    if not config.promote:
+        return Contest(config.models)
+    registry, output = Registry(config.registry.name, uri), Folder(config.output)
+    kept = json.loads(output.read(CONTEST)) if output.exists(CONTEST) else None
+    candidate = registry.version(CANDIDATE)
+    if kept:
+        candidate, champion = _take_up(kept, registry, candidate, config.output)
+    elif candidate is None:
+        raise UsageError(
+            f"{config.registry.name} has no version with the alias {CANDIDATE} in the registry: training "
+            "registers one when it ends"
+        )
+    else:
+        champion = registry.version(CHAMPION)
+    if champion is None:
+        say(f"{config.registry.name} has no champion yet: the candidate has only the codec to beat")
+    versions: Sequence[Version] = [one for one in (candidate, champion) if one is not None]
+    named = {one.label: f"{one.label}=models:/{one.name}/{one.number}" for one in versions}
+    decided = kept["decision"] if kept else None
+    return Contest((*named.values(), *config.models), candidate, champion, registry, decided)
+
+
+def _take_up(
+    kept: dict[str, Any], registry: Registry, candidate: Version | None, output: str
+) -> tuple[Version, Version | None]:
+    """Find the candidate and the champion that contested on an output before.
+
+    Raises:
+        UsageError: the registry has another candidate by now, or has lost one of the two.
+    """
+    before = Version(kept["name"], kept["candidate"])
+    asked = candidate.label if candidate else f"models of {registry.name}"
+    if registry.name != before.name or (candidate and candidate.number != before.number):
+        did = "decided about" if kept["decision"] else "was begun for"
+        raise UsageError(f"{output} {did} {before.label}: name another --output for {asked}")
+    numbers = [kept["candidate"]] + ([] if kept["champion"] is None else [kept["champion"]])
+    found = []
+    for number in numbers:
+        version = registry.version(number)
+        if version is None:
+            raise UsageError(
+                f"{output} is about {Version(registry.name, number).label}, which the registry does not have "
+                "any more: name another --output"
+            )
+        found.append(version)
+    return found[0], found[1] if len(found) > 1 else None

@@ -1,0 +1,223 @@
+"""The rule by which the registry's `champion` moves: a pure function of the validation split's scores."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipelines.errors import UsageError
+from pipelines.evaluation.analysis.bootstrap import LEVEL, RESAMPLES, Bootstrap
+from pipelines.evaluation.analysis.scores import LOWER_IS_BETTER, Scores, label, read_scores, unit
+from pipelines.schema import METRICS, NOT_FINITE, STATUSES, UNREADABLE, UNTOUCHED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What a candidate must be.
+
+    Args:
+        metric: A column of the table of scores.
+        against: Whom it is compared with, item by item.
+        kind: `better`: the interval of the mean improvement, over all degradations together, lies above
+            `margin`. `not_worse`: the mean of no degradation is worse by more than `margin`.
+        margin: In the metric's unit.
+    """
+
+    metric: str = "visqol"
+    against: Literal["champion", "untouched", "both"] = "both"
+    kind: Literal["better", "not_worse"] = "better"
+    margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise UsageError(f"metric is {self.metric!r}: it must be one of {', '.join(METRICS)}")
+        if not (math.isfinite(self.margin) and self.margin >= 0):
+            raise UsageError(f"margin is {self.margin}: it must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromotionConfig:
+    """When a candidate becomes champion: when all rules hold.
+
+    Args:
+        rules: The default asks for more ViSQOL than the champion and the untouched codec, and for at most
+            1 dB less SI-SNR than either at every bitrate.
+        level: Coverage of the intervals.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+    """
+
+    rules: tuple[Rule, ...] = (
+        Rule(metric="visqol", kind="better", margin=0.0),
+        Rule(metric="si_snr", kind="not_worse", margin=1.0),
+    )
+    level: float = LEVEL
+    resamples: int = RESAMPLES
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.rules:
+            raise UsageError("promotion has no rules: every candidate would become champion. Give one")
+        if not 0 < self.level < 1 or self.resamples < 1:
+            raise UsageError(
+                f"level is {self.level}, resamples {self.resamples}: give 0 < level < 1 and 1 or more "
+                "resamples"
+            )
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether the champion moves, and why.
+
+    Args:
+        promote: Whether it does.
+        reasons: What was looked at, with numbers; each begins with `passed` or `failed`.
+    """
+
+    promote: bool
+    reasons: tuple[str, ...]
+
+
+def decide(
+    scores: pa.Table | Scores, candidate: str, champion: str | None, config: PromotionConfig
+) -> Decision:
+    """Decide whether the candidate becomes champion.
+
+    Args:
+        scores: Of the candidate, the champion and the untouched codec, on the same items.
+        candidate: Its name in the table.
+        champion: Its name in the table; None where there is none: then the untouched codec alone is to beat.
+        config: The rules.
+
+    Raises:
+        ValueError: the candidate is the champion or the untouched codec, or one of them was not scored.
+    """
+    columns = scores if isinstance(scores, Scores) else read_scores(scores)
+    if candidate in (champion, UNTOUCHED) or champion == UNTOUCHED:
+        raise ValueError(f"candidate {candidate!r} and champion {champion!r} must be two models")
+    for name in (candidate, champion or UNTOUCHED, UNTOUCHED):
+        if name not in columns.models:
+            raise ValueError(f"{name!r} is not among the scores: they are of {', '.join(columns.models)}")
+    references = {UNTOUCHED: "the untouched codec"}
+    if champion is not None:
+        references = {champion: f"the champion ({champion})"} | references
+    found = [
+        reason
+        for rule in config.rules
+        for name, text in references.items()
+        if rule.against == "both" or (rule.against == "untouched") == (name == UNTOUCHED)
+        for reason in _Comparison(columns, rule, candidate, name, text).reasons(config)
+    ]
+    reasons = (
+        *_failures(columns, candidate),
+        *_incomplete(columns, {candidate: "the candidate"} | references),
+        *(found or ["failed: no rule applies, since there is no champion yet"]),
+    )
+    return Decision(all(reason.startswith("passed") for reason in reasons), reasons)
+
+
+def _failures(scores: Scores, candidate: str) -> list[str]:
+    """Say how many of the candidate's results are of no use where the untouched codec's are."""
+    reasons = []
+    for status in (NOT_FINITE, UNREADABLE):
+        place = STATUSES.index(status)
+        own = len(np.setdiff1d(_keys(scores, candidate, place), _keys(scores, UNTOUCHED, place)))
+        if own:
+            reasons.append(f"failed: {own} of the candidate's results are {status.replace('_', ' ')}")
+    return reasons
+
+
+def _incomplete(scores: Scores, names: Mapping[str, str]) -> list[str]:
+    """Say which models were not scored on all that the untouched codec was."""
+    expected = _keys(scores, UNTOUCHED)
+    lacking = {text: len(np.setdiff1d(expected, _keys(scores, name))) for name, text in names.items()}
+    return [
+        f"failed: {text} lacks {number} of {len(expected)} scores: the evaluation is not complete"
+        for text, number in lacking.items()
+        if number
+    ]
+
+
+def _keys(scores: Scores, model: str, status: int | None = None) -> NDArray[np.int64]:
+    """Give what a model was scored on, or what came out with a status."""
+    rows = scores.rows(model)
+    if status is not None:
+        rows = rows[scores.status[rows] == status]
+    return scores.degradation[rows] * len(scores.items) + scores.item[rows]
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """A rule, applied to the candidate and one reference, which `text` names."""
+
+    scores: Scores
+    rule: Rule
+    candidate: str
+    reference: str
+    text: str
+
+    def reasons(self, config: PromotionConfig) -> list[str]:
+        if self.rule.kind == "better":
+            return self._better(config)
+        return [
+            reason
+            for degradation in self.scores.degradations
+            if len(self.scores.rows(self.reference, degradation))
+            for reason in self._not_worse(degradation)
+        ]
+
+    def _better(self, config: PromotionConfig) -> list[str]:
+        bootstrap = Bootstrap(resamples=config.resamples, seed=config.seed, level=config.level)
+        ours, theirs = self.scores.pairs(self.candidate, self.reference)
+        found = self.scores.interval(self.rule.metric, ours, theirs, bootstrap=bootstrap)
+        name = f"{label(self.rule.metric)} against {self.text}"
+        undefined = self._undefined(ours, theirs, name)
+        if found.mean is None or found.low is None or found.high is None:
+            mean = "" if found.mean is None else f"{self._words(found.mean)} on average, but "
+            return [*undefined, f"failed: {name}: {mean}no interval: {found.reason}"]
+        low, high = sorted((self._sign * found.low, self._sign * found.high))
+        return [
+            *undefined,
+            f"{_word(low > self.rule.margin)}: {name}: {self._words(found.mean)}, improvement within "
+            f"[{low:+.3f}, {high:+.3f}] over {found.items} pairs of {found.songs} songs; it must lie above "
+            f"{self.rule.margin:g}",
+        ]
+
+    def _not_worse(self, degradation: str) -> list[str]:
+        ours, theirs = self.scores.pairs(self.candidate, self.reference, degradation)
+        name = f"{label(self.rule.metric)} against {self.text} at {degradation}"
+        values = self.scores.values[self.rule.metric]
+        differences = values[ours] - values[theirs]
+        defined = differences[~np.isnan(differences)].tolist()
+        if not defined:
+            return [f"failed: {name}: no item has this score in both"]
+        mean = math.fsum(defined) / len(defined)
+        return [
+            *self._undefined(ours, theirs, name),
+            f"{_word(self._sign * mean >= -self.rule.margin)}: {name}: {self._words(mean)} over "
+            f"{len(defined)} items; at most {self.rule.margin:g} {unit(self.rule.metric)} worse is allowed",
+        ]
+
+    def _undefined(self, ours: NDArray[np.int64], theirs: NDArray[np.int64], name: str) -> list[str]:
+        """Refuse a candidate that lacks a score where the reference has one: it might be its worst."""
+        values = self.scores.values[self.rule.metric]
+        number = int((np.isnan(values[ours]) & ~np.isnan(values[theirs])).sum())
+        return [f"failed: {name}: the candidate lacks {number} that the other has"] if number else []
+
+    @property
+    def _sign(self) -> int:
+        return -1 if self.rule.metric in LOWER_IS_BETTER else 1
+
+    def _words(self, mean: float) -> str:
+        change = self._sign * mean
+        if not change:
+            return "equal"
+        return f"{abs(change):.3f} {unit(self.rule.metric)} {'better' if change > 0 else 'worse'}"
+
+
+def _word(passed: bool) -> str:
+    return "passed" if passed else "failed"

@@ -1,0 +1,74 @@
+"""The real-time factor as the paper has it: milliseconds for one second of mono at 44.1 kHz."""
+
+import statistics
+import time
+from dataclasses import dataclass
+
+from pipelines.registry.model_bundle import Packed, unpack
+
+_WARM_UP_RUNS = 3
+
+
+@dataclass(frozen=True)
+class RealTime:
+    """How fast a model is.
+
+    Args:
+        milliseconds: Mean over the runs.
+        runs: How many there were.
+        device: Name of the hardware.
+        threads: Of a CPU.
+    """
+
+    milliseconds: float
+    runs: int
+    device: str
+    threads: int
+
+
+def measure(packed: Packed, precision: str, device: str, runs: int, seconds: float) -> RealTime:
+    """Measure a model, alone on the machine; the caller sees to that.
+
+    Args:
+        packed: The model.
+        precision: Of the linear layers.
+        device: `cpu` or `cuda`.
+        runs: Most runs.
+        seconds: Longest time, warm-up aside; one run there is always.
+    """
+    import torch
+
+    from apollo import device as devices
+
+    torch.backends.cudnn.allow_tf32 = False  # as scores are made
+    place = devices.choose_device(device)
+    dtype = devices.choose_precision(precision, place)
+    generator = unpack(packed).with_precision(dtype).to(place)
+    rate = generator.config.sample_rate
+    samples = 0.1 * torch.randn(1, rate, generator=torch.Generator().manual_seed(0)).to(place)
+    times: list[float] = []
+
+    def run() -> float:
+        began = time.perf_counter()
+        with torch.inference_mode():
+            generator(samples)
+        devices.wait(place)
+        return time.perf_counter() - began
+
+    for _ in range(_WARM_UP_RUNS):
+        run()
+    end = time.monotonic() + seconds
+    while len(times) < runs and (not times or time.monotonic() < end):
+        times.append(run())
+    name = torch.cuda.get_device_name(place) if place.type == "cuda" else _processor()
+    return RealTime(1000 * statistics.fmean(times), len(times), name, torch.get_num_threads())
+
+
+def _processor() -> str:
+    import platform
+
+    try:
+        with open("/proc/cpuinfo") as stream:
+            return next(line.partition(":")[2].strip() for line in stream if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,133 @@
+"""An evaluation in MLflow: a parent run with the tables and the page, and a child run a trial.
+
+Everything comes from finished files, so a server that was down misses nothing: the next run of the same
+command brings it there. Runs are found again by a tag, and what they hold is never logged twice.
+"""
+
+import json
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipelines.storage.folder import Folder
+from pipelines.tracking.mlflow_sync import KEY_TAG, LONGEST_TAG, flatten, impatient, make_client, tidy
+from pipelines.tracking.run import TrackingConfig
+from pipelines.tracking.uri import artifact_location
+
+_KEY_FILE = "tracking.json"
+_PARENT = "mlflow.parentRunId"
+_DIGEST = "apollo.digest"
+_PARAMS_A_BATCH, _METRICS_A_BATCH = 100, 1_000
+
+
+@dataclass(frozen=True)
+class Child:
+    """What one run of MLflow is to hold.
+
+    Args:
+        name: Of the run.
+        digest: Of what it was made from; a run that has it is complete.
+        params: Values by name.
+        metrics: Numbers by name.
+    """
+
+    name: str
+    digest: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def track(
+    config: TrackingConfig,
+    uri: str,
+    output: Folder,
+    *,
+    parent: Child,
+    tags: Mapping[str, str],
+    children: Sequence[Child],
+    files: Sequence[str],
+) -> str:
+    """Bring an evaluation to MLflow and give the parent run's id.
+
+    Args:
+        config: Names and limits.
+        uri: Of the server or database.
+        output: Of the evaluation.
+        parent: The parent run.
+        tags: Of the parent.
+        children: The trials.
+        files: Names below the output that become the parent's artifacts.
+
+    Raises:
+        Exception: whatever MLflow raises; nothing is half-told, the next call goes on.
+    """
+    with impatient(config.request_seconds):
+        client = make_client(uri)
+        experiment = _experiment(client, config.experiment, artifact_location(uri, output.location))
+        key = _key(output)
+        run = _find(client, experiment, f"tags.`{KEY_TAG}` = '{key}'")
+        if run is None:
+            run = client.create_run(
+                experiment,
+                tags={KEY_TAG: key, **{tidy(name): text[:LONGEST_TAG] for name, text in tags.items()}},
+                run_name=config.run_name or parent.name,
+            )
+        run_id: str = run.info.run_id
+        for child in children:
+            _send_child(client, experiment, run_id, child)
+        if run.data.tags.get(_DIGEST) != parent.digest:
+            with tempfile.TemporaryDirectory() as scratch:
+                for name in files:
+                    copy = Path(scratch, name)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    copy.write_bytes(output.read(name))
+                client.log_artifacts(run_id, scratch)
+            _log(client, run, parent)
+        return run_id
+
+
+def _experiment(client: Any, name: str, location: str | None) -> str:
+    there = client.get_experiment_by_name(name)
+    found = there.experiment_id if there else client.create_experiment(name, artifact_location=location)
+    return str(found)
+
+
+def _key(output: Folder) -> str:
+    """Give what only this output's run is tagged with."""
+    if not output.exists(_KEY_FILE):
+        output.write(_KEY_FILE, json.dumps({"key": uuid.uuid4().hex}).encode())
+    return str(json.loads(output.read(_KEY_FILE))["key"])
+
+
+def _find(client: Any, experiment: str, condition: str) -> Any:
+    found = client.search_runs([experiment], filter_string=condition, max_results=1)
+    return found[0] if found else None
+
+
+def _send_child(client: Any, experiment: str, parent: str, child: Child) -> None:
+    name = tidy(child.name)
+    run = _find(client, experiment, f"tags.`{_PARENT}` = '{parent}' and tags.`apollo.trial` = '{name}'")
+    if run is None:
+        run = client.create_run(experiment, tags={_PARENT: parent, "apollo.trial": name}, run_name=name)
+    if run.data.tags.get(_DIGEST) != child.digest:
+        _log(client, run, child)
+
+
+def _log(client: Any, run: Any, content: Child) -> None:
+    """Log params and metrics, then the tag that says that they are all there."""
+    from mlflow.entities import Metric, Param
+
+    run_id, began = run.info.run_id, run.info.start_time
+    params = [Param(name, value) for name, value in flatten(content.params).items()]
+    new = [param for param in params if param.key not in run.data.params]
+    # the run's own start as their time: a point that comes again is the point that is there
+    metrics = [Metric(tidy(name), value, began, 0) for name, value in content.metrics.items()]
+    for start in range(0, len(new), _PARAMS_A_BATCH):
+        client.log_batch(run_id, params=new[start : start + _PARAMS_A_BATCH])
+    for start in range(0, len(metrics), _METRICS_A_BATCH):
+        client.log_batch(run_id, metrics=metrics[start : start + _METRICS_A_BATCH])
+    client.set_tag(run_id, _DIGEST, content.digest)
+    client.set_terminated(run_id, "FINISHED")

@@ -1,0 +1,1 @@
+"""Training examples: from shards, or mixed while training."""

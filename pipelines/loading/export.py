@@ -1,0 +1,191 @@
+"""One file of tensors with training and validation examples, for machines that have torch and nothing else.
+
+`apollo.training.example_file` reads it. Clean samples are the shards' own 16 bits. Degraded ones have the
+codec's gain taken out and are stored in 16 bits of their own peak, so that an overshoot does not clip:
+rounding is 100 dB below that peak, as quiet as the clean samples' own. Half precision would round loud
+passages 15 dB coarser, and so fill the band that the codec emptied.
+
+    format, sample_rate, names, degradations,
+    clean [examples, channels, samples] int16, degraded [examples, degradations, channels, samples] int16,
+    steps [examples, degradations] float32: what a step of `degraded` is worth, gain taken out,
+    gains [examples, degradations] float32, valid: the same keys for validation
+"""
+
+import os
+import secrets
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from apollo.training.augmentation import find_peak
+from apollo.training.example_file import FORMAT
+from pipelines import schema
+from pipelines.dataset.bad_rows import Rejects
+from pipelines.dataset.sampling import FixedOrder, Order
+from pipelines.dataset.shard_reader import CorruptError, decode
+from pipelines.dataset.split import CommittedSplit
+from pipelines.errors import UsageError
+from pipelines.loading.shard_source import LoaderConfig
+from pipelines.runtime import run
+from pipelines.storage.folder import TEMPORARY_SUFFIX, is_uri, sync_folder
+
+_LARGEST = 32_767
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """What to export.
+
+    Args:
+        data: Folder or URI of an output of preprocess.
+        file: Where the file goes. An example takes 0.5 MB and 0.5 MB for each degradation, in memory too
+            while the file is made.
+        examples: Training examples: the first ones of the training order.
+        valid: Validation examples: the first ones of the validation split.
+        seed: Of the training order.
+        loader: Degradations, the order's windows, and what happens at rows that cannot be used; the rest
+            counts for nothing here.
+    """
+
+    data: str
+    file: str
+    examples: int = 256
+    valid: int = 48
+    seed: int = 0
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+
+    def __post_init__(self) -> None:
+        if not self.data or not self.file:
+            raise UsageError("name the --data that preprocess made and the --file to write")
+        if is_uri(self.file):
+            raise UsageError(
+                f"file is {self.file!r}: give a path on this machine, and copy the file from there"
+            )
+        if self.examples < 1 or self.valid < 0:
+            raise ValueError(
+                f"examples is {self.examples} and valid {self.valid}: give 1 or more and 0 or more"
+            )
+        object.__setattr__(self, "data", run.resolve(self.data, "--data"))
+        object.__setattr__(self, "file", run.resolve(self.file, "--file"))
+
+
+def export(config: ExportConfig) -> str:
+    """Write the file, whole or not at all, and describe it.
+
+    Raises:
+        UsageError: there are fewer examples than asked for.
+        CorruptDataError: rows cannot be used, and the configuration says to stop.
+    """
+    train = CommittedSplit(config.data, "train", config.loader.degradations)
+    order = Order(train.rows, seed=config.seed, window_shards=config.loader.window_shards)
+    content: dict[str, Any] = {"format": FORMAT, "sample_rate": schema.SAMPLE_RATE}
+    content |= _collect(train, order, config.examples, config)
+    if config.valid:
+        valid = CommittedSplit(config.data, "valid", train.degradations)
+        content["valid"] = _collect(valid, FixedOrder(valid.rows), config.valid, config)
+    else:
+        content["valid"] = _empty(0, train.degradations)
+    size = _write(Path(config.file), content)
+    return (
+        f"{config.file}: {config.examples} training and {config.valid} validation examples with "
+        f"{len(train.degradations)} degradations, {size / 1e6:.0f} MB"
+    )
+
+
+def _collect(
+    split: CommittedSplit, order: Order | FixedOrder, count: int, config: ExportConfig
+) -> dict[str, Any]:
+    """Decode the first sound examples of an order with every degradation."""
+    if count > split.num_rows:
+        raise UsageError(
+            f"{config.data} has {split.num_rows} of these examples, and {count} are asked for: ask for "
+            "fewer, or make more with preprocess"
+        )
+    collected = _empty(count, split.degradations)
+    filled = 0
+    for name, pairs in _sound_rows(split, order, config):
+        collected["names"].append(name)
+        collected["clean"][filled] = _to_16_bit(pairs[0][0], 1 / 32_768)
+        for kind, (_, degraded, gain) in enumerate(pairs):
+            step = (find_peak(degraded) or 1.0) / _LARGEST
+            collected["degraded"][filled, kind] = _to_16_bit(degraded, step)
+            collected["steps"][filled, kind], collected["gains"][filled, kind] = step / gain, gain
+        filled += 1
+        if filled == count:
+            return collected
+    raise UsageError(
+        f"{config.data} has {filled} sound examples, and {count} are asked for: ask for fewer, or run "
+        "preprocess again"
+    )
+
+
+def _empty(count: int, degradations: tuple[str, ...]) -> dict[str, Any]:
+    shape, kinds = (schema.CHANNELS, schema.EXCERPT_FRAMES), len(degradations)
+    return {
+        "names": [],
+        "degradations": list(degradations),
+        "clean": torch.zeros((count, *shape), dtype=torch.int16),
+        "degraded": torch.zeros((count, kinds, *shape), dtype=torch.int16),
+        "steps": torch.zeros((count, kinds)),
+        "gains": torch.zeros((count, kinds)),
+    }
+
+
+Pair = tuple[Tensor, Tensor, float]  # clean and degraded [channels, samples], and the codec's gain
+
+
+def _sound_rows(
+    split: CommittedSplit, order: Order | FixedOrder, config: ExportConfig
+) -> Iterator[tuple[str, list[Pair]]]:
+    """Give the rows of one pass that can be used with every degradation: recipe id, and a pair for each."""
+    loader = config.loader
+    rejects = Rejects(
+        config.data,
+        split.num_rows,
+        corrupt=loader.corrupt,
+        max_corrupt_share=loader.max_corrupt_share,
+        on_reject=None,
+    )
+    with ThreadPoolExecutor(loader.decode_threads) as pool:
+        for place in map(order.at, range(split.num_rows)):
+
+            def read(name: str, shard: int = place.shard, row: int = place.row) -> tuple[str, Pair]:
+                stored = split.reader.read(shard, {row: name})[row]
+                if isinstance(stored, CorruptError):
+                    raise stored
+                return stored.recipe_id, (*decode(stored), stored.gain)
+
+            try:
+                made = list(pool.map(read, split.degradations))
+            except CorruptError as error:
+                rejects.add(error)
+                continue
+            yield made[0][0], [pair for _, pair in made]
+
+
+def _to_16_bit(samples: Tensor, step: float) -> Tensor:
+    return (samples / step).round().clamp(-_LARGEST - 1, _LARGEST).to(torch.int16)
+
+
+def _write(path: Path, content: dict[str, Any]) -> int:
+    """Write under a temporary name, sync, rename; give the size in bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    try:
+        with open(temporary, "xb") as stream:
+            torch.save(content, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_folder(str(path.parent))
+    return path.stat().st_size

@@ -1,0 +1,276 @@
+"""Training examples mixed and encoded while training goes on: new recipes in every epoch, as in the paper.
+
+The sources, their windows and the codecs are those of an output of preprocess; its shards are not read.
+Actors on the cluster's free CPUs mix and encode, and what they make is streamed to the workers in order, as
+FLAC and one bitstream. Which examples an epoch has is a pure function of (seed, epoch, position), for any
+number of workers and actors; what is being made when a run is stopped is made again.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from apollo import rng
+from apollo.audio.ffmpeg import FfmpegError
+from apollo.training.augmentation import set_levels
+from apollo.training.data import Example
+from pipelines.audio.codec import CodecConfig, CodecError, Mp3Encoder
+from pipelines.audio.reading import Reader
+from pipelines.cluster.connection import stream_actors
+from pipelines.dataset.bad_rows import CorruptDataError, Reject, Rejects
+from pipelines.dataset.shard_reader import CorruptError, Stored, decode
+from pipelines.errors import UsageError
+from pipelines.loading.prefetch import rising, submit_ahead
+from pipelines.loading.shard_source import LoaderConfig
+from pipelines.preprocess.catalog import Catalog
+from pipelines.preprocess.recipes import RecipesConfig, plan
+from pipelines.preprocess.render import RejectError, mix, to_16_bit, to_flac
+from pipelines.runtime import run
+from pipelines.runtime.run import FINGERPRINT
+from pipelines.storage import parquet
+from pipelines.storage.folder import Folder, join
+
+_SPLIT = "train"
+_BLOCK_ROWS = 4  # about 1.3 MB made before any of it is sent
+_MOST_TRIES = 100
+
+
+@dataclass(frozen=True)
+class MixTask:
+    """What a mixer needs beside the recipes: plain values, so that Ray can send it.
+
+    Args:
+        output: Path or URI of the output of preprocess.
+        cache: Path or URI of its decoded sources.
+        codec: Degradations that can be asked for.
+        versions: Of the process that reads; a node that differs would make other examples.
+    """
+
+    output: str
+    cache: str
+    codec: CodecConfig
+    versions: dict[str, str]
+
+
+class Mixer:
+    """An actor's state: makes one example at a time, with one degradation."""
+
+    def __init__(self, task: MixTask) -> None:
+        run.check_versions(task.versions, task.codec.ffmpeg)
+        rows = _read_table(Folder(task.output), "sources.parquet", ["source_id", "files"])
+        self._sources = {row["source_id"]: row["files"] for row in rows}
+        self._reader = Reader(task.cache)
+        self._encoders = {
+            name: Mp3Encoder(replace(task.codec, bitrates_bps=(bitrate_bps,)))
+            for name, bitrate_bps in zip(task.codec.degradations, task.codec.bitrates_bps, strict=True)
+        }
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Make the example of a row (number, recipe_id, degradation, components as JSON), or say why not."""
+        made = {name: row[name] for name in ("number", "recipe_id", "degradation")}
+        try:
+            return made | {"reason": ""} | self._make(json.loads(row["components"]), row["degradation"])
+        except (RejectError, CodecError, FfmpegError) as error:
+            return made | {"reason": str(error), "clean": b"", "degraded": b"", "gain": 0.0, "frames": 0}
+
+    def _make(self, components: list[dict[str, Any]], degradation: str) -> dict[str, Any]:
+        clean, _ = to_16_bit(mix(components, self._sources, self._reader))
+        encoded = self._encoders[degradation].encode(clean)[degradation]
+        return {
+            "clean": to_flac(clean),
+            "degraded": encoded.stream,
+            "gain": encoded.gain,
+            "frames": len(clean),
+        }
+
+
+class LiveSource:
+    """Training examples that no shard holds: every epoch has recipes of its own.
+
+    Recipe k of an epoch is recipe k that preprocess would plan with the seed `seed + epoch`; degradation,
+    level and sides are drawn as ShardSource draws them. The reading process decodes. A run that is resumed
+    asks for the positions that it still needs, and actors start anew for them.
+
+    Args:
+        output: Path or URI of a planned output of preprocess, with its sources where they were.
+        config: Degradations, levels, decoding, and what happens at recipes that cannot be made.
+        epoch_examples: Examples of an epoch, of all workers together.
+        seed: Another seed gives other recipes and other draws.
+        actors: Most actors for this process. All processes together must leave each of them one free CPU, or
+            the last would wait while the others wait for it.
+        cache: Path or URI of the decoded sources, where preprocess was given one.
+        ffmpeg: Program to use on every node; unset takes the bundled one.
+        on_reject: Called with each recipe that is left out, once.
+
+    Raises:
+        UsageError: the output is not planned, has no training sources, or lacks a degradation.
+    """
+
+    def __init__(
+        self,
+        output: str,
+        config: LoaderConfig | None = None,
+        *,
+        epoch_examples: int,
+        seed: int = 0,
+        actors: int = 1,
+        cache: str = "",
+        ffmpeg: str | None = None,
+        on_reject: Callable[[Reject], None] | None = None,
+    ) -> None:
+        if epoch_examples < 1:
+            raise ValueError(f"epoch_examples is {epoch_examples}: give 1 or more")
+        if actors < 1:
+            raise ValueError(f"actors is {actors}: give 1 or more")
+        self.config = config or LoaderConfig()
+        self._epoch_examples, self._seed, self._actors = epoch_examples, seed, actors
+        began = _read_beginning(Folder(output))
+        codec = {**began["codec"], "bitrates_bps": tuple(began["codec"]["bitrates_bps"]), "ffmpeg": ffmpeg}
+        self._task = MixTask(
+            output, cache or join(output, "cache"), CodecConfig(**codec), run.versions(ffmpeg)
+        )
+        self._recipes_config = RecipesConfig(**began["recipes"])
+        self.degradations = self.config.degradations or self._task.codec.degradations
+        if unknown := [name for name in self.degradations if name not in self._task.codec.degradations]:
+            raise UsageError(
+                f"{output} was not made for {', '.join(unknown)}; it has "
+                f"{', '.join(self._task.codec.degradations)}"
+            )
+        self._catalog = _read_catalog(Folder(output))
+        self._on_reject, self._output = on_reject, output
+        self._rejects, self._epoch = self._begin_listing(), -1
+        self._mixer: Mixer | None = None
+
+    def _begin_listing(self) -> Rejects:
+        """Begin a list of what is left out: every epoch has recipes of its own, and a share of its own."""
+        return Rejects(
+            self._output,
+            self._epoch_examples,
+            corrupt=self.config.corrupt,
+            max_corrupt_share=self.config.max_corrupt_share,
+            on_reject=self._on_reject,
+        )
+
+    @property
+    def rejects(self) -> list[Reject]:
+        """What this process has left out in this epoch, each once."""
+        return self._rejects.listed
+
+    def read(self, epoch: int, positions: Sequence[int]) -> Iterator[Example]:
+        """Give the examples at these positions of an epoch; see `apollo.training.data.Source`.
+
+        Actors and threads end with the iterator.
+        """
+        if epoch != self._epoch:
+            self._rejects, self._epoch = self._begin_listing(), epoch
+        tasks = list(self._tasks(epoch, rising(0, positions)))
+        made = stream_actors(tasks, Mixer, (self._task,), actors=self._actors, block_rows=_BLOCK_ROWS)
+        pool = ThreadPoolExecutor(self.config.decode_threads, "decode")
+        try:
+            with closing(made):
+                for row, example in submit_ahead(made, self._finish, pool, self.config.look_ahead):
+                    yield self._settle(epoch, row["number"], example)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _tasks(self, epoch: int, positions: Iterator[int]) -> Iterator[dict[str, Any]]:
+        """Plan the recipes at these positions."""
+        wanted = list(positions)
+        if not wanted:
+            return
+        config = replace(self._recipes_config, train=wanted[-1] + 1)
+        first, place = 0, 0
+        for batch in plan(_SPLIT, self._catalog, config, seed=self._seed + epoch, shard_rows=1):
+            inside = []
+            while place < len(wanted) and wanted[place] < first + len(batch):
+                inside.append(wanted[place] - first)
+                place += 1
+            chosen = batch.select(["recipe_id", "components"]).take(pa.array(inside, pa.int64()))
+            for offset, row in zip(inside, chosen.to_pylist(), strict=True):
+                number = epoch * self._epoch_examples + first + offset
+                kind = rng.below(len(self.degradations), number, self._seed, "degradation")
+                yield {
+                    "number": number,
+                    "recipe_id": row["recipe_id"],
+                    "degradation": self.degradations[kind],
+                    "components": json.dumps(row["components"]),
+                }
+            first += len(batch)
+
+    def _finish(self, row: dict[str, Any]) -> Example:
+        """Decode what an actor made.
+
+        Raises:
+            CorruptError: it made nothing.
+        """
+        if row["reason"]:
+            raise CorruptError(row["recipe_id"], row["reason"])
+        columns = ("recipe_id", "degradation", "clean", "degraded", "gain", "frames")
+        stored = Stored(**{name: row[name] for name in columns}, shard="none: mixed now")
+        clean, degraded = set_levels(
+            *decode(stored),
+            gain=stored.gain,
+            config=self.config.levels,
+            seed=self._seed,
+            index=row["number"],
+        )
+        return Example(clean, degraded, f"{stored.recipe_id}/{stored.degradation}")
+
+    def _settle(self, epoch: int, number: int, made: Future[Example]) -> Example:
+        try:
+            return made.result()
+        except CorruptError as error:
+            self._rejects.add(error)
+        return self._replacement(epoch, number - epoch * self._epoch_examples)
+
+    def _replacement(self, epoch: int, position: int) -> Example:
+        """Make the next sound example of the epoch, here: the same one on every worker."""
+        self._mixer = self._mixer or Mixer(self._task)
+        later = iter(range(position + 1, position + 1 + _MOST_TRIES))
+        for task in self._tasks(epoch, later):
+            try:
+                return self._finish(self._mixer(task))
+            except CorruptError as error:
+                self._rejects.add(error)
+        raise CorruptDataError(
+            f"{_MOST_TRIES} recipes in a row cannot be made: are the sources of {self._task.output} where "
+            "they were?"
+        )
+
+
+def _read_table(output: Folder, name: str, columns: list[str]) -> list[dict[str, Any]]:
+    with output.open(name) as file:
+        rows: list[dict[str, Any]] = parquet.read_table(file, columns).to_pylist()
+    return rows
+
+
+def _read_beginning(output: Folder) -> dict[str, Any]:
+    if not output.exists("plan.json"):
+        raise UsageError(
+            f"{output.location} has no plan.json: name an output of preprocess that has been planned; its "
+            "shards are not needed"
+        )
+    began: dict[str, Any] = json.loads(output.read(FINGERPRINT))["config"]
+    return began
+
+
+def _read_catalog(output: Folder) -> Catalog:
+    columns = ["source_id", "stem", "group_id", "split", "left_out"]
+    sources = [
+        row
+        for row in _read_table(output, "sources.parquet", columns)
+        if row["split"] == _SPLIT and row["left_out"] is None
+    ]
+    if not sources:
+        raise UsageError(f"{output.location} has no source for training")
+    windows: dict[str, list[Any]] = {row["source_id"]: [] for row in sources}
+    columns = ["source_id", "start", "frames", "rms_db", "active_starts"]
+    for row in _read_table(output, "segments.parquet", columns):
+        if row["source_id"] in windows:
+            windows[row["source_id"]].append([row[name] for name in columns[1:]])
+    return Catalog.of(sources, windows)

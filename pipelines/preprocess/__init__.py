@@ -1,0 +1,1 @@
+"""Preprocess job: data sets to training shards."""

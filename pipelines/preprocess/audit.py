@@ -1,0 +1,230 @@
+"""Closing a run: planned = committed + rejected, or it says so; manifest, rejects, numbers."""
+
+import json
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines import schema
+from pipelines.audio.codec import CodecConfig
+from pipelines.dataset.plan import PLAN, planned_shards
+from pipelines.dataset.shards import Commit, find_damaged, read_commits
+from pipelines.errors import UsageError
+from pipelines.storage import parquet
+from pipelines.storage.folder import Folder, parquet_bytes
+
+REPORT, PAGE, MANIFEST, REJECTS = "report.json", "report.html", "manifest.jsonl", "rejects.parquet"
+_SHOWN = 3
+
+
+class AuditError(RuntimeError):
+    """The output does not hold what was planned."""
+
+
+def compare_listings(there: list[list[Any]], here: list[list[Any]], output: str) -> None:
+    """Refuse to continue over other source files than the output was begun with.
+
+    Raises:
+        UsageError: files came, went or changed; the text names some.
+    """
+    before, now = ({path: (size, mtime_ns) for path, size, mtime_ns in listing} for listing in (there, here))
+    changes = [f"{path} is gone" for path in before.keys() - now.keys()]
+    changes += [f"{path} is new" for path in now.keys() - before.keys()]
+    changes += [
+        f"{path} had {before[path][0]} bytes, has {now[path][0]}"
+        if before[path][0] != now[path][0]
+        else f"{path} was written since"
+        for path in before.keys() & now.keys()
+        if before[path] != now[path]
+    ]
+    if changes:
+        more = f"; and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
+        raise UsageError(
+            f"the source files are not those that {output} was begun with: "
+            f"{'; '.join(sorted(changes)[:_SHOWN])}{more}. "
+            "Bring them back, or name another --output"
+        )
+
+
+def status(output: Folder) -> str:
+    """Describe how far an output is, from its files alone."""
+    if not output.exists(PLAN):
+        scanned = len(output.entries("scan"))
+        return (
+            f"{output.location}: not planned yet, {scanned} songs scanned"
+            if scanned
+            else f"{output.location}: not begun"
+        )
+    plan = json.loads(output.read(PLAN))
+    commits = read_commits(output)
+    lines = [output.location]
+    for split, part in plan["splits"].items():
+        shards = [task for task in planned_shards(plan) if task["split"] == split]
+        done = [commits[split, task["shard"]] for task in shards if (split, task["shard"]) in commits]
+        made, rejected = sum(commit.rows for commit in done), sum(len(commit.rejected) for commit in done)
+        lines.append(
+            f"  {split:5s} {len(done)} of {len(shards)} shards, {made} of {part['recipes']} recipes "
+            f"committed, {rejected} rejected"
+        )
+    return "\n".join(lines)
+
+
+def close(
+    output: Folder,
+    plan: dict[str, Any],
+    versions: dict[str, str],
+    seconds: dict[str, float],
+    codec: CodecConfig,
+) -> dict[str, Any]:
+    """Check the whole output and write manifest.jsonl, rejects.parquet, report.json and report.html.
+
+    Raises:
+        AuditError: a recipe is neither committed nor rejected, or a shard is not what its commit says.
+    """
+    commits = read_commits(output)
+    tasks = planned_shards(plan)
+    lost = [task for task in tasks if (task["split"], task["shard"]) not in commits]
+    wrong = [
+        task
+        for task in tasks
+        if (commit := commits.get((task["split"], task["shard"])))
+        and commit.rows + len(commit.rejected) != task["rows"]
+    ]
+    damaged = find_damaged(output, commits.values(), content=False)
+    for orphan in _orphans(output, commits):
+        output.delete(orphan)
+    if lost or wrong or damaged or len(commits) != len(tasks):
+        raise AuditError(
+            f"{len(lost)} shards are missing, {len(wrong)} hold another number of recipes than planned, "
+            f"{len(damaged)} differ from "
+            f"their commits, {len(commits)} commits stand for {len(tasks)} planned shards. Run the command "
+            "again to mend it"
+        )
+    output.delete_temporary()  # of actors that a killed run left writing for a moment
+    order = [commits[task["split"], task["shard"]] for task in tasks]
+    lines = [json.dumps(_manifest_line(commit)) for commit in order]
+    output.write(MANIFEST, ("\n".join(lines) + "\n").encode())
+    rejects = plan["rejects"] + [
+        {"stage": "render", "id": reject["recipe_id"], "path": None, "reason": reject["reason"]}
+        for commit in order
+        for reject in commit.rejected
+    ]
+    output.write(REJECTS, parquet_bytes(pa.Table.from_pylist(rejects, schema.REJECTS)))
+    report = summarise(output, plan, order, versions, seconds)
+    from pipelines.preprocess.report import write_page
+
+    output.write(PAGE, write_page(output, report, codec).encode())
+    output.write(REPORT, json.dumps(report, indent=1).encode())
+    return report
+
+
+def _orphans(output: Folder, commits: dict[tuple[str, int], Commit]) -> set[str]:
+    """Find shard files that no commit stands for: a reader that lists the folder must not see them."""
+    ours = {schema.shard_path(*key) for key, commit in commits.items() if commit.rows}
+    return {entry.name for split in schema.SPLITS for entry in output.entries(split)} - ours
+
+
+def _manifest_line(commit: Commit) -> dict[str, Any]:
+    path = schema.shard_path(commit.split, commit.shard) if commit.rows else None
+    return {
+        "path": path,
+        "split": commit.split,
+        "shard": commit.shard,
+        "rows": commit.rows,
+        "bytes": commit.bytes,
+        "sha256": commit.sha256,
+        "rejected": len(commit.rejected),
+    }
+
+
+def summarise(
+    output: Folder,
+    plan: dict[str, Any],
+    commits: list[Commit],
+    versions: dict[str, str],
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """Count everything that the report tells."""
+    planned = sum(part["recipes"] for part in plan["splits"].values())
+    rejected = sum(len(commit.rejected) for commit in commits)
+    reasons = Counter(reject["reason"] for reject in plan["rejects"])
+    reasons.update(reject["reason"] for commit in commits for reject in commit.rejected)
+    bitrates: dict[str, set[int]] = {}
+    for commit in commits:
+        for name, found in commit.bitrates_bps.items():
+            bitrates.setdefault(name, set()).update(found)
+    by_split = {
+        split: {
+            "planned": part["recipes"],
+            "committed": sum(commit.rows for commit in commits if commit.split == split),
+            "rejected": sum(len(commit.rejected) for commit in commits if commit.split == split),
+            "songs": part["songs"],
+            "hours": round(
+                sum(commit.rows for commit in commits if commit.split == split)
+                * schema.EXCERPT_SECONDS
+                / 3600,
+                4,
+            ),
+        }
+        for split, part in plan["splits"].items()
+    }
+    return {
+        "planned": planned,
+        "committed": sum(commit.rows for commit in commits),
+        "rejected": rejected,
+        "reject_share_recipes": rejected / max(planned, 1),
+        "sources": plan["sources"],
+        "left_out_sources": plan["left_out"],
+        "rejected_sources": len(plan["rejects"]),
+        "reject_share_sources": len(plan["rejects"]) / max(plan["sources"], 1),
+        "shards": sum(commit.rows > 0 for commit in commits),
+        "bytes": sum(commit.bytes for commit in commits),
+        "splits": by_split,
+        "categories": _categories(output),
+        "source_hours": _source_hours(output),
+        "left_out": _left_out(output),
+        "real_bitrates_bps": {name: sorted(found) for name, found in bitrates.items()},
+        "seconds_by_stage": seconds,
+        "cpu_seconds_render": round(sum(commit.cpu_seconds for commit in commits), 1),
+        "reject_reasons": dict(reasons.most_common(20)),
+        "remarks": plan["remarks"],
+        "ignored_files": plan["ignored_files"],
+        "versions": versions,
+    }
+
+
+def _categories(output: Folder) -> dict[str, dict[str, int]]:
+    """Count planned recipes by split and category."""
+    with output.open("recipes.parquet") as file:
+        counted = (
+            parquet.read_table(file, ["split", "category"])
+            .group_by(["split", "category"])
+            .aggregate([([], "count_all")])
+        )
+    counts: dict[str, dict[str, int]] = {
+        split: dict.fromkeys(schema.CATEGORIES, 0) for split in schema.SPLITS
+    }
+    for row in counted.to_pylist():
+        counts[row["split"]][row["category"]] = row["count_all"]
+    return counts
+
+
+def _source_hours(output: Folder) -> dict[str, dict[str, float]]:
+    """Sum the hours of usable sources by split and stem."""
+    with output.open("sources.parquet") as file:
+        table = parquet.read_table(file, ["split", "stem", "frames", "left_out"])
+    used = (
+        table.filter(pc.is_null(table["left_out"])).group_by(["split", "stem"]).aggregate([("frames", "sum")])
+    )
+    hours: dict[str, dict[str, float]] = {split: {} for split in schema.SPLITS}
+    for row in sorted(used.to_pylist(), key=lambda row: str(row["stem"])):
+        hours[row["split"]][row["stem"]] = round(row["frames_sum"] / schema.SAMPLE_RATE / 3600, 4)
+    return hours
+
+
+def _left_out(output: Folder) -> dict[str, int]:
+    with output.open("sources.parquet") as file:
+        reasons = parquet.read_table(file, ["left_out"])["left_out"].to_pylist()
+    return dict(Counter(reason.partition(":")[0] for reason in reasons if reason is not None))

@@ -1,0 +1,101 @@
+"""What a run would make and cost, told before it runs."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from apollo.audio.decoding import AudioError
+from pipelines import schema
+from pipelines.audio import reading
+from pipelines.audio.codec import CodecConfig, Mp3Encoder
+from pipelines.capacity.plan import count_shards
+from pipelines.dataset.shards import ShardsConfig
+from pipelines.preprocess.layouts import Findings
+from pipelines.preprocess.recipes import RecipesConfig
+from pipelines.preprocess.render import cpu_seconds, to_flac
+from pipelines.storage.folder import Entry
+
+_PROBING_THREADS = 16
+_TRIALS = 4
+_NO_STEMS = 1
+_FLAC_SHARE = 0.65  # of 16-bit PCM; measured on the recordings described in docs/data.md
+_OTHER_WORK = 1.15  # reading, mixing and writing beside encoding; docs/benchmarks.md
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Numbers of a dry run."""
+
+    songs: int
+    tracks: int
+    hours: float
+    unknown: int
+    unreadable: int
+    recipes: dict[str, int]
+    shards: int
+    gigabytes: float
+    core_hours: float
+
+    def __str__(self) -> str:
+        unknown = f", {self.unknown} more to be decoded first" if self.unknown else ""
+        unreadable = f"; {self.unreadable} cannot be read" if self.unreadable else ""
+        listed = ", ".join(f"{split} {number:,}" for split, number in self.recipes.items())
+        return "\n".join(
+            [
+                f"songs    {self.songs:,} with {self.tracks:,} tracks{unreadable}",
+                f"hours    {self.hours:.2f} of tracks{unknown}",
+                f"recipes  {sum(self.recipes.values()):,} at most ({listed})",
+                f"shards   {self.shards:,}, about {self.gigabytes:.2f} GB",
+                f"cost     about {self.core_hours:.2f} core-hours of rendering, by {_TRIALS} excerpts "
+                "encoded here just now",
+            ]
+        )
+
+
+def make_estimate(
+    findings: Findings, recipes: RecipesConfig, codec: CodecConfig, shards: ShardsConfig
+) -> Estimate:
+    """Look at the headers of all files and encode a few excerpts of noise on this machine."""
+    files = [entry for song in findings.songs for entries in song.sources.values() for entry in entries]
+    with ThreadPoolExecutor(_PROBING_THREADS) as pool:
+        seconds = list(pool.map(_seconds, files))
+    has_stems = any(set(song.sources) - {schema.MIXTURE} for song in findings.songs)
+    categories = len(schema.CATEGORIES) - 1 if has_stems else _NO_STEMS
+    planned = {"train": recipes.train, "valid": recipes.valid, "test": recipes.test_per_category * categories}
+    bytes_each = _FLAC_SHARE * schema.EXCERPT_FRAMES * schema.CHANNELS * 2
+    bytes_each += sum(max(rate, 32_000) for rate in codec.bitrates_bps) / 8 * schema.EXCERPT_SECONDS
+    total = sum(planned.values())
+    return Estimate(
+        songs=len(findings.songs),
+        tracks=len(files),
+        hours=sum(value for value in seconds if value) / 3600,
+        unknown=sum(value is None for value in seconds),
+        unreadable=sum(value == 0 for value in seconds) + len(findings.rejects),
+        recipes=planned,
+        shards=count_shards(planned.values(), shards.rows),
+        gigabytes=total * bytes_each / 1e9,
+        core_hours=total * _seconds_per_recipe(codec) / 3600,
+    )
+
+
+def _seconds(entry: Entry) -> float | None:
+    """Give a file's length; None where only decoding can tell, 0 where it cannot be read."""
+    try:
+        known = reading.probe(entry.name)
+    except AudioError:
+        return 0.0
+    return known.frames / known.sample_rate if known else None
+
+
+def _seconds_per_recipe(codec: CodecConfig) -> float:
+    encoder = Mp3Encoder(codec)
+    noise = np.random.default_rng(0).normal(0, 3_000, (schema.EXCERPT_FRAMES, schema.CHANNELS))
+    excerpt = np.cumsum(noise, axis=0, dtype=np.float64)
+    excerpt = (excerpt / np.abs(excerpt).max() * 20_000 + noise).clip(-32_768, 32_767).astype(np.int16)
+    encoder.encode(excerpt)
+    before = cpu_seconds()
+    for _ in range(_TRIALS):
+        encoder.encode(excerpt)
+        to_flac(excerpt)
+    return (cpu_seconds() - before) / _TRIALS * _OTHER_WORK

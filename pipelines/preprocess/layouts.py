@@ -1,0 +1,330 @@
+"""Finding songs in folders: MUSDB18-HQ, MoisesDB, loose stems and loose songs, told apart by what lies there.
+
+Sources: sigsep's MUSDB18-HQ layout and its 14 published validation songs (musdb, configs/mus.yaml);
+moises-db's `data.json`. Only names and listings are looked at here, no audio.
+"""
+
+import json
+import os
+import posixpath
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from itertools import count
+from typing import Any
+
+from apollo.audio.decoding import EXTENSIONS
+from pipelines.errors import UsageError
+from pipelines.preprocess.stem_names import nfc, stems_of_names
+from pipelines.schema import MIXTURE, STEMS
+from pipelines.storage.folder import Entry, Folder, is_uri, join
+from pipelines.storage.object_store import StoreError
+
+MUSDB, MOISESDB = "musdb18hq", "moisesdb"
+_MUSDB_STEMS = ("bass", "drums", "other", "vocals")
+MUSDB_VALIDATION = frozenset(
+    {
+        "Actions - One Minute Smile",
+        "Clara Berry And Wooldog - Waltz For My Victims",
+        "Johnny Lokke - Promises & Lies",
+        "Patrick Talbot - A Reason To Leave",
+        "Triviul - Angelsaint",
+        "Alexander Ross - Goodbye Bolero",
+        "Fergessen - Nos Palpitants",
+        "Leaf - Summerghost",
+        "Skelpolu - Human Mistakes",
+        "Young Griffo - Pennies",
+        "ANiMAL - Rockshow",
+        "James May - On The Line",
+        "Meaxic - Take A Step",
+        "Traffic Experiment - Sirens",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Song:
+    """A song as found on disk.
+
+    Args:
+        dataset: Name of the data set.
+        song_id: Data set and relative name, in Unicode's composed form: the same on every machine.
+        artist: Empty where unknown.
+        title: The song's name.
+        split: Official split; None where the data set has none.
+        sources: Files of every source, by class; the files of a class are summed.
+        complete: Whether no stem is known to be missing, so that their sum is the song.
+    """
+
+    dataset: str
+    song_id: str
+    artist: str
+    title: str
+    split: str | None
+    sources: Mapping[str, tuple[Entry, ...]]
+    complete: bool = True
+
+    def to_json(self) -> str:
+        """Write the song as text, which Ray sends without pickling."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Song":
+        """Read what `to_json` wrote."""
+        values = json.loads(text)
+        sources = {
+            stem: tuple(Entry(**entry) for entry in files) for stem, files in values.pop("sources").items()
+        }
+        return cls(**values, sources=sources)
+
+
+@dataclass
+class Findings:
+    """Songs, and what could not become part of one: (name, reason)."""
+
+    songs: list[Song] = field(default_factory=list)
+    rejects: list[tuple[str, str]] = field(default_factory=list)
+    ignored_files: int = 0
+
+
+def find_songs(roots: list[str]) -> Findings:
+    """List every root and sort what lies there into songs; entries carry full paths.
+
+    Raises:
+        UsageError: a root is not there, or no audio lies below any of them.
+    """
+    findings = Findings()
+    for root in roots:
+        entries = list(_walk(root, findings))
+        if not entries and not is_uri(root) and not os.path.isdir(root):
+            raise UsageError(f"--data {root}: no such folder")
+        _sort(root, entries, findings)
+    if not findings.songs and not findings.rejects:
+        raise UsageError(
+            f"no audio below {', '.join(roots)}. Expected MUSDB18-HQ (train/<song>/mixture.wav …), "
+            "MoisesDB (<song>/data.json …), folders of stems (<song>/vocals.flac …), or songs"
+        )
+    findings.songs = _with_unique_ids(findings.songs)
+    return findings
+
+
+def _walk(root: str, findings: Findings) -> Iterator[Entry]:
+    """Yield audio and data.json files with names relative to the root."""
+    for entry in _walk_store(root) if is_uri(root) else _walk_disk(os.path.abspath(root), findings):
+        name = entry.name
+        base = posixpath.basename(name)
+        extension = base.rpartition(".")[2].lower()
+        if base.startswith(".") or (base != "data.json" and extension not in EXTENSIONS):
+            findings.ignored_files += 1
+        elif name.encode(errors="surrogateescape") != name.encode(errors="replace"):
+            findings.rejects.append((ascii(name), "the name is not valid UTF-8"))
+        else:
+            yield entry
+
+
+def _walk_store(root: str) -> Iterator[Entry]:
+    """Walk an object store, as `_walk_disk` does a disk."""
+    entries = Folder(root).entries(recursive=True)
+    names: dict[str, list[str]] = defaultdict(list)
+    for entry in entries:
+        names[posixpath.dirname(entry.name)].append(posixpath.basename(entry.name))
+    outputs = tuple(f"{folder}/" if folder else "" for folder, there in names.items() if _is_output(there))
+    for entry in entries:
+        hidden = any(part.startswith(".") for part in entry.name.split("/")[:-1])
+        if not hidden and not entry.name.startswith(outputs):
+            yield entry
+
+
+def _walk_disk(root: str, findings: Findings) -> Iterator[Entry]:
+    """Walk a local tree; links are followed, but no folder is entered twice."""
+    seen: set[tuple[int, int]] = set()
+
+    def note(error: OSError) -> None:
+        name = os.fsencode(error.filename).decode(errors="backslashreplace")
+        findings.rejects.append((name, f"cannot be listed: {error.strerror}"))
+
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=note):
+        identity = os.stat(folder)
+        if (identity.st_dev, identity.st_ino) in seen:
+            subfolders.clear()
+            continue
+        seen.add((identity.st_dev, identity.st_ino))
+        if _is_output(names):
+            subfolders.clear()
+            continue
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in sorted(names):
+            path = os.path.join(folder, name)
+            try:
+                status = os.stat(path)
+            except OSError as error:
+                if name.rpartition(".")[2].lower() in EXTENSIONS:
+                    note(error)
+                continue
+            yield Entry(os.path.relpath(path, root), status.st_size, status.st_mtime_ns)
+
+
+def _is_output(names: list[str]) -> bool:
+    """Tell a folder that preprocess writes to: its cache and shards are no data."""
+    return {"fingerprint.json", "listing.json"} <= set(names)
+
+
+def _sort(root: str, entries: list[Entry], findings: Findings) -> None:
+    folders: dict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        folders[posixpath.dirname(entry.name)].append(entry)
+    listings: dict[str, dict[str, Any]] = {}
+    for folder, files in folders.items():
+        if any(posixpath.basename(file.name) == "data.json" for file in files):
+            listing, problem = _read_listing(root, posixpath.join(folder, "data.json"))
+            if listing is not None:
+                listings[folder] = listing
+            elif any(
+                posixpath.join(folder, stem) in folders for stem in STEMS
+            ):  # as MoisesDB lays out a song
+                findings.rejects.append((_moises_id(root, folder), f"data.json cannot be read: {problem}"))
+                listings[folder] = {}
+    loose: dict[str, list[Entry]] = {}
+    for folder, files in sorted(folders.items()):
+        audio = [file for file in files if posixpath.basename(file.name) != "data.json"]
+        parent, song = posixpath.split(folder)
+        split = posixpath.basename(parent or root)
+        stems = {_stem_name(file) for file in audio if file.name.endswith(".wav")} & {*_MUSDB_STEMS, MIXTURE}
+        if any(not owner or folder == owner or folder.startswith(f"{owner}/") for owner in listings):
+            continue
+        if split in ("train", "test") and len(stems) > 1:
+            _add_musdb_song(root, song, split, audio, findings)
+        elif audio:
+            loose[folder] = audio
+    for folder, listing in sorted(listings.items()):
+        if listing:
+            _add_moises_song(root, folder, listing, folders, findings)
+    _add_loose_songs(root, loose, findings)
+
+
+def _full(root: str, entry: Entry) -> Entry:
+    return Entry(_full_name(root, entry.name), entry.size, entry.mtime_ns)
+
+
+def _full_name(root: str, name: str) -> str:
+    return join(root if is_uri(root) else os.path.abspath(root), name)
+
+
+def _stem_name(file: Entry) -> str:
+    return posixpath.basename(file.name).rpartition(".")[0]
+
+
+def _artist_and_title(name: str) -> tuple[str, str]:
+    artist, separator, title = name.partition(" - ")
+    return (artist, title) if separator else ("", name)
+
+
+def _add_musdb_song(root: str, name: str, folder: str, files: list[Entry], findings: Findings) -> None:
+    by_name = {posixpath.basename(file.name): _full(root, file) for file in files}
+    sources = {
+        stem: (by_name[f"{stem}.wav"],) for stem in (*_MUSDB_STEMS, MIXTURE) if f"{stem}.wav" in by_name
+    }
+    artist, title = _artist_and_title(nfc(name))
+    split = "test" if folder == "test" else "valid" if nfc(name) in MUSDB_VALIDATION else "train"
+    findings.ignored_files += len(files) - len(sources)
+    findings.songs.append(Song(MUSDB, f"{MUSDB}/{nfc(name)}", artist, title, split, sources))
+
+
+def _read_listing(root: str, name: str) -> tuple[dict[str, Any] | None, str]:
+    """Read a MoisesDB song's data.json; None and the reason where it is none."""
+    try:
+        listing = json.loads(Folder(root).read(name))
+    except StoreError:
+        raise  # it says nothing about the song
+    except (ValueError, RecursionError, OSError) as error:
+        return None, f"{type(error).__name__}: {error}"
+    if not isinstance(listing, dict) or "stems" not in listing:
+        return None, "it names no stems"
+    return listing, ""
+
+
+def _moises_id(root: str, folder: str) -> str:
+    return f"{MOISESDB}/{nfc(posixpath.basename(folder) or posixpath.basename(root))}"
+
+
+def _add_moises_song(
+    root: str, folder: str, listing: dict[str, Any], folders: dict[str, list[Entry]], findings: Findings
+) -> None:
+    song_id = _moises_id(root, folder)
+    wanted: dict[str, list[str]] = defaultdict(list)
+    try:
+        for stem in listing["stems"]:
+            for track in stem["tracks"]:
+                wanted[str(stem["stemName"])].append(
+                    posixpath.join(folder, str(stem["stemName"]), f"{track['id']}.{track['extension']}")
+                )
+    except (KeyError, TypeError) as error:
+        findings.rejects.append((song_id, f"data.json cannot be read: {type(error).__name__}: {error}"))
+        return
+    artist, title = str(listing.get("artist", "")), str(listing.get("song", ""))
+    prefix = f"{folder}/" if folder else ""
+    there = {f.name: f for files in folders.values() for f in files if f.name.startswith(prefix)}
+    sources: dict[str, tuple[Entry, ...]] = {}
+    complete = True
+    for stem, names in wanted.items():
+        missing = [name for name in names if name not in there]
+        if stem not in STEMS or missing:
+            reason = f"{missing[0]}, which is not there" if missing else ""
+            if stem not in STEMS:
+                reason = "a stem that is no class of MoisesDB"
+            findings.rejects.append((nfc(f"{song_id}/{stem}"), nfc(f"data.json names {reason}")))
+            complete = False
+        elif names:
+            sources[stem] = tuple(_full(root, there[name]) for name in sorted(set(names)))
+    if not wanted:
+        findings.rejects.append((song_id, "data.json names no tracks"))
+    used = sum(len(files) for files in sources.values())
+    findings.ignored_files += sum(not name.endswith("data.json") for name in there) - used
+    if sources:
+        song = Song(MOISESDB, song_id, nfc(artist), nfc(title), None, sources, complete)
+        findings.songs.append(song)
+
+
+def _add_loose_songs(root: str, folders: dict[str, list[Entry]], findings: Findings) -> None:
+    dataset = nfc(posixpath.basename(root.rstrip("/"))) or "folder"
+    stems: dict[str, dict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
+    for folder, files in folders.items():
+        parent, last = posixpath.split(folder)
+        if folder and last.lower() in (*STEMS, MIXTURE):  # <song>/<stem>/<takes>
+            stems[parent][last.lower()] += files
+            continue
+        named = stems_of_names([_stem_name(file) for file in files])
+        if named is not None:
+            for file, stem in zip(files, named, strict=True):
+                stems[folder][stem or "other"].append(file)
+            continue
+        for file in files:
+            name = file.name.rpartition(".")[0]
+            artist, title = _artist_and_title(nfc(posixpath.basename(name)))
+            whole = {MIXTURE: (_full(root, file),)}
+            findings.songs.append(Song(dataset, f"{dataset}/{nfc(name)}", artist, title, None, whole))
+    for folder, by_stem in stems.items():
+        artist, title = _artist_and_title(nfc(posixpath.basename(folder) or dataset))
+        sources = {
+            stem: tuple(_full(root, file) for file in files) for stem, files in sorted(by_stem.items())
+        }
+        findings.songs.append(
+            Song(dataset, f"{dataset}/{nfc(folder)}".rstrip("/"), artist, title, None, sources)
+        )
+
+
+def _with_unique_ids(songs: list[Song]) -> list[Song]:
+    """Number songs whose ids agree: twins in two roots, or two spellings of one composed name."""
+    taken: set[str] = {song.song_id for song in songs}
+    first: set[str] = set()
+    unique = []
+    for song in sorted(
+        songs, key=lambda s: (s.song_id, [f.name for files in s.sources.values() for f in files])
+    ):
+        song_id = song.song_id
+        if song_id in first:
+            song_id = next(f"{song_id} ({n})" for n in count(2) if f"{song_id} ({n})" not in taken)
+            taken.add(song_id)
+        first.add(song_id)
+        unique.append(replace(song, song_id=song_id))
+    return unique

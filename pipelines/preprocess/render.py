@@ -1,0 +1,205 @@
+"""From recipes to rows of a shard: mix, bring under full scale, store, encode, verify, measure.
+
+Shape legend: samples are [frames, channels], 44,100 Hz.
+"""
+
+import errno
+import io
+import json
+import os
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from apollo.audio.decoding import AudioError
+from apollo.audio.ffmpeg import FfmpegError
+from pipelines import schema
+from pipelines.audio.codec import CodecConfig, CodecError, Encoder, Mp3Encoder
+from pipelines.audio.reading import Reader
+from pipelines.dataset.plan import RECIPES, read_recipes
+from pipelines.dataset.shards import Commit, ShardsConfig, digest, encode_shard, publish
+from pipelines.runtime import run
+from pipelines.schema import EXCERPT_FRAMES, SAMPLE_RATE
+from pipelines.storage import parquet
+from pipelines.storage.folder import Folder
+
+_FULL_SCALE = 32_767 / 32_768
+_SILENT_PEAK = 1 / 32_768
+_ENCODER_ATTEMPTS = 2
+_FULL_DISK = os.strerror(errno.ENOSPC)
+
+
+class RejectError(RuntimeError):
+    """A recipe cannot be made; the text is the reason."""
+
+
+@dataclass(frozen=True)
+class RenderTask:
+    """What a renderer needs beside the plan: plain values, so that Ray can send it.
+
+    Args:
+        output: Path or URI of the output.
+        cache: Path or URI of the decoded sources.
+        codec: Degradations to make.
+        shards: How shards are cut.
+        versions: What the run was fingerprinted with; a node that differs must not take part.
+    """
+
+    output: str
+    cache: str
+    codec: CodecConfig
+    shards: ShardsConfig
+    versions: dict[str, str]
+
+
+def mix(
+    components: list[dict[str, Any]], sources: dict[str, list[dict[str, Any]]], reader: Reader
+) -> NDArray[np.float32]:
+    """Sum the components of a recipe at their gains: [3 s, channels].
+
+    Raises:
+        RejectError: a source cannot be read, or the sum is silent or not a number.
+    """
+    total = np.zeros((EXCERPT_FRAMES, schema.CHANNELS), np.float32)
+    try:
+        for component in components:
+            excerpt = reader.read(sources[component["source_id"]], component["start"], EXCERPT_FRAMES)
+            total += excerpt * np.float32(10 ** (component["gain_db"] / 20))
+    except AudioError as error:
+        raise RejectError(str(error)) from error
+    peak = float(np.abs(total).max())
+    if not np.isfinite(peak):
+        raise RejectError("the mix holds samples that are no numbers")
+    if peak < _SILENT_PEAK:
+        raise RejectError("the mix is silent")
+    return total
+
+
+def to_16_bit(samples: NDArray[np.float32]) -> tuple[NDArray[np.int16], float]:
+    """Round samples to 16 bits, scaled down where they exceed full scale.
+
+    Returns:
+        The samples, and the scale in dB (0 or less).
+    """
+    scale = min(1.0, _FULL_SCALE / float(np.abs(samples).max(initial=0.0) or _FULL_SCALE))
+    return np.rint(samples * np.float32(scale * 32_768)).clip(-32_768, 32_767).astype(np.int16), 20 * float(
+        np.log10(scale)
+    )
+
+
+def to_flac(samples: NDArray[np.int16]) -> bytes:
+    """Encode samples as 16-bit FLAC."""
+    stream = io.BytesIO()
+    soundfile.write(stream, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return stream.getvalue()
+
+
+class ShardRenderer:
+    """An actor's state: makes and commits one shard at a time."""
+
+    def __init__(self, task: RenderTask) -> None:
+        self._task = task
+        self._output = Folder(task.output)
+        run.check_versions(task.versions, task.codec.ffmpeg)
+        self._encoder: Encoder = Mp3Encoder(task.codec)
+        self._encode_seconds: list[float] = []
+        self._reader = Reader(task.cache)
+        with self._output.open("sources.parquet") as file:
+            rows = parquet.read_table(file, ["source_id", "files"]).to_pylist()
+        self._sources = {row["source_id"]: row["files"] for row in rows}
+        self._plan = parquet.open_file(self._output.open(RECIPES))
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Make the shard of a row (split, shard, first: its first row in the plan, rows).
+
+        Returns:
+            `rows`; as JSON, `commit` and `encode_seconds`: what each call of the encoder took.
+        """
+        self._encode_seconds.clear()
+        commit = self.render(row["split"], row["shard"], self.recipes(row))
+        return {
+            "rows": commit.rows,
+            "commit": json.dumps(asdict(commit)),
+            "encode_seconds": json.dumps(self._encode_seconds),
+        }
+
+    def recipes(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        """Read the recipes of a shard from the plan."""
+        return read_recipes(self._plan, row["first"], row["rows"], shard_rows=self._task.shards.rows)
+
+    def render(self, split: str, shard: int, recipes: list[dict[str, Any]]) -> Commit:
+        """Make and commit one shard; recipes that cannot be made are named in the commit."""
+        before = cpu_seconds()
+        rows, rejected = [], []
+        for recipe in recipes:
+            try:
+                rows.append(self.render_recipe(recipe))
+            except RejectError as error:
+                rejected.append({"recipe_id": recipe["recipe_id"], "reason": str(error)})
+        degradations = self._task.codec.degradations
+        content = encode_shard(rows, degradations, self._task.shards.row_group_rows) if rows else b""
+        commit = Commit(
+            split=split,
+            shard=shard,
+            rows=len(rows),
+            bytes=len(content),
+            sha256=digest(content),
+            rejected=rejected,
+            bitrates_bps={
+                name: sorted({row[f"{name}_bitrate_bps"] for row in rows}) for name in degradations
+            },
+            cpu_seconds=round(cpu_seconds() - before, 3),
+        )
+        publish(self._output, content, commit)
+        return commit
+
+    def render_recipe(self, recipe: dict[str, Any]) -> dict[str, Any]:
+        """Make the shard row of one recipe.
+
+        Raises:
+            RejectError: a source or the encoder failed.
+        """
+        clean, mix_gain_db = to_16_bit(mix(recipe["components"], self._sources, self._reader))
+        encoded = self._encode(clean)
+        row = {
+            name: recipe[name] for name in ("recipe_id", "split", "category", "components", "songs_repeat")
+        }
+        row |= {
+            "stems": [component["stem"] for component in recipe["components"]],
+            "mix_gain_db": mix_gain_db,
+            "sample_rate": SAMPLE_RATE,
+            "frames": len(clean),
+            "clean": to_flac(clean),
+        }
+        for name, result in encoded.items():
+            row |= {
+                name: result.stream,
+                f"{name}_gain": result.gain,
+                f"{name}_bitrate_bps": result.bitrate_bps,
+            }
+        return row
+
+    def _encode(self, clean: NDArray[np.int16]) -> Any:
+        reason = ""
+        for _ in range(_ENCODER_ATTEMPTS):
+            began = time.perf_counter()
+            try:
+                return self._encoder.encode(clean)
+            except (FfmpegError, CodecError) as error:
+                reason = str(error)
+            finally:
+                self._encode_seconds.append(round(time.perf_counter() - began, 4))
+        if _FULL_DISK in reason:  # no fault of the excerpt's
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), tempfile.gettempdir())
+        raise RejectError(f"encoder: {reason}")
+
+
+def cpu_seconds() -> float:
+    """Give the processor time of this process and its ended children, in seconds."""
+    times = os.times()
+    return time.process_time() + times.children_user + times.children_system

@@ -1,0 +1,241 @@
+"""Scanning songs: one pass over a song's files measures all its sources, decoded into the cache where needed.
+
+The result of a song is a small JSON object below `scan/` of the output, so that a killed scan goes on where
+it was. Shape legend: samples are [frames, channels].
+"""
+
+import base64
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apollo.audio.decoding import AudioError
+from apollo.audio.ffmpeg import FfmpegError, find_ffmpeg
+from pipelines.audio import activity, fingerprints, reading, transcoding
+from pipelines.audio.reading import Reader
+from pipelines.preprocess.layouts import Song
+from pipelines.runtime import run
+from pipelines.schema import CHANNELS, EXCERPT_FRAMES, MIXTURE, SAMPLE_RATE
+from pipelines.storage import parquet
+from pipelines.storage.folder import Entry, Folder
+
+SCANS = "scan"
+_BLOCK = 3 * SAMPLE_RATE  # a whole number of activity frames
+_SPECTRUM = 4_096
+_WINDOWS_PER_BLOCK = 8
+_ROUNDING_NOISE = 2.0**-30 / 12  # power of rounding to 16 bits
+_ABOVE_NOISE_DB = 9.0
+_READING_THREADS = 8
+
+
+@dataclass
+class _Tally:
+    """What accumulates over a source."""
+
+    power: list[NDArray[np.float64]] = field(default_factory=list)
+    spectrum: NDArray[np.float64] = field(default_factory=lambda: np.zeros(_SPECTRUM // 2 + 1))
+    windows: int = 0
+
+    def add(self, samples: NDArray[np.float32]) -> None:
+        self.power.append(activity.frame_power(samples))
+        if len(samples) < _SPECTRUM:
+            return
+        starts = np.linspace(0, len(samples) - _SPECTRUM, _WINDOWS_PER_BLOCK).astype(int)
+        windows = np.stack([samples[start : start + _SPECTRUM].mean(axis=1) for start in starts])
+        self.spectrum += (np.abs(np.fft.rfft(windows * _hann())) ** 2).sum(axis=0)
+        self.windows += len(starts)
+
+    def bandwidth_hz(self) -> int:
+        """Give the highest frequency, in Hz, where the mean spectrum is 9 dB above 16-bit rounding noise."""
+        noise = _ROUNDING_NOISE / CHANNELS * float((_hann() ** 2).sum())
+        loud = np.flatnonzero(self.spectrum > 10 ** (_ABOVE_NOISE_DB / 10) * noise * max(self.windows, 1))
+        return round(float(loud[-1]) * SAMPLE_RATE / _SPECTRUM) if loud.size else 0
+
+
+def _hann() -> NDArray[np.float32]:
+    return np.hanning(_SPECTRUM).astype(np.float32)
+
+
+def read_scans(output: Folder) -> dict[str, dict[str, Any]]:
+    """Read what is scanned already, by song id."""
+    names = [entry.name for entry in output.entries(SCANS)]
+    with ThreadPoolExecutor(_READING_THREADS) as pool:  # each waits for its own answer of an object store
+        found = pool.map(lambda name: json.loads(output.read(name)), names)
+        return {scan["song_id"]: scan for scan in found}
+
+
+def cached_names(songs: list[Song]) -> set[str]:
+    """Name all that these songs may have in the cache."""
+    files = (entry for song in songs for entries in song.sources.values() for entry in entries)
+    return {transcoding.cache_name(entry.name, entry.size, entry.mtime_ns) for entry in files}
+
+
+def songs_without_cache(output: Folder, cache: Folder) -> set[str]:
+    """Find the songs of a plan whose decoded files are no longer in the cache."""
+    with output.open("sources.parquet") as file:
+        rows = parquet.read_table(file, ["song_id", "files"]).to_pylist()
+    there = {entry.name for entry in cache.entries()}
+    return {
+        row["song_id"]
+        for row in rows
+        for file in row["files"]
+        if file["readable"] != file["path"] and file["readable"] not in there
+    }
+
+
+def scan_name(song: Song) -> str:
+    """Name the object that holds a song's scan."""
+    return f"{SCANS}/{hashlib.sha256(song.song_id.encode()).hexdigest()[:32]}.json"
+
+
+class SongScanner:
+    """An actor's state: scans one song at a time."""
+
+    def __init__(
+        self, output: str, cache: str, cache_bytes: int, ffmpeg: str | None, versions: dict[str, str]
+    ) -> None:
+        run.check_versions(versions, ffmpeg)
+        self._output, self._cache, self._cache_bytes = Folder(output), Folder(cache), cache_bytes
+        self._program = find_ffmpeg(ffmpeg)
+        self._cached = {entry.name for entry in self._cache.entries()}
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Scan the song of a row and leave the result in the output."""
+        song = Song.from_json(row["song"])
+        result = self.scan(song)
+        self._output.write(scan_name(song), json.dumps(result).encode())
+        return {"song_id": song.song_id, "rejects": len(result["rejects"])}
+
+    def scan(self, song: Song) -> dict[str, Any]:
+        """Measure all sources of a song.
+
+        Returns:
+            `sources`: rows of sources.parquet as far as one song can tell, each with its `segments`;
+            `rejects`: rows of rejects.parquet; `print`: words of matching.Printer, uint32, base64.
+        """
+        rejects: list[dict[str, str]] = []
+        sources: dict[str, list[dict[str, Any]]] = {}
+        lossy: dict[str, bool] = {}
+        for stem, entries in song.sources.items():
+            try:
+                opened = [self._prepare(entry) for entry in entries]
+            except (AudioError, FfmpegError) as error:
+                self._reject(rejects, song, stem, entries, error)
+                continue
+            sources[stem] = [file for file, _ in opened]
+            lossy[stem] = any(is_lossy for _, is_lossy in opened)
+        tallies, words = self._measure(song, sources, rejects)
+        rows = [
+            self._row(song, stem, sources.get(stem), lossy.get(stem, any(lossy.values())), tally)
+            for stem, tally in sorted(tallies.items())
+        ]
+        for row in rows:
+            if row["frames"] < EXCERPT_FRAMES:
+                row["left_out"] = "shorter than 3 s"
+        print_bytes = base64.b64encode(words.astype("<u4").tobytes()).decode()
+        return {"song_id": song.song_id, "sources": rows, "rejects": rejects, "print": print_bytes}
+
+    def _prepare(self, entry: Entry) -> tuple[dict[str, Any], bool]:
+        known = reading.probe(entry.name)
+        if known is not None and known.windowed:
+            readable, scale, frames, lossy = entry.name, 1.0, known.frames, False
+        else:
+            name = transcoding.cache_name(entry.name, entry.size, entry.mtime_ns)
+            if {name, name + transcoding.NOTE} <= self._cached:
+                made = transcoding.Ingested(**json.loads(self._cache.read(name + transcoding.NOTE)))
+            else:
+                made = transcoding.ingest(
+                    entry.name, cache=self._cache, name=name, known=known, program=self._program
+                )
+                self._cache.write(name + transcoding.NOTE, json.dumps(asdict(made)).encode())
+                transcoding.check_cache(self._cache, self._cache_bytes)
+            readable, scale, frames, lossy = name, transcoding.HEADROOM, made.frames, made.lossy
+        if not frames:
+            raise AudioError("the file holds no samples")
+        file = {
+            "path": entry.name,
+            "readable": readable,
+            "scale": scale,
+            "channels": known.channels if known else None,
+            "frames": frames,
+            "size": entry.size,
+            "mtime_ns": entry.mtime_ns,
+        }
+        return file, lossy
+
+    def _measure(
+        self, song: Song, sources: dict[str, list[dict[str, Any]]], rejects: list[dict[str, str]]
+    ) -> tuple[dict[str, _Tally], NDArray[np.uint32]]:
+        """Read all sources side by side; without a mixture file, it is the sum of all stems."""
+        reader = Reader(self._cache.location)
+        summed = song.complete and MIXTURE not in song.sources and len(song.sources) == len(sources)
+        tallies = {stem: _Tally() for stem in sources}
+        if summed and sources:
+            tallies[MIXTURE] = _Tally()
+        printer = fingerprints.Printer()
+        frames = max((file["frames"] for files in sources.values() for file in files), default=0)
+        for start in range(0, frames, _BLOCK):
+            blocks: dict[str, NDArray[np.float32]] = {}
+            for stem, files in sources.items():
+                if stem not in tallies:
+                    continue
+                length = min(max(file["frames"] for file in files) - start, _BLOCK)
+                if length <= 0:
+                    continue
+                try:
+                    blocks[stem] = _finite(reader.read(files, start, length), start)
+                except AudioError as error:
+                    self._reject(rejects, song, stem, song.sources[stem], error)
+                    del tallies[stem]
+                    if summed:
+                        tallies.pop(MIXTURE, None)
+            whole = blocks.get(MIXTURE) if MIXTURE in sources else _sum(blocks, min(frames - start, _BLOCK))
+            if whole is not None:
+                printer.add(whole)
+                if summed and MIXTURE in tallies:
+                    blocks[MIXTURE] = whole
+            for stem, samples in blocks.items():
+                tallies[stem].add(samples)
+        reader.close()
+        return tallies, printer.words()
+
+    def _row(
+        self, song: Song, stem: str, files: list[dict[str, Any]] | None, lossy: bool, tally: _Tally
+    ) -> dict[str, Any]:
+        power = np.concatenate([*tally.power, np.zeros(0)])
+        segments = activity.find_segments(power)
+        return {
+            "source_id": f"{song.song_id}/{stem}",
+            "stem": stem,
+            "files": files,  # None: the sum of all stems
+            "frames": max(file["frames"] for file in files) if files else len(power) * activity.FRAME,
+            "lossy": lossy,
+            "bandwidth_hz": tally.bandwidth_hz(),
+            "segments": [[s.start, s.frames, round(s.rms_db, 2), s.active_starts] for s in segments],
+            "left_out": None if segments else "silent",
+        }
+
+    @staticmethod
+    def _reject(
+        rejects: list[dict[str, str]], song: Song, stem: str, entries: tuple[Entry, ...], error: Exception
+    ) -> None:
+        path = entries[0].name if len(entries) == 1 else f"{entries[0].name} (+{len(entries) - 1} more)"
+        rejects.append({"stage": "scan", "id": f"{song.song_id}/{stem}", "path": path, "reason": str(error)})
+
+
+def _finite(samples: NDArray[np.float32], start: int) -> NDArray[np.float32]:
+    if not np.isfinite(samples).all():
+        raise AudioError(f"holds samples that are no numbers, near {start / SAMPLE_RATE:.1f} s")
+    return samples
+
+
+def _sum(blocks: dict[str, NDArray[np.float32]], frames: int) -> NDArray[np.float32]:
+    total = np.zeros((frames, CHANNELS), np.float32)
+    for samples in blocks.values():
+        total[: len(samples)] += samples
+    return total

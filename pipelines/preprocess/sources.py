@@ -1,0 +1,142 @@
+"""From scans to the two tables that the plan draws from: what can be mixed, and where it plays."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines import schema
+from pipelines.audio import fingerprints
+from pipelines.errors import UsageError
+from pipelines.preprocess.layouts import Song
+from pipelines.preprocess.splits import Member, SplitsConfig, divide
+from pipelines.schema import MIXTURE
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourcesConfig:
+    """What may be a clean target, and where decoded copies go.
+
+    Args:
+        allow_lossy: Take lossy files (MP3, AAC, Opus …) as clean targets too. They teach a model the damage
+            that it should mend.
+        min_bandwidth_hz: Leave out songs whose widest source ends below this: they have been low-passed. 0
+            takes all.
+        cache: Folder or URI for what had to be decoded, reachable from every node; unset means `cache` in the
+            output. Runs may share one.
+        cache_gb: Most that may lie there, in GB.
+    """
+
+    allow_lossy: bool = False
+    min_bandwidth_hz: int = 16_500
+    cache: str | None = None
+    cache_gb: float = 200.0
+
+
+@dataclass
+class Sources:
+    """The scans of all songs, made into tables."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    segments: dict[str, list[list[Any]]] = field(default_factory=dict)
+    rejects: list[dict[str, str]] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    def usable(self, split: str) -> list[dict[str, Any]]:
+        """Give the sources that recipes of a split may use."""
+        return [row for row in self.rows if row["split"] == split and row["left_out"] is None]
+
+    def tables(self) -> tuple[pa.Table, pa.Table]:
+        """Give sources.parquet and segments.parquet."""
+        counted = [{**row, "segments": len(self.segments[row["source_id"]])} for row in self.rows]
+        windows: dict[str, list[Any]] = {  # by column: a row of its own each would take most of the memory
+            "source_id": [source for source, found in self.segments.items() for _ in found]
+        }
+        for place, name in enumerate(schema.SEGMENTS.names[1:]):
+            windows[name] = [window[place] for found in self.segments.values() for window in found]
+        return pa.Table.from_pylist(counted, schema.SOURCES), pa.Table.from_pydict(windows, schema.SEGMENTS)
+
+
+def collect(
+    songs: Sequence[Song],
+    scans: Mapping[str, dict[str, Any]],
+    config: SourcesConfig,
+    splits: SplitsConfig,
+    wanted: Mapping[str, int],
+) -> Sources:
+    """Join the scans of all songs, leave out what is no clean target, and divide the songs among the splits.
+
+    Raises:
+        UsageError: nothing usable is left, or too little for the splits.
+    """
+    found = Sources()
+    members, prints = [], []
+    for song in songs:
+        scan = scans[song.song_id]
+        found.rejects += scan["rejects"]
+        rows = _rows(song, scan, config)
+        found.rows += rows
+        found.segments |= {row["source_id"]: row.pop("windows") for row in rows}
+        members.append(
+            Member(song.song_id, song.artist, song.split, any(row["left_out"] is None for row in rows))
+        )
+        prints.append(np.frombuffer(base64.b64decode(scan["print"]), "<u4"))
+    if not any(member.usable for member in members):
+        raise UsageError(_nothing_usable(found))
+    same = [(songs[i].song_id, songs[j].song_id) for i, j in fingerprints.same_recordings(prints)]
+    found.remarks += [f"{first} and {second} are one recording" for first, second in same]
+    division = divide(members, same, wanted, splits)
+    found.remarks += division.remarks
+    for row in found.rows:
+        row |= {"split": division.split[row["song_id"]], "group_id": division.group[row["song_id"]]}
+    return found
+
+
+def _rows(song: Song, scan: Mapping[str, Any], config: SourcesConfig) -> list[dict[str, Any]]:
+    scanned = scan["sources"]
+    bandwidth = max((source["bandwidth_hz"] for source in scanned), default=0)
+    all_files = [file for source in scanned if source["stem"] != MIXTURE for file in source["files"]]
+    rows = []
+    for source in scanned:
+        left_out = source["left_out"]
+        if left_out is None and source["lossy"] and not config.allow_lossy:
+            left_out = "lossy"
+        if left_out is None and bandwidth < config.min_bandwidth_hz:
+            left_out = f"band-limited: the song ends at {bandwidth} Hz"
+        rows.append(
+            {
+                "source_id": source["source_id"],
+                "dataset": song.dataset,
+                "song_id": song.song_id,
+                "artist": song.artist,
+                "title": song.title,
+                "stem": source["stem"],
+                "files": source["files"] if source["files"] is not None else all_files,
+                "frames": source["frames"],
+                "lossy": source["lossy"],
+                "bandwidth_hz": bandwidth,
+                "left_out": left_out,
+                "windows": source["segments"],
+            }
+        )
+    return rows
+
+
+def _nothing_usable(found: Sources) -> str:
+    reasons: dict[str, int] = {}
+    for row in found.rows:
+        kind = str(row["left_out"]).partition(":")[0]
+        reasons[kind] = reasons.get(kind, 0) + 1
+    if found.rejects:
+        reasons[f"unreadable (the first: {found.rejects[0]['path']}: {found.rejects[0]['reason']})"] = len(
+            found.rejects
+        )
+    hints = {
+        "lossy": " --sources.allow_lossy true takes lossy files.",
+        "band-limited": " --sources.min_bandwidth_hz 0 takes low-passed ones.",
+    }
+    listed = ", ".join(f"{count} {kind}" for kind, count in sorted(reasons.items()))
+    return f"no usable source: {listed}." + "".join(hint for kind, hint in hints.items() if kind in reasons)

@@ -1,0 +1,1 @@
+"""Versions of the model in the MLflow registry, and checkpoints by name or URI."""

@@ -1,0 +1,134 @@
+"""The registered model: an encoded audio file in, a restored one out, as `mlflow models serve` runs it.
+
+This file is the model's code (MLflow's models from code): beside it in the registered version lie the weights
+as safetensors and a copy of the `apollo` package, so that a serving machine needs no checkout, and nothing is
+unpickled. The result is what `apollo restore --format flac24` writes, to the last bit.
+
+APOLLO_SERVE_MAX_BYTES and APOLLO_SERVE_MAX_SECONDS limit a file (64 MiB and 20 minutes); APOLLO_SERVE_DEVICE
+and APOLLO_SERVE_PRECISION are what the command's options are (auto and auto).
+"""
+
+import base64
+import binascii
+import functools
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.pyfunc import PythonModel
+
+MOST_BYTES, MOST_SECONDS = 64 << 20, 20 * 60
+_Predict = Callable[[Any, list[bytes], dict[str, Any] | None], list[bytes]]
+
+
+class Refusal(MlflowException):  # type: ignore[misc]
+    """What is wrong with a request. A server answers 400.
+
+    The server would put the whole request in front of the message: megabytes, that are not sent back.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        super().__init__(text, error_code=INVALID_PARAMETER_VALUE)
+
+    @property
+    def message(self) -> str:
+        """Say what is wrong, and no more."""
+        return self._text
+
+    @message.setter
+    def message(self, _: str) -> None:
+        pass
+
+
+class Restorer(PythonModel):  # type: ignore[misc]
+    """Restores whole files."""
+
+    def load_context(self, context: Any) -> None:
+        """Load the weights, which lie beside the model."""
+        from apollo.checkpoints.checkpoint import load
+        from apollo.device import choose_device, choose_precision
+
+        self._most_bytes = int(os.environ.get("APOLLO_SERVE_MAX_BYTES", MOST_BYTES))
+        self._most_seconds = float(os.environ.get("APOLLO_SERVE_MAX_SECONDS", MOST_SECONDS))
+        device = choose_device(os.environ.get("APOLLO_SERVE_DEVICE", "auto"))
+        precision = choose_precision(os.environ.get("APOLLO_SERVE_PRECISION", "auto"), device)
+        self._generator = load(context.artifacts["checkpoint"]).with_precision(precision).to(device)
+
+    def predict(self, model_input: list[bytes], params: dict[str, Any] | None = None) -> list[bytes]:
+        """Restore files.
+
+        Args:
+            model_input: Whole files: MP3, M4A, Ogg, Opus, FLAC, WAV and what else ffmpeg reads.
+            params: `format` of the results: `flac24` unless told otherwise, or another of `apollo restore`.
+
+        Returns:
+            Files at 44.1 kHz, one a file.
+
+        Raises:
+            Refusal: one of them is empty, too large, too long, or no audio; it says which. Then none is
+                restored, and a server answers 400.
+        """
+        from apollo.cli.options import SongsConfig
+
+        if not model_input:
+            raise Refusal("there is no file: send {'inputs': ['<base64 of an audio file>']}")
+        try:
+            config = SongsConfig(format=(params or {}).get("format", "flac24"))
+        except ValueError as error:
+            raise Refusal(str(error)) from error
+        for number, content in enumerate(model_input):
+            if not content:
+                raise Refusal(f"file {number} is empty")
+            if len(content) > self._most_bytes:
+                raise Refusal(f"file {number} has {len(content)} bytes: at most {self._most_bytes} are taken")
+        return [self._restore(number, content, config) for number, content in enumerate(model_input)]
+
+    def _restore(self, number: int, content: bytes, config: Any) -> bytes:
+        from apollo.audio.decoding import AudioError
+        from apollo.audio.songs import Job, restore_songs
+
+        def check(job: Job, done: float, total: float) -> None:
+            """Refuse a file once it is known to be too long, whatever its header claims."""
+            if done > self._most_seconds:
+                raise AudioError(f"longer than {self._most_seconds:g} s")
+
+        with tempfile.TemporaryDirectory(prefix="apollo-serve-") as folder:
+            source, target = Path(folder, "song"), Path(folder, "restored")
+            source.write_bytes(content)
+            (outcome,) = restore_songs(self._generator, [Job(source, target)], config, tell=check)
+            if outcome.status != "restored":
+                raise Refusal(f"file {number} cannot be restored: {outcome.reason}")
+            return target.read_bytes()
+
+
+def _decoding(predict: _Predict) -> _Predict:
+    """Decode base64 before MLflow does, which skips odd letters and calls what is left its own error."""
+
+    @functools.wraps(predict)
+    def wrapped(self: Any, model_input: Any, params: dict[str, Any] | None = None) -> list[bytes]:
+        if not isinstance(model_input, list):
+            raise Refusal(f"files come as a list, not as {type(model_input).__name__}")
+        return predict(self, [_decode(*numbered) for numbered in enumerate(model_input)], params)
+
+    return wrapped
+
+
+def _decode(number: int, content: Any) -> bytes:
+    if isinstance(content, bytes):
+        return content
+    if not isinstance(content, str):
+        raise Refusal(f"file {number} is neither bytes nor base64, but {type(content).__name__}")
+    try:
+        return base64.b64decode("".join(content.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Refusal(f"file {number} is not base64: {error}") from error
+
+
+Restorer.predict = _decoding(Restorer.predict)  # type: ignore[method-assign, assignment]  # around what MLflow put there
+mlflow.models.set_model(Restorer())

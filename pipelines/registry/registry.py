@@ -1,0 +1,266 @@
+"""The MLflow registry: versions of the model, and the aliases `candidate` and `champion`.
+
+A version is a pyfunc from code (`pipelines.registry.pyfunc_model`) whose artifact `checkpoint` is a
+checkpoint folder with safetensors weights. Names like `models:/apollo@champion` stand for that folder
+(`pipelines.registry.resolve_models`).
+"""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import UsageError
+from pipelines.registry.model_bundle import pack
+from pipelines.schema import SAMPLE_RATE
+from pipelines.tracking.mlflow_sync import LONGEST_TAG, impatient, make_client
+
+CANDIDATE, CHAMPION = "candidate", "champion"
+ARTIFACT = "checkpoint"
+DIGEST, _NAME = "weights_sha256", re.compile(r"[A-Za-z0-9][\w.-]*")
+_REQUEST_SECONDS, _URI = 60, "MLFLOW_TRACKING_URI"
+_SERVED_NEEDS = ("mlflow", "torch", "numpy", "soundfile", "ffmpeg-python", "imageio-ffmpeg", "safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegistryConfig:
+    """Where models are registered.
+
+    Args:
+        name: Of the registered model.
+        register: Whether training registers its best weights when it ends.
+        licence: What the weights may be used for, for the version's description.
+    """
+
+    name: str = "apollo"
+    register: bool = True
+    licence: str = "none given: it depends on the training data (MUSDB18-HQ is for academic use only)"
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise UsageError(
+                f"registry.name is {self.name!r}: give letters, digits, dots, dashes and underscores"
+            )
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of the registered model.
+
+    Args:
+        name: Of the model.
+        number: Of the version.
+        run_id: The training run's.
+        tags: What is known of it.
+    """
+
+    name: str
+    number: int
+    run_id: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def uri(self) -> str:
+        """What to load it by."""
+        return f"models:/{self.name}/{self.number}"
+
+    @property
+    def label(self) -> str:
+        """What to call it in tables."""
+        return f"{self.name}-v{self.number}"
+
+
+class Registry:
+    """The versions of one registered model.
+
+    Args:
+        name: Of the model.
+        uri: Of the tracking server or database.
+    """
+
+    def __init__(self, name: str, uri: str) -> None:
+        self.name, self.uri = name, uri
+        self.client = make_client(uri)
+
+    def version(self, what: str | int) -> Version | None:
+        """Find a version by its alias or number; None where there is none.
+
+        Raises:
+            Exception: whatever MLflow raises when the server does not answer.
+        """
+        from mlflow.exceptions import MlflowException
+
+        with impatient(_REQUEST_SECONDS):
+            try:
+                if str(what).isdigit():
+                    return _version(self.client.get_model_version(self.name, str(what)))
+                found = self.client.get_model_version_by_alias(self.name, str(what))
+                return _version(self.client.get_model_version(self.name, found.version))
+            except MlflowException as error:
+                if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    return None
+                raise
+
+    def of_run(self, run_id: str) -> list[Version]:
+        """Find the versions that a run registered, the newest first."""
+        with impatient(_REQUEST_SECONDS):
+            found = self.client.search_model_versions(f"name = '{self.name}' and run_id = '{run_id}'")
+        return sorted(map(_version, found), key=lambda one: -one.number)
+
+    def tag(self, version: Version, tags: Mapping[str, str]) -> None:
+        """Write down what became known of a version."""
+        with impatient(_REQUEST_SECONDS):
+            for name, value in tags.items():
+                self.client.set_model_version_tag(self.name, str(version.number), name, value[:LONGEST_TAG])
+
+    def describe(self, version: Version, text: str) -> None:
+        """Set a version's description, Markdown."""
+        with impatient(_REQUEST_SECONDS):
+            self.client.update_model_version(self.name, str(version.number), text)
+
+    def set_alias(self, alias: str, version: Version) -> None:
+        """Move an alias to a version."""
+        with impatient(_REQUEST_SECONDS):
+            self.client.set_registered_model_alias(self.name, alias, str(version.number))
+
+
+def find_of_run(uri: str, run_id: str) -> Version | None:
+    """Find the newest version that a run registered, under whatever name."""
+    with impatient(_REQUEST_SECONDS):
+        found = make_client(uri).search_model_versions(f"run_id = '{run_id}'")
+    newest = max(found, key=lambda one: int(one.creation_timestamp), default=None)
+    return _version(newest) if newest else None
+
+
+def _version(found: Any) -> Version:
+    return Version(found.name, int(found.version), found.run_id or "", dict(found.tags))
+
+
+def register(
+    checkpoint: str,
+    config: RegistryConfig,
+    uri: str,
+    *,
+    run_id: str,
+    facts: Mapping[str, str],
+    scores: Mapping[str, float],
+) -> Version:
+    """Register a checkpoint's best weights as a new version, with the alias `candidate`.
+
+    The same weights of the same run are registered once: calling again mends what an earlier call left.
+
+    Args:
+        checkpoint: Folder of a run, or a checkpoint; the average weights are taken where there are some.
+        config: Under which name.
+        uri: Of the tracking server or database.
+        run_id: The training run's.
+        facts: Tags of the version, such as the fingerprint of the data.
+        scores: Of the validation that chose these weights.
+
+    Raises:
+        Exception: whatever MLflow raises when the server does not answer.
+    """
+    from apollo.checkpoints.checkpoint import load
+
+    generator = load(checkpoint)
+    digest = pack(generator).digest
+    registry = Registry(config.name, uri)
+    there = next((one for one in registry.of_run(run_id) if one.tags.get(DIGEST) == digest), None)
+    there = there or _create(generator, registry, run_id, digest)
+    shape = generator.config
+    tags = {
+        "architecture": f"dim {shape.dim}, {shape.layers} layers, {shape.heads} heads, output {shape.output}",
+        "parameters": f"{sum(parameter.numel() for parameter in generator.parameters()):,}",
+        "licence": config.licence,
+        "training_run": run_id,
+        **facts,
+    }
+    registry.describe(there, _description(tags, scores))
+    tags["scores"] = json.dumps(dict(scores))
+    registry.tag(there, {name: value for name, value in tags.items() if there.tags.get(name) != value})
+    if there.tags.get("was_candidate") != "true":
+        registry.set_alias(CANDIDATE, there)
+        registry.tag(there, {"was_candidate": "true"})  # a later one may be it when this is called again
+    return there
+
+
+def _create(generator: Any, registry: Registry, run_id: str, digest: str) -> Version:
+    import mlflow
+    from mlflow.entities import LoggedModelOutput
+
+    import apollo
+    from apollo.checkpoints.checkpoint import save_portable
+
+    with (
+        tempfile.TemporaryDirectory(prefix="apollo-register-") as scratch,
+        impatient(_REQUEST_SECONDS),
+        default_uri(registry.uri),
+    ):
+        folder = save_portable(generator, Path(scratch, ARTIFACT), notes={"run_id": run_id})
+        run = registry.client.get_run(run_id)
+        # made by hand, since `log_model` alone would open the run, and end it once more
+        model = registry.client.create_logged_model(run.info.experiment_id, registry.name, run_id)
+        registry.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+        mlflow.pyfunc.log_model(
+            model_id=model.model_id,
+            python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+            artifacts={ARTIFACT: str(folder)},
+            code_paths=[str(Path(apollo.__file__).parent)],
+            pip_requirements=_requirements(),
+            input_example=([_example()], {"format": "flac24"}),
+        )
+        made = mlflow.register_model(model.model_uri, registry.name, tags={DIGEST: digest})
+    found = registry.version(int(made.version))
+    assert found is not None  # noqa: S101 - our invariant
+    return found
+
+
+@contextmanager
+def default_uri(uri: str) -> Iterator[None]:
+    """Let MLflow's own functions speak to a server; they know no other way than a global one."""
+    import mlflow
+
+    before = os.environ.get(_URI)
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)  # with None, the variable is gone again
+
+
+def _example() -> bytes:
+    """Make half a second of a tone as FLAC: what a request holds."""
+    import io
+
+    import numpy as np
+    import soundfile
+
+    tone = 0.1 * np.sin(2 * np.pi * 440 / SAMPLE_RATE * np.arange(SAMPLE_RATE // 2))
+    stream = io.BytesIO()
+    soundfile.write(stream, np.stack((tone, tone), 1), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return stream.getvalue()
+
+
+def _requirements() -> list[str]:
+    from importlib.metadata import version
+
+    # without "+cpu" and the like, which not every index has
+    return [f"{package}=={version(package).partition('+')[0]}" for package in _SERVED_NEEDS]
+
+
+def _description(facts: Mapping[str, str], scores: Mapping[str, float]) -> str:
+    """Say in Markdown what a version is."""
+    lines = [
+        "Apollo generator: an encoded audio file in, a restored one at 44.1 kHz out (24-bit FLAC).",
+        "",
+        *(f"- {name.replace('_', ' ')}: {value}" for name, value in facts.items()),
+    ]
+    if scores:
+        lines += ["", "Validation scores of these weights:", ""]
+        lines += [f"- {name}: {value:.4g}" for name, value in sorted(scores.items())]
+    return "\n".join(lines)

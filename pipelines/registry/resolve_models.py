@@ -1,0 +1,146 @@
+"""Names of the registry as checkpoints: `models:/…` and `runs:/…` for `apollo.checkpoints.checkpoint`.
+
+A version's checkpoint is downloaded once, into a cache of this user, and verified at every use: then against
+what was registered, later against its own manifest.
+"""
+
+import os
+import re
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from apollo.checkpoints.checkpoint import CONFIG, PORTABLE, load, verify
+from apollo.checkpoints.published_format import CheckpointError
+from pipelines.redaction import shown
+from pipelines.registry.model_bundle import pack
+from pipelines.registry.registry import (
+    ARTIFACT,
+    CANDIDATE,
+    CHAMPION,
+    DIGEST,
+    Registry,
+    Version,
+    default_uri,
+    find_of_run,
+)  # fmt: skip
+from pipelines.runtime.run import root_cause
+from pipelines.tracking.mlflow_sync import impatient
+from pipelines.tracking.uri import database_path
+
+_ALIAS = re.compile(r"models:/(?P<name>[\w.-]+)@(?P<what>(?!\d+$)[\w.-]+)")
+_NUMBER = re.compile(r"models:/(?P<name>[\w.-]+)/(?P<what>[0-9]{1,9})")
+_RUN = re.compile(r"runs:/(?P<run>[0-9a-f]{32})")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_REQUEST_SECONDS = 60
+
+
+def resolve(name: str) -> Path:
+    """Turn a name of the registry into a checkpoint folder on this machine.
+
+    Args:
+        name: `models:/NAME@ALIAS`, `models:/NAME/NUMBER`, or `runs:/ID` of a training run. While there is no
+            champion, the candidate stands in for it, and that is said on standard error.
+
+    Raises:
+        CheckpointError: there is no such version, or no registry, or it does not answer.
+    """
+    return _fetch(*find(name))
+
+
+def find(name: str) -> tuple[Version, str]:
+    """Find the version that a name stands for now, and the registry's URI.
+
+    Raises:
+        CheckpointError: as `resolve` does.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        raise CheckpointError(
+            f"{name} is in an MLflow registry: set MLFLOW_TRACKING_URI to its server, or to the database of "
+            "a training, as in sqlite:////data/runs/paper/mlflow.db"
+        )
+    database = database_path(uri)
+    if database and not os.path.exists(database):  # MLflow would make one
+        raise CheckpointError(f"{name}: MLFLOW_TRACKING_URI names {database}, and there is no such file")
+    asked = _ALIAS.fullmatch(name) or _NUMBER.fullmatch(name)
+    run = _RUN.fullmatch(name)
+    if not asked and not run:
+        raise CheckpointError(
+            f"{name} is no name of a model: models:/NAME@ALIAS, models:/NAME/NUMBER, runs:/ID"
+        )
+    try:
+        if run:
+            found = find_of_run(uri, run["run"])
+            advice = "training registers its best weights when it ends; run it again"
+        else:
+            assert asked  # noqa: S101 - our invariant
+            found = _version(Registry(asked["name"], uri), asked["what"])
+            advice = "training registers a candidate when it ends; jobs/evaluate.py --promote makes champions"
+    except Exception as error:  # whatever a server or a database throws
+        raise CheckpointError(f"{name}: {shown(uri)} does not answer: {root_cause(error)}") from error
+    if found is None:
+        raise CheckpointError(f"{name}: there is no such version in {shown(uri)}. {advice}")
+    return found, uri
+
+
+def _version(registry: Registry, what: str) -> Version | None:
+    found = registry.version(what)
+    if found is None and what == CHAMPION and (candidate := registry.version(CANDIDATE)):
+        print(
+            f"{registry.name} has no champion yet: taking the candidate, version {candidate.number}",
+            file=sys.stderr,
+            flush=True,
+        )
+        return candidate
+    return found
+
+
+def _fetch(version: Version, uri: str) -> Path:
+    """Give a version's checkpoint from the cache, bringing it there if it is not there whole."""
+    digest = version.tags.get(DIGEST, "")
+    if not _DIGEST.fullmatch(digest):
+        raise CheckpointError(f"{version.uri} was not registered by this project: it has no tag {DIGEST}")
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "apollo" / "models"
+    folder = home / f"{digest[:16]}-{version.number}"
+    if _is_whole(folder):
+        return folder
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=home) as scratch:
+            fresh = _download(version, uri, scratch)
+            verify(fresh, (CONFIG, PORTABLE))
+            if pack(load(fresh)).digest != digest:
+                raise CheckpointError(
+                    f"{version.uri} holds other weights than were registered: their digest is not the tag "
+                    f"{DIGEST}. Register them again"
+                )
+            if not _is_whole(folder):  # another process may have been faster
+                # moved, not emptied in place: one made whole this very moment may be in use already
+                with suppress(FileNotFoundError):
+                    folder.rename(Path(scratch, "aside"))
+                fresh.rename(folder)
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a store of artifacts throws
+        if not _is_whole(folder):
+            raise CheckpointError(f"{version.uri} cannot be fetched: {root_cause(error)}") from error
+    return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        verify(folder, (CONFIG, PORTABLE))
+    except CheckpointError:
+        return False
+    return True
+
+
+def _download(version: Version, uri: str, scratch: str) -> Path:
+    import mlflow
+
+    place = f"{version.uri}/artifacts/{ARTIFACT}"
+    with impatient(_REQUEST_SECONDS), default_uri(uri):
+        found = mlflow.artifacts.download_artifacts(artifact_uri=place, dst_path=scratch)
+    return Path(found)

@@ -1,0 +1,83 @@
+"""Checkpoints at URIs: what `apollo.checkpoints.checkpoint` asks for `s3://…`.
+
+A URI names a run's output, whose best is taken, a checkpoint of it, or a file that others published. It is
+brought once into a cache of this user, under the digest of its manifest, and verified at every use.
+"""
+
+import hashlib
+import os
+import posixpath
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from apollo.checkpoints.checkpoint import BEST, CONFIG, MANIFEST, PORTABLE, WEIGHTS, verify
+from apollo.checkpoints.published_format import CheckpointError
+from pipelines.storage.folder import Folder
+from pipelines.storage.object_store import StoreError
+
+FILES = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
+
+
+def resolve(name: str) -> Path:
+    """Turn a URI into a checkpoint on this machine.
+
+    Args:
+        name: The URI.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or the store does not answer.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "apollo" / "stores"
+    address, question, query = name.partition("?")
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        if posixpath.splitext(address)[1] in FILES:
+            folder, file = posixpath.split(address)
+            return _bring_file(Folder(folder + question + query), file, home)
+        store = Folder(address.rstrip("/").removesuffix(f"/{BEST}") + question + query)
+        if store.exists(f"{BEST}/{MANIFEST}"):  # a run's folder that was copied from a disk
+            return _bring_folder(store, f"{BEST}/", home)
+        if not store.exists(MANIFEST) and store.exists(BEST):
+            return _bring_folder(store, store.read(BEST).decode() + "/", home)
+        return _bring_folder(store, "", home)
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{name}: there is no run with a best checkpoint yet, no checkpoint, and no file of weights"
+        ) from error
+    except (StoreError, ValueError) as error:  # a name of the best that is none, too
+        raise CheckpointError(str(error)) from error
+
+
+def _bring_folder(store: Folder, below: str, home: Path) -> Path:
+    manifest = store.read(below + MANIFEST)
+    weights = PORTABLE if store.exists(below + PORTABLE) else WEIGHTS
+    target = home / hashlib.sha256(manifest).hexdigest()[:32]
+    with suppress(CheckpointError):
+        verify(target, (CONFIG, weights))
+        return target
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=home) as scratch:
+        fresh = Path(scratch, "fresh")
+        fresh.mkdir()
+        (fresh / MANIFEST).write_bytes(manifest)
+        for file in (CONFIG, weights):
+            store.get(below + file, str(fresh / file))
+        verify(fresh, (CONFIG, weights))
+        with suppress(FileNotFoundError):  # a damaged one
+            target.rename(Path(scratch, "aside"))
+        with suppress(OSError):  # another process may have been faster, with the same
+            fresh.rename(target)
+    return target
+
+
+def _bring_file(store: Folder, file: str, home: Path) -> Path:
+    found = [entry for entry in store.entries() if entry.name == file]
+    if not found:
+        raise FileNotFoundError(file)
+    what = f"{store.location}\n{file}\n{found[0].size}\n{found[0].mtime_ns}"
+    target = home / (hashlib.sha256(what.encode()).hexdigest()[:32] + posixpath.splitext(file)[1])
+    if not target.exists() or target.stat().st_size != found[0].size:
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=home) as scratch:
+            store.get(file, str(Path(scratch, "file")))
+            Path(scratch, "file").rename(target)
+    return target

@@ -1,0 +1,1 @@
+"""Parts of HTML reports: spectrograms and audio clips."""

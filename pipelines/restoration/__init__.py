@@ -1,0 +1,1 @@
+"""Restoration job: songs in folders and buckets."""

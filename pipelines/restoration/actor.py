@@ -1,0 +1,145 @@
+"""An actor that restores songs: brings each, restores it as `apollo restore` does, and puts the result.
+
+Whatever a song does to its actor is the song's affair alone. A bad one is a record with a reason; one that
+kills the process again and again (by the memory it takes, say) is given up, since its attempts are counted
+where they outlive the process.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from apollo.audio.decoding import AudioError
+from apollo.audio.songs import Job, restore_songs
+from apollo.cli.options import SongsConfig
+from apollo.device import choose_device, choose_precision
+from pipelines.audio.reading import open_binary_or_explain
+from pipelines.cluster.connection import Shared
+from pipelines.registry.model_bundle import unpack
+from pipelines.restoration.songs import Record, Wanted, commit_path, read_record, write_record
+from pipelines.runtime import run as runs
+from pipelines.storage.folder import Folder, is_uri
+
+_MOST_ATTEMPTS = 3
+_COPY_BYTES = 1 << 22
+
+
+@dataclass(frozen=True)
+class RestoreTask:
+    """What a restorer needs beside the weights: plain values, so that Ray can send it.
+
+    Args:
+        run: A word that no other run has.
+        songs: How, and the output: path or URI.
+        device: `cuda` or `cpu`.
+        precision: One of options.PRECISIONS.
+    """
+
+    run: str
+    songs: SongsConfig
+    device: str
+    precision: str
+
+
+class SongRestorer:
+    """An actor's state: restores and commits one song at a time."""
+
+    def __init__(self, task: RestoreTask, weights: Shared) -> None:
+        self._task = task
+        self._output = Folder(task.songs.output)
+        if not self._output.exists(runs.FINGERPRINT):
+            raise RuntimeError(
+                f"node {os.uname().nodename} does not see {task.songs.output}: give an output that every "
+                "node sees, or a URI such as s3://bucket/path"
+            )
+        self._device = choose_device(task.device)
+        if self._device.type == "cpu":
+            torch.set_num_threads(1)  # an actor has one CPU
+        precision = choose_precision(task.precision, self._device)
+        self._precision = str(precision).removeprefix("torch.")
+        self._generator = unpack(weights.get()).with_precision(precision).to(self._device)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Restore the song of a row."""
+        return {"record": json.dumps(asdict(self.restore(Wanted(**json.loads(row["song"])))))}
+
+    def restore(self, song: Wanted) -> Record:
+        """Restore and commit one song."""
+        before = read_record(self._output, commit_path(song.name))
+        if before is None or before.run != self._task.run:
+            attempts = 1
+        elif before.status == "begun":
+            attempts = before.attempts + 1
+        else:
+            return before  # its actor died when it was done
+        record = replace(
+            Record.of(song, "begun"),
+            run=self._task.run,
+            attempts=attempts,
+            device=self._device.type,
+            precision=self._precision,
+        )
+        if attempts > _MOST_ATTEMPTS:
+            record.status, record.reason = "failed", f"killed its process {_MOST_ATTEMPTS} times: given up"
+        else:
+            write_record(self._output, record)
+            try:
+                self._restore(song, record)
+            except torch.AcceleratorError as error:
+                # every song after it would fail at once, and this actor would take them all: Ray starts anew
+                print(f"{song.source}: {runs.root_cause(error)}", file=sys.stderr, flush=True)
+                os._exit(1)
+        write_record(self._output, record)
+        return record
+
+    def _restore(self, song: Wanted, record: Record) -> None:
+        """Restore a song and put its result under its name; the record tells how it went."""
+        with tempfile.TemporaryDirectory(prefix="apollo-restore-") as scratch:
+            try:
+                source = _bring(song.source, scratch)
+                beside = is_uri(self._task.songs.output)
+                target = Path(scratch, f"result{Path(song.name).suffix}")
+                if not beside:
+                    target = Path(self._task.songs.output, song.name)
+                (outcome,) = restore_songs(self._generator, [Job(source, target)], self._task.songs)
+                record.status, record.reason = outcome.status, outcome.reason
+                if outcome.status == "restored":
+                    record.bytes, record.sha256 = target.stat().st_size, _digest(target)
+                    if beside:
+                        self._output.put(song.name, str(target))
+                        self._output.confirm(song.name, record.sha256)
+                for name in ("warnings", "channels", "samples", "seconds", "elapsed_seconds", "peak", "gain"):
+                    setattr(record, name, getattr(outcome, name))
+            except torch.AcceleratorError:
+                raise
+            except AudioError as error:
+                record.status, record.reason = "failed", str(error)
+            except Exception as error:  # whatever a song causes, the others go on
+                record.status, record.reason = "failed", runs.root_cause(error)
+
+
+def _bring(location: str, scratch: str) -> Path:
+    """Give a song as a file of this machine.
+
+    Raises:
+        AudioError: it cannot be opened.
+    """
+    if not is_uri(location):
+        return Path(location)
+    copy = Path(scratch, "song")
+    with open_binary_or_explain(location) as stream, copy.open("wb") as file:
+        shutil.copyfileobj(stream, file, _COPY_BYTES)
+    return copy
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

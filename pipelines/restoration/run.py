@@ -1,0 +1,254 @@
+"""Restore: songs in, restored songs out, on all the machines of a cluster; what `jobs/restore.py` calls.
+
+    OUTPUT/
+      album/song.wav       results, each whole or absent; they lie as the songs do
+      outcomes.jsonl       a line for every song: status, reason, warnings, length, gain, sha256
+      rejects.jsonl        those lines of it whose songs failed
+      commits/             a record for each song, by which a run continues
+      fingerprint.json     what decides the results; another run on the same output is refused
+      result.json          how the run ended
+
+A song is the unit of work: with its record there and its result as long as the record says, it is done.
+"""
+
+import json
+import secrets
+from collections import Counter
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from apollo.cli.options import PRECISIONS, SongsConfig
+from pipelines.errors import UsageError
+from pipelines.runtime import prometheus
+from pipelines.runtime import run as runs
+from pipelines.runtime.progress import say, watch
+from pipelines.runtime.run import Exit, Outcome
+from pipelines.storage.folder import Folder
+
+if TYPE_CHECKING:
+    from pipelines.registry.model_bundle import Packed
+    from pipelines.restoration.songs import Record, Wanted
+
+OUTCOMES, REJECTS = "outcomes.jsonl", "rejects.jsonl"
+RELEASED = "JusperLee/Apollo"
+_DEVICES = ("auto", "cuda", "cpu")
+_STATUSES = ("restored", "skipped", "failed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoreConfig:
+    """What to restore, with what, and how.
+
+    Args:
+        data: Songs, folders with songs (recursively), or URIs of either: s3://bucket/path, gs://bucket/path.
+        output: Folder or URI for the results. A run on an output that was begun continues it.
+        checkpoint: Folder, file, Hugging Face name or registry name (models:/apollo@champion) of the weights;
+            only the machine of the driver has to see it.
+        format: `float`, `wav24`, `wav16`, `flac24` or `flac16`.
+        clip: What happens to samples beyond full scale: `rescale` turns the song down, `clamp` cuts them,
+            `none` keeps them, which only `float` can.
+        filename: Name of a result without extension; {stem} is the song's without its extension, {name} with
+            it, {parent} its folder's name. "/" makes folders.
+        overwrite: Make results again that are there.
+        batch: Chunks of 5 seconds that are computed at a time. Memory grows with it, the result stays the
+            same; a GPU is busier with more.
+        device: `cuda` for actors with a GPU each, `cpu` for actors with a CPU and one thread each; `auto`
+            takes the GPUs where the cluster has some.
+        precision: Of the linear layers: `float32`, `bfloat16`, or `auto`: bfloat16 where the actor's hardware
+            multiplies in it.
+        actors: Most actors; unset takes all GPUs, or all CPUs.
+    """
+
+    data: list[str]
+    output: str
+    checkpoint: str = RELEASED
+    format: str = "float"
+    clip: str = "rescale"
+    filename: str = "{stem}"
+    overwrite: bool = False
+    batch: int = 1
+    device: str = "auto"
+    precision: str = "auto"
+    actors: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.data or not self.output:
+            raise UsageError("name at least one song, folder or URI as --data, and an --output")
+        object.__setattr__(self, "data", [runs.resolve(place, "--data") for place in self.data])
+        object.__setattr__(self, "output", runs.resolve(self.output, "--output"))
+        for name, allowed in (("device", _DEVICES), ("precision", PRECISIONS)):
+            if getattr(self, name) not in allowed:
+                raise UsageError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(allowed)}")
+        if self.actors is not None and self.actors < 1:
+            raise UsageError(f"actors is {self.actors}: give 1 or more, or leave it unset")
+        try:
+            self.songs  # noqa: B018
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+
+    @cached_property
+    def songs(self) -> SongsConfig:
+        """What the `apollo restore` command would be told; an actor always writes what it is sent to."""
+        return SongsConfig(
+            output=self.output,
+            format=self.format,
+            clip=self.clip,
+            filename=self.filename,
+            overwrite=True,
+            batch=self.batch,
+        )
+
+
+def restore(config: RestoreConfig) -> Outcome:
+    """Restore all songs, however it ends, and leave result.json.
+
+    An output that another run holds, or that was begun with something else, is left as it is.
+    """
+    output = Folder(config.output)
+    run = _Run(config)
+    left = "what is restored is whole, run the same command again to continue"
+    return runs.run_held(output, run.prepare, run.work, doing="restoring", left=left)
+
+
+def describe(config: RestoreConfig) -> str:
+    """Say what a run would do, song by song; nothing is changed.
+
+    Raises:
+        ValueError: a song or folder does not exist.
+    """
+    from pipelines.restoration.songs import divide, find_wanted
+
+    wanted = find_wanted(config.data, config.songs)
+    settled, _ = divide(wanted, Folder(config.output), overwrite=config.overwrite)
+    lines = []
+    for song in wanted:
+        record = settled.get(song)
+        if record is None:
+            lines.append(f"restore   {song.source!r} -> {song.name!r}")
+        elif record.status == "restored":
+            lines.append(f"is there  {song.source!r} -> {song.name!r}")
+        else:
+            lines.append(f"{record.status:9s} {song.source!r}: {record.reason}")
+    return "\n".join([*lines, f"{len(wanted) - len(settled)} of {len(wanted)} songs to restore"])
+
+
+class _Run:
+    """One run over one output, which is held while it works."""
+
+    def __init__(self, config: RestoreConfig) -> None:
+        self.config = config
+        self.output = Folder(config.output)
+        self.wanted: list[Wanted] = []
+        self.records: dict[Wanted, Record] = {}
+        self.open: list[Wanted] = []
+        self.weights: Packed
+
+    def prepare(self) -> Outcome | None:
+        """Find the songs, load the weights, claim the output, and tell what is open."""
+        from pipelines.restoration.songs import divide, find_wanted
+
+        self.wanted = find_wanted(self.config.data, self.config.songs)
+        self.weights = _load(self.config.checkpoint)
+        config = self.config
+        fingerprint = {
+            "weights": self.weights.digest,
+            "generator": self.weights.config,
+            "format": config.format,
+            "clip": config.clip,
+            "filename": config.filename,
+            "precision": config.precision,
+        }
+        runs.claim(self.output, fingerprint)
+        self.records, self.open = divide(self.wanted, self.output, overwrite=config.overwrite)
+        return self._finished()
+
+    def _finished(self) -> Outcome | None:
+        """Tell whether all is done and said already, so that nothing needs to start."""
+        try:
+            code = json.loads(self.output.read(runs.RESULT))["exit_code"]
+            said = self.output.read(OUTCOMES)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        if self.open or said != self._lines(_STATUSES):
+            return None
+        outcome = self._judge("nothing to do: ")
+        return outcome if code == outcome.code else None
+
+    def work(self) -> Outcome:
+        """Restore what is open."""
+        before = len(self.records)
+        if self.open:
+            self._restore()
+        for name, statuses in ((OUTCOMES, _STATUSES), (REJECTS, ("failed",))):
+            self.output.write(name, self._lines(statuses))
+        return self._judge("", before=before)
+
+    def _restore(self) -> None:
+        from pipelines.cluster import connection
+        from pipelines.restoration.actor import RestoreTask, SongRestorer
+        from pipelines.restoration.songs import Record
+
+        config, here = self.config, connection.connect()
+        runs.catch_sigterm()  # Ray has put its own handler there
+        on_gpu = config.device == "cuda" or (config.device == "auto" and here.gpus > 0)
+        device = "cuda" if on_gpu else "cpu"
+        say(f"restoring {len(self.open)} of {len(self.wanted)} songs: {here.cpus} CPUs, {here.gpus} GPUs")
+        task = RestoreTask(secrets.token_hex(8), config.songs, device, config.precision)
+        # the longest first: at the end no actor is left alone with it
+        order = sorted(self.open, key=lambda song: -song.source_bytes)
+        songs = {song.name: song for song in order}
+        results = connection.run_actors(
+            [{"song": json.dumps(asdict(song))} for song in order],
+            SongRestorer,
+            (task, connection.share(self.weights)),
+            actors=config.actors,
+            cluster=here,
+            on_gpu=on_gpu,
+            long_items=True,
+        )
+        done = len(self.wanted) - len(order)
+        for row in watch(results, total=len(self.wanted), done=done, what="restore", unit="song"):
+            record = Record(**json.loads(row["record"]))
+            self.records[songs[record.name]] = record
+            prometheus.song_done(record)
+            if record.status == "failed":
+                say(f"FAILED   {record.source!r}: {record.reason}")
+        self.output.delete_temporary()  # of actors that were killed
+
+    def _lines(self, statuses: tuple[str, ...]) -> bytes:
+        records = (self.records[song] for song in self.wanted)
+        return "".join(f"{record.line()}\n" for record in records if record.status in statuses).encode()
+
+    def _judge(self, begin: str, *, before: int | None = None) -> Outcome:
+        """Tell how the run ended, as the `apollo restore` command would."""
+        counts = Counter(record.status for record in self.records.values())
+        text = begin + ", ".join(f"{counts[status]} {status}" for status in _STATUSES if counts[status])
+        if counts["failed"]:
+            text += f"; the reasons are in {REJECTS}"
+        facts = {
+            "songs": len(self.wanted),
+            **{status: counts[status] for status in _STATUSES},
+            "already": len(self.records) if before is None else before,
+            "checkpoint": self.config.checkpoint,
+        }
+        if not counts["failed"]:
+            return Outcome(Exit.DONE, text, facts)
+        code = Exit.FAILED if counts["failed"] == len(self.wanted) else Exit.REJECTS
+        return Outcome(code, text, facts)
+
+
+def _load(checkpoint: str) -> "Packed":
+    """Load the weights as plain values.
+
+    Raises:
+        ValueError: they cannot be loaded.
+    """
+    from apollo.checkpoints.checkpoint import load
+    from pipelines.registry.model_bundle import pack
+
+    try:
+        return pack(load(checkpoint))
+    except ImportError as error:
+        package = (error.name or str(error)).partition(".")[0]
+        raise UsageError(f"{package} is needed for {checkpoint}: pip install {package}") from error

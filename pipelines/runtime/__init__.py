@@ -1,0 +1,1 @@
+"""What every job needs to run: lock, fingerprint, result.json, progress, metrics."""

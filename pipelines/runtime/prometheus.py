@@ -1,0 +1,202 @@
+"""Numbers for Prometheus: all of them in one table, and how runs count them; docs/observability.md.
+
+Ray puts `ray_` before a name. A process sends what it has every ten seconds, and once more when it ends, also
+when Ray ends it; what it counted since then is lost when it is killed from outside (for want of memory, say).
+So what an actor has made is counted in the driver, from the row that comes back: once, however often its
+actor died, and on the one series that a run then has. Training workers count for themselves: what one that is
+killed had not sent are mostly steps that are taken again.
+
+Outside of Ray nothing is recorded, and Ray is not imported.
+"""
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from pipelines.dataset.shards import Commit
+    from pipelines.restoration.songs import Record
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What is counted or measured under one name.
+
+    Args:
+        name: Without Ray's prefix; ends with its unit, a counter's with `_total`.
+        kind: Counters only rise, gauges are set, histograms count values by size.
+        unit: Of its values: `seconds`, `bytes`, or what is counted.
+        tags: Names of its tags; each has few values.
+        text: What it tells, in a sentence.
+        buckets: Upper edges of a histogram's buckets.
+    """
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    unit: str
+    tags: tuple[str, ...]
+    text: str
+    buckets: tuple[float, ...] = ()
+
+
+_ENCODE_BUCKETS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
+_SONG_BUCKETS = (1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 60.0, 120.0, 300.0, 600.0, 1_200.0, 3_600.0, 10_800.0)
+_TABLE = (
+    # every stage that goes through items one by one: scan, render, restore
+    ("apollo_items_open", "gauge", "items", ("stage",), "What a stage still has to do."),
+    # preprocess
+    ("apollo_songs_scanned_total", "counter", "songs", (), "Songs scanned."),
+    ("apollo_sources_rejected_total", "counter", "sources", ("reason",), "Sources left out of a new plan."),
+    ("apollo_shards_committed_total", "counter", "shards", ("split",), "Shards made."),
+    ("apollo_shard_bytes_total", "counter", "bytes", (), "Size of the shards made."),
+    ("apollo_recipes_committed_total", "counter", "recipes", ("split",), "Recipes made: rows of shards."),
+    ("apollo_recipes_rejected_total", "counter", "recipes", ("reason",), "Recipes that could not be made."),
+    ("apollo_render_cpu_seconds_total", "counter", "seconds", (), "Processor time of shards, encoders' too."),
+    ("apollo_encode_seconds", "histogram", "seconds", (), "An excerpt at all bitrates.", _ENCODE_BUCKETS),
+    # train
+    ("apollo_training_starts_total", "counter", "starts", (), "Times that the first worker began."),
+    ("apollo_training_steps_total", "counter", "steps", (), "Steps, those taken again included."),
+    ("apollo_training_skipped_steps_total", "counter", "steps", (), "Steps that met what is no number."),
+    ("apollo_training_examples_total", "counter", "examples", (), "Examples of these, of all workers."),
+    ("apollo_training_seconds_total", "counter", "seconds", (), "Time of steps, on the first worker."),
+    ("apollo_training_data_wait_seconds_total", "counter", "seconds", (), "The part spent without examples."),
+    ("apollo_training_rows_rejected_total", "counter", "rows", ("reason",), "Rows that a worker left out."),
+    ("apollo_training_checkpoints_total", "counter", "checkpoints", (), "Checkpoints written."),
+    # evaluate
+    ("apollo_items_scored_total", "counter", "items", ("status",), "Items scored, by what came of it."),
+    # restore
+    ("apollo_songs_restored_total", "counter", "songs", (), "Songs restored."),
+    ("apollo_songs_failed_total", "counter", "songs", ("reason",), "Songs that could not be restored."),
+    ("apollo_restored_audio_seconds_total", "counter", "seconds", (), "Length of the songs restored."),
+    ("apollo_restore_seconds", "histogram", "seconds", (), "Time of a song restored.", _SONG_BUCKETS),
+)  # fmt: skip
+METRICS = {row[0]: Metric(*row) for row in _TABLE}
+
+# Reasons are free text with names of files in it; Prometheus gets their kind, of which there are few. They
+# are looked for in this order, at the beginning of a reason; some name a column or a file first.
+OTHER = "other"
+_KINDS = {
+    "encoder": r"encoder: ",
+    "ffmpeg": r"ffmpeg (?:ended|was killed)",
+    "damaged": r"truncated|damaged|the file is (?:gone|damaged)|.*: ends \d+ samples early at \d+$"
+    r"|(?:\w+: )?(?:decodes to|\d+ samples)|\w+ of shard ",
+    "undecodable": r"(?:\w+: )?cannot be decoded|no audio that",
+    "unopened": r"cannot be (?:opened|listed)|/.*: |\w+://.*: |No such file|Permission denied",
+    "empty": r"the file (?:is empty|holds no samples)|\w+ is empty",
+    "silent": r"the mix is silent",
+    "not_finite": r"(?:the mix |\w+ )?holds samples that are no numbers|the gain of|the generator gave",
+    "too_loud": r"exceeds full scale",
+    "too_long": r"longer than",
+    "listing": r"data\.json ",
+    "killed": r"killed its process",
+    "memory": r"the device has too little memory|OutOfMemoryError",
+}
+KINDS = (*_KINDS, OTHER)
+_KIND = re.compile("|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _KINDS.items()), re.DOTALL)
+
+
+def kind_of(reason: str | None) -> str:
+    """Tell of which of KINDS the reason of a reject is."""
+    found = _KIND.match(reason or "")
+    return (found and found.lastgroup) or OTHER
+
+
+def record(name: str, value: float = 1.0, **tags: str) -> None:
+    """Add to a counter, set a gauge, or count a value in a histogram; nothing happens outside of Ray.
+
+    Args:
+        name: Of METRICS.
+        value: In its unit.
+        tags: A value for each of its tags.
+    """
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return
+    kind = METRICS[name].kind
+    if kind == "gauge":
+        _instrument(name).set(float(value), tags)
+    elif kind == "histogram":
+        _instrument(name).observe(float(value), tags)
+    elif value > 0:  # Ray refuses to add nothing
+        _instrument(name).inc(float(value), tags)
+
+
+@cache
+def _instrument(name: str) -> Any:
+    from ray.util import metrics
+
+    metric = METRICS[name]
+    if metric.kind == "counter":
+        return metrics.Counter(name, metric.text, metric.tags)
+    if metric.kind == "gauge":
+        return metrics.Gauge(name, metric.text, metric.tags)
+    return metrics.Histogram(name, metric.text, list(metric.buckets), metric.tags)
+
+
+def rejected(name: str, reasons: Iterable[str | None]) -> None:
+    """Count rejects in a counter that has their reasons as its tag."""
+    for kind, number in Counter(map(kind_of, reasons)).items():
+        record(name, number, reason=kind)
+
+
+def shard_made(commit: "Commit", encode_seconds: Iterable[float]) -> None:
+    """Count a shard and its recipes.
+
+    Args:
+        commit: Of the shard.
+        encode_seconds: What each call of the encoder took.
+    """
+    record("apollo_shards_committed_total", split=commit.split)
+    record("apollo_shard_bytes_total", commit.bytes)
+    record("apollo_recipes_committed_total", commit.rows, split=commit.split)
+    record("apollo_render_cpu_seconds_total", commit.cpu_seconds)
+    rejected("apollo_recipes_rejected_total", (reject["reason"] for reject in commit.rejected))
+    for seconds in encode_seconds:
+        record("apollo_encode_seconds", seconds)
+
+
+def items_scored(counts: Mapping[str, int]) -> None:
+    """Count the items of a trial, by status."""
+    for status, number in counts.items():
+        record("apollo_items_scored_total", number, status=status)
+
+
+def song_done(song: "Record") -> None:
+    """Count a song that an actor is done with."""
+    if song.status == "failed":
+        rejected("apollo_songs_failed_total", [song.reason])
+        return
+    record("apollo_songs_restored_total")
+    record("apollo_restored_audio_seconds_total", song.seconds or 0.0)
+    record("apollo_restore_seconds", song.elapsed_seconds or 0.0)
+
+
+class TrainingCounts:
+    """Counts what a training worker does; the first one counts what all of them do together.
+
+    Args:
+        rank: Of the worker.
+    """
+
+    def __init__(self, rank: int) -> None:
+        self._first, self._steps = rank == 0, 0
+        if self._first:
+            record("apollo_training_starts_total")
+
+    def stepped(self, names: Sequence[str], *, skipped: bool) -> None:
+        """Count a step with the worker's own examples."""
+        self._steps += 1
+        record("apollo_training_examples_total", len(names))
+        if self._first:
+            record("apollo_training_steps_total")
+            record("apollo_training_skipped_steps_total", skipped)
+
+    def logged(self, metrics: Mapping[str, float]) -> None:
+        """Take over the seconds of the steps since the last time: `time/step` and `time/data` are means."""
+        record("apollo_training_seconds_total", metrics["time/step"] * self._steps)
+        record("apollo_training_data_wait_seconds_total", metrics["time/data"] * self._steps)
+        self._steps = 0

@@ -1,0 +1,263 @@
+"""A run's claim on its output: the lock, the fingerprint, and the result that outlives the process.
+
+A local output is locked with flock, which ends with the process however it dies. Object stores have no such
+thing: two runs on one of their folders would write the same bytes under the same names.
+"""
+
+import fcntl
+import json
+import os
+import re
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import IntEnum
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import soundfile
+
+from apollo.audio.ffmpeg import ffmpeg_version, find_ffmpeg
+from pipelines.errors import FinalError, UsageError
+from pipelines.redaction import shown
+from pipelines.schema import SCHEMA_VERSION
+from pipelines.storage.folder import Folder, is_uri
+from pipelines.storage.object_store import refuse_credentials
+
+FINGERPRINT, RESULT = "fingerprint.json", "result.json"
+_SHOWN = 5
+_NAMED_ERROR = re.compile(r"^(?:\w+\.)*(\w+(?:Error|Exception)): (.+)$", re.MULTILINE)
+
+
+class Exit(IntEnum):
+    """Exit codes of every job."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    REJECTS = 3
+    INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Args:
+        code: Exit code.
+        message: In words.
+        facts: What result.json says beside.
+    """
+
+    code: Exit
+    message: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def run_held(
+    output: Folder,
+    prepare: Callable[[], Outcome | None],
+    work: Callable[[], Outcome],
+    *,
+    doing: str,
+    left: str,
+) -> Outcome:
+    """Hold an output while its work is done, and leave result.json, however it ends.
+
+    Args:
+        output: Where. One that another run holds, or that `prepare` refuses, is left as it is.
+        prepare: Checks what can be checked and claims the output, before anything is begun. What it gives, if
+            anything, is how the run ends at once: it was finished before. Its errors are the user's.
+        work: What there is to do.
+        doing: Word for result.json while it goes on.
+        left: What is there after an interruption or a failure, and how to go on.
+    """
+    try:
+        with hold(output), interruptible():
+            try:
+                finished = prepare()
+            except (ValueError, RuntimeError) as error:  # nothing is begun, and what is there stays as it is
+                return Outcome(Exit.USAGE, str(error))
+            except OSError as error:
+                return Outcome(Exit.FAILED, f"nothing was begun: {error}")
+            return finished or _work_held(output, work, doing, left)
+    except UsageError as error:
+        return Outcome(Exit.USAGE, str(error))
+    except OSError as error:
+        return Outcome(Exit.FAILED, f"cannot write to {output.location}: {error}")
+
+
+def _work_held(output: Folder, work: Callable[[], Outcome], doing: str, left: str) -> Outcome:
+    write_result(output, None, doing)
+    try:
+        outcome = work()
+    except UsageError as error:
+        outcome = Outcome(Exit.USAGE, str(error))
+    except FinalError as error:
+        outcome = Outcome(Exit.FAILED, str(error))
+    except KeyboardInterrupt:
+        outcome = Outcome(Exit.INTERRUPTED, f"interrupted; {left}")
+    except Exception as error:
+        if not isinstance(error, OSError | RuntimeError):
+            traceback.print_exc()  # not of the kinds that runs meet; whoever mends it needs the place
+        outcome = Outcome(Exit.FAILED, f"{root_cause(error)}; {left}")
+    write_result(output, outcome.code, outcome.message, **outcome.facts)
+    return outcome
+
+
+def inside_job() -> bool:
+    """Tell whether this process was started by `ray job submit`."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def resolve(location: str, option: str) -> str:
+    """Make a path absolute; URIs stay.
+
+    Raises:
+        UsageError: the path is relative and this is a submitted job, whose working directory is scratch; or
+            the URI holds credentials.
+    """
+    if is_uri(location):
+        refuse_credentials(location)
+        return location.rstrip("/")
+    if not os.path.isabs(location) and inside_job():
+        raise UsageError(
+            f"{option} {location!r} is relative: inside a submitted job it would be in the job's scratch "
+            "folder. "
+            "Give an absolute path that every node sees, or a URI such as s3://bucket/path"
+        )
+    return os.path.abspath(location)
+
+
+@contextmanager
+def hold(output: Folder) -> Iterator[None]:
+    """Hold an output for this process alone.
+
+    Raises:
+        UsageError: another run holds it.
+    """
+    if not output.is_local:
+        yield
+        return
+    os.makedirs(output.path(), exist_ok=True)
+    with open(output.path(".lock"), "ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"another run is writing to {output.location}. Wait for it, or name another --output"
+            ) from error
+        output.delete_temporary()
+        yield
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGTERM, which `ray job stop` sends, end the run as Ctrl-C does."""
+    before = signal.getsignal(signal.SIGTERM)
+    catch_sigterm()
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def catch_sigterm() -> None:
+    """Turn SIGTERM into KeyboardInterrupt; to be done again after Ray has put its own handler there."""
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, interrupt)
+
+
+def root_cause(error: BaseException) -> str:
+    """Say in one line what failed first, without passwords.
+
+    An error that crossed processes carries the other side's traceback as its text and nothing else, so the
+    first error named in it is taken.
+    """
+    remote = _NAMED_ERROR.search(str(error)) if "ray::" in str(error) else None
+    if remote:
+        return shown(f"{remote[1]}: {remote[2]}")
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return shown(f"{type(error).__name__}: {lines[0]}") if lines else type(error).__name__
+
+
+def versions(ffmpeg: str | None) -> dict[str, str]:
+    """Name the versions that decide the bytes of shards."""
+    try:
+        package = version("apollo-restoration")
+    except PackageNotFoundError:
+        package = "unknown"
+    return {
+        "package": package,
+        "schema": str(SCHEMA_VERSION),
+        "ffmpeg": ffmpeg_version(find_ffmpeg(ffmpeg)),
+        "libsndfile": soundfile.__libsndfile_version__,
+        "arrow": pa.__version__,
+        "numpy": np.__version__,
+        "soxr": version("soxr"),
+    }
+
+
+def check_versions(expected: dict[str, str], ffmpeg: str | None) -> None:
+    """Refuse to work on a node whose programs differ from the run's.
+
+    Raises:
+        RuntimeError: with each difference.
+    """
+    found = versions(ffmpeg)
+    if found != expected:
+        differences = "; ".join(_differences(expected, found))
+        raise RuntimeError(
+            f"node {os.uname().nodename} would make other bytes than this run: {differences}. Install the "
+            "same versions"
+        )
+
+
+def claim(output: Folder, fingerprint: dict[str, Any]) -> None:
+    """Write the fingerprint of a new output, or compare it with the one there.
+
+    Raises:
+        UsageError: the output belongs to another configuration; the text says what differs.
+    """
+    if not output.exists(FINGERPRINT):
+        output.write(FINGERPRINT, json.dumps(fingerprint, indent=1, sort_keys=True).encode())
+        return
+    there = json.loads(output.read(FINGERPRINT))
+    here = json.loads(json.dumps(fingerprint))
+    if there != here:
+        found = _differences(there, here)
+        more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        raise UsageError(
+            f"{output.location} was begun with something else: {'; '.join(found[:_SHOWN])}{more}. "
+            "Name another --output, or give what it was begun with"
+        )
+
+
+def _differences(there: Any, here: Any, name: str = "") -> list[str]:
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = sorted({*there, *here})
+        return [
+            text
+            for key in keys
+            for text in _differences(there.get(key), here.get(key), f"{name}.{key}" if name else key)
+        ]
+    return [] if there == here else [f"{name} was {there!r}, is {here!r}"]
+
+
+def write_result(output: Folder, code: Exit | None, message: str, **facts: Any) -> None:
+    """Say how the run ended, or with no code that it goes on, for whoever cannot trust an exit code."""
+    status = "running" if code is None else code.name.lower()
+    result = {"status": status, "exit_code": None if code is None else int(code), "message": message, **facts}
+    output.write(RESULT, json.dumps(result, indent=1).encode())

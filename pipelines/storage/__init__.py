@@ -1,0 +1,1 @@
+"""Folders on disks and object stores, atomic writes, Parquet as plain values."""

@@ -1,0 +1,1 @@
+"""Track training and evaluation runs in MLflow."""

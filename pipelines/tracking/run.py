@@ -1,0 +1,305 @@
+"""Experiment tracking: one MLflow run for the whole life of an output, whatever dies meanwhile.
+
+The driver opens the run and closes it; the first worker logs. Logging writes to a spool on the disk
+(`pipelines.tracking.spool`) and a thread brings that to the server (`pipelines.tracking.mlflow_sync`): a
+server that is down, slow or locked only delays, and a run that was killed and resumed has each point once.
+"""
+
+import os
+import posixpath
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipelines.errors import UsageError
+from pipelines.redaction import shown
+from pipelines.runtime.progress import say
+from pipelines.storage.folder import is_uri
+from pipelines.tracking.mlflow_sync import (
+    LONGEST_TAG,
+    Delivery,
+    Target,
+    flatten,
+    read_run_file,
+    tidy,
+    write_run_file,
+)
+from pipelines.tracking.spool import Spool, SpoolWriter
+from pipelines.tracking.system_metrics import Gauges
+from pipelines.tracking.uri import artifact_location, check_uri, resolve_uri
+
+__all__ = [
+    "Run", "Status", "Tracker", "TrackingConfig", "check_uri", "git_commit", "open_run", "resolve_uri",
+    "send_rest",
+]  # fmt: skip
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+FOLDER = "tracking"
+_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 1.0, 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """Where and how a run is tracked.
+
+    Args:
+        experiment: Name of the MLflow experiment.
+        run_name: Name of the run; unset lets MLflow invent one.
+        uri: MLflow tracking server or database. Unset takes MLFLOW_TRACKING_URI, else OUTPUT/mlflow.db.
+        flush_seconds: Between two times that what was logged is sent.
+        close_seconds: Longest wait for the server at the end; what is left stays in the output.
+        request_seconds: Longest wait for one answer of the server.
+        system_metrics: Whether load and memory of the first worker's machine are logged.
+        system_seconds: Between two of these.
+    """
+
+    experiment: str = "apollo"
+    run_name: str | None = None
+    uri: str | None = None
+    flush_seconds: float = 5.0
+    close_seconds: float = 30.0
+    request_seconds: int = 10
+    system_metrics: bool = True
+    system_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not self.experiment.strip():
+            raise ValueError("tracking.experiment is empty: give the experiment a name")
+        for name in ("flush_seconds", "close_seconds", "request_seconds", "system_seconds"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"tracking.{name} is {getattr(self, name)}: it must be above 0")
+
+
+def git_commit() -> str:
+    """Name the commit of this package's checkout, `-dirty` where files differ; `unknown` outside of one.
+
+    APOLLO_COMMIT says it where there is no checkout, as in a submitted job.
+    """
+    if told := os.environ.get("APOLLO_COMMIT"):
+        return told
+    here = Path(__file__)
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(  # noqa: S603 - no shell
+            ["git", "-C", str(here.parent), *arguments],  # noqa: S607
+            capture_output=True, text=True, check=True, timeout=10, env=environment,
+        ).stdout.strip()  # fmt: skip
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # an environment may lie in another project's checkout
+        return git("describe", "--always", "--abbrev=40", "--dirty", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that was opened; made by the driver, and sent to the first worker for its `Tracker`.
+
+    Args:
+        config: How it is tracked.
+        target: Where it is.
+    """
+
+    config: TrackingConfig
+    target: Target
+
+    def run_id(self) -> str | None:
+        """Give the MLflow run's id, or None while no server has answered."""
+        found = read_run_file(self.target.folder).get("run_id")
+        return found if isinstance(found, str) else None
+
+    def close(self, status: Status, timeout_seconds: float | None = None) -> bool:
+        """Send what the workers left, and set the run's status.
+
+        Args:
+            status: How the run ended.
+            timeout_seconds: Longest wait; unset takes the configuration's.
+
+        Returns:
+            Whether the server has everything. If not, it is sent when the output is opened again, or by
+            `send_rest`.
+        """
+        write_run_file(self.target, self.run_id(), status)
+        limit = self.config.close_seconds if timeout_seconds is None else timeout_seconds
+        return _deliver(Delivery(self.target), status, limit)
+
+
+def _deliver(delivery: Delivery, status: str, timeout_seconds: float) -> bool:
+    deadline = time.monotonic() + timeout_seconds
+    while not delivery.attempt(status):
+        if time.monotonic() + _RETRY_SECONDS >= deadline:
+            say(
+                f"tracking: {shown(delivery.target.uri)} has not got everything. It is kept in "
+                f"{delivery.spool.folder}, and sent when the output is opened again"
+            )
+            return False
+        time.sleep(_RETRY_SECONDS)
+    return True
+
+
+def open_run(
+    config: TrackingConfig, output: str, *, params: Mapping[str, Any], tags: Mapping[str, str]
+) -> Run:
+    """Open the MLflow run of an output, or go on with the one it has; a server that is down only delays that.
+
+    Args:
+        config: Where and how.
+        output: Absolute path of the run's output, on a disk that driver and first worker share.
+        params: Configuration; nested names are joined by dots. Those that the run has already stay.
+        tags: What else to know it by.
+
+    Raises:
+        UsageError: the output is no folder on a disk, or nothing can be tracked at the URI.
+    """
+    if is_uri(output):
+        raise UsageError(f"{output} is on no disk: what is tracked is written to one before it is sent")
+    uri = resolve_uri(config.uri, output)
+    check_uri(uri, nodes=1)
+    folder = posixpath.join(output, FOLDER)
+    known = read_run_file(folder)
+    same_place = known.get("target", {}).get("uri") == shown(uri)
+    target = Target(
+        folder=folder,
+        uri=uri,
+        key=known.get("target", {}).get("key") or uuid.uuid4().hex,
+        experiment=config.experiment,
+        run_name=config.run_name,
+        artifact_location=artifact_location(uri, output),
+        request_seconds=config.request_seconds,
+        params=flatten(params),
+        tags={tidy(name): shown(str(value))[:LONGEST_TAG] for name, value in tags.items()},
+    )
+    write_run_file(target, known.get("run_id") if same_place else None, "RUNNING")
+    Delivery(target).attempt()
+    return Run(config, target)
+
+
+def send_rest(config: TrackingConfig, output: str) -> bool:
+    """Send what the server of an ended run has not got yet, and tell whether it has everything now.
+
+    Args:
+        config: Where; the rest is as the run was opened.
+        output: Absolute path of the run's output.
+
+    Raises:
+        UsageError: nothing was tracked there.
+    """
+    known = read_run_file(posixpath.join(output, FOLDER))
+    if not known:
+        raise UsageError(f"{output} has no {FOLDER} folder of a run: name the output of a training")
+    uri = resolve_uri(config.uri, output)  # maybe another one than was asked for then: files go beside it
+    target = Target(**known["target"] | {"uri": uri, "artifact_location": artifact_location(uri, output)})
+    return _deliver(Delivery(target), known["status"], config.close_seconds)
+
+
+class Tracker:
+    """Logs a run from its first worker. No call raises or waits for the server.
+
+    A step is to be logged before the checkpoint that holds it is written: then a run that is killed between
+    the two logs the step again, which is left out, and no step is missing.
+
+    Args:
+        run: From `open_run`.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._config = run.config
+        self._delivery = Delivery(run.target)
+        self._told: set[str] = set()
+        self._writer: SpoolWriter | None = None
+        try:
+            self._writer = SpoolWriter(Spool(run.target.folder))
+        except OSError as error:
+            self._tell(f"{run.target.folder} cannot be written, so nothing is tracked: {error}")
+        self._gauges = Gauges() if run.config.system_metrics else None
+        self._ending = threading.Event()
+        self._deadline = 0.0
+        self._arrived = False
+        self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
+        self._thread.start()
+
+    def log(self, step: int, metrics: Mapping[str, float], *, kind: str = "step") -> None:
+        """Log numbers of a step: one call for a step and kind; what comes again after a resume is left out.
+
+        Args:
+            step: Of training.
+            metrics: Values by slash path; what MLflow does not take in a name becomes `_`.
+            kind: `step`, `validation`, or another series that comes at steps of its own.
+        """
+        values: dict[str, float] = {}
+        for name, value in metrics.items():
+            try:
+                values[tidy(name)] = float(value)
+            except (TypeError, ValueError, RuntimeError) as error:
+                self._tell(f"{name} is no number and is not logged: {error}")
+        try:
+            if self._writer is not None and values:
+                self._writer.append(kind, int(step), values)
+        except Exception as error:  # a full disk must not end a training
+            self._tell(f"{self._delivery.spool.lines} cannot be written, what is logged waits: {error}")
+
+    def log_picture(self, step: int, name: str, path: str | Path) -> None:
+        """Log a picture; it is copied at once. The same rules as for `log` hold for each name."""
+        self._log_file("pictures", step, name, path)
+
+    def log_audio(self, step: int, name: str, path: str | Path) -> None:
+        """Log a sound file, as `log_picture` does."""
+        self._log_file("audio", step, name, path)
+
+    def _log_file(self, kind: str, step: int, name: str, path: str | Path) -> None:
+        try:
+            if self._writer is not None:
+                self._writer.append_file(kind, int(step), name, str(path))
+        except Exception as error:
+            self._tell(f"{path} is not logged: {error}")
+
+    def close(self, timeout_seconds: float | None = None) -> bool:
+        """Stop logging, and wait for the server.
+
+        Args:
+            timeout_seconds: Longest wait; unset takes the configuration's.
+
+        Returns:
+            Whether the server has everything; the driver's `Run.close` tries again.
+        """
+        limit = self._config.close_seconds if timeout_seconds is None else timeout_seconds
+        self._deadline = time.monotonic() + limit
+        self._ending.set()
+        try:
+            self._thread.join(limit)
+            if self._writer is not None:
+                self._writer.close()
+        except Exception as error:
+            self._tell(f"the spool could not be closed: {error}")
+        return self._arrived
+
+    def _tell(self, text: str) -> None:
+        kind = text.partition(":")[0]
+        if kind not in self._told:
+            self._told.add(kind)
+            say(f"tracking: {text}")
+
+    def _work(self) -> None:
+        wait, sampled = self._config.flush_seconds, time.monotonic()
+        while True:
+            ending = self._ending.wait(wait)
+            if not ending and time.monotonic() - sampled >= self._config.system_seconds:
+                sampled = time.monotonic()
+                self._log_gauges()
+            self._arrived = self._delivery.attempt()
+            if ending and (self._arrived or time.monotonic() + _RETRY_SECONDS >= self._deadline):
+                return
+            if ending:
+                time.sleep(_RETRY_SECONDS)
+            wait = self._config.flush_seconds if self._arrived else min(2 * wait, _LONGEST_RETRY_SECONDS)
+
+    def _log_gauges(self) -> None:
+        if self._gauges is not None and self._writer is not None:
+            self.log(self._writer.last_step("system") + 1, self._gauges.read(), kind="system")

@@ -1,0 +1,1 @@
+"""Training job: the loop of `apollo.training` on Ray Train."""

@@ -1,0 +1,228 @@
+"""A training run whose output is a URI: worked on in a folder of every node's own, mirrored to the store.
+
+    OUTPUT/ in the store
+      checkpoints/step-00012000/   as on a disk; its MANIFEST.json comes last, and without it there is none
+      checkpoints/scores.json
+      best                         an object with the name of the best checkpoint: checkpoints/step-00012000
+      init/                        the checkpoint that the run began from
+      tracking/                    what was logged, by which a run that goes on elsewhere finds its MLflow run
+      rejects-<rank>.jsonl
+
+What the store has counts: a node takes from it what it lacks, and what it has otherwise, for a machine that
+comes back may have steps that the run took again without it. The first worker sends what the store lacks.
+"""
+
+import fcntl
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from apollo.checkpoints.checkpoint import (
+    BEST,
+    CONFIG,
+    MANIFEST,
+    TRAINING,
+    WEIGHTS,
+    CheckpointError,
+    digest,
+    verify,
+)
+from pipelines.storage.folder import Folder, write_locally
+from pipelines.storage.object_store import StoreError
+from pipelines.training.config import INIT
+
+CHECKPOINTS, TRACKING = "checkpoints", "tracking"
+_SCORES = f"{CHECKPOINTS}/scores.json"
+_LINES = f"{TRACKING}/metrics.jsonl"
+_STEP = re.compile(rf"{CHECKPOINTS}/step-(\d{{8,}})(?=/|$)")
+
+
+class Mirror:
+    """A run's output in a store, and a node's folder of it.
+
+    Args:
+        output: URI.
+        local: The folder.
+        say: Told of what is not as it should be.
+        rank: Of the worker, whose rejects are its own affair.
+    """
+
+    def __init__(self, output: str, local: Path, say: Callable[[str], None], rank: int = 0) -> None:
+        self._store, self._local, self._say = Folder(output), local, say
+        self._rejects = f"rejects-{rank}.jsonl"
+        self._damaged: set[str] = set()
+
+    def bring(self) -> None:
+        """Make the folder hold what the store does: to be done on every node before a run goes on.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        with self._alone():
+            self._bring_beginnings()
+            _, names = self._listed()
+            for name in sorted(set(self._steps()) - names):
+                shutil.rmtree(self._local / name)
+            for name in sorted(names):
+                self._bring_checkpoint(name, (CONFIG, WEIGHTS, TRAINING))
+            self._merge_scores()
+            self._link_best()
+            rejects = self._local / self._rejects
+            if not rejects.exists() and self._store.exists(self._rejects):
+                write_locally(str(rejects), self._store.read(self._rejects))
+
+    def bring_beginnings(self) -> None:
+        """Bring what the driver needs: the checkpoint that the run began from, and by what it was tracked."""
+        with self._alone():
+            self._bring_beginnings()
+
+    def send_init(self) -> None:
+        """Give the store the checkpoint that the run began from."""
+        if not self._store.exists(f"{INIT}/{MANIFEST}"):
+            self._send_checkpoint(INIT)
+
+    def send_newer(self) -> None:
+        """Give the store the checkpoints after its newest: those that it was not there for."""
+        newest = max(self._listed()[1], default="")
+        self._send_steps(name for name in self._steps() if name > newest)
+
+    def send(self) -> None:
+        """Give the store what it lacks, say which checkpoint is best, and then delete what was given up here.
+
+        Raises:
+            StoreError: the store does not answer; calling again does the rest.
+        """
+        here, begun, there = self._steps(), *self._listed()
+        self._send_tracking()
+        self._send_steps(name for name in here if name not in there)
+        self._send_file(_SCORES)
+        link = self._local / BEST
+        if link.is_symlink() and link.exists():
+            self._store.write(BEST, link.readlink().as_posix().encode())
+        # a damaged one stays: it may be whole there, and this disk at fault
+        for name in begun - set(here) - self._damaged:
+            self._store.delete(f"{name}/{MANIFEST}")  # first: what is half deleted is none
+            self._store.delete_folder(name)
+
+    def try_to_send(self) -> None:
+        """Send, and where the store does not answer say so: the next time sends it too."""
+        try:
+            self.send()
+        except StoreError as error:
+            self._say(f"not in the store yet, which is tried again at the next checkpoint: {error}")
+
+    def try_to_send_rejects(self) -> None:
+        """Send what this worker has left out, on every worker; where the store does not answer say so."""
+        try:
+            self._send_file(self._rejects)
+        except StoreError as error:
+            self._say(f"{self._rejects} is not in the store: {error}")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the folder: several workers of a node begin at once."""
+        make_folder(self._local)
+        with open(self._local / ".mirror.lock", "ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _steps(self) -> list[str]:
+        """Name the checkpoints that are in the folder, rising."""
+        found = (self._local / CHECKPOINTS).glob(f"step-*/{MANIFEST}")
+        names = (path.parent.relative_to(self._local).as_posix() for path in found)
+        return sorted(name for name in names if _STEP.fullmatch(name))
+
+    def _listed(self) -> tuple[set[str], set[str]]:
+        """Name the checkpoints of which something is in the store, and those that are there."""
+        names = {entry.name for entry in self._store.entries(CHECKPOINTS, recursive=True)}
+        begun = {match[0] for name in names if (match := _STEP.match(name))}
+        return begun, {name for name in begun - self._damaged if f"{name}/{MANIFEST}" in names}
+
+    def _bring_checkpoint(self, name: str, files: tuple[str, ...]) -> None:
+        target = self._local / name
+        if _is_whole(target, files) and (target / MANIFEST).read_bytes() == self._store.read(
+            f"{name}/{MANIFEST}"
+        ):
+            return
+        shutil.rmtree(target, ignore_errors=True)
+        scratch = target.with_name(f".{target.name}-brought")
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        try:
+            for file in (*files, MANIFEST):
+                self._store.get(f"{name}/{file}", str(scratch / file))
+            verify(scratch, files)
+        except (CheckpointError, FileNotFoundError) as error:
+            self._say(f"{name} in {self._store.location} is damaged and left aside: {error}")
+            self._damaged.add(name)
+            shutil.rmtree(scratch)
+        else:
+            scratch.rename(target)
+
+    def _send_steps(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._send_checkpoint(name)
+
+    def _send_checkpoint(self, name: str) -> None:
+        files = [path.name for path in (self._local / name).iterdir() if path.name != MANIFEST]
+        for file in (*sorted(files), MANIFEST):
+            path = self._local / name / file
+            self._store.put(f"{name}/{file}", str(path))
+            self._store.confirm(f"{name}/{file}", digest(path))
+        self._damaged.discard(name)
+
+    def _send_file(self, name: str) -> None:
+        path = self._local / name
+        if path.exists():
+            self._store.write(name, path.read_bytes())
+
+    def _send_tracking(self) -> None:
+        """Send what was logged before the checkpoint that comes after it, without the files that were."""
+        for path in (self._local / TRACKING).glob("*.json*"):
+            self._send_file(f"{TRACKING}/{path.name}")
+
+    def _bring_beginnings(self) -> None:
+        self._bring_tracking()
+        if self._store.exists(f"{INIT}/{MANIFEST}"):
+            self._bring_checkpoint(INIT, (CONFIG, WEIGHTS))
+
+    def _bring_tracking(self) -> None:
+        """Bring what was logged elsewhere; lines are only added, so the longer are the later ones."""
+        stored = {entry.name: entry.size for entry in self._store.entries(TRACKING)}
+        lines = self._local / _LINES
+        if stored.get(_LINES, 0) > (lines.stat().st_size if lines.exists() else -1):
+            for name in sorted(stored, key=_LINES.__eq__):  # the lines last: by them it is told what is here
+                write_locally(str(self._local / name), self._store.read(name))
+
+    def _merge_scores(self) -> None:
+        """Put together what is known of each step, here and there."""
+        path = self._local / _SCORES
+        known = json.loads(path.read_bytes()) if path.exists() else {}
+        stored = json.loads(self._store.read(_SCORES)) if self._store.exists(_SCORES) else {}
+        merged = {step: {**stored.get(step, {}), **known.get(step, {})} for step in {**stored, **known}}
+        if merged != known:
+            write_locally(str(path), json.dumps(merged, indent=1).encode())
+
+    def _link_best(self) -> None:
+        name = self._store.read(BEST).decode() if self._store.exists(BEST) else ""
+        if _STEP.fullmatch(name) and (self._local / name).exists():
+            link = self._local / BEST
+            link.unlink(missing_ok=True)
+            link.symlink_to(name)
+
+
+def make_folder(local: Path) -> None:
+    """Make a node's folder, in one that other users cannot enter unless it was there before."""
+    local.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    local.mkdir(exist_ok=True)
+
+
+def _is_whole(folder: Path, files: tuple[str, ...]) -> bool:
+    try:
+        verify(folder, files)
+    except CheckpointError:
+        return False
+    return True

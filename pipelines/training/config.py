@@ -1,0 +1,102 @@
+"""What a training run is told, from the shards to the number of workers."""
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from apollo.model.config import DiscriminatorConfig, GeneratorConfig
+from apollo.training.config import FitConfig, GanConfig
+from pipelines.cluster.resources import WorkersConfig
+from pipelines.errors import UsageError
+from pipelines.loading.shard_source import LoaderConfig
+from pipelines.registry.registry import RegistryConfig
+from pipelines.runtime import run
+from pipelines.schema import CHANNELS, SAMPLE_RATE
+from pipelines.storage.folder import is_uri
+from pipelines.tracking.run import TrackingConfig
+
+INIT = "init"  # the checkpoint that a run began from, below its output
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A training run.
+
+    Args:
+        shards: Output of preprocess: path or URI.
+        output: Folder of the run, on a disk that all nodes see; or a URI, to which every checkpoint goes.
+        init: Checkpoint to begin from: a folder of ours, a published or community file, a Hugging Face name.
+            Its shape takes the place of `generator`, and of `discriminator` where it brings one.
+        source: `shards`, or `live`: new mixes in every epoch, made on the cluster's free CPUs.
+        live_actors: Actors that make them.
+        live_cache: Decoded sources, where preprocess was given a place of its own for them.
+        generator: Its shape.
+        discriminator: Its shape.
+        gan: The step.
+        fit: The loop.
+        loader: The data.
+        heard_examples: Validation examples that are scored by ViSQOL and shown; 0 for none.
+        visqol: Whether ViSQOL is measured.
+        workers: The processes.
+        tracking: MLflow.
+        registry: Where the best weights are registered when training ends.
+        history: Write every step's losses and examples to history-<rank>.jsonl in `folder`.
+        scratch: Where an output at a URI is worked on, on every node's own disk; unset takes a folder below
+            the temporary one.
+    """
+
+    shards: str
+    output: str
+    init: str | None = None
+    source: Literal["shards", "live"] = "shards"
+    live_actors: int = 8
+    live_cache: str = ""
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    gan: GanConfig = field(default_factory=GanConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    heard_examples: int = 6
+    visqol: bool = True
+    workers: WorkersConfig = field(default_factory=WorkersConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    registry: RegistryConfig = field(default_factory=RegistryConfig)
+    history: bool = False
+    scratch: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shards", run.resolve(self.shards, "--shards"))
+        object.__setattr__(self, "output", run.resolve(self.output, "--output"))
+        if self.gan.batch_size < self.workers.count:
+            raise UsageError(
+                f"gan.batch_size is {self.gan.batch_size} for {self.workers.count} workers: every worker "
+                "needs an example of each step. Give a larger --gan.batch_size or fewer --workers.count"
+            )
+        if self.fit.epoch_examples < self.gan.batch_size:
+            raise UsageError(
+                f"fit.epoch_examples is {self.fit.epoch_examples}, gan.batch_size {self.gan.batch_size}: an "
+                "epoch needs a step"
+            )
+        if self.generator.sample_rate != SAMPLE_RATE or self.discriminator.channels != CHANNELS:
+            raise UsageError(
+                f"shards are {SAMPLE_RATE} Hz and have {CHANNELS} channels: leave generator.sample_rate and "
+                "discriminator.channels so"
+            )
+        if self.gan.cutoff_hz > SAMPLE_RATE / 2:
+            raise UsageError(f"gan.cutoff_hz is {self.gan.cutoff_hz}: it must be at most {SAMPLE_RATE / 2:g}")
+        if self.heard_examples < 0 or self.live_actors < 1:
+            raise UsageError("heard_examples must be 0 or more, live_actors 1 or more")
+
+    @property
+    def folder(self) -> Path:
+        """The folder in which this node works: the output itself, but for one at a URI (`mirror`)."""
+        if not is_uri(self.output):
+            return Path(self.output)
+        # by all that decides what a run does: one that was deleted in the store must not be gone on with
+        told = (self.output, self.shards, self.source, self.init, self.loader, self.gan, self.fit.seed)
+        shapes = (self.generator, self.discriminator) if self.init is None else ()
+        name = hashlib.sha256(repr((told, shapes)).encode()).hexdigest()[:16]
+        return Path(self.scratch or Path(tempfile.gettempdir(), f"apollo-{os.getuid()}"), name)

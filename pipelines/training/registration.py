@@ -1,0 +1,68 @@
+"""What becomes of a training that ended: its best weights as a version in the registry."""
+
+import posixpath
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from pipelines.redaction import shown
+from pipelines.runtime.progress import say
+from pipelines.runtime.run import root_cause
+from pipelines.storage.folder import is_uri
+from pipelines.tracking import run
+from pipelines.tracking.mlflow_sync import read_run_file
+from pipelines.training.config import TrainConfig
+
+_SEND_SECONDS = 5.0  # the training has waited for the server before
+
+
+def is_open(config: TrainConfig, facts: Mapping[str, Any]) -> bool:
+    """Tell whether a finished training has something to register and has not done so."""
+    return config.registry.register and facts.get("best") is not None and not facts.get("registered")
+
+
+def register_best(config: TrainConfig, facts: Mapping[str, Any], tags: Mapping[str, str]) -> dict[str, Any]:
+    """Register the best weights of a finished training. A registry that does not answer is no failure of it.
+
+    Args:
+        config: The training.
+        facts: How it ended: `best` (a step) and `scores`.
+        tags: What the version is to be known by.
+
+    Returns:
+        For result.json: `registered`, the version's URI or None, and then `not_registered`, the reason.
+    """
+    if not config.registry.register:
+        return {"registered": None, "not_registered": "registry.register is false"}
+    if facts.get("best") is None:
+        say("no checkpoint has learned anything yet, so nothing is registered")
+        return {"registered": None, "not_registered": "there is no best checkpoint yet"}
+    uri = run.resolve_uri(config.tracking.uri, config.output)
+    try:
+        from pipelines.registry.registry import register
+
+        version = register(
+            config.output if is_uri(config.output) else posixpath.join(config.output, "best"),
+            config.registry,
+            uri,
+            run_id=_run_id(config),
+            facts={**tags, "step": str(facts["best"])},
+            scores=facts.get("scores") or {},
+        )
+    except Exception as error:  # whatever a server, a database or a store throws: the training is done
+        reason = f"{shown(uri)} has not registered {config.output}/best: {root_cause(error)}"
+        say(f"{reason}. The same command again registers it")
+        return {"registered": None, "not_registered": reason}
+    say(f"registered {version.uri}, as models:/{version.name}@candidate")
+    return {"registered": version.uri}
+
+
+def _run_id(config: TrainConfig) -> str:
+    """Give the id of the training's MLflow run, which is made now if no server has answered so far."""
+    folder = str(config.folder / run.FOLDER)
+    if not read_run_file(folder).get("run_id"):
+        run.send_rest(replace(config.tracking, close_seconds=_SEND_SECONDS), str(config.folder))
+    found = read_run_file(folder).get("run_id")
+    if not found:
+        raise RuntimeError("it has not heard of this run yet")
+    return str(found)

@@ -1,0 +1,54 @@
+"""What is made of a validation's examples beside training: ViSQOL, pictures and clips."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apollo.training.validation import DEGRADED, VISQOL
+from pipelines.audio import visqol
+from pipelines.reporting import clips
+
+_SHOWN = 2  # examples with a picture and clips
+
+
+def review(
+    examples: list[tuple[str, NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]],
+    folder: str,
+    sample_rate: int,
+    score: bool,
+) -> dict[str, Any]:
+    """Score and draw examples.
+
+    Args:
+        examples: Name, clean, degraded and restored of each, [channels, samples].
+        folder: Where pictures and clips go.
+        sample_rate: Hz.
+        score: Whether ViSQOL is wanted.
+
+    Returns:
+        `scores`: mean ViSQOL of restored and degraded over the examples where both are defined, how many
+        those are; `pictures` and `clips`: paths by name.
+    """
+    found = {"pictures": {}, "clips": {}, "scores": {}}  # type: dict[str, dict[str, Any]]
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name, clean, degraded, restored in examples[:_SHOWN]:
+        plain = name.replace("/", "-")
+        picture = Path(folder) / f"{plain}.png"
+        clips.write_picture(picture, clean, degraded, restored, sample_rate)
+        found["pictures"][plain] = str(picture)
+        for clip in clips.write_clips(folder, plain, clean, degraded, restored, sample_rate):
+            found["clips"][clip.stem] = str(clip)
+    if score:
+        pairs = [
+            (visqol.score(clean, restored, sample_rate), visqol.score(clean, degraded, sample_rate))
+            for _, clean, degraded, restored in examples
+        ]
+        sound = [(mine, before) for mine, before in pairs if mine is not None and before is not None]
+        found["scores"]["valid/visqol_examples"] = float(len(sound))
+        if sound:
+            found["scores"][VISQOL] = math.fsum(mine for mine, _ in sound) / len(sound)
+            found["scores"][VISQOL + DEGRADED] = math.fsum(before for _, before in sound) / len(sound)
+    return found

@@ -1,0 +1,145 @@
+"""Levels: one level for both, divided by the joint maximum, silence stays silence; draws are hashes."""
+
+import statistics
+
+import pytest
+import torch
+from torch import Tensor
+
+from apollo import rng
+from apollo.training.augmentation import LevelsConfig, find_peak, set_levels, to_mid_side
+
+CLEAN = torch.tensor([[0.1, -0.4, 0.2], [0.0, 0.3, 0.1]])
+PLAIN = LevelsConfig(level_db=(0, 0), polarity_share=0, swap_share=0)
+
+
+def _set(
+    config: LevelsConfig, clean: Tensor = CLEAN, gain: float = 0.5, index: int = 0
+) -> tuple[Tensor, Tensor]:
+    return set_levels(clean, clean * gain, gain=gain, config=config, seed=3, index=index)
+
+
+def test_gain_is_taken_out_and_the_joint_maximum_brought_to_full_scale() -> None:
+    clean, degraded = _set(PLAIN)
+    torch.testing.assert_close(clean, CLEAN / 0.4)
+    torch.testing.assert_close(degraded, CLEAN / 0.4)
+
+
+def test_joint_maximum_is_the_louder_ones_after_the_gain() -> None:
+    degraded = CLEAN * 1.5  # an overshoot: 0.6 once the gain of 0.5 is out it is 1.2
+    clean, brought = set_levels(CLEAN, degraded, gain=0.5, config=PLAIN, seed=0, index=0)
+    torch.testing.assert_close(brought, degraded / 0.5 / 1.2)
+    torch.testing.assert_close(clean, CLEAN / 1.2)
+
+
+def test_published_levels_are_the_joint_maximum_and_nothing_else() -> None:
+    config = LevelsConfig(mode="published", polarity_share=1, swap_share=1, mid_side_share=1)
+    for index in range(20):
+        clean, degraded = _set(config, index=index)
+        torch.testing.assert_close(clean, CLEAN / 0.4)
+        torch.testing.assert_close(degraded, CLEAN / 0.4 * 0.5)
+
+
+@pytest.mark.parametrize("mode", ["honest", "published"])
+def test_silence_stays_silence(mode: str) -> None:
+    clean, degraded = _set(LevelsConfig(mode=mode), torch.zeros(2, 5))
+    assert not clean.any() and not degraded.any()
+
+
+def test_silent_clean_with_a_degraded_that_is_not_is_brought_to_the_level() -> None:
+    clean, degraded = set_levels(torch.zeros(2, 3), CLEAN, gain=1.0, config=PLAIN, seed=0, index=0)
+    assert not clean.any()
+    assert find_peak(degraded) == pytest.approx(1)
+
+
+def test_levels_are_uniform_in_decibels() -> None:
+    config = LevelsConfig(level_db=(-30, -10))
+    levels = [20 * torch.log10(torch.tensor(find_peak(_set(config, index=k)[0]))).item() for k in range(500)]
+    assert -30 <= min(levels) < -29.5 and -10.5 < max(levels) <= -10
+    assert statistics.mean(levels) == pytest.approx(-20, abs=1)  # standard error 0.26
+    assert statistics.quantiles(levels, n=4) == pytest.approx([-25, -20, -15], abs=1.2)
+
+
+@pytest.mark.parametrize(
+    "share, change",
+    [
+        ("polarity_share", lambda samples: -samples),
+        ("swap_share", lambda samples: samples.flip(0)),
+        ("mid_side_share", lambda samples: to_mid_side(samples) * (0.4 / find_peak(to_mid_side(CLEAN)))),
+    ],
+)
+def test_augmentation_changes_both_alike_in_its_share_of_pairs(share: str, change: object) -> None:
+    plain = {"level_db": (0, 0), "polarity_share": 0, "swap_share": 0}
+    expected = change(CLEAN) / 0.4  # type: ignore[operator]
+    clean, degraded = _set(LevelsConfig(**(plain | {share: 1})))
+    torch.testing.assert_close(clean, expected)
+    torch.testing.assert_close(degraded, expected)
+    config = LevelsConfig(**(plain | {share: 0.25}))
+    changed = sum(torch.allclose(_set(config, index=k)[0], expected) for k in range(800))
+    assert changed == pytest.approx(200, abs=49)  # four standard deviations
+
+
+def test_mid_and_side_keep_the_energy_and_come_back() -> None:
+    samples = torch.randn(2, 100, generator=torch.Generator().manual_seed(0))
+    assert to_mid_side(samples).square().sum() == pytest.approx(samples.square().sum())
+    torch.testing.assert_close(to_mid_side(to_mid_side(samples)), samples)
+    torch.testing.assert_close(to_mid_side(torch.tensor([[1.0], [1.0]])), torch.tensor([[2**0.5], [0.0]]))
+
+
+def test_mono_has_no_mid_and_side() -> None:
+    config = LevelsConfig(level_db=(0, 0), polarity_share=0, mid_side_share=1)
+    torch.testing.assert_close(_set(config, CLEAN[:1])[0], CLEAN[:1] / 0.4)
+
+
+def test_draws_are_a_function_of_seed_and_index() -> None:
+    config = LevelsConfig(mid_side_share=0.5)
+    first = [_set(config, index=k)[0] for k in range(30)]
+    assert all(torch.equal(a, _set(config, index=k)[0]) for k, a in reversed(list(enumerate(first))))
+    assert len({tuple(samples.flatten().tolist()) for samples in first}) == 30
+
+
+def test_arguments_are_left_as_they_are() -> None:
+    clean, degraded = CLEAN.clone(), CLEAN * 0.5
+    set_levels(clean, degraded, gain=0.5, config=LevelsConfig(), seed=0, index=0)
+    assert torch.equal(clean, CLEAN) and torch.equal(degraded, CLEAN * 0.5)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_peak_shows_samples_that_are_no_numbers(bad: float) -> None:
+    assert not find_peak(torch.tensor([0.5, bad, 0.1])) < float("inf")
+    assert find_peak(torch.tensor([0.5, -0.75])) == 0.75
+    assert find_peak(torch.zeros(2, 0)) == 0
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ({"mode": "loud"}, "honest or published"),
+        ({"level_db": (0, -30)}, "rising"),
+        ({"level_db": (-30, 3)}, "-120 to 0"),
+        ({"polarity_share": 1.5}, "from 0 to 1"),
+        ({"swap_share": -0.5}, "swap_share"),
+        ({"mid_side_share": float("nan")}, "mid_side_share"),
+    ],
+)
+def test_configuration_that_makes_no_sense_is_refused(wrong: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        LevelsConfig(**wrong)
+
+
+def test_words_are_splitmix64s() -> None:
+    """The third word from a start of 0 is known: Vigna's reference code, seed 0."""
+    known = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+    start = rng._start("x")
+    step = 0x9E3779B97F4A7C15
+    shift = -start * pow(step, -1, 2**64) % 2**64  # so many steps on, the stream stands at 0
+    assert [rng.word(shift + k, "x") for k in range(3)] == known
+
+
+def test_draws_are_uniform_and_streams_differ() -> None:
+    values = [rng.unit(k, 5, "a") for k in range(4000)]
+    assert min(values) >= 0 and max(values) < 1
+    assert statistics.mean(values) == pytest.approx(0.5, abs=0.02)
+    assert values != [rng.unit(k, 5, "b") for k in range(4000)]
+    assert {rng.below(3, k, 5, "a") for k in range(100)} == {0, 1, 2}
+    assert sorted(rng.permutation(50, 1)) == list(range(50)) != rng.permutation(50, 1)

@@ -1,0 +1,135 @@
+"""Scores of one item: recorded values, values worked out by hand, and defined where there is nothing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipelines.evaluation.items import Loaded
+from pipelines.evaluation.metrics import score
+from pipelines.evaluation.pair_items import PairItems
+from pipelines.schema import ERROR_BANDS, METRICS, NOT_FINITE, SCORED, SILENT
+from tests.support import datasets
+
+CUTOFF = 8_000.0
+Samples = NDArray[np.float32]
+
+
+def music(seconds: float = 1.2, seed: int = 1) -> Samples:
+    return datasets.music(seed, seconds=seconds).T.astype(np.float32).copy()
+
+
+def of(clean: Samples, estimate: Samples, gain: float = 1.0) -> dict[str, Any]:
+    found = score(clean, estimate, gain=gain, cutoff_hz=CUTOFF)
+    assert not [name for name in METRICS if found[name] is not None and not np.isfinite(found[name])]
+    assert set(found) == {"status", "reason", *METRICS}
+    return found
+
+
+def test_scores_of_the_published_clips_equal_the_recorded_ones(recordings: Path, golden: Path) -> None:
+    expected = json.loads((golden / "metrics_apollo_demo.json").read_text())["scores"]
+    pairs = PairItems(str(recordings / "apollo-demo"), (), None)
+    compared = 0
+    for degradation in pairs.degradations:
+        (clip,) = pairs.load(pairs.numbers(degradation.name), degradation.name)
+        assert isinstance(clip, Loaded)
+        for name, estimate in {"degraded": clip.degraded, **clip.restored}.items():
+            found = score(clip.clean, estimate, gain=clip.gain, cutoff_hz=CUTOFF)
+            recorded = expected[f"{degradation.name}/{name}"]
+            assert found["sdr"] == pytest.approx(recorded["sdr_db"], abs=0.01)
+            assert found["si_snr"] == pytest.approx(recorded["si_snr_db"], abs=0.01)
+            assert found["visqol"] == pytest.approx(recorded["visqol_mos"], abs=0.01)
+            compared += 1
+    assert compared == len(expected) == 10
+
+
+def test_the_codecs_level_is_no_error() -> None:
+    clean = music()
+    found = of(clean, (0.5 * clean).astype(np.float32), gain=0.5)
+    assert found["snr"] == 100
+    assert found["lsd_high"] == pytest.approx(0, abs=1e-6)
+    assert [found[name] for name in ERROR_BANDS] == [-100.0] * len(ERROR_BANDS)
+    assert of(clean, (0.5 * clean).astype(np.float32))["snr"] == pytest.approx(20 * np.log10(2), abs=1e-3)
+
+
+def test_a_band_that_is_missing_has_an_error_of_0_db_and_no_other_has_one() -> None:
+    clean = music()
+    spectrum = np.fft.rfft(clean)
+    edges = [round(edge * clean.shape[1] / datasets.SAMPLE_RATE) for edge in (8_000, 12_000)]
+    spectrum[:, edges[0] : edges[1]] = 0
+    found = of(clean, np.fft.irfft(spectrum, clean.shape[1]).astype(np.float32))
+    assert found["error_8000_12000_hz"] == pytest.approx(0, abs=1e-4)
+    assert all(found[name] < -80 for name in ERROR_BANDS if name != "error_8000_12000_hz")
+
+
+def test_noise_of_known_power_has_the_snr_that_it_should() -> None:
+    clean = music()
+    noise = np.random.default_rng(5).standard_normal(clean.shape).astype(np.float32)
+    noise *= np.sqrt((clean**2).sum(1, keepdims=True) / (noise**2).sum(1, keepdims=True)) * 10 ** (-12 / 20)
+    found = of(clean, clean + noise)
+    assert found["snr"] == pytest.approx(12, abs=1e-3)
+    assert found["si_snr"] == pytest.approx(12, abs=0.1)
+    assert found["sdr"] >= found["si_snr"] - 1e-6
+
+
+def test_silence_is_counted_and_has_no_scores() -> None:
+    silence = np.zeros((2, 50_000), np.float32)
+    for estimate in (silence, music(50_000 / datasets.SAMPLE_RATE)):
+        found = of(silence, estimate)
+        assert found["status"] == SILENT
+        assert {found[name] for name in METRICS} == {None}
+    assert of(np.full((2, 50_000), 0.25, np.float32), silence)["status"] == SILENT
+
+
+def test_a_silent_channel_does_not_count() -> None:
+    clean, estimate = music(), music()
+    estimate[0] += 0.01 * np.random.default_rng(1).standard_normal(estimate.shape[1]).astype(np.float32)
+    alone = of(clean[:1], estimate[:1])
+    clean[1] = 0
+    found = of(clean, estimate)
+    assert found["status"] == SCORED
+    for name in ("sdr", "si_snr", "snr", "lsd_high"):
+        assert found[name] == pytest.approx(alone[name], rel=1e-9)
+
+
+def test_identity_is_the_best_there_is() -> None:
+    clean = music()
+    found = of(clean, clean)
+    assert (found["sdr"], found["si_snr"], found["snr"], found["lsd_high"]) == (100, 100, 100, 0)
+    assert found["visqol"] == pytest.approx(4.732, abs=0.001)
+
+
+def test_without_a_side_there_is_no_score_of_it() -> None:
+    clean = music()
+    clean[1] = clean[0]
+    found = of(clean, music(seed=2))
+    assert found["si_snr_side"] is None
+    assert found["si_snr_mid"] is not None
+    assert of(clean[:1], clean[:1])["si_snr_mid"] is None
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_result_that_is_no_number_is_told(value: float) -> None:
+    broken = music()
+    broken[1, 77] = value
+    found = of(music(), broken)
+    assert found["status"] == NOT_FINITE
+    assert {found[name] for name in METRICS} == {None}
+
+
+@pytest.mark.parametrize("samples", [1, 2, 441, 1_000, 42_000])
+def test_short_items_have_all_but_visqol(samples: int) -> None:
+    clean = music()[:, :samples]
+    found = of(clean, music(seed=2)[:, :samples])
+    assert found["visqol"] is None
+    if samples > 1:
+        assert found["status"] == SCORED
+        assert found["si_snr"] is not None
+
+
+def test_shapes_must_agree() -> None:
+    with pytest.raises(ValueError, match="one shape"):
+        score(music(), music()[:, :-1], gain=1.0, cutoff_hz=CUTOFF)

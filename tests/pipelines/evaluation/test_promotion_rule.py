@@ -1,0 +1,193 @@
+"""The rule of promotion: when the champion moves, when not, and that it says why."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import pytest
+
+from pipelines.errors import UsageError
+from pipelines.evaluation.promotion_rule import PromotionConfig, Rule, decide
+from pipelines.schema import UNTOUCHED
+from tests.support import score_rows
+from tests.support.score_rows import row
+
+NEW, OLD = "candidate", "champion"
+BITRATES = (24_000, 128_000)
+
+
+def _rows(model: str, visqol: float, si_snr: float, songs: int = 8, **values: float) -> list[dict[str, Any]]:
+    """Scores that vary from song to song, alike for all models but for a little of each model's own."""
+    noise = random.Random(model)
+    return [
+        row(
+            model,
+            f"item {number}",
+            f"mp3_{bitrate}",
+            visqol=visqol + 0.1 * number + 0.02 * noise.random(),
+            si_snr=si_snr + number,
+            **values,
+        )
+        for number in range(songs)
+        for bitrate in BITRATES
+    ]
+
+
+def _decide(rows: list[dict[str, Any]], champion: str | None = OLD, **settings: Any) -> tuple[bool, str]:
+    decision = decide(score_rows.table(rows), NEW, champion, PromotionConfig(**settings))
+    return decision.promote, "\n".join(decision.reasons)
+
+
+def test_a_better_candidate_becomes_champion() -> None:
+    rows = _rows(UNTOUCHED, 2.0, 10.0) + _rows(OLD, 2.5, 9.5) + _rows(NEW, 3.0, 9.2)
+    promote, reasons = _decide(rows)
+    assert promote
+    lines = reasons.splitlines()
+    assert len(lines) == 6 and all(line.startswith("passed: ") for line in lines)
+    assert lines[0].startswith("passed: ViSQOL against the champion (champion): 0.49")
+    assert "over 16 pairs of 8 songs; it must lie above 0" in lines[0]
+    assert lines[2] == (
+        "passed: SI-SNR against the champion (champion) at mp3_24000: 0.300 dB worse over 8 items; at most 1 "
+        "dB worse is allowed"
+    )
+
+
+def test_better_than_the_champion_but_not_than_the_untouched_codec() -> None:
+    promote, reasons = _decide(_rows(UNTOUCHED, 2.0, 10.0) + _rows(OLD, 1.0, 10.0) + _rows(NEW, 1.5, 10.0))
+    assert not promote
+    assert "failed: ViSQOL against the untouched codec: 0.50" in reasons
+    assert "passed: ViSQOL against the champion" in reasons
+
+
+def test_an_interval_that_holds_zero_is_not_better() -> None:
+    rows = _rows(UNTOUCHED, 2.0, 10.0) + _rows(NEW, 2.05, 10.0)
+    for number, one in enumerate(rows):
+        one["visqol"] += 0.5 * (-1) ** (number // 2) if one["model"] == NEW else 0.0
+    promote, reasons = _decide(rows, None)
+    assert not promote
+    assert reasons.startswith("failed: ViSQOL against the untouched codec: 0.0")
+
+
+def test_one_bitrate_with_too_little_si_snr_is_enough_to_refuse() -> None:
+    rows = _rows(UNTOUCHED, 2.0, 10.0) + _rows(NEW, 3.0, 11.0)
+    for one in rows:
+        if one["model"] == NEW and one["bitrate_bps"] == 128_000:
+            one["si_snr"] -= 2.25
+    promote, reasons = _decide(rows, None)
+    assert not promote
+    assert "passed: SI-SNR against the untouched codec at mp3_24000: 1.000 dB better" in reasons
+    assert "failed: SI-SNR against the untouched codec at mp3_128000: 1.250 dB worse" in reasons
+    wider = (Rule(), Rule(metric="si_snr", kind="not_worse", margin=1.25))
+    assert _decide(rows, None, rules=wider)[0]
+
+
+def test_without_a_champion_the_untouched_codec_is_to_beat() -> None:
+    rows = _rows(UNTOUCHED, 2.0, 10.0) + _rows(NEW, 3.0, 10.0)
+    promote, reasons = _decide(rows, None)
+    assert promote and "champion" not in reasons
+    promote, reasons = _decide(rows, None, rules=(Rule(against="champion"),))
+    assert not promote and reasons == "failed: no rule applies, since there is no champion yet"
+
+
+def test_lower_is_better_for_errors() -> None:
+    rows = _rows(UNTOUCHED, 2.0, 10.0, error_0_4000_hz=-10.0)
+    rows += _rows(NEW, 2.0, 10.0, error_0_4000_hz=-12.0)
+    for kind in ("better", "not_worse"):
+        rule = Rule(metric="error_0_4000_hz", kind=kind, against="untouched")  # type: ignore[arg-type]
+        promote, reasons = _decide(rows, None, rules=(rule,))
+        assert promote and "2.000 dB better" in reasons
+        other = [one | {"error_0_4000_hz": -8.0} if one["model"] == NEW else one for one in rows]
+        promote, reasons = _decide(other, None, rules=(rule,))
+        assert not promote and "2.000 dB worse" in reasons
+
+
+def test_margins_of_better_count() -> None:
+    rows = _rows(UNTOUCHED, 2.0, 10.0) + _rows(NEW, 2.5, 10.0)
+    assert _decide(rows, None, rules=(Rule(margin=0.4),))[0]
+    assert not _decide(rows, None, rules=(Rule(margin=0.6),))[0]
+
+
+@pytest.mark.parametrize("status", ["not_finite", "unreadable"])
+def test_results_of_no_use_refuse_it(status: str) -> None:
+    rows = _rows(UNTOUCHED, 2.0, 10.0) + _rows(NEW, 3.0, 10.0)
+    rows[-1]["status"] = status
+    promote, reasons = _decide(rows, None)
+    assert not promote
+    assert reasons.startswith(f"failed: 1 of the candidate's results are {status.replace('_', ' ')}")
+    rows[15]["status"] = status  # and so is the untouched codec's: the item's fault
+    assert rows[15]["item"] == rows[-1]["item"] and _decide(rows, None)[0]
+
+
+def test_scores_that_are_missing_refuse_it() -> None:
+    rows = _rows(UNTOUCHED, 2.0, 10.0) + _rows(NEW, 3.0, 10.0)
+    promote, reasons = _decide(rows[:-1], None)
+    assert not promote and "failed: the candidate lacks 1 of 16 scores" in reasons
+    rows[-1]["visqol"] = None
+    promote, reasons = _decide(rows, None)
+    assert not promote and "the candidate lacks 1 that the other has" in reasons
+    old = [one for one in _rows(OLD, 2.5, 10.0) if one["bitrate_bps"] == 24_000]
+    promote, reasons = _decide(_rows(UNTOUCHED, 2.0, 10.0) + _rows(NEW, 3.0, 10.0) + old)
+    assert not promote and "failed: the champion (champion) lacks 8 of 16 scores" in reasons
+
+
+def test_without_visqol_or_with_one_song_nothing_moves() -> None:
+    rows = _rows(UNTOUCHED, 2.0, 10.0) + _rows(NEW, 3.0, 10.0)
+    promote, reasons = _decide([one | {"visqol": None} for one in rows], None)
+    assert not promote and "no interval: no item has this score" in reasons
+    promote, reasons = _decide([one | {"si_snr": None} for one in rows], None)
+    assert not promote and "at mp3_24000: no item has this score in both" in reasons
+    promote, reasons = _decide([one | {"songs": ["one"]} for one in rows], None)
+    assert not promote and "on average, but no interval: all items are of one song" in reasons
+
+
+def test_names_that_cannot_be_are_errors() -> None:
+    scores = score_rows.table(_rows(UNTOUCHED, 2.0, 10.0) + _rows(NEW, 3.0, 10.0))
+    for champion in (NEW, UNTOUCHED):
+        with pytest.raises(ValueError, match="must be two models"):
+            decide(scores, NEW, champion, PromotionConfig())
+    with pytest.raises(ValueError, match="'gone' is not among the scores"):
+        decide(scores, NEW, "gone", PromotionConfig())
+    with pytest.raises(ValueError, match="'untouched' is not among the scores"):
+        decide(score_rows.table(_rows(NEW, 3.0, 10.0)), NEW, None, PromotionConfig())
+
+
+def test_the_published_model_on_its_demo_clips(golden: Path) -> None:
+    decision = decide(score_rows.demo_scores(golden), "Apollo", None, PromotionConfig())
+    failed = [reason for reason in decision.reasons if reason.startswith("failed")]
+    assert not decision.promote and len(failed) == 1
+    assert "at 24k: 1.604 dB worse" in failed[0]  # synthesis of high frequencies costs SI-SNR
+
+
+@pytest.mark.parametrize("settings", [{"rules": ()}, {"level": 1.0}, {"level": 0.0}, {"resamples": 0}])
+def test_configurations_that_cannot_be_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        PromotionConfig(**settings)
+
+
+def test_rules_that_cannot_be_are_refused() -> None:
+    with pytest.raises(UsageError, match="metric is 'loudness'"):
+        Rule(metric="loudness")
+    for margin in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="margin is"):
+            Rule(margin=margin)
+
+
+def test_the_command_line_and_yaml_can_build_it(tmp_path: Path) -> None:
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--promotion", type=PromotionConfig, default=PromotionConfig())
+
+    def parse(*arguments: str) -> PromotionConfig:
+        found: PromotionConfig = parser.instantiate(parser.parse_args(arguments)).promotion
+        return found
+
+    assert parse() == PromotionConfig()
+    assert parse("--promotion.level", "0.9") == PromotionConfig(level=0.9)
+    rules = (Rule(metric="snr", against="untouched", kind="not_worse", margin=0.5), Rule(margin=0.1))
+    text = "[{metric: snr, against: untouched, kind: not_worse, margin: 0.5}, {margin: 0.1}]"
+    assert parse("--promotion.rules", text) == PromotionConfig(rules=rules)
+    file = tmp_path / "promotion.yaml"
+    file.write_text(f"resamples: 100\nrules: {text}\n")
+    assert parse("--promotion", str(file)) == PromotionConfig(rules=rules, resamples=100)
+    with pytest.raises(Exception, match="kind"):
+        parse("--promotion.rules", "[{kind: finer}]")

@@ -1,0 +1,311 @@
+"""The loader: the order's rows, decoded and levelled, by any number of workers, with threads that end."""
+
+import gc
+import itertools
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from apollo.training.augmentation import LevelsConfig, find_peak
+from apollo.training.data import Example, collate
+from pipelines import schema
+from pipelines.audio import codec
+from pipelines.errors import UsageError
+from pipelines.loading.shard_source import LoaderConfig, ShardSource, ValidationSource
+from pipelines.storage.folder import Folder
+from tests.support import shard_outputs
+
+PLAIN = LevelsConfig(mode="published")
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = shard_outputs.write(tmp_path_factory.mktemp("loader"), 5, 4, 0, 3)
+    return shard_outputs.write(folder, 4, 1, split="valid")
+
+
+def _source(output: Path, **changes: object) -> ShardSource:
+    config = {"window_shards": 2, "look_ahead": 3} | changes
+    return ShardSource(str(output), LoaderConfig(**config), epoch_examples=10, seed=1)
+
+
+def _names(examples: list[Example]) -> list[str]:
+    return [example.name for example in examples]
+
+
+def _threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith(("fetch", "decode"))}
+
+
+def test_pass_holds_every_row_once(output: Path) -> None:
+    names = _names(list(_source(output).read(0, range(12))))
+    assert {name.partition("/")[0] for name in names} == shard_outputs.ids({0: 5, 1: 4, 3: 3})
+    assert {name.partition("/")[2] for name in names} <= set(shard_outputs.DEGRADATIONS)
+
+
+def test_epochs_follow_each_other_in_the_passes(output: Path) -> None:
+    source = _source(output)
+    stream = _names(list(source.read(0, range(36))))
+    assert _names(list(source.read(1, range(10)))) == stream[10:20]
+    assert _names(list(source.read(2, range(10)))) == stream[20:30]
+
+
+@pytest.mark.parametrize("workers", [2, 3, 5])
+def test_workers_together_read_what_one_reads(output: Path, workers: int) -> None:
+    alone = list(_source(output).read(1, range(16)))
+    shares = [list(_source(output).read(1, range(rank, 16, workers))) for rank in range(workers)]
+    for position, example in enumerate(alone):
+        other = shares[position % workers][position // workers]
+        assert other.name == example.name
+        assert torch.equal(other.clean, example.clean) and torch.equal(other.degraded, example.degraded)
+
+
+def test_reading_on_from_the_middle_gives_the_rest(output: Path) -> None:
+    source = _source(output)
+    assert _names(list(source.read(0, range(20))))[13:] == _names(list(source.read(0, range(13, 20))))
+
+
+def test_degradations_are_drawn_anew_in_every_pass_and_alike_in_number(output: Path) -> None:
+    source = _source(output)
+    drawn = [source._degradation(index) for index in range(1200)]
+    counts = [drawn.count(name) for name in shard_outputs.DEGRADATIONS]
+    assert sum(counts) == 1200 and all(335 < count < 465 for count in counts)  # 400, four deviations of 16
+    passes = [
+        dict(name.split("/") for name in _names(list(source.read(0, range(s, s + 12))))) for s in (0, 12)
+    ]
+    assert passes[0] != passes[1] and passes[0].keys() == passes[1].keys()
+
+
+def test_only_asked_for_degradations_come(output: Path) -> None:
+    names = _names(list(_source(output, degradations=("mp3_64000",)).read(0, range(12))))
+    assert {name.partition("/")[2] for name in names} == {"mp3_64000"}
+
+
+def test_samples_are_the_decoded_ones_at_the_published_level(output: Path) -> None:
+    for example in _source(output, levels=PLAIN).read(0, range(12)):
+        recipe, degradation = example.name.split("/")
+        row = shard_outputs.make_row("train", *map(int, recipe.split(".")[1:]))
+        clean = codec.decode(row["clean"], frames=row["frames"]).T
+        degraded = codec.decode(row[degradation], frames=row["frames"]).T
+        peak = max(np.abs(clean).max(), np.abs(degraded).max())
+        np.testing.assert_allclose(example.clean, clean / peak, atol=1e-6)
+        np.testing.assert_allclose(example.degraded, degraded / peak, atol=1e-6)
+
+
+def test_honest_pairs_have_one_level_and_no_lag(output: Path) -> None:
+    source = _source(output, degradations=("mp3_128000",))
+    for clean, degraded in ((e.clean, e.degraded) for e in source.read(0, range(12))):
+        assert clean.shape == degraded.shape == (schema.CHANNELS, schema.EXCERPT_FRAMES)
+        assert max(find_peak(clean), find_peak(degraded)) <= 1 + 1e-6
+        spectra = torch.fft.rfft(clean), torch.fft.rfft(degraded)
+        assert int(torch.fft.irfft(spectra[0] * spectra[1].conj()).sum(0).argmax()) == 0
+        low = slice(300, 30_000)  # 100 Hz to 10 kHz, which 128 kbps keeps
+        kept, coded = spectra[0][:, low], spectra[1][:, low]
+        projection = ((kept.conj() * coded).real.sum() / kept.abs().square().sum()).item()
+        assert projection == pytest.approx(1, abs=0.02)
+
+
+def test_examples_can_be_collated(output: Path) -> None:
+    batch = collate(_source(output).read(0, range(4)))
+    assert batch.clean.shape == (4, schema.CHANNELS, schema.EXCERPT_FRAMES)
+    assert batch.clean.dtype == torch.float32 and batch.clean.is_contiguous()
+
+
+def test_look_ahead_is_bounded(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipelines.loading import shard_source
+
+    made: list[str] = []
+    decode = shard_source.decode
+    monkeypatch.setattr(
+        shard_source, "decode", lambda stored: (made.append(stored.recipe_id), decode(stored))[1]
+    )
+    examples = _source(output, look_ahead=2).read(0, range(1000))
+    for _ in range(4):
+        next(examples)
+    time.sleep(0.3)
+    assert 4 <= len(made) <= 4 + 2 + 1
+    examples.close()
+
+
+def test_every_row_group_is_read_once_a_window(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow.parquet as pq
+
+    reads: list[tuple[int, tuple[str, ...]]] = []
+    read = pq.ParquetFile.read_row_group
+
+    def counted(self: pq.ParquetFile, group: int, columns: list[str], **options: object) -> object:
+        reads.append((group, tuple(columns)))
+        return read(self, group, columns=columns, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
+    list(_source(output, degradations=("mp3_24000",)).read(0, range(12)))
+    assert len(reads) == 3 + 2 + 2  # shards of 5, 4 and 3 rows in groups of 2
+    assert {columns for _, columns in reads} == {
+        ("recipe_id", "frames", "clean", "mp3_24000", "mp3_24000_gain")
+    }
+
+
+def _fail_over(examples: Iterator[Example]) -> None:
+    for example in examples:
+        raise KeyError(example.name)
+
+
+@pytest.mark.parametrize("end", ["close", "forget", "fail"])
+def test_threads_end_with_the_iterator_in_the_middle_of_an_epoch(output: Path, end: str) -> None:
+    examples = _source(output).read(0, range(10_000))
+    next(examples)
+    assert _threads()
+    if end == "close":
+        examples.close()
+    elif end == "fail":
+        with pytest.raises(KeyError):
+            _fail_over(examples)
+    del examples
+    gc.collect()
+    assert not _threads()
+
+
+def test_iterator_that_is_never_begun_starts_no_thread(output: Path) -> None:
+    examples = _source(output).read(0, range(10))
+    assert not _threads()
+    del examples
+
+
+def test_two_iterators_of_one_source_do_not_disturb_each_other(output: Path) -> None:
+    source = _source(output)
+    pairs = list(zip(source.read(0, range(8)), source.read(0, range(1, 9)), strict=True))
+    assert [b.name for _, b in pairs[:-1]] == [a.name for a, _ in pairs[1:]]
+
+
+@pytest.mark.parametrize("positions", [[1, 1], [2, 1], [-1, 0]])
+def test_positions_that_do_not_rise_are_refused(output: Path, positions: list[int]) -> None:
+    with pytest.raises(ValueError, match="must rise"):
+        list(_source(output).read(0, positions))
+
+
+def test_no_positions_are_no_examples(output: Path) -> None:
+    assert list(_source(output).read(3, [])) == []
+
+
+def test_validation_is_fixed_and_as_decoded(output: Path) -> None:
+    source = ValidationSource(str(output))
+    examples = list(source.read(0, range(len(source))))
+    assert len(source) == 5
+    rows = [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0)]
+    expected = [
+        f"{shard_outputs.recipe_id('valid', *row)}/{shard_outputs.DEGRADATIONS[i % 3]}"
+        for i, row in enumerate(rows)
+    ]
+    assert _names(examples) == expected == _names(list(source.read(7, range(5))))
+    for example, (shard, number) in zip(examples, rows, strict=True):
+        row = shard_outputs.make_row("valid", shard, number)
+        degraded = codec.decode(row[example.name.partition("/")[2]], frames=row["frames"]).T
+        assert np.array_equal(example.degraded, degraded)
+        assert np.array_equal(example.clean, codec.decode(row["clean"], frames=row["frames"]).T)
+
+
+def test_validation_ends_at_its_limit(output: Path) -> None:
+    assert len(ValidationSource(str(output), limit=3)) == 3
+    assert len(ValidationSource(str(output), limit=30)) == 5
+    with pytest.raises(ValueError, match="limit"):
+        ValidationSource(str(output), limit=0)
+
+
+def test_unknown_degradation_is_refused_with_what_there_is(output: Path) -> None:
+    with pytest.raises(UsageError, match=r"no degradation mp3_1; there is mp3_24000, mp3_64000, mp3_128000"):
+        _source(output, degradations=("mp3_1",))
+
+
+def test_split_without_rows_is_refused(output: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no committed row of the split test"):
+        ValidationSource(str(output), split="test")
+    with pytest.raises(UsageError, match="no committed row"):
+        ValidationSource(str(shard_outputs.write(tmp_path, 0, split="valid")))
+
+
+def test_shards_without_commits_do_not_count(tmp_path: Path) -> None:
+    shard_outputs.write(tmp_path, 2, 2)
+    Folder(str(tmp_path)).delete(schema.commit_path("train", 1))
+    names = _names(list(_source(tmp_path).read(0, range(4))))
+    assert {name.partition("/")[0] for name in names} == shard_outputs.ids({0: 2})
+
+
+def test_output_that_is_still_being_made_is_refused(tmp_path: Path) -> None:
+    shard_outputs.write(tmp_path, 2, 2)
+    plan = {"shard_rows": 2, "splits": {"train": {"recipes": 6, "first_group": 0}}}
+    Folder(str(tmp_path)).write("plan.json", json.dumps(plan).encode())
+    with pytest.raises(UsageError, match=r"1 of 3 shards .* the first is train-00002"):
+        _source(tmp_path)
+
+
+def test_fingerprint_tells_other_shards_and_degradations(output: Path, tmp_path: Path) -> None:
+    same = _source(output).fingerprint
+    assert _source(output, window_shards=1).fingerprint == same
+    assert _source(output, degradations=("mp3_24000",)).fingerprint != same
+    assert _source(shard_outputs.write(tmp_path, 5, 4)).fingerprint != same
+
+
+def test_output_of_preprocess_is_read(undisturbed: Path) -> None:
+    source = ShardSource(str(undisturbed), epoch_examples=20)
+    examples = list(itertools.islice(source.read(0, range(20)), 20))
+    assert len({example.name.partition("/")[0] for example in examples}) == 20
+    assert source.degradations == ("mp3_24000", "mp3_128000")
+    assert len(ValidationSource(str(undisturbed))) == 4
+
+
+def test_location_may_be_a_uri(output: Path) -> None:
+    named = ShardSource(output.as_uri(), LoaderConfig(window_shards=2), epoch_examples=10, seed=1)
+    assert _names(list(named.read(0, range(12)))) == _names(list(_source(output).read(0, range(12))))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"window_shards": 0},
+        {"look_ahead": 0},
+        {"decode_threads": 0},
+        {"fetch_threads": -1},
+        {"corrupt": "ignore"},
+        {"max_corrupt_share": 1.0},
+        {"max_corrupt_share": -0.1},
+    ],
+)
+def test_configuration_that_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        LoaderConfig(**wrong)
+
+
+def test_epoch_needs_examples(output: Path) -> None:
+    with pytest.raises(ValueError, match="epoch_examples"):
+        ShardSource(str(output), epoch_examples=0)
+
+
+def test_real_recordings_decode_to_aligned_pairs(recordings: Path, tmp_path: Path) -> None:
+    """A shard of real music, made here from the first seconds of some songs."""
+    from pipelines.audio.codec import CodecConfig, Mp3Encoder
+    from pipelines.preprocess.render import to_flac
+
+    rows = []
+    for number, path in enumerate(sorted(recordings.rglob("clean.flac"))[:3]):
+        samples, rate = soundfile.read(path, dtype="int16", always_2d=True, frames=schema.EXCERPT_FRAMES)
+        if rate != schema.SAMPLE_RATE or samples.shape != (schema.EXCERPT_FRAMES, schema.CHANNELS):
+            continue
+        row = shard_outputs.make_row("train", 0, number, clean=to_flac(samples))
+        for name, made in (
+            Mp3Encoder(CodecConfig(bitrates_bps=shard_outputs.BITRATES)).encode(samples).items()
+        ):
+            row |= {name: made.stream, f"{name}_gain": made.gain}
+        rows.append(row)
+    if not rows:
+        pytest.skip("no stereo recording at 44.1 kHz of 3 s")
+    shard_outputs.write_shard(tmp_path, "train", 0, rows)
+    for example in _source(tmp_path, degradations=("mp3_128000",)).read(0, range(len(rows))):
+        error = (example.clean - example.degraded).norm() / example.clean.norm()
+        assert error < 0.2

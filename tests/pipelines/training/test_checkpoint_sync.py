@@ -1,0 +1,212 @@
+"""Training runs in a bucket: whole checkpoints alone count, and an empty machine goes on exactly."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from apollo.checkpoints import checkpoint
+from apollo.model.config import DiscriminatorConfig, GeneratorConfig
+from apollo.training.config import FitConfig, GanConfig
+from pipelines.cluster.resources import WorkersConfig
+from pipelines.runtime.run import Exit
+from pipelines.storage.object_store import ATTEMPTS, StoreError
+from pipelines.tracking.run import TrackingConfig, open_run
+from pipelines.training import worker
+from pipelines.training.checkpoint_sync import Mirror, make_folder
+from pipelines.training.config import TrainConfig
+from pipelines.training.run import train
+from tests.support import gloo_runs
+from tests.support.gloo_runs import Noise
+from tests.support.restoration_jobs import save_generator
+from tests.support.s3_server import Bucket
+
+_EVER = float("inf")
+LAST, STOPPED = 16, 8  # checkpoints at 3, 6, 8 (the end of an epoch), 11, 14, 16
+
+
+class _Desk:
+    """What a worker finds at the desk, in this process."""
+
+    def __init__(self, stop_after: int | None) -> None:
+        self.said, self.asked, self.stop_after = list[str](), 0, stop_after
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def beat(self) -> None:
+        pass
+
+    def failure(self) -> str:
+        return ""
+
+    def fail(self, text: str) -> None:
+        self.said.append(text)
+
+    def is_stopping(self) -> bool:
+        """Asked once a step."""
+        self.asked += 1
+        return self.asked == self.stop_after
+
+
+class _NoReview:
+    def poll(self, timeout_seconds: float = 0.0) -> tuple[bool, dict[str, Any]]:
+        return True, {"scores": {}, "pictures": {}, "clips": {}}
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrainConfig]:
+    """Of a run whose examples are short and made of their places; nothing is reviewed beside it."""
+    monkeypatch.setenv(ATTEMPTS, "2")
+    monkeypatch.setattr(worker, "_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(worker, "_source", lambda *_: Noise())
+    monkeypatch.setattr(worker, "ValidationSource", lambda *_, **__: Noise(count=50))
+    monkeypatch.setattr(worker, "Aside", lambda *_, **__: _NoReview())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield TrainConfig(
+        shards=str(tmp_path / "shards"),
+        output=str(tmp_path / "on a disk"),
+        generator=GeneratorConfig(dim=8, layers=1, heads=2, output="correction"),
+        discriminator=DiscriminatorConfig(windows=(64, 256), norm="rms"),
+        gan=GanConfig(batch_size=2),
+        fit=FitConfig(
+            epochs=2,
+            epoch_examples=16,
+            checkpoint_steps=3,
+            log_steps=2,
+            validation_examples=2,
+            keep_checkpoints=2,
+        ),
+        workers=WorkersConfig(count=1, gpu=False, cpus=1.0),
+        tracking=TrackingConfig(uri="http://127.0.0.1:9", close_seconds=0.1, system_metrics=False),
+        heard_examples=0,
+        visqol=False,
+        scratch=str(tmp_path / "scratch"),
+    )
+    torch.set_num_threads(threads)
+
+
+def _work(config: TrainConfig, monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> _Desk:
+    """Train as the one worker of a run does, in this process."""
+    desk = _Desk(stop_after)
+    monkeypatch.setattr(worker, "DeskLine", lambda _: desk)
+    config.folder.mkdir(parents=True, exist_ok=True)
+    run = open_run(config.tracking, str(config.folder), params={}, tags={})
+    worker.work({"config": config, "run": run, "desk": None})
+    return desk
+
+
+def _logged(folder: Path) -> list[tuple[int, dict[str, float]]]:
+    lines = [json.loads(line) for line in (folder / "tracking/metrics.jsonl").read_text().splitlines()]
+    return [
+        (line["step"], {name: value for name, value in line["metrics"].items() if name[:2] in ("g/", "d/")})
+        for line in lines
+        if line["kind"] == "step"
+    ]
+
+
+def _weights(folder: Path, step: int) -> dict[str, Any]:
+    return gloo_runs.weights(gloo_runs.Run(folder), step)
+
+
+def test_a_run_whose_machine_is_gone_goes_on_from_the_newest_whole_checkpoint_of_the_bucket(
+    config: TrainConfig, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after 8 steps, while the upload of its last checkpoint is cut for good; its disk is lost."""
+    _work(config, monkeypatch)
+    alone = config.folder
+    config = dataclasses.replace(config, output=bucket.uri("run"))
+    cut = bucket.proxy.fail("cut_upload", r"PUT /\S+/step-00000008/weights.pt", times=_EVER)
+    with pytest.raises(StoreError, match=r"cannot write s3://.*step-00000008/weights\.pt"):
+        _work(config, monkeypatch, stop_after=STOPPED)
+    assert cut.struck
+    there = set(bucket.objects("run/checkpoints/"))
+    assert {"step-00000003/MANIFEST.json", "step-00000006/MANIFEST.json"} <= there
+    assert "step-00000008/training.pt" in there, "half of it is there"
+    assert "step-00000008/MANIFEST.json" not in there
+    bucket.proxy.heal()
+    shutil.rmtree(config.folder)
+
+    desk = _work(config, monkeypatch)
+    assert "continuing from step 6" in desk.said
+    back = bucket.download("run", tmp_path / "back")
+    assert _weights(back, LAST).keys() == _weights(alone, LAST).keys()
+    for name, value in _weights(alone, LAST).items():
+        other = _weights(back, LAST)[name]
+        assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, name
+    assert _logged(back) == _logged(alone), "what was logged is there once"
+    best = (alone / "best").readlink().as_posix()
+    assert (back / "best").read_text() == best
+    kept = {path.name for path in (alone / "checkpoints").iterdir() if path.is_dir()}
+    assert {path.name for path in (back / "checkpoints").iterdir() if path.is_dir()} == kept
+    loaded = checkpoint.load(bucket.uri("run"))
+    assert all(
+        torch.equal(value, loaded.state_dict()[name])
+        for name, value in checkpoint.load(alone / "best").state_dict().items()
+    )
+
+
+def test_checkpoints_that_the_store_was_away_for_go_there_later(
+    config: TrainConfig, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training goes on meanwhile; and a damaged object is not taken for a checkpoint."""
+    config = dataclasses.replace(
+        config, output=bucket.uri("run"), fit=dataclasses.replace(config.fit, epochs=1)
+    )
+    away = bucket.proxy.fail("refuse", r"PUT /\S+/checkpoints/step-00000003/", times=2)
+    desk = _work(config, monkeypatch)
+    assert away.struck == 2
+    (line,) = [text for text in desk.said if "not in the store yet" in text]
+    assert "step-00000003" in line
+    there = bucket.objects("run/checkpoints/")
+    whole = {name for name in there if name.endswith("MANIFEST.json")}
+    assert whole == {"step-00000006/MANIFEST.json", "step-00000008/MANIFEST.json"}
+    shutil.rmtree(config.folder)
+    bucket.put("run/checkpoints/step-00000008/weights.pt", there["step-00000008/weights.pt"][:-1])
+    desk = _work(config, monkeypatch)
+    assert "continuing from step 6" in desk.said
+    assert any("step-00000008" in text and "damaged" in text for text in desk.said)
+    now = bucket.objects("run/checkpoints/step-00000008/")
+    assert len(now["weights.pt"]) == len(there["step-00000008/weights.pt"]), "it was made and sent again"
+
+
+def test_a_run_in_a_bucket_needs_a_place_for_what_it_logs(
+    config: TrainConfig, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    config = dataclasses.replace(config, output=bucket.uri("run"), tracking=TrackingConfig())
+    outcome = train(config)
+    assert outcome.code == Exit.USAGE
+    assert "MLFLOW_TRACKING_URI" in outcome.message
+    assert not bucket.objects()
+
+
+def test_what_a_run_began_from_and_left_out_is_on_every_node(bucket: Bucket, tmp_path: Path) -> None:
+    """A worker brings its own rejects alone, and never sends those of others, which it may have of old."""
+    first = Mirror(bucket.uri("run"), tmp_path / "first", print, rank=0)
+    save_generator(tmp_path / "first/init")
+    first.send_init()
+    for rank, mirror in enumerate((first, Mirror(bucket.uri("run"), tmp_path / "second", print, rank=1))):
+        mirror.bring()
+        folder = tmp_path / ("first", "second")[rank]
+        (folder / f"rejects-{rank}.jsonl").write_text("{}\n")
+        mirror.try_to_send_rejects()
+        checkpoint.load(folder / "init")
+    first.send()
+    there = bucket.objects("run/")
+    assert {"rejects-0.jsonl", "rejects-1.jsonl", "init/MANIFEST.json"} <= set(there)
+    shutil.rmtree(tmp_path / "second")
+    Mirror(bucket.uri("run"), tmp_path / "second", print, rank=1).bring()
+    assert {path.name for path in (tmp_path / "second").iterdir()} >= {"init", "rejects-1.jsonl"}
+    assert not (tmp_path / "second/rejects-0.jsonl").exists()
+
+
+def test_nobody_else_enters_the_folder_of_a_node(tmp_path: Path) -> None:
+    make_folder(tmp_path / "apollo" / "run")
+    assert (tmp_path / "apollo").stat().st_mode & 0o777 == 0o700

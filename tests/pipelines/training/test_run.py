@@ -1,0 +1,231 @@
+"""The driver of a training: what it refuses, what it waits for, and what its command line takes."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from apollo.model.config import DiscriminatorConfig, GeneratorConfig
+from apollo.training.config import GanConfig
+from jobs import train as job
+from pipelines.cluster import placement, resources
+from pipelines.cluster.resources import WorkersConfig
+from pipelines.errors import UsageError
+from pipelines.runtime.run import Exit
+from pipelines.training import run
+from pipelines.training.config import TrainConfig
+
+ROOT = Path(__file__).parents[3]
+
+
+def parse(*arguments: str) -> TrainConfig:
+    values = job.build_parser()
+    given = values.instantiate(values.parse_args(list(arguments))).as_dict()
+    given.pop("config")
+    return TrainConfig(**given)
+
+
+@pytest.mark.parametrize("name", ["paper", "demo", "causal"])
+def test_every_preset_is_taken_and_names_only_what_there_is(name: str) -> None:
+    config = parse("--config", str(ROOT / f"jobs/configs/{name}.yaml"), "--shards", "/s", "--output", "/o")
+    written = yaml.safe_load((ROOT / f"jobs/configs/{name}.yaml").read_text())
+    assert config.generator.dim == written["generator"]["dim"]
+
+
+def test_the_paper_preset_says_the_defaults() -> None:
+    assert parse("--config", str(ROOT / "jobs/configs/paper.yaml"), "--shards", "/s", "--output", "/o") == (
+        TrainConfig(shards="/s", output="/o")
+    )
+
+
+@pytest.mark.parametrize("wrong", ["--gan.clip", "--fit.epoch", "--worker.count"])
+def test_unknown_keys_are_refused(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        job.main(["--shards", "/s", "--output", "/o", wrong, "3"])
+    assert raised.value.code == 2
+    assert wrong.removeprefix("--") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"workers": WorkersConfig(count=9)}, "every worker needs an example"),
+        ({"heard_examples": -1}, "heard_examples"),
+        ({"generator": GeneratorConfig(sample_rate=48_000)}, "shards are 44100 Hz"),
+        ({"discriminator": DiscriminatorConfig(channels=1)}, "shards are 44100 Hz"),
+        ({"gan": GanConfig(cutoff_hz=99_999.0)}, "cutoff_hz is 99999.0"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_starts(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        TrainConfig(**{"shards": "/s", "output": "/o", **changes})
+
+
+def test_a_relative_output_is_refused_inside_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(UsageError, match="--output 'run' is relative"):
+        TrainConfig(shards="/s", output="run")
+
+
+def test_shards_that_are_not_there_are_a_usage_error(tmp_path: Path) -> None:
+    outcome = run.train(TrainConfig(shards=str(tmp_path / "none"), output=str(tmp_path / "run")))
+    assert outcome.code == Exit.USAGE
+    assert str(tmp_path / "none") in outcome.message
+    assert not (tmp_path / "run/fingerprint.json").exists()
+
+
+def test_more_than_the_cluster_can_have_is_refused_with_both_numbers(ray_address: str) -> None:
+    with pytest.raises(UsageError, match=r"8 workers of 4 CPUs need 32 CPUs; this cluster has 8 at most"):
+        resources.check_room(WorkersConfig(gpu=False))
+    with pytest.raises(UsageError, match=r"2 workers of 1 GPUs need 2 GPUs; this cluster has 0 at most"):
+        resources.check_room(WorkersConfig(count=2, cpus=1))
+    resources.check_room(WorkersConfig(count=2, gpu=False))
+    resources.check_room(WorkersConfig(may_grow=True))
+    resources.check_room(WorkersConfig(least=2, gpu=False))
+
+
+def test_what_the_launcher_may_start_counts(
+    ray_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cluster launcher leaves its file on the head; the groups are those of this project's own."""
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    config["available_node_types"]["gpu"] = {"resources": {"CPU": 64, "GPU": 8}, "max_workers": 2}
+    (tmp_path / "bootstrap.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.setattr(placement, "_BOOTSTRAP", str(tmp_path / "bootstrap.yaml"))
+    resources.check_room(WorkersConfig(count=16))
+    with pytest.raises(UsageError, match="need 17 GPUs; this cluster has 16 at most"):
+        resources.check_room(WorkersConfig(count=17))
+
+
+def test_waiting_for_nodes_says_for_what_and_ends(ray_address: str) -> None:
+    said: list[str] = []
+    many = WorkersConfig(count=10, gpu=False, cpus=1, wait_minutes=0.02)
+    words = r"waited 0.02 minutes for 2 more CPUs of 10; it did not come"
+    with pytest.raises(RuntimeError, match=words), resources.room_for(many, said.append):
+        pytest.fail("there is no such room")
+    assert said
+    assert said[0].startswith("waiting for 2 more CPUs of 10")
+    with resources.room_for(WorkersConfig(count=8, gpu=False, cpus=1), said.append):
+        pass
+
+
+def test_room_that_was_asked_for_is_given_back(ray_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an autoscaler is asked for stays until it is asked for something else."""
+    from ray.autoscaler import sdk
+
+    asked: list[list[dict[str, float]]] = []
+    monkeypatch.setattr(sdk, "request_resources", lambda bundles: asked.append(bundles))
+    with pytest.raises(RuntimeError), resources.room_for(WorkersConfig(wait_minutes=0.01), str):
+        pass
+    assert asked == [[{"CPU": 4.0, "GPU": 1.0}] * 8, []]
+
+
+def test_a_worker_that_fits_no_node_is_refused(ray_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "most_resources", lambda: {"CPU": 16.0})  # two such nodes
+    with pytest.raises(UsageError, match="a worker needs 9 CPUs on one node, and no node has that"):
+        resources.check_room(WorkersConfig(count=1, gpu=False, cpus=9))
+
+
+def test_only_what_decides_the_result_is_in_the_fingerprint(undisturbed: Path, tmp_path: Path) -> None:
+    config = TrainConfig(shards=str(undisturbed), output=str(tmp_path))
+    same = replace(
+        config,
+        gan=replace(config.gan, micro_batch=2, recompute="layers"),
+        fit=replace(config.fit, epochs=3, log_steps=1),
+        workers=WorkersConfig(count=4),
+    )
+    other = replace(config, loader=replace(config.loader, degradations=("mp3_24000",)))
+    _, fingerprint = run._prepare(config)
+    assert run._prepare(same)[1] == fingerprint
+    assert run._prepare(other)[1] != fingerprint
+    assert run._prepare(replace(config, fit=replace(config.fit, seed=1)))[1] != fingerprint
+
+
+def test_the_first_signal_is_a_wish_and_the_second_an_interruption() -> None:
+    import signal
+
+    before = signal.getsignal(signal.SIGTERM)
+    with run._signals_as_wish() as stopping:
+        signal.raise_signal(signal.SIGTERM)
+        assert stopping.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_run_begins_from_a_checkpoint_and_takes_its_shape(tmp_path: Path) -> None:
+    import torch
+
+    import apollo
+    from apollo.checkpoints.published_format import to_published
+
+    torch.manual_seed(0)
+    generator = apollo.Generator(apollo.GeneratorConfig(dim=8, layers=1, heads=4))
+    published = apollo.Generator(apollo.GeneratorConfig(dim=16, layers=1))
+    torch.save(to_published(published), tmp_path / "published.bin")
+    judge = apollo.Discriminator(apollo.DiscriminatorConfig(windows=(64,)))
+    apollo.save(
+        generator,
+        tmp_path / "ours",
+        more={"discriminator": judge.state_dict()},
+        notes={"discriminator": judge.config.to_dict()},
+    )
+    for name, expected, has in (("published.bin", published, False), ("ours", generator, True)):
+        config = TrainConfig(shards="/s", output=str(tmp_path / f"run-{has}"), init=str(tmp_path / name))
+        shapes = run._shapes(config)
+        assert shapes["generator"] == expected.config
+        assert shapes.get("discriminator") == (judge.config if has else None)
+        config = replace(config, **shapes)
+        run._begin(config)
+        states = torch.load(tmp_path / f"run-{has}/init/weights.pt", weights_only=True)
+        assert ("discriminator" in states) is has
+        for key, value in expected.state_dict().items():
+            torch.testing.assert_close(states["generator"][key], value)
+        (tmp_path / name).rename(tmp_path / f"gone-{has}")
+        assert run._shapes(config) == shapes  # the output has its own by now
+
+
+def test_a_checkpoint_that_is_not_there_is_refused_and_nothing_is_touched(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "result.json").write_text('{"status": "done"}')
+    config = TrainConfig(shards=str(undisturbed), output=str(tmp_path), init="/no/such.ckpt")
+    outcome = run.train(config)
+    assert (outcome.code, "/no/such.ckpt" in outcome.message) == (Exit.USAGE, True)
+    assert (tmp_path / "result.json").read_text() == '{"status": "done"}'
+    assert not (tmp_path / "fingerprint.json").exists()
+
+
+def test_a_finished_run_goes_on_only_where_more_is_asked_for(tmp_path: Path) -> None:
+    from pipelines.storage.folder import Folder
+
+    def finished(text: str, **changes: Any) -> bool:
+        (tmp_path / "result.json").write_text(text)
+        config = TrainConfig(shards="/s", output=str(tmp_path))
+        config = replace(config, fit=replace(config.fit, epochs=2, epoch_examples=80, **changes))
+        return run._finished(config, Folder(str(tmp_path))) is not None
+
+    done = '{"status": "done", "message": "", "ending": "done", "step": 20, "patience_epochs": 20}'
+    early = '{"status": "done", "message": "", "ending": "early", "step": 10, "patience_epochs": 20}'
+    assert finished(done)
+    assert not finished(done.replace("20,", "19,"))
+    assert finished(done.replace("20,", "19,"), max_steps=19)
+    assert finished(early)
+    assert not finished(early, patience_epochs=21)
+    assert not finished(early.replace("done", "running", 1))
+    assert not finished("")
+
+
+def test_an_early_end_is_remembered_with_its_patience(tmp_path: Path) -> None:
+    from pipelines.runtime import run as runs
+    from pipelines.storage.folder import Folder
+
+    config = TrainConfig(shards="/s", output=str(tmp_path))
+    found = {"status": "early", "step": 10, "best": 5, "scores": {}, "skipped": 0}
+    outcome = run._judge(found, config)
+    runs.write_result(Folder(str(tmp_path)), outcome.code, outcome.message, **outcome.facts)
+    assert run._finished(config, Folder(str(tmp_path))) is not None
+    longer = replace(config, fit=replace(config.fit, patience_epochs=21))
+    assert run._finished(longer, Folder(str(tmp_path))) is None

@@ -1,0 +1,1 @@
+"""What tests share: data sets, servers, jobs and runs that several of them start."""
