@@ -13,7 +13,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn, cast
 
 from apollo import __version__
-from apollo.cli.options import CLIPS, DEVICES, FORMATS, PCM, PRECISIONS, SongsConfig
+from apollo.audio.formats import CLIPS, FORMATS, SongsConfig
+from apollo.cli import PCM
+from apollo.model.config import DEVICES, PRECISIONS
 
 if TYPE_CHECKING:
     from apollo.audio.songs import Job, Outcome
@@ -156,7 +158,7 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 
 def _load(options: argparse.Namespace) -> "Generator":
     from apollo.checkpoints.checkpoint import CheckpointError, load
-    from apollo.device import choose_device, choose_precision
+    from apollo.model.device import choose_device, choose_precision
 
     try:
         device = choose_device(options.device)

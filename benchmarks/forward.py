@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from apollo.device import choose_device, peak_bytes, wait
 from apollo.model.compilation import compile_generator
 from apollo.model.config import PRESETS, GeneratorConfig
+from apollo.model.device import choose_device, peak_bytes, wait
 from apollo.model.generator import SLICE_FEATURES, Generator, padded_length
 from apollo.model.layers import BLOCKS
 

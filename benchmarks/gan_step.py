@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import torch
 
-from apollo.device import choose_device, peak_bytes
 from apollo.model.config import PRESETS, DiscriminatorConfig
+from apollo.model.device import choose_device, peak_bytes
 from apollo.model.generator import Generator, padded_length
 from apollo.training.config import RECOMPUTE, GanConfig
 from apollo.training.data import Batch

@@ -195,7 +195,7 @@ _PLAN = """
 import sys, time
 import numpy as np
 from pipelines.preprocess.catalog import Catalog
-from pipelines.dataset.plan import write_recipes
+from pipelines.preprocess.plan_writer import write_recipes
 from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.schema import MIXTURE, STEMS
 from pipelines.storage.folder import Folder

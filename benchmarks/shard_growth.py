@@ -26,13 +26,14 @@ import pipelines.preprocess.report  # noqa: F401 - loaded here, not while a step
 from benchmarks.procfs import memory_bytes
 from pipelines import schema
 from pipelines.audio.codec import CodecConfig, Mp3Encoder
-from pipelines.dataset.plan import PLAN, RECIPES, planned_shards, read_recipes, write_recipes
+from pipelines.dataset.plan import PLAN, RECIPES, planned_shards, read_recipes
 from pipelines.dataset.sampling import Order
 from pipelines.dataset.shards import Commit, digest, encode_shard, find_damaged, publish, read_commits
 from pipelines.evaluation.items import ShardItems
 from pipelines.loading.shard_source import ShardSource
 from pipelines.preprocess import audit
 from pipelines.preprocess.catalog import Catalog
+from pipelines.preprocess.plan_writer import write_recipes
 from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.render import cpu_seconds, to_flac
 from pipelines.storage import parquet

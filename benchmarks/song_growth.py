@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from benchmarks.procfs import memory_bytes
 from benchmarks.shard_growth import Growth, count_requests
 from pipelines.audio.fingerprints import HOP
-from pipelines.dataset.plan import write_plan
 from pipelines.preprocess.layouts import Findings, Song
+from pipelines.preprocess.plan_writer import write_plan
 from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.render import cpu_seconds
 from pipelines.preprocess.scan import read_scans, scan_name

@@ -15,10 +15,10 @@ import torch
 
 from apollo.audio.decoding import EXTENSIONS, AudioError
 from apollo.audio.ffmpeg import FfmpegError, FfmpegMissingError
+from apollo.audio.formats import CHUNK_SECONDS, FORMATS, SongsConfig
 from apollo.audio.reading import Song
 from apollo.audio.spectrogram import Spectrogram, draw
 from apollo.audio.writing import WriteError, Writer
-from apollo.cli.options import CHUNK_SECONDS, FORMATS, SongsConfig
 from apollo.inference.streaming import StreamRestorer
 from apollo.model.generator import Generator
 

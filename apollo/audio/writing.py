@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apollo.cli.options import FORMATS
+from apollo.audio.formats import FORMATS
 
 _WAV_LIMIT_BYTES = (1 << 32) - (1 << 20)  # its sizes have 32 bits
 _MOST_FLAC_CHANNELS = 8

@@ -11,7 +11,6 @@ A checkpoint is a folder:
 Nothing executable is ever loaded.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -24,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from apollo.checkpoints.io import digest, read_safetensors, sync, write_safetensors
 from apollo.checkpoints.published_format import (
     CheckpointError,
     find_state,
@@ -92,7 +92,6 @@ def save_portable(
         FileExistsError: the folder is there.
         CheckpointError: the package safetensors is not installed.
     """
-    from apollo.checkpoints.hub import write_safetensors
 
     def fill(scratch: Path) -> None:
         write_safetensors(generator.state_dict(), scratch / PORTABLE)
@@ -253,15 +252,11 @@ def _load_folder(folder: Path, weights: str) -> Generator:
 def _read_states(folder: Path, portable: bool) -> dict[str, Any]:
     if not portable:
         return read_container(folder / WEIGHTS)
-    from apollo.checkpoints.hub import read_safetensors
-
     return {"generator": read_safetensors(folder / PORTABLE)}
 
 
 def _load_file(path: Path) -> Generator:
     if path.suffix == ".safetensors":
-        from apollo.checkpoints.hub import read_safetensors
-
         container: dict[str, Any] = read_safetensors(path)
     else:
         container = read_container(path)
@@ -272,18 +267,3 @@ def _load_file(path: Path) -> Generator:
     except (CheckpointError, RuntimeError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     return generator
-
-
-def digest(path: Path) -> str:
-    """Give the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Make what was written to a file or folder last through a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,12 +1,8 @@
-"""Checkpoints from Hugging Face, and safetensors files. Both packages are optional."""
+"""Checkpoints from Hugging Face. Its package is optional."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from torch import Tensor
-
-from apollo.checkpoints.checkpoint import digest
+from apollo.checkpoints.io import digest
 from apollo.checkpoints.published_format import CheckpointError
 
 KNOWN = {  # digests that a download must have
@@ -71,34 +67,3 @@ def _check(path: Path, expected: str | None) -> None:
         raise CheckpointError(
             f"{path} has sha256 {found}, the published file {expected}: delete it and try again"
         )
-
-
-def write_safetensors(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors as a safetensors file.
-
-    Raises:
-        CheckpointError: the package is not installed.
-    """
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise CheckpointError(f"{path}: writing it needs safetensors: pip install safetensors") from error
-    whole = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
-    safetensors.torch.save_file(whole, path)
-
-
-def read_safetensors(path: Path) -> dict[str, Any]:
-    """Read a safetensors file.
-
-    Raises:
-        CheckpointError: the package is not installed, or the file is damaged.
-    """
-    try:
-        import safetensors
-        import safetensors.torch
-    except ImportError as error:
-        raise CheckpointError(f"{path}: reading it needs safetensors: pip install safetensors") from error
-    try:
-        return dict(safetensors.torch.load_file(path))
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is no safetensors file, or a damaged one: {error}") from error

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from apollo.audio.ffmpeg import FfmpegError, FfmpegMissingError, ffmpeg_version, find_ffmpeg
-from apollo.device import choose_device, choose_precision
+from apollo.model.device import choose_device, choose_precision
 from apollo.model.generator import Generator
 
 _OPTIONAL = {

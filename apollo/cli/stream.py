@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from apollo.cli.options import PCM
+from apollo.cli import PCM
 from apollo.inference.streaming import StreamRestorer
 from apollo.model.generator import Generator
 
@@ -61,7 +61,7 @@ def restore_pcm(generator: Generator, source: Source, sink: Sink, *, channels: i
         source: Of samples at the generator's rate.
         sink: For samples of the same kind.
         channels: How many are interleaved.
-        pcm: One of options.PCM.
+        pcm: One of `apollo.cli.PCM`.
 
     Raises:
         ValueError: a sample is no number.

@@ -12,6 +12,8 @@ from typing import Any
 RELEASED_BAND_BINS = 5
 RELEASED_BANDS = 80
 PAPER_BAND_HZ = 160.0
+DEVICES = ("auto", "cuda", "mps", "cpu")
+PRECISIONS = ("auto", "float32", "bfloat16")
 ROTARY_ROWS = 100  # rows of the released network's rotary table; a longer one continues it
 
 

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 import torch.distributed as distributed
 
-from apollo.device import choose_device
 from apollo.model.config import PRESETS, DiscriminatorConfig
+from apollo.model.device import choose_device
 from apollo.model.generator import Generator
 from apollo.training.callbacks import Hooks
 from apollo.training.config import FREE_FIT, FREE_GAN, FitConfig, GanConfig, NotFiniteError

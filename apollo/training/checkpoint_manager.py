@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apollo.checkpoints import checkpoint
+from apollo.checkpoints import checkpoint, io
 from apollo.checkpoints.checkpoint import CONFIG, TRAINING, WEIGHTS, CheckpointError
 from apollo.checkpoints.published_format import read_container
 from apollo.training.config import NotFiniteError
@@ -194,9 +194,9 @@ def _replace(target: Path, write: Callable[[Path], object]) -> None:
     scratch.unlink(missing_ok=True)
     write(scratch)
     if not scratch.is_symlink():
-        checkpoint.sync(scratch)
+        io.sync(scratch)
     scratch.replace(target)
-    checkpoint.sync(target.parent)
+    io.sync(target.parent)
 
 
 def _is_the_disks(error: CheckpointError) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from apollo.device import peak_bytes
+from apollo.model.device import peak_bytes
 from apollo.training.gan import SKIPPED, Gan
 from apollo.training.validation import DEGRADED, DISTANCE, LOSS, SI_SNR, VISQOL
 

@@ -1,10 +1,10 @@
 """What `pipelines.capacity.predict` is asked: how much of everything, and at which prices."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pipelines.dataset.plan import count_shards
 from pipelines.errors import UsageError
 
 
@@ -100,8 +100,3 @@ class Plan:
 def _check(name: str, value: object, good: bool, wanted: str) -> None:
     if not good or value == math.inf:
         raise UsageError(f"{name} is {value!r}: give {wanted}")
-
-
-def count_shards(recipes: Iterable[int], rows: int) -> int:
-    """Count the shards of splits with so many recipes."""
-    return sum(-(-number // rows) for number in recipes)

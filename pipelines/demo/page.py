@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from pipelines.redaction import shown
 from pipelines.registry.registry import CANDIDATE, CHAMPION, Version
 from pipelines.reporting.clips import write_picture
+from pipelines.reporting.html import template_environment
 from pipelines.runtime.run import Outcome
 from pipelines.storage.folder import write_locally
 
@@ -78,17 +78,20 @@ def write_page(output: str, steps: Mapping[str, Step], uri: str, model: Version)
         for name in ("decision", "evaluation")
     )
     restored = Path(output, steps["restored"].folder)
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("pipelines"), autoescape=True)
-    content = environment.get_template("road.html").render(
-        verdicts=evaluation["verdicts"],
-        decision=decision,
-        steps=steps,
-        figure=quote(f"{steps['evaluation'].folder}/figure2.png"),
-        songs=[_song(output, restored, name) for name in _songs(output)],
-        is_database=uri.startswith("sqlite"),
-        uri=shlex.quote(shown(uri)),
-        model=model.label,
-        name=f"models:/{model.name}@{CHAMPION if decision['champion'] else CANDIDATE}",
+    content = (
+        template_environment()
+        .get_template("road.html")
+        .render(
+            verdicts=evaluation["verdicts"],
+            decision=decision,
+            steps=steps,
+            figure=quote(f"{steps['evaluation'].folder}/figure2.png"),
+            songs=[_song(output, restored, name) for name in _songs(output)],
+            is_database=uri.startswith("sqlite"),
+            uri=shlex.quote(shown(uri)),
+            model=model.label,
+            name=f"models:/{model.name}@{CHAMPION if decision['champion'] else CANDIDATE}",
+        )
     )
     target = os.path.join(output, PAGE)
     write_locally(target, content.encode())

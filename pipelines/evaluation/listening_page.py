@@ -4,7 +4,6 @@ Shape legend: samples are [channels, samples], mono or left and right, full scal
 """
 
 import base64
-import hashlib
 import io
 import math
 import re
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.audio.loudness import equal_gains
+from pipelines.reporting.html import data_uri, template_environment
 from pipelines.reporting.spectrograms import draw_versions, picture_size
 from pipelines.schema import UNTOUCHED
 
@@ -147,18 +147,19 @@ def write_page(page: Page) -> str:
     Returns:
         HTML in one piece.
     """
-    import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("pipelines"), autoescape=True)
-    environment.filters["digest"] = digest
+    environment = template_environment()
     assert environment.loader is not None  # noqa: S101 - our invariant
     style, *scripts = (
         Markup(environment.loader.get_source(environment, name)[0])  # noqa: S704 - our own files
         for name in ("listening.css", "listening.js", "listening_tables.js")
     )
     players = [_player(one, page.sample_rate) for one in page.comparisons]
-    figures = [{"title": one.title, "note": one.note, "source": _png_uri(one.png)} for one in page.figures]
+    figures = [
+        {"title": one.title, "note": one.note, "source": data_uri(one.png, "image/png")}
+        for one in page.figures
+    ]
     carried = [player["picture"] for player in players] + [figure["source"] for figure in figures]
     carried += [sound for player in players for sound in player["audio"]]
     html = environment.get_template("listening.html").render(
@@ -172,15 +173,6 @@ def write_page(page: Page) -> str:
         megabytes=f"{sum(map(len, carried)) / 1e6:.1f}",
     )
     return html.encode(errors="replace").decode()  # a file's name may hold what no encoding writes
-
-
-def digest(source: str) -> str:
-    """Name a script or style in the page's policy, which lets nothing else run."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}"
-
-
-def _png_uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _table(table: Table) -> dict[str, Any]:
@@ -249,6 +241,7 @@ def _player(comparison: Comparison, sample_rate: int) -> dict[str, Any]:
     heard = {name: (gains[name] * samples).astype(np.float32) for name, samples in finite.items()}
     scored = [name for name in comparison.versions if comparison.scores.get(name)]
     metrics = list(dict.fromkeys(metric for name in scored for metric in comparison.scores[name]))
+    picture = draw_versions([(labels[name], one) for name, one in heard.items()], sample_rate)
     about = [comparison.category.replace("_", " "), _degradation_label(comparison.degradation)]
     return {
         "item": comparison.item,
@@ -265,7 +258,7 @@ def _player(comparison: Comparison, sample_rate: int) -> dict[str, Any]:
         ],
         "levels": ", ".join(f"{labels[name]} {_decibels(gain)}" for name, gain in gains.items()),
         "size": picture_size(len(heard)),
-        "picture": _png_uri(draw_versions([(labels[name], one) for name, one in heard.items()], sample_rate)),
+        "picture": data_uri(picture, "image/png"),
         "audio": [base64.b64encode(_flac(one, sample_rate)).decode() for one in heard.values()],
     }
 

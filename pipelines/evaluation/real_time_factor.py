@@ -38,7 +38,7 @@ def measure(packed: Packed, precision: str, device: str, runs: int, seconds: flo
     """
     import torch
 
-    from apollo import device as devices
+    from apollo.model import device as devices
 
     torch.backends.cudnn.allow_tf32 = False  # as scores are made
     place = devices.choose_device(device)

@@ -31,7 +31,7 @@ class Restorer:
     def __init__(self, precision: str, device: str = "auto", threads: int = 0) -> None:
         import torch
 
-        from apollo.device import choose_device
+        from apollo.model.device import choose_device
 
         torch.backends.cudnn.allow_tf32 = False  # float32 is to mean that, on GPUs too
         if threads:
@@ -43,8 +43,8 @@ class Restorer:
         """Restore [channels, samples]; the last model stays loaded."""
         import torch
 
-        from apollo.device import choose_precision
         from apollo.inference.restoration import restore
+        from apollo.model.device import choose_precision
 
         if self._model is None or self._model[0] != packed.digest:
             dtype = choose_precision(self._precision, self._device)

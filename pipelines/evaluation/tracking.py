@@ -13,14 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.storage.folder import Folder
-from pipelines.tracking.mlflow_sync import KEY_TAG, LONGEST_TAG, flatten, impatient, make_client, tidy
+from pipelines.tracking.mlflow_sync import (
+    KEY_TAG,
+    LONGEST_TAG,
+    flatten,
+    impatient,
+    log_metrics,
+    log_params,
+    make_client,
+    tidy,
+)
 from pipelines.tracking.run import TrackingConfig
 from pipelines.tracking.uri import artifact_location
 
 _KEY_FILE = "tracking.json"
 _PARENT = "mlflow.parentRunId"
 _DIGEST = "apollo.digest"
-_PARAMS_A_BATCH, _METRICS_A_BATCH = 100, 1_000
 
 
 @dataclass(frozen=True)
@@ -118,16 +126,10 @@ def _send_child(client: Any, experiment: str, parent: str, child: Child) -> None
 
 def _log(client: Any, run: Any, content: Child) -> None:
     """Log params and metrics, then the tag that says that they are all there."""
-    from mlflow.entities import Metric, Param
-
     run_id, began = run.info.run_id, run.info.start_time
-    params = [Param(name, value) for name, value in flatten(content.params).items()]
-    new = [param for param in params if param.key not in run.data.params]
+    log_params(client, run_id, flatten(content.params), logged=run.data.params)
     # the run's own start as their time: a point that comes again is the point that is there
-    metrics = [Metric(tidy(name), value, began, 0) for name, value in content.metrics.items()]
-    for start in range(0, len(new), _PARAMS_A_BATCH):
-        client.log_batch(run_id, params=new[start : start + _PARAMS_A_BATCH])
-    for start in range(0, len(metrics), _METRICS_A_BATCH):
-        client.log_batch(run_id, metrics=metrics[start : start + _METRICS_A_BATCH])
+    points = [(tidy(name), value, began, 0) for name, value in content.metrics.items()]
+    log_metrics(client, run_id, points)
     client.set_tag(run_id, _DIGEST, content.digest)
     client.set_terminated(run_id, "FINISHED")

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -139,7 +139,7 @@ def run_trials(work: Work, trials: Sequence[Trial]) -> str | None:
         ) -> None:
             if "told" in result:
                 say(result["told"])
-                prometheus.items_scored(result["statuses"])
+                _items_scored(result["statuses"])
 
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # signals are ours: pipelines.runtime.run
     os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}  # and so are words
@@ -258,3 +258,9 @@ def measure_alone(function: Callable[..., Any], *arguments: Any, gpu: bool) -> A
         return ray.get(alone.run.remote(function, *arguments)) if ready else None
     finally:
         ray.kill(alone)
+
+
+def _items_scored(counts: Mapping[str, int]) -> None:
+    """Count the items of a trial, by status."""
+    for status, number in counts.items():
+        prometheus.record("apollo_items_scored_total", number, status=status)

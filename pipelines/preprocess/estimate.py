@@ -9,7 +9,7 @@ from apollo.audio.decoding import AudioError
 from pipelines import schema
 from pipelines.audio import reading
 from pipelines.audio.codec import CodecConfig, Mp3Encoder
-from pipelines.capacity.plan import count_shards
+from pipelines.dataset.plan import count_shards
 from pipelines.dataset.shards import ShardsConfig
 from pipelines.preprocess.layouts import Findings
 from pipelines.preprocess.recipes import RecipesConfig

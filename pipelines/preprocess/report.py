@@ -7,7 +7,6 @@ import base64
 import io
 from typing import Any
 
-import jinja2
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from pipelines import schema
 from pipelines.audio.bandwidth import find_edge_hz, power_spectrogram
 from pipelines.audio.codec import CodecConfig, decode
-from pipelines.evaluation.listening_page import digest
+from pipelines.reporting.html import template_environment
 from pipelines.storage import parquet
 from pipelines.storage.folder import Folder
 
@@ -40,20 +39,22 @@ def write_page(output: Folder, report: dict[str, Any], codec: CodecConfig) -> st
     figures = {"balance": _balance_figure(report), "gains": _gain_figure(output, rows)}
     if featured:
         figures["spectrograms"] = _spectrogram_figure(featured[0], codec.degradations)
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("pipelines"), autoescape=True)
-    environment.filters["digest"] = digest
-    return environment.get_template("report.html").render(
-        report=report,
-        cards=_cards(report),
-        remarks=report["remarks"],
-        categories=schema.CATEGORIES,
-        degradations=codec.degradations,
-        degradation_rows=_degradation_rows(report, rows, edges, codec),
-        measured=min(len(rows), _MEASURED),
-        examples=[_example(row, codec.degradations) for row in featured],
-        figures=figures,
-        rejects=rejects[:_REJECTS_SHOWN],
-        more_rejects=max(len(rejects) - _REJECTS_SHOWN, 0),
+    return (
+        template_environment()
+        .get_template("report.html")
+        .render(
+            report=report,
+            cards=_cards(report),
+            remarks=report["remarks"],
+            categories=schema.CATEGORIES,
+            degradations=codec.degradations,
+            degradation_rows=_degradation_rows(report, rows, edges, codec),
+            measured=min(len(rows), _MEASURED),
+            examples=[_example(row, codec.degradations) for row in featured],
+            figures=figures,
+            rejects=rejects[:_REJECTS_SHOWN],
+            more_rejects=max(len(rejects) - _REJECTS_SHOWN, 0),
+        )
     )
 
 

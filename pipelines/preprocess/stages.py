@@ -7,7 +7,7 @@ costs the shards it was working on, and running it again continues.
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -17,11 +17,12 @@ from pipelines import schema
 from pipelines.audio.codec import CodecConfig
 from pipelines.audio.transcoding import trim_cache
 from pipelines.cluster.connection import Cluster, connect, run_actors
-from pipelines.dataset.plan import PLAN, planned_shards, write_plan
+from pipelines.dataset.plan import PLAN, planned_shards
 from pipelines.dataset.shards import Commit, ShardsConfig, find_damaged, read_commits
 from pipelines.errors import UsageError
 from pipelines.preprocess import audit
 from pipelines.preprocess.layouts import Findings, Song, find_songs
+from pipelines.preprocess.plan_writer import write_plan
 from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.render import RenderTask, ShardRenderer
 from pipelines.preprocess.scan import SCANS, SongScanner, cached_names, read_scans, songs_without_cache
@@ -296,4 +297,20 @@ class Preprocess:
         )
         results = run_actors(pending, ShardRenderer, (task,), actors=self.config.actors, cluster=self.cluster)
         for row in watch(results, total=len(pending) + done, done=done, what="render", unit="shard"):
-            prometheus.shard_made(Commit(**json.loads(row["commit"])), json.loads(row["encode_seconds"]))
+            _shard_made(Commit(**json.loads(row["commit"])), json.loads(row["encode_seconds"]))
+
+
+def _shard_made(commit: Commit, encode_seconds: Iterable[float]) -> None:
+    """Count a shard and its recipes.
+
+    Args:
+        commit: Of the shard.
+        encode_seconds: What each call of the encoder took.
+    """
+    prometheus.record("apollo_shards_committed_total", split=commit.split)
+    prometheus.record("apollo_shard_bytes_total", commit.bytes)
+    prometheus.record("apollo_recipes_committed_total", commit.rows, split=commit.split)
+    prometheus.record("apollo_render_cpu_seconds_total", commit.cpu_seconds)
+    prometheus.rejected("apollo_recipes_rejected_total", (reject["reason"] for reject in commit.rejected))
+    for seconds in encode_seconds:
+        prometheus.record("apollo_encode_seconds", seconds)

@@ -52,7 +52,7 @@ class Restorer(PythonModel):  # type: ignore[misc]
     def load_context(self, context: Any) -> None:
         """Load the weights, which lie beside the model."""
         from apollo.checkpoints.checkpoint import load
-        from apollo.device import choose_device, choose_precision
+        from apollo.model.device import choose_device, choose_precision
 
         self._most_bytes = int(os.environ.get("APOLLO_SERVE_MAX_BYTES", MOST_BYTES))
         self._most_seconds = float(os.environ.get("APOLLO_SERVE_MAX_SECONDS", MOST_SECONDS))
@@ -74,7 +74,7 @@ class Restorer(PythonModel):  # type: ignore[misc]
             Refusal: one of them is empty, too large, too long, or no audio; it says which. Then none is
                 restored, and a server answers 400.
         """
-        from apollo.cli.options import SongsConfig
+        from apollo.audio.formats import SongsConfig
 
         if not model_input:
             raise Refusal("there is no file: send {'inputs': ['<base64 of an audio file>']}")

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from apollo.audio.decoding import AudioError
+from apollo.audio.formats import SongsConfig
 from apollo.audio.songs import Job, restore_songs
-from apollo.cli.options import SongsConfig
-from apollo.device import choose_device, choose_precision
+from apollo.model.device import choose_device, choose_precision
 from pipelines.audio.reading import open_binary_or_explain
 from pipelines.cluster.connection import Shared
 from pipelines.registry.model_bundle import unpack

@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from apollo.cli.options import PRECISIONS, SongsConfig
+from apollo.audio.formats import SongsConfig
+from apollo.model.config import PRECISIONS
 from pipelines.errors import UsageError
 from pipelines.runtime import prometheus
 from pipelines.runtime import run as runs
@@ -211,7 +212,7 @@ class _Run:
         for row in watch(results, total=len(self.wanted), done=done, what="restore", unit="song"):
             record = Record(**json.loads(row["record"]))
             self.records[songs[record.name]] = record
-            prometheus.song_done(record)
+            _song_done(record)
             if record.status == "failed":
                 say(f"FAILED   {record.source!r}: {record.reason}")
         self.output.delete_temporary()  # of actors that were killed
@@ -252,3 +253,13 @@ def _load(checkpoint: str) -> "Packed":
     except ImportError as error:
         package = (error.name or str(error)).partition(".")[0]
         raise UsageError(f"{package} is needed for {checkpoint}: pip install {package}") from error
+
+
+def _song_done(song: Record) -> None:
+    """Count a song that an actor is done with."""
+    if song.status == "failed":
+        prometheus.rejected("apollo_songs_failed_total", [song.reason])
+        return
+    prometheus.record("apollo_songs_restored_total")
+    prometheus.record("apollo_restored_audio_seconds_total", song.seconds or 0.0)
+    prometheus.record("apollo_restore_seconds", song.elapsed_seconds or 0.0)

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 
+from apollo.audio.formats import SongsConfig
 from apollo.audio.songs import Job, is_song, list_songs, name_results
-from apollo.cli.options import SongsConfig
 from pipelines.errors import UsageError
 from pipelines.storage.folder import Folder, is_uri, join, open_filesystem
 from pipelines.storage.object_store import explained

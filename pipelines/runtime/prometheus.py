@@ -12,14 +12,10 @@ Outside of Ray nothing is recorded, and Ray is not imported.
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    from pipelines.dataset.shards import Commit
-    from pipelines.restoration.songs import Record
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -141,62 +137,3 @@ def rejected(name: str, reasons: Iterable[str | None]) -> None:
     """Count rejects in a counter that has their reasons as its tag."""
     for kind, number in Counter(map(kind_of, reasons)).items():
         record(name, number, reason=kind)
-
-
-def shard_made(commit: "Commit", encode_seconds: Iterable[float]) -> None:
-    """Count a shard and its recipes.
-
-    Args:
-        commit: Of the shard.
-        encode_seconds: What each call of the encoder took.
-    """
-    record("apollo_shards_committed_total", split=commit.split)
-    record("apollo_shard_bytes_total", commit.bytes)
-    record("apollo_recipes_committed_total", commit.rows, split=commit.split)
-    record("apollo_render_cpu_seconds_total", commit.cpu_seconds)
-    rejected("apollo_recipes_rejected_total", (reject["reason"] for reject in commit.rejected))
-    for seconds in encode_seconds:
-        record("apollo_encode_seconds", seconds)
-
-
-def items_scored(counts: Mapping[str, int]) -> None:
-    """Count the items of a trial, by status."""
-    for status, number in counts.items():
-        record("apollo_items_scored_total", number, status=status)
-
-
-def song_done(song: "Record") -> None:
-    """Count a song that an actor is done with."""
-    if song.status == "failed":
-        rejected("apollo_songs_failed_total", [song.reason])
-        return
-    record("apollo_songs_restored_total")
-    record("apollo_restored_audio_seconds_total", song.seconds or 0.0)
-    record("apollo_restore_seconds", song.elapsed_seconds or 0.0)
-
-
-class TrainingCounts:
-    """Counts what a training worker does; the first one counts what all of them do together.
-
-    Args:
-        rank: Of the worker.
-    """
-
-    def __init__(self, rank: int) -> None:
-        self._first, self._steps = rank == 0, 0
-        if self._first:
-            record("apollo_training_starts_total")
-
-    def stepped(self, names: Sequence[str], *, skipped: bool) -> None:
-        """Count a step with the worker's own examples."""
-        self._steps += 1
-        record("apollo_training_examples_total", len(names))
-        if self._first:
-            record("apollo_training_steps_total")
-            record("apollo_training_skipped_steps_total", skipped)
-
-    def logged(self, metrics: Mapping[str, float]) -> None:
-        """Take over the seconds of the steps since the last time: `time/step` and `time/data` are means."""
-        record("apollo_training_seconds_total", metrics["time/step"] * self._steps)
-        record("apollo_training_data_wait_seconds_total", metrics["time/data"] * self._steps)
-        self._steps = 0

@@ -10,7 +10,7 @@ import logging
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -212,11 +212,7 @@ class Delivery:
 
     def _log_params(self, run_id: str, *, there: dict[str, str]) -> None:
         """Log the params that are not there: MLflow refuses to change one."""
-        from mlflow.entities import Param
-
-        new = [Param(name, value) for name, value in self.target.params.items() if name not in there]
-        for start in range(0, len(new), _PARAMS_A_BATCH):
-            self._client.log_batch(run_id, params=new[start : start + _PARAMS_A_BATCH], synchronous=True)
+        log_params(self._client, run_id, self.target.params, logged=there)
 
     def _send_metrics(self) -> None:
         assert self.run_id is not None  # noqa: S101 - our invariant
@@ -233,17 +229,14 @@ class Delivery:
             self._send_batch(waiting, cursor)
 
     def _send_batch(self, entries: list[Entry], cursor: Cursor) -> Cursor:
-        from mlflow.entities import Metric
-
+        assert self.run_id is not None  # noqa: S101 - our invariant
         self.spool.sync()  # what a power cut took from the spool alone would be logged, and sent, once more
-        metrics = [
-            Metric(name, value, entry.timestamp_ms, entry.step)
+        points = [
+            (name, value, entry.timestamp_ms, entry.step)
             for entry in entries
             for name, value in entry.metrics.items()
         ]
-        for start in range(0, len(metrics), _METRICS_A_BATCH):
-            batch = metrics[start : start + _METRICS_A_BATCH]
-            self._client.log_batch(self.run_id, metrics=batch, synchronous=True)
+        log_metrics(self._client, self.run_id, points)
         cursor = replace(cursor, metrics=entries[-1].end)
         self.spool.keep_cursor(cursor)
         return cursor
@@ -272,6 +265,37 @@ class Delivery:
         else:
             self._client.set_terminated(self.run_id, status)
         self._status = status
+
+
+def log_params(client: Any, run_id: str, params: Mapping[str, str], *, logged: Collection[str]) -> None:
+    """Log the parameters that a run does not have yet, in batches that MLflow accepts.
+
+    Args:
+        client: An MlflowClient.
+        run_id: The run.
+        params: Values by name.
+        logged: Names that the run has already; MLflow refuses to change one.
+    """
+    from mlflow.entities import Param
+
+    new = [Param(name, value) for name, value in params.items() if name not in logged]
+    for start in range(0, len(new), _PARAMS_A_BATCH):
+        client.log_batch(run_id, params=new[start : start + _PARAMS_A_BATCH], synchronous=True)
+
+
+def log_metrics(client: Any, run_id: str, points: Iterable[tuple[str, float, int, int]]) -> None:
+    """Log metrics in batches that MLflow accepts.
+
+    Args:
+        client: An MlflowClient.
+        run_id: The run.
+        points: Name, value, time in ms since 1970, step.
+    """
+    from mlflow.entities import Metric
+
+    metrics = [Metric(*point) for point in points]
+    for start in range(0, len(metrics), _METRICS_A_BATCH):
+        client.log_batch(run_id, metrics=metrics[start : start + _METRICS_A_BATCH], synchronous=True)
 
 
 def make_client(uri: str) -> Any:

@@ -27,9 +27,9 @@ from apollo.checkpoints.checkpoint import (
     TRAINING,
     WEIGHTS,
     CheckpointError,
-    digest,
     verify,
 )
+from apollo.checkpoints.io import digest
 from pipelines.storage.folder import Folder, write_locally
 from pipelines.storage.object_store import StoreError
 from pipelines.training.config import INIT

@@ -136,7 +136,7 @@ class _Hooks(Hooks):
         self.heard = config.heard_examples
         self.late = config.heard_examples > 0
         self._reviews: dict[int, Aside] = {}
-        self._counts = prometheus.TrainingCounts(world.rank)
+        self._counts = _TrainingCounts(world.rank)
 
     def stepped(self, step: int, metrics: Mapping[str, float], names: Sequence[str]) -> None:
         self._counts.stepped(names, skipped=bool(metrics[SKIPPED]))
@@ -220,3 +220,30 @@ class _Hooks(Hooks):
         """Send what is to be sent."""
         if self.tracker:
             self.tracker.close()
+
+
+class _TrainingCounts:
+    """Counts what a training worker does; the first one counts what all of them do together.
+
+    Args:
+        rank: Of the worker.
+    """
+
+    def __init__(self, rank: int) -> None:
+        self._first, self._steps = rank == 0, 0
+        if self._first:
+            prometheus.record("apollo_training_starts_total")
+
+    def stepped(self, names: Sequence[str], *, skipped: bool) -> None:
+        """Count a step with the worker's own examples."""
+        self._steps += 1
+        prometheus.record("apollo_training_examples_total", len(names))
+        if self._first:
+            prometheus.record("apollo_training_steps_total")
+            prometheus.record("apollo_training_skipped_steps_total", skipped)
+
+    def logged(self, metrics: Mapping[str, float]) -> None:
+        """Take over the seconds of the steps since the last time: `time/step` and `time/data` are means."""
+        prometheus.record("apollo_training_seconds_total", metrics["time/step"] * self._steps)
+        prometheus.record("apollo_training_data_wait_seconds_total", metrics["time/data"] * self._steps)
+        self._steps = 0

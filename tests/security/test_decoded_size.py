@@ -23,7 +23,7 @@ import torch
 
 torch.set_num_threads(1)
 from apollo.checkpoints.checkpoint import load
-from apollo.cli.options import SongsConfig
+from apollo.audio.formats import SongsConfig
 from apollo.audio.songs import Job, restore_songs
 from pipelines import runs
 from pipelines.audio.codec import CodecError, decode

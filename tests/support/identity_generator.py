@@ -6,8 +6,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from apollo.audio.formats import SongsConfig
 from apollo.audio.songs import Outcome, find_songs, restore_songs
-from apollo.cli.options import SongsConfig
 from apollo.model.generator import Generator
 
 RATE = 44_100

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from apollo.audio.formats import SongsConfig
 from apollo.audio.songs import find_songs
-from apollo.cli.options import SongsConfig
 from apollo.model.generator import Generator
 from tests.support.datasets import encode, music, write
 from tests.support.identity_generator import one, read, restore

@@ -12,9 +12,10 @@ import pytest
 from benchmarks.procfs import watch_actors
 from benchmarks.rates import measure_preprocess, measure_start
 from jobs.scale import main
-from pipelines.capacity.plan import Plan, Prices, count_shards
+from pipelines.capacity.plan import Plan, Prices
 from pipelines.capacity.predict import bytes_per_example, predict
 from pipelines.capacity.rates import Rates
+from pipelines.dataset.plan import count_shards
 from pipelines.dataset.shards import ShardsConfig
 from pipelines.errors import UsageError
 from pipelines.preprocess.recipes import RecipesConfig

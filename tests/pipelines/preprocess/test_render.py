@@ -16,9 +16,10 @@ from apollo.audio.decoding import AudioError
 from apollo.audio.ffmpeg import FfmpegError
 from pipelines import schema
 from pipelines.audio.codec import CodecConfig, CodecError, decode
-from pipelines.dataset.plan import planned_shards, write_recipes
+from pipelines.dataset.plan import planned_shards
 from pipelines.dataset.shards import ShardsConfig, find_damaged, read_commits
 from pipelines.preprocess.catalog import Catalog
+from pipelines.preprocess.plan_writer import write_recipes
 from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.render import (
     RejectError,

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from apollo.checkpoints import checkpoint
+from apollo.checkpoints import checkpoint, io
 from apollo.checkpoints.published_format import CheckpointError
-from apollo.device import choose_device, choose_precision
+from apollo.model.device import choose_device, choose_precision
 from pipelines.errors import UsageError
 from pipelines.registry import resolve_models
 from pipelines.registry.model_bundle import pack
@@ -224,7 +224,7 @@ def test_pickles_in_a_version_are_not_unpickled(
     if weights == "pickled":
         (folder / checkpoint.PORTABLE).write_bytes(Planted(mark).pickled())
         manifest = json.loads((folder / checkpoint.MANIFEST).read_text())
-        manifest["sha256"][checkpoint.PORTABLE] = checkpoint.digest(folder / checkpoint.PORTABLE)
+        manifest["sha256"][checkpoint.PORTABLE] = io.digest(folder / checkpoint.PORTABLE)
         (folder / checkpoint.MANIFEST).write_text(json.dumps(manifest))
     with default_uri(database), mlflow.start_run(experiment_id="1"):
         mlflow.pyfunc.log_model(
@@ -303,7 +303,7 @@ def test_portable_checkpoints_are_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="damaged"):
         checkpoint.load(damaged)
     manifest = json.loads((damaged / "MANIFEST.json").read_text())
-    manifest["sha256"]["weights.safetensors"] = checkpoint.digest(damaged / "weights.safetensors")
+    manifest["sha256"]["weights.safetensors"] = io.digest(damaged / "weights.safetensors")
     (damaged / "MANIFEST.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match="safetensors"):
         checkpoint.load(damaged)

@@ -12,8 +12,8 @@ import soundfile
 import torch
 
 from apollo.__main__ import PARTLY, main
+from apollo.audio.formats import SongsConfig
 from apollo.checkpoints import checkpoint
-from apollo.cli.options import SongsConfig
 from jobs import restore as job
 from pipelines.cluster import connection
 from pipelines.errors import UsageError

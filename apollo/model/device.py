@@ -4,7 +4,7 @@ import sys
 
 import torch
 
-from apollo.cli.options import PRECISIONS
+from apollo.model.config import PRECISIONS
 
 
 def choose_device(name: str) -> torch.device:

@@ -1,10 +1,8 @@
-"""What the `apollo` command can be told. Free of torch, so that `apollo --help` answers at once."""
+"""Output formats and options of restoring songs. Free of torch, so that `apollo --help` answers at once."""
 
 import string
 from dataclasses import dataclass
 
-DEVICES = ("auto", "cuda", "mps", "cpu")
-PRECISIONS = ("auto", "float32", "bfloat16")
 FORMATS = {  # by name: container, sample format, extension
     "float": ("WAV", "FLOAT", "wav"),
     "wav24": ("WAV", "PCM_24", "wav"),
@@ -13,7 +11,6 @@ FORMATS = {  # by name: container, sample format, extension
     "flac16": ("FLAC", "PCM_16", "flac"),
 }
 CLIPS = ("rescale", "clamp", "none")
-PCM = ("f32le", "s16le")
 CHUNK_SECONDS = 5.0
 _FIELDS = ("stem", "name", "parent")
 
