@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from apollo.audio.decoding import AudioError
 from apollo.audio.ffmpeg import FfmpegError, find_ffmpeg
 from pipelines.audio import activity, fingerprints, reading, transcoding
+from pipelines.audio.bandwidth import BandwidthMeter
 from pipelines.audio.reading import Reader
 from pipelines.preprocess.layouts import Song
 from pipelines.runtime import run
@@ -26,10 +27,6 @@ from pipelines.storage.folder import Entry, Folder
 
 SCANS = "scan"
 _BLOCK = 3 * SAMPLE_RATE  # a whole number of activity frames
-_SPECTRUM = 4_096
-_WINDOWS_PER_BLOCK = 8
-_ROUNDING_NOISE = 2.0**-30 / 12  # power of rounding to 16 bits
-_ABOVE_NOISE_DB = 9.0
 _READING_THREADS = 8
 
 
@@ -38,27 +35,11 @@ class _Tally:
     """What accumulates over a source."""
 
     power: list[NDArray[np.float64]] = field(default_factory=list)
-    spectrum: NDArray[np.float64] = field(default_factory=lambda: np.zeros(_SPECTRUM // 2 + 1))
-    windows: int = 0
+    bandwidth: BandwidthMeter = field(default_factory=BandwidthMeter)
 
     def add(self, samples: NDArray[np.float32]) -> None:
         self.power.append(activity.frame_power(samples))
-        if len(samples) < _SPECTRUM:
-            return
-        starts = np.linspace(0, len(samples) - _SPECTRUM, _WINDOWS_PER_BLOCK).astype(int)
-        windows = np.stack([samples[start : start + _SPECTRUM].mean(axis=1) for start in starts])
-        self.spectrum += (np.abs(np.fft.rfft(windows * _hann())) ** 2).sum(axis=0)
-        self.windows += len(starts)
-
-    def bandwidth_hz(self) -> int:
-        """Give the highest frequency, in Hz, where the mean spectrum is 9 dB above 16-bit rounding noise."""
-        noise = _ROUNDING_NOISE / CHANNELS * float((_hann() ** 2).sum())
-        loud = np.flatnonzero(self.spectrum > 10 ** (_ABOVE_NOISE_DB / 10) * noise * max(self.windows, 1))
-        return round(float(loud[-1]) * SAMPLE_RATE / _SPECTRUM) if loud.size else 0
-
-
-def _hann() -> NDArray[np.float32]:
-    return np.hanning(_SPECTRUM).astype(np.float32)
+        self.bandwidth.add(samples)
 
 
 def read_scans(output: Folder) -> dict[str, dict[str, Any]]:
@@ -215,7 +196,7 @@ class SongScanner:
             "files": files,  # None: the sum of all stems
             "frames": max(file["frames"] for file in files) if files else len(power) * activity.FRAME,
             "lossy": lossy,
-            "bandwidth_hz": tally.bandwidth_hz(),
+            "bandwidth_hz": tally.bandwidth.bandwidth_hz(),
             "segments": [[s.start, s.frames, round(s.rms_db, 2), s.active_starts] for s in segments],
             "left_out": None if segments else "silent",
         }
