@@ -37,7 +37,7 @@ LAYERS = {  # a package imports only what stands above it; those on one line nev
         "cluster",
         "audio",
         "reporting",
-        "dataset",
+        "dataset free_music",
         "preprocess",
         "loading",
         "tracking",
