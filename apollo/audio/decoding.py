@@ -39,7 +39,6 @@ _CHUNK_SIZE = re.compile(r"^\s*(?:data|SSND|Data [Ss]ize)\s*:\s*(\d+)(?: \(shoul
 _UNKNOWN_SIZE = 0x7FFF_0000  # writers to pipes leave the largest number there
 _OGG_TAIL = 1 << 16
 _SAMPLE_BYTES = 4
-_INPUT = "the input"
 
 
 class AudioError(RuntimeError):
@@ -67,12 +66,10 @@ class Description:
     guessed_seconds: float | None
 
 
-def _arguments() -> dict[str, object]:
-    return {
-        "filename": _INPUT,
-        "protocol_whitelist": "file",
-        "format_whitelist": _DEMUXERS,
-    }
+def _input_arguments(path: str) -> list[str]:
+    """Build the arguments that open one file as audio, and no other protocol or container."""
+    location = f"file:{os.path.abspath(path)}"  # not an option or a URL, whatever its name
+    return ["-format_whitelist", _DEMUXERS, "-protocol_whitelist", "file", "-i", location]
 
 
 def describe(path: str, program: str) -> Description:
@@ -82,10 +79,7 @@ def describe(path: str, program: str) -> Description:
         AudioError: there is no audio in it.
         FfmpegError: ffmpeg took too long.
     """
-    import ffmpeg
-
-    asking = ffmpeg.input(**_arguments()).output("-", format="null", t=0).compile(cmd=program)
-    command = _with_input(asking, path)
+    command = [program, *_input_arguments(path), "-f", "null", "-t", "0", "-"]
     try:
         asked = subprocess.run(  # noqa: S603 - no shell
             command,
@@ -227,22 +221,15 @@ class Decoder:
 
 
 def _command(path: str, program: str, sample_rate: int, stereo: str | None, strict: bool) -> list[str]:
-    import ffmpeg
-
-    careful = {"xerror": None, "err_detect": "explode"} if strict else {}
-    samples = ffmpeg.input(**_arguments(), **careful).audio
+    careful = ["-err_detect", "explode", "-xerror"] if strict else []
+    filters = [f"aresample={sample_rate}:resampler=soxr:precision=28"]
     if stereo == "mono":  # ffmpeg's own way to stereo turns mono down by 3 dB
-        samples = samples.filter("channelmap", map="0|0", channel_layout="stereo")
+        filters.insert(0, "channelmap=map=0|0:channel_layout=stereo")
     elif stereo is not None:
-        samples = samples.filter("aformat", channel_layouts="stereo")
-    samples = samples.filter("aresample", sample_rate, resampler="soxr", precision=28)
-    output = samples.output("pipe:1", format="wav", acodec="pcm_f32le", vn=None)
-    return _with_input(output.global_args("-loglevel", "error", "-bitexact").compile(cmd=program), path)
-
-
-def _with_input(command: list[str], path: str) -> list[str]:
-    """Put the file's name in its place; ffmpeg-python itself takes UTF-8 only."""
-    return [f"file:{os.path.abspath(path)}" if part == _INPUT else part for part in command]
+        filters.insert(0, "aformat=channel_layouts=stereo")
+    graph = ["-filter_complex", f"[0:a]{','.join(filters)}[out]", "-map", "[out]"]
+    output = ["-f", "wav", "-acodec", "pcm_f32le", "-vn", "pipe:1"]
+    return [program, "-loglevel", "error", *careful, *_input_arguments(path), *graph, *output]
 
 
 def _drain(process: "subprocess.Popen[bytes]") -> Callable[[], bytes]:

@@ -24,7 +24,7 @@ CANDIDATE, CHAMPION = "candidate", "champion"
 ARTIFACT = "checkpoint"
 DIGEST, _NAME = "weights_sha256", re.compile(r"[A-Za-z0-9][\w.-]*")
 _REQUEST_SECONDS, _URI = 60, "MLFLOW_TRACKING_URI"
-_SERVED_NEEDS = ("mlflow", "torch", "numpy", "soundfile", "ffmpeg-python", "imageio-ffmpeg", "safetensors")
+_SERVED_NEEDS = ("mlflow", "torch", "numpy", "soundfile", "imageio-ffmpeg", "safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
