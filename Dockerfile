@@ -9,8 +9,8 @@ RUN apt-get update && apt-get install --yes --no-install-recommends wget && rm -
     && useradd --uid 1000 --create-home apollo
 
 WORKDIR /apollo
-COPY requirements.txt ./
-RUN pip install --no-cache-dir --requirement requirements.txt
+COPY requirements.txt requirements-pipeline.txt ./
+RUN pip install --no-cache-dir --requirement requirements-pipeline.txt
 
 COPY pyproject.toml README.md ./
 COPY apollo apollo

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import subprocess
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -187,26 +188,26 @@ def test_the_sum_lets_every_group_be_full(prepared: Config) -> None:
 def test_python_packages_are_those_of_requirements(prepared: Config) -> None:
     lines = setup_commands(prepared)
     given = {tuple(words) for line in lines for words in given_to_pip(line)}
-    assert given == {("-r", "requirements.txt"), ("--no-deps", ".")}
-    assert (ROOT / "requirements.txt").is_file()
+    assert given == {("-r", "requirements-pipeline.txt"), ("--no-deps", ".")}
+    assert (ROOT / "requirements-pipeline.txt").is_file()
     assert not [line for line in lines if re.search(r"[=<>~]=|\.whl|https?://|conda", line)]
 
 
 def test_every_kind_of_node_installs_requirements_and_then_the_project(prepared: Config) -> None:
     for key in ("head_setup_commands", "worker_setup_commands"):  # Ray has put setup_commands before each
         order = [words[-1] for line in prepared[key] for words in given_to_pip(line)]
-        assert order == ["requirements.txt", "."], key
+        assert order == ["requirements-pipeline.txt", "."], key
 
 
 def test_ray_itself_is_pinned() -> None:
-    assert re.search(r"^ray==[\d.]+$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    assert re.search(r"^ray==[\d.]+$", (ROOT / "requirements-pipeline.txt").read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize(
     "command",
     [
         "pip install numpy",
-        "pip install -r requirements.txt boto3",
+        "pip install -r requirements-pipeline.txt boto3",
         "pip install 'ray==2.60.0'",
         "true && pip install numpy",
         "true || { pip install numpy; }",
@@ -224,13 +225,12 @@ def test_mounts_exist_and_hold_what_installing_needs(config: Config) -> None:
         assert (ROOT / local).exists(), local
         assert remote == f"~/apollo/{local}"
         assert Path(local).parts, "the whole checkout has .git, .venv and data in it"
-    project = (ROOT / "pyproject.toml").read_text()
-    packages = re.search(r"^packages = (\[.*\])$", project, re.MULTILINE)
-    assert packages
-    rooms = {name.partition(".")[0] for name in yaml.safe_load(packages[1])}
-    readme = re.search(r'^readme = "(.*)"$', project, re.MULTILINE)
-    assert readme
-    assert {*rooms, readme[1], "jobs", "pyproject.toml", "requirements.txt"} <= set(mounts.values())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = {
+        pattern.rstrip("*") for pattern in project["tool"]["setuptools"]["packages"]["find"]["include"]
+    }
+    needed = {*packages, project["project"]["readme"], "jobs", "pyproject.toml"}
+    assert needed | {"requirements.txt", "requirements-pipeline.txt"} <= set(mounts.values())
 
 
 def test_ray_and_the_mlflow_server_understand_how_they_are_started(config: Config) -> None:
@@ -238,7 +238,7 @@ def test_ray_and_the_mlflow_server_understand_how_they_are_started(config: Confi
         arguments = arguments_after(config[key][-1], "ray", "start")
         with start.make_context("ray start", arguments) as context:  # parses, and starts nothing
             assert context.params["head"] == (key == "head_start_ray_commands")
-    (line,) = (line for line in config["head_start_ray_commands"] if "mlflow_server" in line)
+    (line,) = (line for line in config["head_start_ray_commands"] if "pipelines.tracking.server" in line)
     options = build_parser().parse_args(arguments_after(line, "python", "-m", "pipelines.tracking.server"))
     assert options.store == "$APOLLO_STORE/mlflow"
     with pytest.raises(click.UsageError):

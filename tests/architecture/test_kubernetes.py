@@ -179,7 +179,7 @@ def test_pods_are_confined_have_their_memory_and_hold_no_secret(name: str) -> No
 
 
 def test_ray_is_of_the_version_that_is_installed() -> None:
-    pinned = re.search(r"^ray==([\d.]+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    pinned = re.search(r"^ray==([\d.]+)$", (ROOT / "requirements-pipeline.txt").read_text(), re.MULTILINE)
     assert pinned
     base = yaml.safe_load((FOLDER / "job/rayjob.yaml").read_text())
     assert base["spec"]["rayClusterSpec"]["rayVersion"] == pinned[1]
