@@ -12,8 +12,8 @@ from pipelines.runtime import run
 _DATABASE, _ARTIFACTS = "mlflow.db", "mlflow-artifacts"
 _SQLITE = re.compile(r"sqlite(?:\+\w+)?:///(.+)")
 _ADVICE = (
-    "Start `mlflow server` (docs/registry.md) or `python -m pipelines.tracking.server --host 0.0.0.0` "
-    "(docs/cluster.md) on one machine and set MLFLOW_TRACKING_URI=http://that-machine:5000"
+    "Start `mlflow server --app-name basic-auth` (docs/cluster.md) on one machine and set "
+    "MLFLOW_TRACKING_URI=http://that-machine:5000"
 )
 
 

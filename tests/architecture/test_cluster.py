@@ -14,11 +14,10 @@ import click
 import jsonschema
 import pytest
 import yaml
+from mlflow.cli import server
 from ray.autoscaler._private.providers import _get_default_config
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import start
-
-from pipelines.tracking.server import build_parser
 
 ROOT = Path(__file__).parents[2]
 FILES = ("cluster.yaml", "cluster-local.yaml")
@@ -238,11 +237,13 @@ def test_ray_and_the_mlflow_server_understand_how_they_are_started(config: Confi
         arguments = arguments_after(config[key][-1], "ray", "start")
         with start.make_context("ray start", arguments) as context:  # parses, and starts nothing
             assert context.params["head"] == (key == "head_start_ray_commands")
-    (line,) = (line for line in config["head_start_ray_commands"] if "pipelines.tracking.server" in line)
-    options = build_parser().parse_args(arguments_after(line, "python", "-m", "pipelines.tracking.server"))
-    assert options.store == "$APOLLO_STORE/mlflow"
-    with pytest.raises(click.UsageError):
-        start.make_context("ray start", ["--heads"])
+    (line,) = (line for line in config["head_start_ray_commands"] if "mlflow server" in line)
+    with server.make_context("mlflow server", arguments_after(line, "mlflow", "server")) as context:
+        assert context.params["app_name"] == "basic-auth"
+        assert context.params["artifacts_destination"] == "$APOLLO_STORE/mlflow/artifacts"
+    for program in (start, server):
+        with pytest.raises(click.UsageError):
+            program.make_context("x", ["--heads"])
 
 
 def test_every_node_asks_for_the_token_and_has_it(name: str, config: Config) -> None:
@@ -263,11 +264,12 @@ def test_the_dashboard_is_for_localhost_and_jobs_start_in_the_project(config: Co
 
 def test_no_account_and_no_secret_is_named(name: str, config: Config) -> None:
     assert not re.search(
-        r"\b\d{12}\b|\barn:|\b(AKIA|ASIA)[A-Z0-9]+|\b(sg|subnet|vpc|ami|key)-[0-9a-f]{8,}|_KEY=|_SECRET=",
+        r"\b\d{12}\b|\barn:|\b(AKIA|ASIA)[A-Z0-9]+|\b(sg|subnet|vpc|ami|key)-[0-9a-f]{8,}|_KEY=(?!\$\()|_SECRET=",
         TEXTS[name],
     )
     assert set(config["provider"]).isdisjoint({"aws_credentials", "security_group"})
-    assert re.findall(r"PASSWORD=(\S+)", TEXTS[name]) == ["$(cat"]  # of the token, on the node
+    tokens = ["$(cat", "$MLFLOW_TRACKING_PASSWORD"]  # the token, read on the node
+    assert re.findall(r"PASSWORD=(\S+)", TEXTS[name]) == tokens
 
 
 @of_aws

@@ -14,6 +14,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from mlflow.cli import server
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
 ROOT = Path(__file__).parents[2]
@@ -168,14 +169,29 @@ def test_pods_are_confined_have_their_memory_and_hold_no_secret(name: str) -> No
         assert re.fullmatch(r"fill-in/apollo:[\d.]+", container["image"])
         assert container["envFrom"] == [{"secretRef": {"name": "apollo"}}]
         secret = [entry["name"] for entry in container["env"] if "valueFrom" in entry]
-        assert secret == ["MLFLOW_TRACKING_PASSWORD"]
+        if name == "mlflow":
+            assert secret == ["MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY"]
+        else:
+            assert secret == ["MLFLOW_TRACKING_PASSWORD"]
         if name in JOBS:
             (volume,) = pod["spec"]["volumes"]
             assert volume["emptyDir"]["medium"] == "Memory"
             mount = {"name": volume["name"], "mountPath": "/dev/shm"}  # noqa: S108 -- where Ray's objects lie
             assert mount in container["volumeMounts"]
     for path in FOLDER.rglob("*.yaml"):
-        assert not re.search(r"_KEY\b|kind: Secret|stringData", path.read_text()), path
+        assert not re.search(r"_KEY\b(?!, valueFrom: )|kind: Secret|stringData", path.read_text()), path
+
+
+def test_the_mlflow_server_understands_its_arguments_and_asks_for_a_password() -> None:
+    deployment = next(yaml.safe_load_all((FOLDER / "mlflow/mlflow.yaml").read_text()))
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    program, command, *arguments = container["command"] + container["args"]
+    assert [program, command] == ["mlflow", "server"]
+    with server.make_context("mlflow server", arguments) as context:
+        assert context.params["app_name"] == "basic-auth"
+        assert context.params["artifacts_destination"] == "$(APOLLO_STORE)/mlflow/artifacts"
+        (volume,) = container["volumeMounts"]
+        assert context.params["backend_store_uri"] == f"sqlite:///{volume['mountPath']}/mlflow.db"
 
 
 def test_ray_is_of_the_version_that_is_installed() -> None:
