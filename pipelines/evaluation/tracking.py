@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.storage.folder import Folder
-from pipelines.tracking.mlflow_sync import (
+from pipelines.tracking.client import (
     KEY_TAG,
     LONGEST_TAG,
     flatten,

@@ -18,7 +18,7 @@ from typing import Any
 from pipelines.errors import UsageError
 from pipelines.registry.model_bundle import pack
 from pipelines.schema import SAMPLE_RATE
-from pipelines.tracking.mlflow_sync import LONGEST_TAG, impatient, make_client
+from pipelines.tracking.client import LONGEST_TAG, impatient, make_client
 
 CANDIDATE, CHAMPION = "candidate", "champion"
 ARTIFACT = "checkpoint"

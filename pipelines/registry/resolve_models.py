@@ -26,7 +26,7 @@ from pipelines.registry.registry import (
     find_of_run,
 )  # fmt: skip
 from pipelines.runtime.run import root_cause
-from pipelines.tracking.mlflow_sync import impatient
+from pipelines.tracking.client import impatient
 from pipelines.tracking.uri import database_path
 
 _ALIAS = re.compile(r"models:/(?P<name>[\w.-]+)@(?P<what>(?!\d+$)[\w.-]+)")

@@ -6,12 +6,7 @@ id, or by a tag that only it has; one that is gone is made again and gets everyt
 """
 
 import json
-import logging
-import os
-import posixpath
-import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +15,18 @@ from pipelines.redaction import shown
 from pipelines.runtime.progress import say
 from pipelines.runtime.run import root_cause
 from pipelines.storage.folder import write_locally
+from pipelines.tracking.client import (
+    KEY_TAG,
+    METRICS_A_BATCH,
+    impatient,
+    log_metrics,
+    log_params,
+    make_client,
+)
 from pipelines.tracking.spool import Cursor, Entry, Spool
 
 RUN_FILE = "run.json"
-KEY_TAG = "apollo.run_key"
-_LONGEST_NAME, _LONGEST_PARAM, LONGEST_TAG = 250, 6_000, 5_000  # MLflow's limits; of tags, some servers'
 _LONGEST_REASON = 200
-_ODD = re.compile(r"[^/\w.\- :]")
-_METRICS_A_BATCH, _PARAMS_A_BATCH = 1_000, 100  # MLflow's limits
 
 
 @dataclass(frozen=True)
@@ -57,24 +56,6 @@ class Target:
     tags: dict[str, str] = field(default_factory=dict)
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Name nested values by dotted names, as text that MLflow takes, without passwords."""
-    flat: dict[str, str] = {}
-    for name, value in values.items():
-        dotted = f"{prefix}.{name}" if prefix else str(name)
-        if isinstance(value, Mapping):
-            flat |= flatten(value, dotted)
-        else:
-            flat[tidy(dotted)] = shown(str(value))[:_LONGEST_PARAM]
-    return flat
-
-
-def tidy(name: str) -> str:
-    """Give a name that MLflow takes; one that it takes already stays."""
-    plain = posixpath.normpath(_ODD.sub("_", name).lstrip("/."))
-    return "_" if plain == "." else plain[:_LONGEST_NAME].rstrip("/")
-
-
 def read_run_file(folder: str) -> dict[str, Any]:
     """Give what is known of an output's run: `target`, `run_id`, `status`; nothing if there is none."""
     with suppress(OSError, ValueError):
@@ -88,26 +69,6 @@ def write_run_file(target: Target, run_id: str | None, status: str) -> None:
     """Keep what is known of an output's run."""
     content = {"run_id": run_id, "status": status, "target": {**asdict(target), "uri": shown(target.uri)}}
     write_locally(str(Path(target.folder) / RUN_FILE), json.dumps(content, indent=1).encode())
-
-
-@contextmanager
-def impatient(seconds: int) -> Iterator[None]:
-    """Let MLflow's requests fail soon and draw no bars; by default it tries for minutes."""
-    settings = {
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds),
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    }
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 class Delivery:
@@ -220,7 +181,7 @@ class Delivery:
         waiting: list[Entry] = []
         count = 0
         for entry in self.spool.entries(cursor.metrics):
-            if waiting and count + len(entry.metrics) > _METRICS_A_BATCH:
+            if waiting and count + len(entry.metrics) > METRICS_A_BATCH:
                 cursor = self._send_batch(waiting, cursor)
                 waiting, count = [], 0
             waiting.append(entry)
@@ -265,44 +226,3 @@ class Delivery:
         else:
             self._client.set_terminated(self.run_id, status)
         self._status = status
-
-
-def log_params(client: Any, run_id: str, params: Mapping[str, str], *, logged: Collection[str]) -> None:
-    """Log the parameters that a run does not have yet, in batches that MLflow accepts.
-
-    Args:
-        client: An MlflowClient.
-        run_id: The run.
-        params: Values by name.
-        logged: Names that the run has already; MLflow refuses to change one.
-    """
-    from mlflow.entities import Param
-
-    new = [Param(name, value) for name, value in params.items() if name not in logged]
-    for start in range(0, len(new), _PARAMS_A_BATCH):
-        client.log_batch(run_id, params=new[start : start + _PARAMS_A_BATCH], synchronous=True)
-
-
-def log_metrics(client: Any, run_id: str, points: Iterable[tuple[str, float, int, int]]) -> None:
-    """Log metrics in batches that MLflow accepts.
-
-    Args:
-        client: An MlflowClient.
-        run_id: The run.
-        points: Name, value, time in ms since 1970, step.
-    """
-    from mlflow.entities import Metric
-
-    metrics = [Metric(*point) for point in points]
-    for start in range(0, len(metrics), _METRICS_A_BATCH):
-        client.log_batch(run_id, metrics=metrics[start : start + _METRICS_A_BATCH], synchronous=True)
-
-
-def make_client(uri: str) -> Any:
-    """Connect to a tracking server or database."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing leaves the cluster unless asked for
-    import mlflow
-
-    for name in ("mlflow", "alembic"):  # a line for each of some forty migrations
-        logging.getLogger(name).setLevel(logging.WARNING)
-    return mlflow.MlflowClient(tracking_uri=uri)

@@ -20,15 +20,8 @@ from pipelines.errors import UsageError
 from pipelines.redaction import shown
 from pipelines.runtime.progress import say
 from pipelines.storage.folder import is_uri
-from pipelines.tracking.mlflow_sync import (
-    LONGEST_TAG,
-    Delivery,
-    Target,
-    flatten,
-    read_run_file,
-    tidy,
-    write_run_file,
-)
+from pipelines.tracking.client import LONGEST_TAG, flatten, tidy
+from pipelines.tracking.mlflow_sync import Delivery, Target, read_run_file, write_run_file
 from pipelines.tracking.spool import Spool, SpoolWriter
 from pipelines.tracking.system_metrics import Gauges
 from pipelines.tracking.uri import artifact_location, check_uri, resolve_uri

@@ -25,7 +25,7 @@ from pipelines.registry.registry import (
 )  # fmt: skip
 from pipelines.schema import UNTOUCHED
 from pipelines.storage.folder import Folder
-from pipelines.tracking.mlflow_sync import make_client
+from pipelines.tracking.client import make_client
 from pipelines.tracking.run import TrackingConfig
 from tests.support import evaluation_jobs, mlflow_runs, score_rows
 

@@ -28,7 +28,7 @@ from pipelines.registry.registry import (
     register,
 )  # fmt: skip
 from pipelines.registry.resolve_models import find, resolve
-from pipelines.tracking.mlflow_sync import make_client
+from pipelines.tracking.client import make_client
 from tests.support import datasets, evaluation_jobs
 from tests.support.identity_generator import one
 from tests.support.malicious_payloads import Planted

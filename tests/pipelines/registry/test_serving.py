@@ -20,7 +20,7 @@ import pytest
 import soundfile
 
 from pipelines.registry.registry import RegistryConfig, register
-from pipelines.tracking.mlflow_sync import make_client
+from pipelines.tracking.client import make_client
 from tests.support import datasets, evaluation_jobs
 
 pytestmark = pytest.mark.timeout(300)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pipelines.errors import UsageError
-from pipelines.tracking import mlflow_sync
+from pipelines.tracking import client, mlflow_sync
 from pipelines.tracking import run as tracking
 from pipelines.tracking.run import Run, Tracker, TrackingConfig, check_uri, git_commit, resolve_uri, send_rest
 from pipelines.tracking.spool import Spool, SpoolWriter
@@ -215,7 +215,7 @@ def test_numbers_of_numpy_and_torch_and_those_that_are_none_arrive(output: Path)
 def test_names_become_such_that_mlflow_takes(name: str, expected: str) -> None:
     from mlflow.utils.validation import _validate_metric_name
 
-    assert mlflow_sync.tidy(name) == expected
+    assert client.tidy(name) == expected
     _validate_metric_name(expected)
 
 
