@@ -17,7 +17,7 @@ from pipelines.cluster.resources import WorkersConfig
 from pipelines.runtime.run import Exit
 from pipelines.storage.object_store import ATTEMPTS, StoreError
 from pipelines.tracking.run import TrackingConfig, open_run
-from pipelines.training import worker
+from pipelines.training import callbacks, worker
 from pipelines.training.checkpoint_sync import Mirror, make_folder
 from pipelines.training.config import TrainConfig
 from pipelines.training.run import train
@@ -66,7 +66,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrainCon
     monkeypatch.setattr(worker, "_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(worker, "_source", lambda *_: Noise())
     monkeypatch.setattr(worker, "ValidationSource", lambda *_, **__: Noise(count=50))
-    monkeypatch.setattr(worker, "Aside", lambda *_, **__: _NoReview())
+    monkeypatch.setattr(callbacks, "Aside", lambda *_, **__: _NoReview())
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield TrainConfig(

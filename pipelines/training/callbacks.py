@@ -1,0 +1,156 @@
+"""Callbacks of the training loop on Ray: MLflow, Prometheus, checkpoints in a store, stop requests."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from apollo.training.callbacks import Hooks
+from apollo.training.distributed import World
+from apollo.training.gan import SKIPPED
+from apollo.training.validation import VISQOL, Heard
+from pipelines.cluster.torch_trainer import Aside, DeskLine
+from pipelines.dataset.bad_rows import Reject
+from pipelines.runtime import prometheus
+from pipelines.storage.folder import Folder
+from pipelines.tracking.run import Run, Tracker
+from pipelines.training.checkpoint_sync import Mirror
+from pipelines.training.config import TrainConfig
+from pipelines.training.validation_review import review
+
+_REVIEW_SECONDS = 600.0  # longest wait for the last scores at the end
+
+
+class RayCallbacks(Hooks):
+    """Callbacks of one worker; rank 0 tracks, mirrors checkpoints and asks for reviews."""
+
+    def __init__(
+        self, config: TrainConfig, run: Run, desk: DeskLine, world: World, mirror: Mirror | None
+    ) -> None:
+        self.config, self.desk, self.world, self.mirror = config, desk, world, mirror
+        self.output = Folder(str(config.folder))
+        self.tracker = Tracker(run) if world.rank == 0 else None
+        self.heard = config.heard_examples
+        self.late = config.heard_examples > 0
+        self._reviews: dict[int, Aside] = {}
+        self._counts = _TrainingCounts(world.rank)
+
+    def stepped(self, step: int, metrics: Mapping[str, float], names: Sequence[str]) -> None:
+        """Count a step, and append it to the history if that is configured."""
+        self._counts.stepped(names, skipped=bool(metrics[SKIPPED]))
+        if self.config.history:
+            line = json.dumps({"step": step, "examples": list(names), **metrics})
+            with open(self.output.path(f"history-{self.world.rank}.jsonl"), "a") as stream:
+                stream.write(line + "\n")
+
+    def logged(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log step metrics to Prometheus and, on rank 0, to MLflow."""
+        self._counts.logged(metrics)
+        if self.tracker:
+            self.tracker.log(step, metrics)
+
+    def validated(self, step: int, scores: Mapping[str, float], heard: Sequence[Heard]) -> None:
+        """Log validation scores and start the review of the example audio."""
+        if self.tracker:
+            self.tracker.log(step, scores, kind="validation")
+        examples = [
+            (one.name, one.clean.numpy(), one.degraded.numpy(), one.restored.numpy()) for one in heard
+        ]
+        folder = self._review_folder(step)
+        self._reviews[step] = Aside(
+            review,
+            examples,
+            folder,
+            self.config.generator.sample_rate,
+            self.config.visqol,
+            here=self.mirror is not None,
+        )
+
+    def late_scores(self, *, wait: bool) -> dict[int, dict[str, float]]:
+        """Return the scores of reviews that have ended, by step; with `wait`, of all of them."""
+        arrived: dict[int, dict[str, float]] = {}
+        deadline = time.monotonic() + (_REVIEW_SECONDS if wait else 0.0)
+        for step, task in list(self._reviews.items()):
+            ended, found = task.poll(max(deadline - time.monotonic(), 0.0))
+            if ended or wait:
+                del self._reviews[step]
+                arrived[step] = self._reviewed(step, found)
+        return arrived
+
+    def _reviewed(self, step: int, found: Any) -> dict[str, float]:
+        if not isinstance(found, dict):
+            self.say(f"step {step}: no ViSQOL and no pictures: {found or 'it took too long'}")
+            return {}
+        scores: dict[str, float] = found["scores"]
+        if self.config.visqol and VISQOL not in scores:
+            self.say(f"step {step}: ViSQOL is missing, or defined for none of the examples")
+        if self.tracker:
+            self.tracker.log(step, scores, kind="review")
+            for name, path in found["pictures"].items():
+                self.tracker.log_picture(step, name, path)
+            for name, path in found["clips"].items():
+                self.tracker.log_audio(step, name, path)
+        shutil.rmtree(self._review_folder(step), ignore_errors=True)  # the tracker has its copies
+        return scores
+
+    def _review_folder(self, step: int) -> str:
+        return self.output.path(f".review/step-{step:08d}")
+
+    def saved(self, step: int, path: Path) -> None:
+        """Log a checkpoint, and upload it if the output is in a store."""
+        prometheus.record("apollo_training_checkpoints_total")
+        self.say(f"checkpoint {os.fspath(path)}")
+        if self.mirror:
+            self.mirror.try_to_send()
+
+    def should_stop(self) -> bool:
+        """Return whether the driver requested a stop."""
+        return self.world.rank == 0 and self.desk.is_stopping()
+
+    def say(self, text: str) -> None:
+        """Send a log message to the driver."""
+        self.desk.say(text)
+
+    def rejected(self, reject: Reject) -> None:
+        """List a row that is left out."""
+        prometheus.rejected("apollo_training_rows_rejected_total", [reject.reason])
+        self.say(f"left out: {reject.name}: {reject.reason}")
+        with open(self.output.path(f"rejects-{self.world.rank}.jsonl"), "a") as stream:
+            stream.write(json.dumps(reject._asdict()) + "\n")
+        if self.mirror:
+            self.mirror.try_to_send_rejects()
+
+    def close(self) -> None:
+        """Send what is to be sent."""
+        if self.tracker:
+            self.tracker.close()
+
+
+class _TrainingCounts:
+    """Counts what a training worker does; the first one counts what all of them do together.
+
+    Args:
+        rank: Of the worker.
+    """
+
+    def __init__(self, rank: int) -> None:
+        self._first, self._steps = rank == 0, 0
+        if self._first:
+            prometheus.record("apollo_training_starts_total")
+
+    def stepped(self, names: Sequence[str], *, skipped: bool) -> None:
+        """Count a step with the worker's own examples."""
+        self._steps += 1
+        prometheus.record("apollo_training_examples_total", len(names))
+        if self._first:
+            prometheus.record("apollo_training_steps_total")
+            prometheus.record("apollo_training_skipped_steps_total", skipped)
+
+    def logged(self, metrics: Mapping[str, float]) -> None:
+        """Take over the seconds of the steps since the last time: `time/step` and `time/data` are means."""
+        prometheus.record("apollo_training_seconds_total", metrics["time/step"] * self._steps)
+        prometheus.record("apollo_training_data_wait_seconds_total", metrics["time/data"] * self._steps)
+        self._steps = 0
