@@ -7,13 +7,12 @@ what was registered, later against its own manifest.
 import os
 import re
 import sys
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 from apollo.checkpoints.checkpoint import CONFIG, PORTABLE, load, verify
 from apollo.checkpoints.published_format import CheckpointError
 from pipelines.redaction import shown
+from pipelines.registry.checkpoint_cache import cache_folder, fetch
 from pipelines.registry.model_bundle import pack
 from pipelines.registry.registry import (
     ARTIFACT,
@@ -33,6 +32,7 @@ _ALIAS = re.compile(r"models:/(?P<name>[\w.-]+)@(?P<what>(?!\d+$)[\w.-]+)")
 _NUMBER = re.compile(r"models:/(?P<name>[\w.-]+)/(?P<what>[0-9]{1,9})")
 _RUN = re.compile(r"runs:/(?P<run>[0-9a-f]{32})")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_FILES = (CONFIG, PORTABLE)
 _REQUEST_SECONDS = 60
 
 
@@ -98,49 +98,34 @@ def _version(registry: Registry, what: str) -> Version | None:
 
 
 def _fetch(version: Version, uri: str) -> Path:
-    """Give a version's checkpoint from the cache, bringing it there if it is not there whole."""
+    """Return the checkpoint folder of a version in the cache, downloaded if it is not there or damaged."""
     digest = version.tags.get(DIGEST, "")
     if not _DIGEST.fullmatch(digest):
         raise CheckpointError(f"{version.uri} was not registered by this project: it has no tag {DIGEST}")
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "apollo" / "models"
-    folder = home / f"{digest[:16]}-{version.number}"
-    if _is_whole(folder):
-        return folder
+
+    def download(scratch: Path) -> Path:
+        fresh = _download(version, uri, scratch)
+        verify(fresh, _FILES)
+        if pack(load(fresh)).digest != digest:
+            raise CheckpointError(
+                f"{version.uri} holds other weights than were registered: their digest is not the tag "
+                f"{DIGEST}. Register them again"
+            )
+        return fresh
+
     try:
-        home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=home) as scratch:
-            fresh = _download(version, uri, scratch)
-            verify(fresh, (CONFIG, PORTABLE))
-            if pack(load(fresh)).digest != digest:
-                raise CheckpointError(
-                    f"{version.uri} holds other weights than were registered: their digest is not the tag "
-                    f"{DIGEST}. Register them again"
-                )
-            if not _is_whole(folder):  # another process may have been faster
-                # moved, not emptied in place: one made whole this very moment may be in use already
-                with suppress(FileNotFoundError):
-                    folder.rename(Path(scratch, "aside"))
-                fresh.rename(folder)
+        target = cache_folder("models") / f"{digest[:16]}-{version.number}"
+        return fetch(target, _FILES, download)
     except CheckpointError:
         raise
     except Exception as error:  # whatever a store of artifacts throws
-        if not _is_whole(folder):
-            raise CheckpointError(f"{version.uri} cannot be fetched: {root_cause(error)}") from error
-    return folder
+        raise CheckpointError(f"{version.uri} cannot be fetched: {root_cause(error)}") from error
 
 
-def _is_whole(folder: Path) -> bool:
-    try:
-        verify(folder, (CONFIG, PORTABLE))
-    except CheckpointError:
-        return False
-    return True
-
-
-def _download(version: Version, uri: str, scratch: str) -> Path:
+def _download(version: Version, uri: str, scratch: Path) -> Path:
     import mlflow
 
     place = f"{version.uri}/artifacts/{ARTIFACT}"
     with impatient(_REQUEST_SECONDS), default_uri(uri):
-        found = mlflow.artifacts.download_artifacts(artifact_uri=place, dst_path=scratch)
+        found = mlflow.artifacts.download_artifacts(artifact_uri=place, dst_path=str(scratch))
     return Path(found)

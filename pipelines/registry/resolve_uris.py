@@ -5,14 +5,13 @@ brought once into a cache of this user, under the digest of its manifest, and ve
 """
 
 import hashlib
-import os
 import posixpath
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
-from apollo.checkpoints.checkpoint import BEST, CONFIG, MANIFEST, PORTABLE, WEIGHTS, verify
+from apollo.checkpoints.checkpoint import BEST, CONFIG, MANIFEST, PORTABLE, WEIGHTS
 from apollo.checkpoints.published_format import CheckpointError
+from pipelines.registry.checkpoint_cache import cache_folder, fetch
 from pipelines.storage.folder import Folder
 from pipelines.storage.object_store import StoreError
 
@@ -28,19 +27,18 @@ def resolve(name: str) -> Path:
     Raises:
         CheckpointError: there is none, it is damaged, or the store does not answer.
     """
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "apollo" / "stores"
     address, question, query = name.partition("?")
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        home = cache_folder("stores")
         if posixpath.splitext(address)[1] in FILES:
             folder, file = posixpath.split(address)
-            return _bring_file(Folder(folder + question + query), file, home)
+            return _fetch_file(Folder(folder + question + query), file, home)
         store = Folder(address.rstrip("/").removesuffix(f"/{BEST}") + question + query)
         if store.exists(f"{BEST}/{MANIFEST}"):  # a run's folder that was copied from a disk
-            return _bring_folder(store, f"{BEST}/", home)
+            return _fetch_folder(store, f"{BEST}/", home)
         if not store.exists(MANIFEST) and store.exists(BEST):
-            return _bring_folder(store, store.read(BEST).decode() + "/", home)
-        return _bring_folder(store, "", home)
+            return _fetch_folder(store, store.read(BEST).decode() + "/", home)
+        return _fetch_folder(store, "", home)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{name}: there is no run with a best checkpoint yet, no checkpoint, and no file of weights"
@@ -49,28 +47,20 @@ def resolve(name: str) -> Path:
         raise CheckpointError(str(error)) from error
 
 
-def _bring_folder(store: Folder, below: str, home: Path) -> Path:
+def _fetch_folder(store: Folder, below: str, home: Path) -> Path:
     manifest = store.read(below + MANIFEST)
     weights = PORTABLE if store.exists(below + PORTABLE) else WEIGHTS
-    target = home / hashlib.sha256(manifest).hexdigest()[:32]
-    with suppress(CheckpointError):
-        verify(target, (CONFIG, weights))
-        return target
-    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=home) as scratch:
-        fresh = Path(scratch, "fresh")
-        fresh.mkdir()
-        (fresh / MANIFEST).write_bytes(manifest)
+
+    def download(scratch: Path) -> Path:
+        (scratch / MANIFEST).write_bytes(manifest)
         for file in (CONFIG, weights):
-            store.get(below + file, str(fresh / file))
-        verify(fresh, (CONFIG, weights))
-        with suppress(FileNotFoundError):  # a damaged one
-            target.rename(Path(scratch, "aside"))
-        with suppress(OSError):  # another process may have been faster, with the same
-            fresh.rename(target)
-    return target
+            store.get(below + file, str(scratch / file))
+        return scratch
+
+    return fetch(home / hashlib.sha256(manifest).hexdigest()[:32], (CONFIG, weights), download)
 
 
-def _bring_file(store: Folder, file: str, home: Path) -> Path:
+def _fetch_file(store: Folder, file: str, home: Path) -> Path:
     found = [entry for entry in store.entries() if entry.name == file]
     if not found:
         raise FileNotFoundError(file)

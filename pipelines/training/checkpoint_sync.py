@@ -27,9 +27,9 @@ from apollo.checkpoints.checkpoint import (
     TRAINING,
     WEIGHTS,
     CheckpointError,
-    verify,
 )
 from apollo.checkpoints.io import digest
+from pipelines.registry.checkpoint_cache import fetch
 from pipelines.storage.folder import Folder, write_locally
 from pipelines.storage.object_store import StoreError
 from pipelines.training.config import INIT
@@ -142,25 +142,18 @@ class Mirror:
         return begun, {name for name in begun - self._damaged if f"{name}/{MANIFEST}" in names}
 
     def _bring_checkpoint(self, name: str, files: tuple[str, ...]) -> None:
-        target = self._local / name
-        if _is_whole(target, files) and (target / MANIFEST).read_bytes() == self._store.read(
-            f"{name}/{MANIFEST}"
-        ):
-            return
-        shutil.rmtree(target, ignore_errors=True)
-        scratch = target.with_name(f".{target.name}-brought")
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        try:
+        def download(scratch: Path) -> Path:
             for file in (*files, MANIFEST):
                 self._store.get(f"{name}/{file}", str(scratch / file))
-            verify(scratch, files)
+            return scratch
+
+        try:
+            manifest = self._store.read(f"{name}/{MANIFEST}")
+            fetch(self._local / name, files, download, manifest=manifest)
         except (CheckpointError, FileNotFoundError) as error:
             self._say(f"{name} in {self._store.location} is damaged and left aside: {error}")
             self._damaged.add(name)
-            shutil.rmtree(scratch)
-        else:
-            scratch.rename(target)
+            shutil.rmtree(self._local / name, ignore_errors=True)
 
     def _send_steps(self, names: Iterable[str]) -> None:
         for name in names:
@@ -218,11 +211,3 @@ def make_folder(local: Path) -> None:
     """Make a node's folder, in one that other users cannot enter unless it was there before."""
     local.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     local.mkdir(exist_ok=True)
-
-
-def _is_whole(folder: Path, files: tuple[str, ...]) -> bool:
-    try:
-        verify(folder, files)
-    except CheckpointError:
-        return False
-    return True
