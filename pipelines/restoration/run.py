@@ -255,7 +255,7 @@ def _load(checkpoint: str) -> "Packed":
         raise UsageError(f"{package} is needed for {checkpoint}: pip install {package}") from error
 
 
-def _song_done(song: Record) -> None:
+def _song_done(song: "Record") -> None:
     """Count a song that an actor is done with."""
     if song.status == "failed":
         prometheus.rejected("apollo_songs_failed_total", [song.reason])
