@@ -30,7 +30,7 @@ from pipelines.evaluation.run import evaluate
 from pipelines.preprocess.run import PreprocessConfig, preprocess
 from pipelines.redaction import shown
 from pipelines.registry.registry import CANDIDATE, CHAMPION, Version
-from pipelines.registry.resolve_models import find
+from pipelines.registry.resolve_models import find_version
 from pipelines.restoration.run import RestoreConfig, restore
 from pipelines.runtime import run
 from pipelines.runtime.progress import say
@@ -191,7 +191,7 @@ class _Road:
 
     def _version(self, alias: str) -> Version:
         """Find a version of the road's model; the candidate stands in for a champion that is not there."""
-        return find(f"models:/{self.trained.registry.name}@{alias}")[0]
+        return find_version(f"models:/{self.trained.registry.name}@{alias}")[0]
 
 
 @contextmanager

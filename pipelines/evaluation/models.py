@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from pipelines.errors import UsageError
-from pipelines.registry.model_bundle import Packed, pack
+from pipelines.registry.model_bundle import ModelBundle, pack
 from pipelines.schema import CLEAN, UNTOUCHED
 from pipelines.storage.folder import is_uri
 
@@ -24,24 +24,24 @@ class Contestant:
     Args:
         name: In tables and file names.
         source: What the user called it.
-        packed: Its weights; None for the untouched codec, and for results that the data bring along.
+        bundle: Its weights; None for the untouched codec, and for results that the data bring along.
     """
 
     name: str
     source: str
-    packed: Packed | None = None
+    bundle: ModelBundle | None = None
 
     @property
     def digest(self) -> str:
         """What tells its weights from others."""
-        return self.packed.digest if self.packed else self.source
+        return self.bundle.digest if self.bundle else self.source
 
     @property
     def parameters(self) -> int | None:
         """How many weights it has, in all; None where nobody knows."""
-        if self.packed is None:
+        if self.bundle is None:
             return 0 if self.source == UNTOUCHED else None
-        return sum(value.size for value in self.packed.weights.values())
+        return sum(value.size for value in self.bundle.weights.values())
 
 
 def find_contestants(models: Sequence[str], given: Sequence[str]) -> tuple[Contestant, ...]:
@@ -85,9 +85,9 @@ def _short(source: str) -> tuple[str, str]:
         CheckpointError: there is no such version.
     """
     if source.partition(":")[0] in ("models", "runs"):
-        from pipelines.registry.resolve_models import find
+        from pipelines.registry.resolve_models import find_version
 
-        version, _ = find(source)
+        version, _ = find_version(source)
         return version.label, version.uri
     address = source.partition("?")[0] if is_uri(source) else source
     parts = [part for part in PurePath(address).parts if part not in _PLAIN]

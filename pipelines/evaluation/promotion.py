@@ -122,7 +122,7 @@ class Contest:
     def _tag(self, decision: Decision, run_id: str | None) -> None:
         assert self.candidate is not None  # noqa: S101 - our invariant
         assert self.registry is not None  # noqa: S101 - our invariant
-        self.registry.tag(
+        self.registry.set_tags(
             self.candidate,
             {
                 "promotion": "promoted" if decision.promote else "refused",

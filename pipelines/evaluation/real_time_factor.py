@@ -4,7 +4,7 @@ import statistics
 import time
 from dataclasses import dataclass
 
-from pipelines.registry.model_bundle import Packed, unpack
+from pipelines.registry.model_bundle import ModelBundle, unpack
 
 _WARM_UP_RUNS = 3
 
@@ -26,11 +26,11 @@ class RealTime:
     threads: int
 
 
-def measure(packed: Packed, precision: str, device: str, runs: int, seconds: float) -> RealTime:
+def measure(bundle: ModelBundle, precision: str, device: str, runs: int, seconds: float) -> RealTime:
     """Measure a model, alone on the machine; the caller sees to that.
 
     Args:
-        packed: The model.
+        bundle: The model.
         precision: Of the linear layers.
         device: `cpu` or `cuda`.
         runs: Most runs.
@@ -43,7 +43,7 @@ def measure(packed: Packed, precision: str, device: str, runs: int, seconds: flo
     torch.backends.cudnn.allow_tf32 = False  # as scores are made
     place = devices.choose_device(device)
     dtype = devices.choose_precision(precision, place)
-    generator = unpack(packed).with_precision(dtype).to(place)
+    generator = unpack(bundle).with_precision(dtype).to(place)
     rate = generator.config.sample_rate
     samples = 0.1 * torch.randn(1, rate, generator=torch.Generator().manual_seed(0)).to(place)
     times: list[float] = []

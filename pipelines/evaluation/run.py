@@ -119,7 +119,7 @@ class _Evaluation:
     def work(self) -> Outcome:
         """Score what is open, and tell it."""
         opened = [trial for trial in self.trials if self._is_open(trial)]
-        wanted = [one for one in self.contestants if one.packed and self.config.rtf_runs]
+        wanted = [one for one in self.contestants if one.bundle and self.config.rtf_runs]
         unmeasured = [one for one in wanted if not self._real_times(one)]
         if opened or unmeasured or not is_told(self.output, self._key()):
             failed = self._run(opened)
@@ -189,10 +189,10 @@ class _Evaluation:
 
         config = self.config
         devices = ("cpu", "cuda") if config.gpu and connection.connect().gpus else ("cpu",)
-        for one in (one for one in self.contestants if one.packed and config.rtf_runs):
+        for one in (one for one in self.contestants if one.bundle and config.rtf_runs):
             found = {"digest": one.digest, **self._real_times(one)}
             for device in (name for name in devices if name not in found):
-                arguments = one.packed, config.precision, device, config.rtf_runs, config.rtf_seconds
+                arguments = one.bundle, config.precision, device, config.rtf_runs, config.rtf_seconds
                 measured = measure_alone(measure, *arguments, gpu=device == "cuda")
                 if measured is None:
                     say(f"no machine was free to measure the real-time factor of {one.name} ({device})")

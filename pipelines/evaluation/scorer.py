@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.evaluation.items import Collection, Loaded
-from pipelines.registry.model_bundle import Packed, unpack
+from pipelines.registry.model_bundle import ModelBundle, unpack
 from pipelines.schema import CLEAN, SAMPLE_RATE, UNREADABLE, UNTOUCHED
 from pipelines.storage.folder import is_uri
 
@@ -39,16 +39,16 @@ class Restorer:
         self._precision, self._device = precision, choose_device(device)
         self._model: tuple[str, Any] | None = None
 
-    def restore(self, packed: Packed, degraded: Samples) -> Samples:
+    def restore(self, bundle: ModelBundle, degraded: Samples) -> Samples:
         """Restore [channels, samples]; the last model stays loaded."""
         import torch
 
         from apollo.inference.restoration import restore
         from apollo.model.device import choose_precision
 
-        if self._model is None or self._model[0] != packed.digest:
+        if self._model is None or self._model[0] != bundle.digest:
             dtype = choose_precision(self._precision, self._device)
-            self._model = packed.digest, unpack(packed).with_precision(dtype).to(self._device)
+            self._model = bundle.digest, unpack(bundle).with_precision(dtype).to(self._device)
         samples = torch.from_numpy(np.ascontiguousarray(degraded)).to(self._device)
         restored: Samples = restore(self._model[1], samples).float().cpu().numpy()
         return restored
@@ -83,7 +83,7 @@ class Scorer:
         numbers: Sequence[int],
         degradation: str,
         model: str,
-        packed: Packed | None,
+        bundle: ModelBundle | None,
         restored: Sequence[Samples | None] | None = None,
     ) -> list[dict[str, Any]]:
         """Score items at one degradation.
@@ -92,7 +92,7 @@ class Scorer:
             numbers: Which.
             degradation: Of what kind.
             model: Name of the model.
-            packed: The model; None where there is none to run.
+            bundle: The model; None where there is none to run.
             restored: What a GPU has made of them already.
 
         Returns:
@@ -110,36 +110,43 @@ class Scorer:
                     "category": item.category,
                     "degradation": degradation,
                     "bitrate_bps": self._bitrates[degradation],
-                    **self._score(loaded, degradation, model, packed, made),
+                    **self._score(loaded, degradation, model, bundle, made),
                 }
             )
         return rows
 
     def _score(
-        self, loaded: Loaded | str, degradation: str, model: str, packed: Packed | None, made: Samples | None
+        self,
+        loaded: Loaded | str,
+        degradation: str,
+        model: str,
+        bundle: ModelBundle | None,
+        made: Samples | None,
     ) -> dict[str, Any]:
         from pipelines.evaluation.metrics import score
 
         if isinstance(loaded, str):
             return {"status": UNREADABLE, "reason": loaded}
-        estimate = made if made is not None else self._estimate(loaded, model, packed)
+        estimate = made if made is not None else self._estimate(loaded, model, bundle)
         if isinstance(estimate, str):
             return {"status": UNREADABLE, "reason": estimate}
         if estimate is None:
             return {"status": UNREADABLE, "reason": f"there is no result of {model} beside it"}
         return score(loaded.clean, estimate, gain=loaded.gain, cutoff_hz=self._cutoffs_hz[degradation])
 
-    def _estimate(self, loaded: Loaded, model: str, packed: Packed | None) -> Samples | str | None:
-        if packed is not None:
-            return self._restorer.restore(packed, loaded.degraded)
+    def _estimate(self, loaded: Loaded, model: str, bundle: ModelBundle | None) -> Samples | str | None:
+        if bundle is not None:
+            return self._restorer.restore(bundle, loaded.degraded)
         return loaded.degraded if model == UNTOUCHED else loaded.restored.get(model)
 
-    def hear(self, number: int, degradation: str, models: dict[str, Packed | None]) -> dict[str, Samples]:
+    def hear(
+        self, number: int, degradation: str, models: dict[str, ModelBundle | None]
+    ) -> dict[str, Samples]:
         """Give ten seconds of an item with what every model makes of it: `clean`, then by models' names."""
         (loaded,) = self._collection.load([number], degradation)
         if isinstance(loaded, str):
             return {}
-        versions = {name: self._estimate(loaded, name, packed) for name, packed in models.items()}
+        versions = {name: self._estimate(loaded, name, bundle) for name, bundle in models.items()}
         made = {name: samples for name, samples in versions.items() if isinstance(samples, np.ndarray)}
         first = max(loaded.clean.shape[1] - _HEARD_FRAMES, 0) // 2
         heard = slice(first, first + _HEARD_FRAMES)
@@ -147,10 +154,10 @@ class Scorer:
 
 
 def restore_items(
-    restorer: Restorer, collection: Collection, numbers: Sequence[int], degradation: str, packed: Packed
+    restorer: Restorer, collection: Collection, numbers: Sequence[int], degradation: str, bundle: ModelBundle
 ) -> list[Samples | None]:
     """Restore items on a GPU; None where one cannot be read."""
     return [
-        restorer.restore(packed, loaded.degraded) if isinstance(loaded, Loaded) else None
+        restorer.restore(bundle, loaded.degraded) if isinstance(loaded, Loaded) else None
         for loaded in collection.load(numbers, degradation)
     ]

@@ -15,13 +15,13 @@ from typing import Any
 from pipelines.storage.folder import Folder
 from pipelines.tracking.client import (
     KEY_TAG,
-    LONGEST_TAG,
+    MAX_TAG_LENGTH,
     flatten,
-    impatient,
     log_metrics,
     log_params,
     make_client,
-    tidy,
+    sanitize_name,
+    short_timeouts,
 )
 from pipelines.tracking.run import TrackingConfig
 from pipelines.tracking.uri import artifact_location
@@ -72,7 +72,7 @@ def track(
     Raises:
         Exception: whatever MLflow raises; nothing is half-told, the next call goes on.
     """
-    with impatient(config.request_seconds):
+    with short_timeouts(config.request_seconds):
         client = make_client(uri)
         experiment = _experiment(client, config.experiment, artifact_location(uri, output.location))
         key = _key(output)
@@ -80,7 +80,10 @@ def track(
         if run is None:
             run = client.create_run(
                 experiment,
-                tags={KEY_TAG: key, **{tidy(name): text[:LONGEST_TAG] for name, text in tags.items()}},
+                tags={
+                    KEY_TAG: key,
+                    **{sanitize_name(name): text[:MAX_TAG_LENGTH] for name, text in tags.items()},
+                },
                 run_name=config.run_name or parent.name,
             )
         run_id: str = run.info.run_id
@@ -116,7 +119,7 @@ def _find(client: Any, experiment: str, condition: str) -> Any:
 
 
 def _send_child(client: Any, experiment: str, parent: str, child: Child) -> None:
-    name = tidy(child.name)
+    name = sanitize_name(child.name)
     run = _find(client, experiment, f"tags.`{_PARENT}` = '{parent}' and tags.`apollo.trial` = '{name}'")
     if run is None:
         run = client.create_run(experiment, tags={_PARENT: parent, "apollo.trial": name}, run_name=name)
@@ -129,7 +132,7 @@ def _log(client: Any, run: Any, content: Child) -> None:
     run_id, began = run.info.run_id, run.info.start_time
     log_params(client, run_id, flatten(content.params), logged=run.data.params)
     # the run's own start as their time: a point that comes again is the point that is there
-    points = [(tidy(name), value, began, 0) for name, value in content.metrics.items()]
+    points = [(sanitize_name(name), value, began, 0) for name, value in content.metrics.items()]
     log_metrics(client, run_id, points)
     client.set_tag(run_id, _DIGEST, content.digest)
     client.set_terminated(run_id, "FINISHED")

@@ -88,7 +88,7 @@ def scoring_pool(
     actor = actor.options(scheduling_strategy="SPREAD", resources=cpu_share())
     wanted = range(config.scorers or cpus)
     scorers = _ready([actor.remote(items, cutoffs_hz, config.precision, config.data) for _ in wanted])
-    models = {one.name: ray.put(one.packed) for one in contestants}
+    models = {one.name: ray.put(one.bundle) for one in contestants}
     has_gpu = config.gpu and ray.cluster_resources().get("GPU", 0) > 0
     try:
         yield Work(items, models, scorers, Folder(config.output), config.precision, has_gpu)
@@ -196,8 +196,8 @@ def _score(work: Work, trial: Trial) -> list[dict[str, Any]]:
     collection: Collection = ray.get(work.collection)
     numbers = collection.numbers(trial.degradation)
     chunks = [numbers[first : first + _CHUNK] for first in range(0, len(numbers), _CHUNK)]
-    packed = work.models[trial.model]
-    model = ray.get(packed) if work.gpu else None
+    bundle = work.models[trial.model]
+    model = ray.get(bundle) if work.gpu else None
     restorer = Restorer(work.precision) if model is not None else None
 
     def prepared(chunk: list[int]) -> tuple[list[int], list[Samples | None] | None]:
@@ -207,7 +207,7 @@ def _score(work: Work, trial: Trial) -> list[dict[str, Any]]:
 
     def submit(actor: Any, value: tuple[list[int], list[Samples | None] | None]) -> Any:
         chunk, restored = value
-        return actor.score.remote(chunk, trial.degradation, trial.model, packed, restored)
+        return actor.score.remote(chunk, trial.degradation, trial.model, bundle, restored)
 
     pool = ActorPool(work.scorers)
     found: list[dict[str, Any]] = []

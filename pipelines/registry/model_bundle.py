@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Packed:
+class ModelBundle:
     """A generator's configuration and weights.
 
     Args:
@@ -23,7 +23,7 @@ class Packed:
     digest: str
 
 
-def pack(generator: Any) -> Packed:
+def pack(generator: Any) -> ModelBundle:
     """Take a generator apart."""
     config = generator.config.to_dict()
     weights = {name: value.detach().cpu().numpy() for name, value in generator.state_dict().items()}
@@ -31,16 +31,16 @@ def pack(generator: Any) -> Packed:
     for name, value in sorted(weights.items()):
         hashed.update(f"{name} {value.dtype} {value.shape}".encode())
         hashed.update(np.ascontiguousarray(value).tobytes())
-    return Packed(config, weights, hashed.hexdigest())
+    return ModelBundle(config, weights, hashed.hexdigest())
 
 
-def unpack(packed: Packed) -> Any:
+def unpack(bundle: ModelBundle) -> Any:
     """Put a generator together, ready to restore: float32, on the CPU."""
     import torch
 
     from apollo.model.config import GeneratorConfig
     from apollo.model.generator import Generator
 
-    generator = Generator(GeneratorConfig.from_dict(packed.config))
-    generator.load_state_dict({name: torch.tensor(value) for name, value in packed.weights.items()})
+    generator = Generator(GeneratorConfig.from_dict(bundle.config))
+    generator.load_state_dict({name: torch.tensor(value) for name, value in bundle.weights.items()})
     return generator.eval()

@@ -22,11 +22,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel
 
-MOST_BYTES, MOST_SECONDS = 64 << 20, 20 * 60
+MAX_BYTES, MAX_SECONDS = 64 << 20, 20 * 60
 _Predict = Callable[[Any, list[bytes], dict[str, Any] | None], list[bytes]]
 
 
-class Refusal(MlflowException):  # type: ignore[misc]
+class RequestError(MlflowException):  # type: ignore[misc]
     """What is wrong with a request. A server answers 400.
 
     The server would put the whole request in front of the message: megabytes, that are not sent back.
@@ -46,7 +46,7 @@ class Refusal(MlflowException):  # type: ignore[misc]
         pass
 
 
-class Restorer(PythonModel):  # type: ignore[misc]
+class RestorationModel(PythonModel):  # type: ignore[misc]
     """Restores whole files."""
 
     def load_context(self, context: Any) -> None:
@@ -54,8 +54,8 @@ class Restorer(PythonModel):  # type: ignore[misc]
         from apollo.checkpoints.checkpoint import load
         from apollo.model.device import choose_device, choose_precision
 
-        self._most_bytes = int(os.environ.get("APOLLO_SERVE_MAX_BYTES", MOST_BYTES))
-        self._most_seconds = float(os.environ.get("APOLLO_SERVE_MAX_SECONDS", MOST_SECONDS))
+        self._max_bytes = int(os.environ.get("APOLLO_SERVE_MAX_BYTES", MAX_BYTES))
+        self._max_seconds = float(os.environ.get("APOLLO_SERVE_MAX_SECONDS", MAX_SECONDS))
         device = choose_device(os.environ.get("APOLLO_SERVE_DEVICE", "auto"))
         precision = choose_precision(os.environ.get("APOLLO_SERVE_PRECISION", "auto"), device)
         self._generator = load(context.artifacts["checkpoint"]).with_precision(precision).to(device)
@@ -71,22 +71,24 @@ class Restorer(PythonModel):  # type: ignore[misc]
             Files at 44.1 kHz, one a file.
 
         Raises:
-            Refusal: one of them is empty, too large, too long, or no audio; it says which. Then none is
+            RequestError: one of them is empty, too large, too long, or no audio; it says which. Then none is
                 restored, and a server answers 400.
         """
         from apollo.audio.formats import SongsConfig
 
         if not model_input:
-            raise Refusal("there is no file: send {'inputs': ['<base64 of an audio file>']}")
+            raise RequestError("there is no file: send {'inputs': ['<base64 of an audio file>']}")
         try:
             config = SongsConfig(format=(params or {}).get("format", "flac24"))
         except ValueError as error:
-            raise Refusal(str(error)) from error
+            raise RequestError(str(error)) from error
         for number, content in enumerate(model_input):
             if not content:
-                raise Refusal(f"file {number} is empty")
-            if len(content) > self._most_bytes:
-                raise Refusal(f"file {number} has {len(content)} bytes: at most {self._most_bytes} are taken")
+                raise RequestError(f"file {number} is empty")
+            if len(content) > self._max_bytes:
+                raise RequestError(
+                    f"file {number} has {len(content)} bytes: at most {self._max_bytes} are taken"
+                )
         return [self._restore(number, content, config) for number, content in enumerate(model_input)]
 
     def _restore(self, number: int, content: bytes, config: Any) -> bytes:
@@ -95,15 +97,15 @@ class Restorer(PythonModel):  # type: ignore[misc]
 
         def check(job: Job, done: float, total: float) -> None:
             """Refuse a file once it is known to be too long, whatever its header claims."""
-            if done > self._most_seconds:
-                raise AudioError(f"longer than {self._most_seconds:g} s")
+            if done > self._max_seconds:
+                raise AudioError(f"longer than {self._max_seconds:g} s")
 
         with tempfile.TemporaryDirectory(prefix="apollo-serve-") as folder:
             source, target = Path(folder, "song"), Path(folder, "restored")
             source.write_bytes(content)
             (outcome,) = restore_songs(self._generator, [Job(source, target)], config, tell=check)
             if outcome.status != "restored":
-                raise Refusal(f"file {number} cannot be restored: {outcome.reason}")
+                raise RequestError(f"file {number} cannot be restored: {outcome.reason}")
             return target.read_bytes()
 
 
@@ -113,7 +115,7 @@ def _decoding(predict: _Predict) -> _Predict:
     @functools.wraps(predict)
     def wrapped(self: Any, model_input: Any, params: dict[str, Any] | None = None) -> list[bytes]:
         if not isinstance(model_input, list):
-            raise Refusal(f"files come as a list, not as {type(model_input).__name__}")
+            raise RequestError(f"files come as a list, not as {type(model_input).__name__}")
         return predict(self, [_decode(*numbered) for numbered in enumerate(model_input)], params)
 
     return wrapped
@@ -123,12 +125,12 @@ def _decode(number: int, content: Any) -> bytes:
     if isinstance(content, bytes):
         return content
     if not isinstance(content, str):
-        raise Refusal(f"file {number} is neither bytes nor base64, but {type(content).__name__}")
+        raise RequestError(f"file {number} is neither bytes nor base64, but {type(content).__name__}")
     try:
         return base64.b64decode("".join(content.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise Refusal(f"file {number} is not base64: {error}") from error
+        raise RequestError(f"file {number} is not base64: {error}") from error
 
 
-Restorer.predict = _decoding(Restorer.predict)  # type: ignore[method-assign, assignment]  # around what MLflow put there
-mlflow.models.set_model(Restorer())
+RestorationModel.predict = _decoding(RestorationModel.predict)  # type: ignore[method-assign, assignment]  # around what MLflow put there
+mlflow.models.set_model(RestorationModel())

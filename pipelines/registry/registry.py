@@ -18,7 +18,7 @@ from typing import Any
 from pipelines.errors import UsageError
 from pipelines.registry.model_bundle import pack
 from pipelines.schema import SAMPLE_RATE
-from pipelines.tracking.client import LONGEST_TAG, impatient, make_client
+from pipelines.tracking.client import MAX_TAG_LENGTH, make_client, short_timeouts
 
 CANDIDATE, CHAMPION = "candidate", "champion"
 ARTIFACT = "checkpoint"
@@ -95,7 +95,7 @@ class Registry:
         """
         from mlflow.exceptions import MlflowException
 
-        with impatient(_REQUEST_SECONDS):
+        with short_timeouts(_REQUEST_SECONDS):
             try:
                 if str(what).isdigit():
                     return _version(self.client.get_model_version(self.name, str(what)))
@@ -106,32 +106,34 @@ class Registry:
                     return None
                 raise
 
-    def of_run(self, run_id: str) -> list[Version]:
+    def versions_of_run(self, run_id: str) -> list[Version]:
         """Find the versions that a run registered, the newest first."""
-        with impatient(_REQUEST_SECONDS):
+        with short_timeouts(_REQUEST_SECONDS):
             found = self.client.search_model_versions(f"name = '{self.name}' and run_id = '{run_id}'")
         return sorted(map(_version, found), key=lambda one: -one.number)
 
-    def tag(self, version: Version, tags: Mapping[str, str]) -> None:
+    def set_tags(self, version: Version, tags: Mapping[str, str]) -> None:
         """Write down what became known of a version."""
-        with impatient(_REQUEST_SECONDS):
+        with short_timeouts(_REQUEST_SECONDS):
             for name, value in tags.items():
-                self.client.set_model_version_tag(self.name, str(version.number), name, value[:LONGEST_TAG])
+                self.client.set_model_version_tag(
+                    self.name, str(version.number), name, value[:MAX_TAG_LENGTH]
+                )
 
-    def describe(self, version: Version, text: str) -> None:
+    def set_description(self, version: Version, text: str) -> None:
         """Set a version's description, Markdown."""
-        with impatient(_REQUEST_SECONDS):
+        with short_timeouts(_REQUEST_SECONDS):
             self.client.update_model_version(self.name, str(version.number), text)
 
     def set_alias(self, alias: str, version: Version) -> None:
         """Move an alias to a version."""
-        with impatient(_REQUEST_SECONDS):
+        with short_timeouts(_REQUEST_SECONDS):
             self.client.set_registered_model_alias(self.name, alias, str(version.number))
 
 
-def find_of_run(uri: str, run_id: str) -> Version | None:
+def find_version_of_run(uri: str, run_id: str) -> Version | None:
     """Find the newest version that a run registered, under whatever name."""
-    with impatient(_REQUEST_SECONDS):
+    with short_timeouts(_REQUEST_SECONDS):
         found = make_client(uri).search_model_versions(f"run_id = '{run_id}'")
     newest = max(found, key=lambda one: int(one.creation_timestamp), default=None)
     return _version(newest) if newest else None
@@ -170,7 +172,7 @@ def register(
     generator = load(checkpoint)
     digest = pack(generator).digest
     registry = Registry(config.name, uri)
-    there = next((one for one in registry.of_run(run_id) if one.tags.get(DIGEST) == digest), None)
+    there = next((one for one in registry.versions_of_run(run_id) if one.tags.get(DIGEST) == digest), None)
     there = there or _create(generator, registry, run_id, digest)
     shape = generator.config
     tags = {
@@ -180,12 +182,12 @@ def register(
         "training_run": run_id,
         **facts,
     }
-    registry.describe(there, _description(tags, scores))
+    registry.set_description(there, _description(tags, scores))
     tags["scores"] = json.dumps(dict(scores))
-    registry.tag(there, {name: value for name, value in tags.items() if there.tags.get(name) != value})
+    registry.set_tags(there, {name: value for name, value in tags.items() if there.tags.get(name) != value})
     if there.tags.get("was_candidate") != "true":
         registry.set_alias(CANDIDATE, there)
-        registry.tag(there, {"was_candidate": "true"})  # a later one may be it when this is called again
+        registry.set_tags(there, {"was_candidate": "true"})  # a later one may be it when this is called again
     return there
 
 
@@ -198,8 +200,8 @@ def _create(generator: Any, registry: Registry, run_id: str, digest: str) -> Ver
 
     with (
         tempfile.TemporaryDirectory(prefix="apollo-register-") as scratch,
-        impatient(_REQUEST_SECONDS),
-        default_uri(registry.uri),
+        short_timeouts(_REQUEST_SECONDS),
+        default_tracking_uri(registry.uri),
     ):
         folder = save_portable(generator, Path(scratch, ARTIFACT), notes={"run_id": run_id})
         run = registry.client.get_run(run_id)
@@ -221,7 +223,7 @@ def _create(generator: Any, registry: Registry, run_id: str, digest: str) -> Ver
 
 
 @contextmanager
-def default_uri(uri: str) -> Iterator[None]:
+def default_tracking_uri(uri: str) -> Iterator[None]:
     """Let MLflow's own functions speak to a server; they know no other way than a global one."""
     import mlflow
 

@@ -21,11 +21,11 @@ from pipelines.registry.registry import (
     DIGEST,
     Registry,
     Version,
-    default_uri,
-    find_of_run,
+    default_tracking_uri,
+    find_version_of_run,
 )  # fmt: skip
 from pipelines.runtime.run import root_cause
-from pipelines.tracking.client import impatient
+from pipelines.tracking.client import short_timeouts
 from pipelines.tracking.uri import database_path
 
 _ALIAS = re.compile(r"models:/(?P<name>[\w.-]+)@(?P<what>(?!\d+$)[\w.-]+)")
@@ -46,10 +46,10 @@ def resolve(name: str) -> Path:
     Raises:
         CheckpointError: there is no such version, or no registry, or it does not answer.
     """
-    return _fetch(*find(name))
+    return _fetch(*find_version(name))
 
 
-def find(name: str) -> tuple[Version, str]:
+def find_version(name: str) -> tuple[Version, str]:
     """Find the version that a name stands for now, and the registry's URI.
 
     Raises:
@@ -72,7 +72,7 @@ def find(name: str) -> tuple[Version, str]:
         )
     try:
         if run:
-            found = find_of_run(uri, run["run"])
+            found = find_version_of_run(uri, run["run"])
             advice = "training registers its best weights when it ends; run it again"
         else:
             assert asked  # noqa: S101 - our invariant
@@ -126,6 +126,6 @@ def _download(version: Version, uri: str, scratch: Path) -> Path:
     import mlflow
 
     place = f"{version.uri}/artifacts/{ARTIFACT}"
-    with impatient(_REQUEST_SECONDS), default_uri(uri):
+    with short_timeouts(_REQUEST_SECONDS), default_tracking_uri(uri):
         found = mlflow.artifacts.download_artifacts(artifact_uri=place, dst_path=str(scratch))
     return Path(found)

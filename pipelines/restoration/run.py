@@ -28,7 +28,7 @@ from pipelines.runtime.run import Exit, Outcome
 from pipelines.storage.folder import Folder
 
 if TYPE_CHECKING:
-    from pipelines.registry.model_bundle import Packed
+    from pipelines.registry.model_bundle import ModelBundle
     from pipelines.restoration.songs import Record, Wanted
 
 OUTCOMES, REJECTS = "outcomes.jsonl", "rejects.jsonl"
@@ -143,7 +143,7 @@ class _Run:
         self.wanted: list[Wanted] = []
         self.records: dict[Wanted, Record] = {}
         self.open: list[Wanted] = []
-        self.weights: Packed
+        self.weights: ModelBundle
 
     def prepare(self) -> Outcome | None:
         """Find the songs, load the weights, claim the output, and tell what is open."""
@@ -239,7 +239,7 @@ class _Run:
         return Outcome(code, text, facts)
 
 
-def _load(checkpoint: str) -> "Packed":
+def _load(checkpoint: str) -> "ModelBundle":
     """Load the weights as plain values.
 
     Raises:

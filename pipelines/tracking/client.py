@@ -11,9 +11,10 @@ from typing import Any
 from pipelines.redaction import shown
 
 KEY_TAG = "apollo.run_key"
-_LONGEST_NAME, _LONGEST_PARAM, LONGEST_TAG = 250, 6_000, 5_000  # MLflow's limits; of tags, some servers'
-METRICS_A_BATCH, _PARAMS_A_BATCH = 1_000, 100  # MLflow's limits
-_ODD = re.compile(r"[^/\w.\- :]")
+_MAX_NAME_LENGTH, _MAX_PARAM_LENGTH = 250, 6_000  # MLflow's limits
+MAX_TAG_LENGTH = 5_000  # of some servers
+MAX_METRICS_PER_BATCH, _MAX_PARAMS_PER_BATCH = 1_000, 100  # MLflow's limits
+_INVALID_CHARACTERS = re.compile(r"[^/\w.\- :]")
 
 
 def log_params(client: Any, run_id: str, params: Mapping[str, str], *, logged: Collection[str]) -> None:
@@ -28,8 +29,8 @@ def log_params(client: Any, run_id: str, params: Mapping[str, str], *, logged: C
     from mlflow.entities import Param
 
     new = [Param(name, value) for name, value in params.items() if name not in logged]
-    for start in range(0, len(new), _PARAMS_A_BATCH):
-        client.log_batch(run_id, params=new[start : start + _PARAMS_A_BATCH], synchronous=True)
+    for start in range(0, len(new), _MAX_PARAMS_PER_BATCH):
+        client.log_batch(run_id, params=new[start : start + _MAX_PARAMS_PER_BATCH], synchronous=True)
 
 
 def log_metrics(client: Any, run_id: str, points: Iterable[tuple[str, float, int, int]]) -> None:
@@ -43,8 +44,8 @@ def log_metrics(client: Any, run_id: str, points: Iterable[tuple[str, float, int
     from mlflow.entities import Metric
 
     metrics = [Metric(*point) for point in points]
-    for start in range(0, len(metrics), METRICS_A_BATCH):
-        client.log_batch(run_id, metrics=metrics[start : start + METRICS_A_BATCH], synchronous=True)
+    for start in range(0, len(metrics), MAX_METRICS_PER_BATCH):
+        client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS_PER_BATCH], synchronous=True)
 
 
 def make_client(uri: str) -> Any:
@@ -58,7 +59,7 @@ def make_client(uri: str) -> Any:
 
 
 @contextmanager
-def impatient(seconds: int) -> Iterator[None]:
+def short_timeouts(seconds: int) -> Iterator[None]:
     """Let MLflow's requests fail soon and draw no bars; by default it tries for minutes."""
     settings = {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds),
@@ -85,11 +86,11 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             flat |= flatten(value, dotted)
         else:
-            flat[tidy(dotted)] = shown(str(value))[:_LONGEST_PARAM]
+            flat[sanitize_name(dotted)] = shown(str(value))[:_MAX_PARAM_LENGTH]
     return flat
 
 
-def tidy(name: str) -> str:
+def sanitize_name(name: str) -> str:
     """Give a name that MLflow takes; one that it takes already stays."""
-    plain = posixpath.normpath(_ODD.sub("_", name).lstrip("/."))
-    return "_" if plain == "." else plain[:_LONGEST_NAME].rstrip("/")
+    plain = posixpath.normpath(_INVALID_CHARACTERS.sub("_", name).lstrip("/."))
+    return "_" if plain == "." else plain[:_MAX_NAME_LENGTH].rstrip("/")

@@ -17,16 +17,16 @@ from pipelines.runtime.run import root_cause
 from pipelines.storage.folder import write_locally
 from pipelines.tracking.client import (
     KEY_TAG,
-    METRICS_A_BATCH,
-    impatient,
+    MAX_METRICS_PER_BATCH,
     log_metrics,
     log_params,
     make_client,
+    short_timeouts,
 )
-from pipelines.tracking.spool import Cursor, Entry, Spool
+from pipelines.tracking.spool import Cursor, LogEntry, Spool
 
 RUN_FILE = "run.json"
-_LONGEST_REASON = 200
+_MAX_REASON_LENGTH = 200
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def write_run_file(target: Target, run_id: str | None, status: str) -> None:
     write_locally(str(Path(target.folder) / RUN_FILE), json.dumps(content, indent=1).encode())
 
 
-class Delivery:
+class MlflowSync:
     """Sends what is in a spool to its run.
 
     Args:
@@ -84,16 +84,16 @@ class Delivery:
         self.run_id: str | None = None
         self._client: Any = None
         self._status = "RUNNING"
-        self._troubled = False
+        self._failing = False
 
-    def attempt(self, status: str = "RUNNING") -> bool:
+    def sync(self, status: str = "RUNNING") -> bool:
         """Send everything there is, and tell whether it has arrived. Never raises.
 
         Args:
             status: What the run is to have once everything is there.
         """
         try:
-            with self.spool.one_sender(), impatient(self.target.request_seconds):
+            with self.spool.lock_for_sending(), short_timeouts(self.target.request_seconds):
                 self._connect()
                 self._send_metrics()
                 self._send_files()
@@ -102,18 +102,18 @@ class Delivery:
             return False
         except Exception as error:  # whatever a server, a database or a disk throws only delays
             self.run_id = None  # so that the next attempt looks whether it is still there
-            if not self._troubled:
+            if not self._failing:
                 place = shown(self.target.uri)
-                reason = root_cause(error).replace(self.target.uri, place)[:_LONGEST_REASON]
+                reason = root_cause(error).replace(self.target.uri, place)[:_MAX_REASON_LENGTH]
                 say(
                     f"tracking: nothing reaches {place} now ({reason}). The run goes on; what it logs is "
                     f"kept in {self.spool.lines} and sent later"
                 )
-            self._troubled = True
+            self._failing = True
             return False
-        if self._troubled:
+        if self._failing:
             say(f"tracking: everything logged so far has reached {shown(self.target.uri)}")
-        self._troubled = False
+        self._failing = False
         return True
 
     def _connect(self) -> None:
@@ -177,11 +177,11 @@ class Delivery:
 
     def _send_metrics(self) -> None:
         assert self.run_id is not None  # noqa: S101 - our invariant
-        cursor = self.spool.cursor(self.run_id)
-        waiting: list[Entry] = []
+        cursor = self.spool.read_cursor(self.run_id)
+        waiting: list[LogEntry] = []
         count = 0
         for entry in self.spool.entries(cursor.metrics):
-            if waiting and count + len(entry.metrics) > METRICS_A_BATCH:
+            if waiting and count + len(entry.metrics) > MAX_METRICS_PER_BATCH:
                 cursor = self._send_batch(waiting, cursor)
                 waiting, count = [], 0
             waiting.append(entry)
@@ -189,7 +189,7 @@ class Delivery:
         if waiting:
             self._send_batch(waiting, cursor)
 
-    def _send_batch(self, entries: list[Entry], cursor: Cursor) -> Cursor:
+    def _send_batch(self, entries: list[LogEntry], cursor: Cursor) -> Cursor:
         assert self.run_id is not None  # noqa: S101 - our invariant
         self.spool.sync()  # what a power cut took from the spool alone would be logged, and sent, once more
         points = [
@@ -199,13 +199,13 @@ class Delivery:
         ]
         log_metrics(self._client, self.run_id, points)
         cursor = replace(cursor, metrics=entries[-1].end)
-        self.spool.keep_cursor(cursor)
+        self.spool.write_cursor(cursor)
         return cursor
 
     def _send_files(self) -> None:
         """Send files after all metrics: a store that refuses files holds no number back."""
         assert self.run_id is not None  # noqa: S101 - our invariant
-        kept = cursor = self.spool.cursor(self.run_id)
+        kept = cursor = self.spool.read_cursor(self.run_id)
         for entry in self.spool.entries(cursor.artifacts):
             cursor = replace(cursor, artifacts=entry.end)
             if entry.artifact is None:
@@ -213,10 +213,10 @@ class Delivery:
             path = self.spool.artifacts / entry.artifact
             if path.exists():  # who deleted it does not want it
                 self._client.log_artifact(self.run_id, str(path), str(Path(entry.artifact).parent))
-            self.spool.keep_cursor(cursor)
+            self.spool.write_cursor(cursor)
             kept = cursor
         if cursor != kept:  # lines without files need not be read again
-            self.spool.keep_cursor(cursor)
+            self.spool.write_cursor(cursor)
 
     def _set_status(self, status: str) -> None:
         if status == self._status:

@@ -20,20 +20,20 @@ from pipelines.errors import UsageError
 from pipelines.redaction import shown
 from pipelines.runtime.progress import say
 from pipelines.storage.folder import is_uri
-from pipelines.tracking.client import LONGEST_TAG, flatten, tidy
-from pipelines.tracking.mlflow_sync import Delivery, Target, read_run_file, write_run_file
+from pipelines.tracking.client import MAX_TAG_LENGTH, flatten, sanitize_name
+from pipelines.tracking.mlflow_sync import MlflowSync, Target, read_run_file, write_run_file
 from pipelines.tracking.spool import Spool, SpoolWriter
-from pipelines.tracking.system_metrics import Gauges
+from pipelines.tracking.system_metrics import SystemMetrics
 from pipelines.tracking.uri import artifact_location, check_uri, resolve_uri
 
 __all__ = [
     "Run", "Status", "Tracker", "TrackingConfig", "check_uri", "git_commit", "open_run", "resolve_uri",
-    "send_rest",
+    "send_pending",
 ]  # fmt: skip
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 FOLDER = "tracking"
-_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 1.0, 60.0
+_RETRY_SECONDS, _MAX_RETRY_SECONDS = 1.0, 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,20 +117,20 @@ class Run:
 
         Returns:
             Whether the server has everything. If not, it is sent when the output is opened again, or by
-            `send_rest`.
+            `send_pending`.
         """
         write_run_file(self.target, self.run_id(), status)
         limit = self.config.close_seconds if timeout_seconds is None else timeout_seconds
-        return _deliver(Delivery(self.target), status, limit)
+        return _sync_until(MlflowSync(self.target), status, limit)
 
 
-def _deliver(delivery: Delivery, status: str, timeout_seconds: float) -> bool:
+def _sync_until(remote: MlflowSync, status: str, timeout_seconds: float) -> bool:
     deadline = time.monotonic() + timeout_seconds
-    while not delivery.attempt(status):
+    while not remote.sync(status):
         if time.monotonic() + _RETRY_SECONDS >= deadline:
             say(
-                f"tracking: {shown(delivery.target.uri)} has not got everything. It is kept in "
-                f"{delivery.spool.folder}, and sent when the output is opened again"
+                f"tracking: {shown(remote.target.uri)} has not got everything. It is kept in "
+                f"{remote.spool.folder}, and sent when the output is opened again"
             )
             return False
         time.sleep(_RETRY_SECONDS)
@@ -167,14 +167,14 @@ def open_run(
         artifact_location=artifact_location(uri, output),
         request_seconds=config.request_seconds,
         params=flatten(params),
-        tags={tidy(name): shown(str(value))[:LONGEST_TAG] for name, value in tags.items()},
+        tags={sanitize_name(name): shown(str(value))[:MAX_TAG_LENGTH] for name, value in tags.items()},
     )
     write_run_file(target, known.get("run_id") if same_place else None, "RUNNING")
-    Delivery(target).attempt()
+    MlflowSync(target).sync()
     return Run(config, target)
 
 
-def send_rest(config: TrackingConfig, output: str) -> bool:
+def send_pending(config: TrackingConfig, output: str) -> bool:
     """Send what the server of an ended run has not got yet, and tell whether it has everything now.
 
     Args:
@@ -189,7 +189,7 @@ def send_rest(config: TrackingConfig, output: str) -> bool:
         raise UsageError(f"{output} has no {FOLDER} folder of a run: name the output of a training")
     uri = resolve_uri(config.uri, output)  # maybe another one than was asked for then: files go beside it
     target = Target(**known["target"] | {"uri": uri, "artifact_location": artifact_location(uri, output)})
-    return _deliver(Delivery(target), known["status"], config.close_seconds)
+    return _sync_until(MlflowSync(target), known["status"], config.close_seconds)
 
 
 class Tracker:
@@ -204,14 +204,14 @@ class Tracker:
 
     def __init__(self, run: Run) -> None:
         self._config = run.config
-        self._delivery = Delivery(run.target)
-        self._told: set[str] = set()
+        self._remote = MlflowSync(run.target)
+        self._warned: set[str] = set()
         self._writer: SpoolWriter | None = None
         try:
             self._writer = SpoolWriter(Spool(run.target.folder))
         except OSError as error:
-            self._tell(f"{run.target.folder} cannot be written, so nothing is tracked: {error}")
-        self._gauges = Gauges() if run.config.system_metrics else None
+            self._warn_once(f"{run.target.folder} cannot be written, so nothing is tracked: {error}")
+        self._system_metrics = SystemMetrics() if run.config.system_metrics else None
         self._ending = threading.Event()
         self._deadline = 0.0
         self._arrived = False
@@ -229,14 +229,14 @@ class Tracker:
         values: dict[str, float] = {}
         for name, value in metrics.items():
             try:
-                values[tidy(name)] = float(value)
+                values[sanitize_name(name)] = float(value)
             except (TypeError, ValueError, RuntimeError) as error:
-                self._tell(f"{name} is no number and is not logged: {error}")
+                self._warn_once(f"{name} is no number and is not logged: {error}")
         try:
             if self._writer is not None and values:
                 self._writer.append(kind, int(step), values)
         except Exception as error:  # a full disk must not end a training
-            self._tell(f"{self._delivery.spool.lines} cannot be written, what is logged waits: {error}")
+            self._warn_once(f"{self._remote.spool.lines} cannot be written, what is logged waits: {error}")
 
     def log_picture(self, step: int, name: str, path: str | Path) -> None:
         """Log a picture; it is copied at once. The same rules as for `log` hold for each name."""
@@ -251,7 +251,7 @@ class Tracker:
             if self._writer is not None:
                 self._writer.append_file(kind, int(step), name, str(path))
         except Exception as error:
-            self._tell(f"{path} is not logged: {error}")
+            self._warn_once(f"{path} is not logged: {error}")
 
     def close(self, timeout_seconds: float | None = None) -> bool:
         """Stop logging, and wait for the server.
@@ -270,13 +270,13 @@ class Tracker:
             if self._writer is not None:
                 self._writer.close()
         except Exception as error:
-            self._tell(f"the spool could not be closed: {error}")
+            self._warn_once(f"the spool could not be closed: {error}")
         return self._arrived
 
-    def _tell(self, text: str) -> None:
+    def _warn_once(self, text: str) -> None:
         kind = text.partition(":")[0]
-        if kind not in self._told:
-            self._told.add(kind)
+        if kind not in self._warned:
+            self._warned.add(kind)
             say(f"tracking: {text}")
 
     def _work(self) -> None:
@@ -285,14 +285,14 @@ class Tracker:
             ending = self._ending.wait(wait)
             if not ending and time.monotonic() - sampled >= self._config.system_seconds:
                 sampled = time.monotonic()
-                self._log_gauges()
-            self._arrived = self._delivery.attempt()
+                self._log_system_metrics()
+            self._arrived = self._remote.sync()
             if ending and (self._arrived or time.monotonic() + _RETRY_SECONDS >= self._deadline):
                 return
             if ending:
                 time.sleep(_RETRY_SECONDS)
-            wait = self._config.flush_seconds if self._arrived else min(2 * wait, _LONGEST_RETRY_SECONDS)
+            wait = self._config.flush_seconds if self._arrived else min(2 * wait, _MAX_RETRY_SECONDS)
 
-    def _log_gauges(self) -> None:
-        if self._gauges is not None and self._writer is not None:
-            self.log(self._writer.last_step("system") + 1, self._gauges.read(), kind="system")
+    def _log_system_metrics(self) -> None:
+        if self._system_metrics is not None and self._writer is not None:
+            self.log(self._writer.last_step("system") + 1, self._system_metrics.read(), kind="system")

@@ -24,11 +24,11 @@ from typing import Any
 from pipelines.storage.folder import write_locally
 
 LINES, ARTIFACTS, _CURSOR, _LOCK = "metrics.jsonl", "artifacts", "cursor.json", ".lock"
-_ODD = re.compile(r"[^\w.\-]+")
+_UNSAFE_CHARACTERS = re.compile(r"[^\w.\-]+")
 
 
 @dataclass(frozen=True)
-class Entry:
+class LogEntry:
     """One logging call.
 
     Args:
@@ -75,7 +75,7 @@ class Spool:
         self.lines = self.folder / LINES
         self.artifacts = self.folder / ARTIFACTS
 
-    def entries(self, offset: int = 0) -> Iterator[Entry]:
+    def entries(self, offset: int = 0) -> Iterator[LogEntry]:
         """Give the calls from a byte on; a line that is being written is not there yet."""
         try:
             stream = self.lines.open("rb")
@@ -89,7 +89,7 @@ class Spool:
                     return
                 with suppress(ValueError, KeyError):  # what a power cut left of a line is no line
                     found = json.loads(line)
-                    yield Entry(
+                    yield LogEntry(
                         found["kind"],
                         found["step"],
                         found["timestamp_ms"],
@@ -104,7 +104,7 @@ class Spool:
             with self.lines.open("rb") as stream:
                 os.fsync(stream.fileno())
 
-    def cursor(self, run_id: str) -> Cursor:
+    def read_cursor(self, run_id: str) -> Cursor:
         """Give how much has arrived in a run: nothing in one that the spool does not know."""
         with suppress(OSError, ValueError, TypeError):
             found = Cursor(**json.loads((self.folder / _CURSOR).read_bytes()))
@@ -112,12 +112,12 @@ class Spool:
                 return found
         return Cursor(run_id)
 
-    def keep_cursor(self, cursor: Cursor) -> None:
+    def write_cursor(self, cursor: Cursor) -> None:
         """Write how much has arrived."""
         write_locally(str(self.folder / _CURSOR), json.dumps(asdict(cursor)).encode())
 
     @contextmanager
-    def one_sender(self) -> Iterator[None]:
+    def lock_for_sending(self) -> Iterator[None]:
         """Send from this process and thread alone.
 
         Raises:
@@ -192,7 +192,7 @@ class SpoolWriter:
         Raises:
             OSError: it cannot be read or copied.
         """
-        plain = _ODD.sub("_", name).strip(".") or "unnamed"
+        plain = _UNSAFE_CHARACTERS.sub("_", name).strip(".") or "unnamed"
         if step <= self.last_step(f"{kind}/{plain}"):
             return False
         artifact = f"{kind}/step-{step:08d}/{plain}{Path(path).suffix}"

@@ -11,7 +11,7 @@ from pathlib import Path
 _PROC = Path("/proc")
 
 
-class Gauges:
+class SystemMetrics:
     """Measures load between calls, and memory at a call."""
 
     def __init__(self) -> None:

@@ -17,9 +17,9 @@ from pipelines.dataset.bad_rows import Reject
 from pipelines.runtime import prometheus
 from pipelines.storage.folder import Folder
 from pipelines.tracking.run import Run, Tracker
-from pipelines.training.checkpoint_sync import Mirror
+from pipelines.training.checkpoint_sync import CheckpointSync
 from pipelines.training.config import TrainConfig
-from pipelines.training.validation_review import review
+from pipelines.training.validation_review import review_examples
 
 _REVIEW_SECONDS = 600.0  # longest wait for the last scores at the end
 
@@ -28,9 +28,9 @@ class RayCallbacks(Hooks):
     """Callbacks of one worker; rank 0 tracks, mirrors checkpoints and asks for reviews."""
 
     def __init__(
-        self, config: TrainConfig, run: Run, desk: DeskLine, world: World, mirror: Mirror | None
+        self, config: TrainConfig, run: Run, desk: DeskLine, world: World, sync: CheckpointSync | None
     ) -> None:
-        self.config, self.desk, self.world, self.mirror = config, desk, world, mirror
+        self.config, self.desk, self.world, self.sync = config, desk, world, sync
         self.output = Folder(str(config.folder))
         self.tracker = Tracker(run) if world.rank == 0 else None
         self.heard = config.heard_examples
@@ -61,12 +61,12 @@ class RayCallbacks(Hooks):
         ]
         folder = self._review_folder(step)
         self._reviews[step] = Aside(
-            review,
+            review_examples,
             examples,
             folder,
             self.config.generator.sample_rate,
             self.config.visqol,
-            here=self.mirror is not None,
+            here=self.sync is not None,
         )
 
     def late_scores(self, *, wait: bool) -> dict[int, dict[str, float]]:
@@ -103,8 +103,8 @@ class RayCallbacks(Hooks):
         """Log a checkpoint, and upload it if the output is in a store."""
         prometheus.record("apollo_training_checkpoints_total")
         self.say(f"checkpoint {os.fspath(path)}")
-        if self.mirror:
-            self.mirror.try_to_send()
+        if self.sync:
+            self.sync.try_push()
 
     def should_stop(self) -> bool:
         """Return whether the driver requested a stop."""
@@ -120,8 +120,8 @@ class RayCallbacks(Hooks):
         self.say(f"left out: {reject.name}: {reject.reason}")
         with open(self.output.path(f"rejects-{self.world.rank}.jsonl"), "a") as stream:
             stream.write(json.dumps(reject._asdict()) + "\n")
-        if self.mirror:
-            self.mirror.try_to_send_rejects()
+        if self.sync:
+            self.sync.try_push_rejects()
 
     def close(self) -> None:
         """Send what is to be sent."""

@@ -40,7 +40,7 @@ _LINES = f"{TRACKING}/metrics.jsonl"
 _STEP = re.compile(rf"{CHECKPOINTS}/step-(\d{{8,}})(?=/|$)")
 
 
-class Mirror:
+class CheckpointSync:
     """A run's output in a store, and a node's folder of it.
 
     Args:
@@ -55,50 +55,50 @@ class Mirror:
         self._rejects = f"rejects-{rank}.jsonl"
         self._damaged: set[str] = set()
 
-    def bring(self) -> None:
+    def pull(self) -> None:
         """Make the folder hold what the store does: to be done on every node before a run goes on.
 
         Raises:
             StoreError: the store does not answer.
         """
-        with self._alone():
-            self._bring_beginnings()
-            _, names = self._listed()
-            for name in sorted(set(self._steps()) - names):
+        with self._locked():
+            self._pull_initial()
+            _, names = self._remote_checkpoints()
+            for name in sorted(set(self._local_checkpoints()) - names):
                 shutil.rmtree(self._local / name)
             for name in sorted(names):
-                self._bring_checkpoint(name, (CONFIG, WEIGHTS, TRAINING))
+                self._pull_checkpoint(name, (CONFIG, WEIGHTS, TRAINING))
             self._merge_scores()
             self._link_best()
             rejects = self._local / self._rejects
             if not rejects.exists() and self._store.exists(self._rejects):
                 write_locally(str(rejects), self._store.read(self._rejects))
 
-    def bring_beginnings(self) -> None:
+    def pull_initial(self) -> None:
         """Bring what the driver needs: the checkpoint that the run began from, and by what it was tracked."""
-        with self._alone():
-            self._bring_beginnings()
+        with self._locked():
+            self._pull_initial()
 
-    def send_init(self) -> None:
+    def push_init(self) -> None:
         """Give the store the checkpoint that the run began from."""
         if not self._store.exists(f"{INIT}/{MANIFEST}"):
-            self._send_checkpoint(INIT)
+            self._push_checkpoint(INIT)
 
-    def send_newer(self) -> None:
+    def push_newer(self) -> None:
         """Give the store the checkpoints after its newest: those that it was not there for."""
-        newest = max(self._listed()[1], default="")
-        self._send_steps(name for name in self._steps() if name > newest)
+        newest = max(self._remote_checkpoints()[1], default="")
+        self._push_checkpoints(name for name in self._local_checkpoints() if name > newest)
 
-    def send(self) -> None:
+    def push(self) -> None:
         """Give the store what it lacks, say which checkpoint is best, and then delete what was given up here.
 
         Raises:
             StoreError: the store does not answer; calling again does the rest.
         """
-        here, begun, there = self._steps(), *self._listed()
-        self._send_tracking()
-        self._send_steps(name for name in here if name not in there)
-        self._send_file(_SCORES)
+        here, begun, there = self._local_checkpoints(), *self._remote_checkpoints()
+        self._push_tracking()
+        self._push_checkpoints(name for name in here if name not in there)
+        self._push_file(_SCORES)
         link = self._local / BEST
         if link.is_symlink() and link.exists():
             self._store.write(BEST, link.readlink().as_posix().encode())
@@ -107,41 +107,41 @@ class Mirror:
             self._store.delete(f"{name}/{MANIFEST}")  # first: what is half deleted is none
             self._store.delete_folder(name)
 
-    def try_to_send(self) -> None:
+    def try_push(self) -> None:
         """Send, and where the store does not answer say so: the next time sends it too."""
         try:
-            self.send()
+            self.push()
         except StoreError as error:
             self._say(f"not in the store yet, which is tried again at the next checkpoint: {error}")
 
-    def try_to_send_rejects(self) -> None:
+    def try_push_rejects(self) -> None:
         """Send what this worker has left out, on every worker; where the store does not answer say so."""
         try:
-            self._send_file(self._rejects)
+            self._push_file(self._rejects)
         except StoreError as error:
             self._say(f"{self._rejects} is not in the store: {error}")
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
         """Hold the folder: several workers of a node begin at once."""
         make_folder(self._local)
-        with open(self._local / ".mirror.lock", "ab") as lock:
+        with open(self._local / ".sync.lock", "ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _steps(self) -> list[str]:
+    def _local_checkpoints(self) -> list[str]:
         """Name the checkpoints that are in the folder, rising."""
         found = (self._local / CHECKPOINTS).glob(f"step-*/{MANIFEST}")
         names = (path.parent.relative_to(self._local).as_posix() for path in found)
         return sorted(name for name in names if _STEP.fullmatch(name))
 
-    def _listed(self) -> tuple[set[str], set[str]]:
+    def _remote_checkpoints(self) -> tuple[set[str], set[str]]:
         """Name the checkpoints of which something is in the store, and those that are there."""
         names = {entry.name for entry in self._store.entries(CHECKPOINTS, recursive=True)}
         begun = {match[0] for name in names if (match := _STEP.match(name))}
         return begun, {name for name in begun - self._damaged if f"{name}/{MANIFEST}" in names}
 
-    def _bring_checkpoint(self, name: str, files: tuple[str, ...]) -> None:
+    def _pull_checkpoint(self, name: str, files: tuple[str, ...]) -> None:
         def download(scratch: Path) -> Path:
             for file in (*files, MANIFEST):
                 self._store.get(f"{name}/{file}", str(scratch / file))
@@ -155,11 +155,11 @@ class Mirror:
             self._damaged.add(name)
             shutil.rmtree(self._local / name, ignore_errors=True)
 
-    def _send_steps(self, names: Iterable[str]) -> None:
+    def _push_checkpoints(self, names: Iterable[str]) -> None:
         for name in names:
-            self._send_checkpoint(name)
+            self._push_checkpoint(name)
 
-    def _send_checkpoint(self, name: str) -> None:
+    def _push_checkpoint(self, name: str) -> None:
         files = [path.name for path in (self._local / name).iterdir() if path.name != MANIFEST]
         for file in (*sorted(files), MANIFEST):
             path = self._local / name / file
@@ -167,22 +167,22 @@ class Mirror:
             self._store.confirm(f"{name}/{file}", digest(path))
         self._damaged.discard(name)
 
-    def _send_file(self, name: str) -> None:
+    def _push_file(self, name: str) -> None:
         path = self._local / name
         if path.exists():
             self._store.write(name, path.read_bytes())
 
-    def _send_tracking(self) -> None:
+    def _push_tracking(self) -> None:
         """Send what was logged before the checkpoint that comes after it, without the files that were."""
         for path in (self._local / TRACKING).glob("*.json*"):
-            self._send_file(f"{TRACKING}/{path.name}")
+            self._push_file(f"{TRACKING}/{path.name}")
 
-    def _bring_beginnings(self) -> None:
-        self._bring_tracking()
+    def _pull_initial(self) -> None:
+        self._pull_tracking()
         if self._store.exists(f"{INIT}/{MANIFEST}"):
-            self._bring_checkpoint(INIT, (CONFIG, WEIGHTS))
+            self._pull_checkpoint(INIT, (CONFIG, WEIGHTS))
 
-    def _bring_tracking(self) -> None:
+    def _pull_tracking(self) -> None:
         """Bring what was logged elsewhere; lines are only added, so the longer are the later ones."""
         stored = {entry.name: entry.size for entry in self._store.entries(TRACKING)}
         lines = self._local / _LINES

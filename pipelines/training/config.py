@@ -92,7 +92,7 @@ class TrainConfig:
 
     @property
     def folder(self) -> Path:
-        """The folder in which this node works: the output itself, but for one at a URI (`mirror`)."""
+        """Folder of this node: the output itself, or for a URI a local folder (`checkpoint_sync`)."""
         if not is_uri(self.output):
             return Path(self.output)
         # by all that decides what a run does: one that was deleted in the store must not be gone on with

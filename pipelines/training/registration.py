@@ -16,7 +16,7 @@ from pipelines.training.config import TrainConfig
 _SEND_SECONDS = 5.0  # the training has waited for the server before
 
 
-def is_open(config: TrainConfig, facts: Mapping[str, Any]) -> bool:
+def needs_registration(config: TrainConfig, facts: Mapping[str, Any]) -> bool:
     """Tell whether a finished training has something to register and has not done so."""
     return config.registry.register and facts.get("best") is not None and not facts.get("registered")
 
@@ -61,7 +61,7 @@ def _run_id(config: TrainConfig) -> str:
     """Give the id of the training's MLflow run, which is made now if no server has answered so far."""
     folder = str(config.folder / run.FOLDER)
     if not read_run_file(folder).get("run_id"):
-        run.send_rest(replace(config.tracking, close_seconds=_SEND_SECONDS), str(config.folder))
+        run.send_pending(replace(config.tracking, close_seconds=_SEND_SECONDS), str(config.folder))
     found = read_run_file(folder).get("run_id")
     if not found:
         raise RuntimeError("it has not heard of this run yet")

@@ -33,7 +33,7 @@ from pipelines.runtime.run import Exit, Outcome
 from pipelines.storage.folder import Folder, is_uri, join
 from pipelines.tracking import run as tracking
 from pipelines.training import registration
-from pipelines.training.checkpoint_sync import Mirror, make_folder
+from pipelines.training.checkpoint_sync import CheckpointSync, make_folder
 from pipelines.training.config import INIT, TrainConfig
 
 _FREE = {  # may change from one start to the next: what is learned stays the same, but for rounding
@@ -71,7 +71,7 @@ def _train(config: TrainConfig) -> Outcome:
         shaped, fingerprint = _prepare(config)
         runs.claim(output, fingerprint)
         finished = _finished(shaped, output)
-        return None if finished and registration.is_open(shaped, finished.facts) else finished
+        return None if finished and registration.needs_registration(shaped, finished.facts) else finished
 
     def work() -> Outcome:
         if not finished:
@@ -121,7 +121,7 @@ def _prepare(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any]]:
 
     if is_uri(config.output):
         _check_tracking(config)
-        Mirror(config.output, config.folder, say).bring_beginnings()
+        CheckpointSync(config.output, config.folder, say).pull_initial()
     if config.init is not None:
         config = replace(config, **_shapes(config))
     settings: dict[str, Any] = {
@@ -178,7 +178,7 @@ def _begin(config: TrainConfig) -> None:
     if not (config.folder / INIT).exists():
         _save_init(config, config.init)
     if is_uri(config.output):
-        Mirror(config.output, config.folder, say).send_init()
+        CheckpointSync(config.output, config.folder, say).push_init()
 
 
 def _save_init(config: TrainConfig, init: str) -> None:

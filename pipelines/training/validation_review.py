@@ -14,7 +14,7 @@ from pipelines.reporting import clips
 _SHOWN = 2  # examples with a picture and clips
 
 
-def review(
+def review_examples(
     examples: list[tuple[str, NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]],
     folder: str,
     sample_rate: int,

@@ -22,7 +22,7 @@ from pipelines.loading.shard_source import ShardSource, ValidationSource
 from pipelines.runtime import progress
 from pipelines.storage.folder import is_uri
 from pipelines.training.callbacks import RayCallbacks
-from pipelines.training.checkpoint_sync import Mirror
+from pipelines.training.checkpoint_sync import CheckpointSync
 from pipelines.training.config import INIT, TrainConfig
 
 
@@ -48,8 +48,8 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
     world = World(_device())
     if world.rank == 0:
         desk.beat()
-    mirror = _mirror(config, desk, world)
-    hooks = RayCallbacks(config, settings["run"], desk, world, mirror)
+    sync = _checkpoint_sync(config, desk, world)
+    hooks = RayCallbacks(config, settings["run"], desk, world, sync)
     try:
         validation = ValidationSource(
             config.shards, config.loader, limit=config.fit.validation_examples, on_reject=hooks.rejected
@@ -62,8 +62,8 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
             validation=validation,
             hooks=hooks,
         )
-        if mirror and world.rank == 0:
-            mirror.send()
+        if sync and world.rank == 0:
+            sync.push()
     except (NotFiniteError, CorruptDataError, torch.OutOfMemoryError, ValueError) as error:
         desk.fail(f"{type(error).__name__}: {error}")
         raise
@@ -72,17 +72,17 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
     return asdict(ending)
 
 
-def _mirror(config: TrainConfig, desk: DeskLine, world: World) -> Mirror | None:
+def _checkpoint_sync(config: TrainConfig, desk: DeskLine, world: World) -> CheckpointSync | None:
     """Bring an output at a URI to this node, after what the store has missed has gone there."""
     if not is_uri(config.output):
         return None
-    mirror = Mirror(config.output, config.folder, desk.say, world.rank)
+    sync = CheckpointSync(config.output, config.folder, desk.say, world.rank)
     if world.rank == 0:
-        mirror.send_newer()
+        sync.push_newer()
     world.wait()
-    mirror.bring()
+    sync.pull()
     world.wait()
-    return mirror
+    return sync
 
 
 def _device() -> torch.device:

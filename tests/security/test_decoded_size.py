@@ -30,7 +30,7 @@ from pipelines.audio.codec import CodecError, decode
 from pipelines.preprocess.layouts import Song
 from pipelines.evaluation.pair_items import PairItems
 from pipelines.preprocess.scan import SongScanner
-from pipelines.registry.pyfunc_model import Refusal, Restorer
+from pipelines.registry.pyfunc_model import RequestError, RestorationModel
 from pipelines.storage.folder import Entry
 
 folder, model = Path(sys.argv[1]), sys.argv[2]
@@ -58,11 +58,11 @@ def pair(path):
     return found if isinstance(found, str) else f"{found.clean.shape[1]} frames"
 
 def serve(path):
-    served = Restorer()
+    served = RestorationModel()
     served.load_context(type("Context", (), {"artifacts": {"checkpoint": model}}))
     try:
         return f"{len(served.predict([path.read_bytes()])[0])} bytes"
-    except Refusal as error:
+    except RequestError as error:
         return error.message
 
 def row(path):

@@ -24,10 +24,10 @@ from pipelines.registry.registry import (
     Registry,
     RegistryConfig,
     Version,
-    default_uri,
+    default_tracking_uri,
     register,
 )  # fmt: skip
-from pipelines.registry.resolve_models import find, resolve
+from pipelines.registry.resolve_models import find_version, resolve
 from pipelines.tracking.client import make_client
 from tests.support import datasets, evaluation_jobs
 from tests.support.identity_generator import one
@@ -79,7 +79,7 @@ def test_a_version_restores_what_the_command_does_and_loads_without_pickles(
     version = add(database, model, "same")
     song = datasets.write(tmp_path / "song.wav", datasets.music(1, seconds=2.0))
     song = datasets.encode(song, tmp_path / "song.mp3", "-b:a", "64k")
-    with default_uri(database):
+    with default_tracking_uri(database):
         served = mlflow.pyfunc.load_model(f"models:/same@{CANDIDATE}")
     (found,) = served.predict([song.read_bytes()])
     device = choose_device("auto")
@@ -110,7 +110,7 @@ def test_a_version_says_what_it_is(database: str, tmp_path: Path) -> None:
     assert registry.version(CHAMPION) is None
     assert registry.version(7) is None
     assert make_client(database).get_run(run_id).info.status == "FINISHED"
-    with default_uri(database):
+    with default_tracking_uri(database):
         info = mlflow.models.get_model_info(version.uri)
     assert [column.type.name for column in info.signature.inputs] == ["binary"]
     assert [param.name for param in info.signature.params] == ["format"]
@@ -152,7 +152,7 @@ def test_names_resolve_to_checkpoints_that_are_fetched_once(
     folder = resolve(f"models:/apollo@{CHAMPION}")
     assert "no champion yet: taking the candidate, version 1" in capsys.readouterr().err
     before = folder.stat().st_mtime_ns
-    Registry("apollo", database).set_alias(CHAMPION, find("models:/apollo/1")[0])
+    Registry("apollo", database).set_alias(CHAMPION, find_version("models:/apollo/1")[0])
     assert resolve(f"models:/apollo@{CHAMPION}") == folder
     assert folder.stat().st_mtime_ns == before
     assert "champion" not in capsys.readouterr().err
@@ -226,7 +226,7 @@ def test_pickles_in_a_version_are_not_unpickled(
         manifest = json.loads((folder / checkpoint.MANIFEST).read_text())
         manifest["sha256"][checkpoint.PORTABLE] = io.digest(folder / checkpoint.PORTABLE)
         (folder / checkpoint.MANIFEST).write_text(json.dumps(manifest))
-    with default_uri(database), mlflow.start_run(experiment_id="1"):
+    with default_tracking_uri(database), mlflow.start_run(experiment_id="1"):
         mlflow.pyfunc.log_model(
             name="model", python_model=Model(mark), artifacts={"checkpoint": str(folder)},
             pip_requirements=["mlflow"], registered_model_name=name,
@@ -239,11 +239,11 @@ def test_pickles_in_a_version_are_not_unpickled(
     else:
         with pytest.raises(CheckpointError, match="safetensors"):
             checkpoint.load(f"models:/{name}/1")
-    with default_uri(database), pytest.raises(mlflow.MlflowException, match="pickle is disallowed"):
+    with default_tracking_uri(database), pytest.raises(mlflow.MlflowException, match="pickle is disallowed"):
         mlflow.pyfunc.load_model(f"models:/{name}/1")  # as docs/registry.md has it served
     assert not mark.exists()
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")
-    with default_uri(database), pytest.raises(Exception):  # noqa: B017 - what was built is no model
+    with default_tracking_uri(database), pytest.raises(Exception):  # noqa: B017 - what was built is no model
         mlflow.pyfunc.load_model(f"models:/{name}/1")
     assert mark.exists()
 

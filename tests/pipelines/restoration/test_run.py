@@ -17,7 +17,7 @@ from apollo.checkpoints import checkpoint
 from jobs import restore as job
 from pipelines.cluster import connection
 from pipelines.errors import UsageError
-from pipelines.registry.model_bundle import Packed, pack
+from pipelines.registry.model_bundle import ModelBundle, pack
 from pipelines.restoration import actor as restorer
 from pipelines.restoration import songs as restored
 from pipelines.restoration.actor import RestoreTask, SongRestorer
@@ -214,10 +214,10 @@ def test_songs_of_a_bucket_are_listed_and_named_as_those_of_a_disk(bucket: Path)
 class _Here:
     """Weights that lie in this process."""
 
-    def __init__(self, value: Packed) -> None:
+    def __init__(self, value: ModelBundle) -> None:
         self._value = value
 
-    def get(self) -> Packed:
+    def get(self) -> ModelBundle:
         return self._value
 
 

@@ -16,9 +16,17 @@ import torch
 from pipelines.errors import UsageError
 from pipelines.tracking import client, mlflow_sync
 from pipelines.tracking import run as tracking
-from pipelines.tracking.run import Run, Tracker, TrackingConfig, check_uri, git_commit, resolve_uri, send_rest
+from pipelines.tracking.run import (
+    Run,
+    Tracker,
+    TrackingConfig,
+    check_uri,
+    git_commit,
+    resolve_uri,
+    send_pending,
+)
 from pipelines.tracking.spool import Spool, SpoolWriter
-from pipelines.tracking.system_metrics import Gauges
+from pipelines.tracking.system_metrics import SystemMetrics
 from tests.support.mlflow_runs import open_quick, points, ready_output, wait_until
 
 ROOT = Path(__file__).parents[3]
@@ -215,7 +223,7 @@ def test_numbers_of_numpy_and_torch_and_those_that_are_none_arrive(output: Path)
 def test_names_become_such_that_mlflow_takes(name: str, expected: str) -> None:
     from mlflow.utils.validation import _validate_metric_name
 
-    assert client.tidy(name) == expected
+    assert client.sanitize_name(name) == expected
     _validate_metric_name(expected)
 
 
@@ -283,7 +291,7 @@ def test_what_has_arrived_is_not_read_again(output: Path) -> None:
     run = open_quick(output)
     _log(run, range(100))
     spool = Spool(run.target.folder)
-    cursor = spool.cursor(run.run_id() or "")
+    cursor = spool.read_cursor(run.run_id() or "")
     assert cursor.metrics == cursor.artifacts == spool.lines.stat().st_size
 
 
@@ -441,7 +449,7 @@ def test_what_a_server_missed_is_sent_later(
     assert run.run_id() is None
     told = capsys.readouterr().err
     assert "nothing reaches http://127.0.0.1:1 now" in told and "has not got everything" in told
-    assert send_rest(TrackingConfig(uri=f"sqlite:///{output}/mlflow.db"), str(output))
+    assert send_pending(TrackingConfig(uri=f"sqlite:///{output}/mlflow.db"), str(output))
     assert points(output / "mlflow.db", run.run_id()) == {"g/stft": HUNDRED}
     found = MlflowClient(tracking_uri=f"sqlite:///{output}/mlflow.db").search_runs(["1"])
     assert [(one.info.run_id, one.info.status) for one in found] == [(run.run_id(), "FAILED")]
@@ -449,13 +457,13 @@ def test_what_a_server_missed_is_sent_later(
 
 def test_rest_of_an_output_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no tracking folder"):
-        send_rest(TrackingConfig(), str(tmp_path))
+        send_pending(TrackingConfig(), str(tmp_path))
 
 
 def test_status_that_could_not_be_set_is_set_with_the_rest(output: Path) -> None:
     run = open_quick(output)
     tracking.write_run_file(run.target, run.run_id(), "KILLED")  # as a driver leaves it without a server
-    assert send_rest(TrackingConfig(), str(output))
+    assert send_pending(TrackingConfig(), str(output))
     assert _client(run).get_run(run.run_id()).info.status == "KILLED"
 
 
@@ -476,9 +484,9 @@ def test_patience_of_the_environment_comes_back(output: Path, monkeypatch: pytes
 
 def test_one_sender_at_a_time(output: Path) -> None:
     run = open_quick(output)
-    with Spool(run.target.folder).one_sender():
-        assert not mlflow_sync.Delivery(run.target).attempt()
-    assert mlflow_sync.Delivery(run.target).attempt()
+    with Spool(run.target.folder).lock_for_sending():
+        assert not mlflow_sync.MlflowSync(run.target).sync()
+    assert mlflow_sync.MlflowSync(run.target).sync()
 
 
 def test_load_and_memory_of_the_machine_are_logged_and_go_on_after_a_resume(output: Path) -> None:
@@ -499,18 +507,18 @@ def test_load_and_memory_of_the_machine_are_logged_and_go_on_after_a_resume(outp
 
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="reads /proc")
 def test_gauges_are_plausible() -> None:
-    gauges = Gauges()
+    metrics_reader = SystemMetrics()
     ballast = np.ones(30_000_000)  # 240 MB
-    found = gauges.read()
+    found = metrics_reader.read()
     before = found["system/process_memory_usage_megabytes"]
     assert before > 300
     assert 0 < found["system/system_memory_usage_percentage"] < 100
     del ballast
-    after = gauges.read()
+    after = metrics_reader.read()
     assert after["system/process_memory_usage_megabytes"] < before - 200
     for _ in range(3_000_000):
         pass
-    assert 0 < gauges.read()["system/cpu_utilization_percentage"] <= 100
+    assert 0 < metrics_reader.read()["system/cpu_utilization_percentage"] <= 100
 
 
 def test_memory_of_gpus_in_use_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -519,12 +527,12 @@ def test_memory_of_gpus_in_use_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         is_initialized=lambda: True, device_count=lambda: 2, memory_reserved=lambda number: reserved[number]
     )
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
-    found = Gauges().read()
+    found = SystemMetrics().read()
     assert {name: value for name, value in found.items() if "gpu" in name} == {
         "system/gpu_1_reserved_megabytes": 3.0
     }
     cuda.memory_reserved = lambda number: 1 / 0
-    assert "system/system_memory_usage_megabytes" in Gauges().read()
+    assert "system/system_memory_usage_megabytes" in SystemMetrics().read()
 
 
 def test_a_job_is_told_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:

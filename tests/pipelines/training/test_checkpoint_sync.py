@@ -18,7 +18,7 @@ from pipelines.runtime.run import Exit
 from pipelines.storage.object_store import ATTEMPTS, StoreError
 from pipelines.tracking.run import TrackingConfig, open_run
 from pipelines.training import callbacks, worker
-from pipelines.training.checkpoint_sync import Mirror, make_folder
+from pipelines.training.checkpoint_sync import CheckpointSync, make_folder
 from pipelines.training.config import TrainConfig
 from pipelines.training.run import train
 from tests.support import gloo_runs
@@ -189,20 +189,22 @@ def test_a_run_in_a_bucket_needs_a_place_for_what_it_logs(
 
 def test_what_a_run_began_from_and_left_out_is_on_every_node(bucket: Bucket, tmp_path: Path) -> None:
     """A worker brings its own rejects alone, and never sends those of others, which it may have of old."""
-    first = Mirror(bucket.uri("run"), tmp_path / "first", print, rank=0)
+    first = CheckpointSync(bucket.uri("run"), tmp_path / "first", print, rank=0)
     save_generator(tmp_path / "first/init")
-    first.send_init()
-    for rank, mirror in enumerate((first, Mirror(bucket.uri("run"), tmp_path / "second", print, rank=1))):
-        mirror.bring()
+    first.push_init()
+    for rank, sync in enumerate(
+        (first, CheckpointSync(bucket.uri("run"), tmp_path / "second", print, rank=1))
+    ):
+        sync.pull()
         folder = tmp_path / ("first", "second")[rank]
         (folder / f"rejects-{rank}.jsonl").write_text("{}\n")
-        mirror.try_to_send_rejects()
+        sync.try_push_rejects()
         checkpoint.load(folder / "init")
-    first.send()
+    first.push()
     there = bucket.objects("run/")
     assert {"rejects-0.jsonl", "rejects-1.jsonl", "init/MANIFEST.json"} <= set(there)
     shutil.rmtree(tmp_path / "second")
-    Mirror(bucket.uri("run"), tmp_path / "second", print, rank=1).bring()
+    CheckpointSync(bucket.uri("run"), tmp_path / "second", print, rank=1).pull()
     assert {path.name for path in (tmp_path / "second").iterdir()} >= {"init", "rejects-1.jsonl"}
     assert not (tmp_path / "second/rejects-0.jsonl").exists()
 
