@@ -13,7 +13,7 @@ from pipelines.redaction import shown
 KEY_TAG = "apollo.run_key"
 _MAX_NAME_LENGTH, _MAX_PARAM_LENGTH = 250, 6_000  # MLflow's limits
 MAX_TAG_LENGTH = 5_000  # of some servers
-MAX_METRICS_PER_BATCH, _MAX_PARAMS_PER_BATCH = 1_000, 100  # MLflow's limits
+_MAX_METRICS_PER_BATCH, _MAX_PARAMS_PER_BATCH = 1_000, 100  # MLflow's limits
 _INVALID_CHARACTERS = re.compile(r"[^/\w.\- :]")
 
 
@@ -44,8 +44,8 @@ def log_metrics(client: Any, run_id: str, points: Iterable[tuple[str, float, int
     from mlflow.entities import Metric
 
     metrics = [Metric(*point) for point in points]
-    for start in range(0, len(metrics), MAX_METRICS_PER_BATCH):
-        client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS_PER_BATCH], synchronous=True)
+    for start in range(0, len(metrics), _MAX_METRICS_PER_BATCH):
+        client.log_batch(run_id, metrics=metrics[start : start + _MAX_METRICS_PER_BATCH], synchronous=True)
 
 
 def make_client(uri: str) -> Any:

@@ -1,8 +1,8 @@
-"""Experiment tracking: one MLflow run for the whole life of an output, whatever dies meanwhile.
+"""Experiment tracking: one MLflow run for the whole life of an output, whatever is killed meanwhile.
 
-The driver opens the run and closes it; the first worker logs. Logging writes to a spool on the disk
-(`pipelines.tracking.spool`) and a thread brings that to the server (`pipelines.tracking.mlflow_sync`): a
-server that is down, slow or locked only delays, and a run that was killed and resumed has each point once.
+The driver opens and closes the run; rank 0 logs. Logging appends to a file on disk (`tracking.spool`), and a
+thread sends that to the server (`tracking.mlflow_sync`): a server that is down, slow or locked only delays,
+and a run that was killed and resumed has each point once.
 """
 
 import os
@@ -38,17 +38,17 @@ _RETRY_SECONDS, _MAX_RETRY_SECONDS = 1.0, 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
-    """Where and how a run is tracked.
+    """MLflow tracking.
 
     Args:
         experiment: Name of the MLflow experiment.
-        run_name: Name of the run; unset lets MLflow invent one.
+        run_name: Name of the run; unset lets MLflow choose one.
         uri: MLflow tracking server or database. Unset takes MLFLOW_TRACKING_URI, else OUTPUT/mlflow.db.
-        flush_seconds: Between two times that what was logged is sent.
-        close_seconds: Longest wait for the server at the end; what is left stays in the output.
-        request_seconds: Longest wait for one answer of the server.
-        system_metrics: Whether load and memory of the first worker's machine are logged.
-        system_seconds: Between two of these.
+        flush_seconds: Interval of sending what was logged.
+        close_seconds: Longest wait for the server at the end; what it lacks then stays in the output.
+        request_seconds: Timeout of a request.
+        system_metrics: Whether to log CPU and memory use of rank 0's machine.
+        system_seconds: Interval of these.
     """
 
     experiment: str = "apollo"
@@ -62,19 +62,19 @@ class TrackingConfig:
 
     def __post_init__(self) -> None:
         if not self.experiment.strip():
-            raise ValueError("tracking.experiment is empty: give the experiment a name")
+            raise ValueError("tracking.experiment is empty: name the experiment")
         for name in ("flush_seconds", "close_seconds", "request_seconds", "system_seconds"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"tracking.{name} is {getattr(self, name)}: it must be above 0")
 
 
 def git_commit() -> str:
-    """Name the commit of this package's checkout, `-dirty` where files differ; `unknown` outside of one.
+    """Return the commit of this package's checkout, with `-dirty` where files differ; else `unknown`.
 
-    APOLLO_COMMIT says it where there is no checkout, as in a submitted job.
+    APOLLO_COMMIT takes precedence, for submitted jobs, which have no checkout.
     """
-    if told := os.environ.get("APOLLO_COMMIT"):
-        return told
+    if commit := os.environ.get("APOLLO_COMMIT"):
+        return commit
     here = Path(__file__)
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
 
@@ -93,31 +93,30 @@ def git_commit() -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """A run that was opened; made by the driver, and sent to the first worker for its `Tracker`.
+    """An open run; picklable, so that the driver can pass it to the `Tracker` of rank 0.
 
     Args:
-        config: How it is tracked.
-        target: Where it is.
+        config: Configuration of the tracking.
+        target: The MLflow run.
     """
 
     config: TrackingConfig
     target: Target
 
     def run_id(self) -> str | None:
-        """Give the MLflow run's id, or None while no server has answered."""
+        """Return the id of the MLflow run, None while no server has answered."""
         found = read_run_file(self.target.folder).get("run_id")
         return found if isinstance(found, str) else None
 
     def close(self, status: Status, timeout_seconds: float | None = None) -> bool:
-        """Send what the workers left, and set the run's status.
+        """Send what is still in the log, and set the status of the run.
 
         Args:
-            status: How the run ended.
+            status: Final status.
             timeout_seconds: Longest wait; unset takes the configuration's.
 
         Returns:
-            Whether the server has everything. If not, it is sent when the output is opened again, or by
-            `send_pending`.
+            Whether the server has everything. If not, `open_run` and `send_pending` send the rest.
         """
         write_run_file(self.target, self.run_id(), status)
         limit = self.config.close_seconds if timeout_seconds is None else timeout_seconds
@@ -129,8 +128,8 @@ def _sync_until(remote: MlflowSync, status: str, timeout_seconds: float) -> bool
     while not remote.sync(status):
         if time.monotonic() + _RETRY_SECONDS >= deadline:
             say(
-                f"tracking: {shown(remote.target.uri)} has not got everything. It is kept in "
-                f"{remote.spool.folder}, and sent when the output is opened again"
+                f"MLflow server {shown(remote.target.uri)} does not have all metrics: the rest is kept in "
+                f"{remote.spool.folder} and sent when the run is resumed"
             )
             return False
         time.sleep(_RETRY_SECONDS)
@@ -140,19 +139,19 @@ def _sync_until(remote: MlflowSync, status: str, timeout_seconds: float) -> bool
 def open_run(
     config: TrackingConfig, output: str, *, params: Mapping[str, Any], tags: Mapping[str, str]
 ) -> Run:
-    """Open the MLflow run of an output, or go on with the one it has; a server that is down only delays that.
+    """Open the MLflow run of an output, or resume the one it has; a server that is down only delays that.
 
     Args:
-        config: Where and how.
-        output: Absolute path of the run's output, on a disk that driver and first worker share.
-        params: Configuration; nested names are joined by dots. Those that the run has already stay.
-        tags: What else to know it by.
+        config: Configuration of the tracking.
+        output: Absolute path of the output, on a disk that driver and rank 0 share.
+        params: Configuration to log; nested names are joined by dots. Params that the run has are kept.
+        tags: Tags of a new run.
 
     Raises:
-        UsageError: the output is no folder on a disk, or nothing can be tracked at the URI.
+        UsageError: the output is not on a disk, or the URI cannot be tracked to.
     """
     if is_uri(output):
-        raise UsageError(f"{output} is on no disk: what is tracked is written to one before it is sent")
+        raise UsageError(f"{output} is not on a disk: metrics are written to disk before they are sent")
     uri = resolve_uri(config.uri, output)
     check_uri(uri, nodes=1)
     folder = posixpath.join(output, FOLDER)
@@ -175,28 +174,28 @@ def open_run(
 
 
 def send_pending(config: TrackingConfig, output: str) -> bool:
-    """Send what the server of an ended run has not got yet, and tell whether it has everything now.
+    """Send what the server of an ended run lacks, and return whether it has everything now.
 
     Args:
-        config: Where; the rest is as the run was opened.
-        output: Absolute path of the run's output.
+        config: Its URI and timeouts; the rest is as the run was opened.
+        output: Absolute path of the output.
 
     Raises:
-        UsageError: nothing was tracked there.
+        UsageError: the output has no tracked run.
     """
     known = read_run_file(posixpath.join(output, FOLDER))
     if not known:
         raise UsageError(f"{output} has no {FOLDER} folder of a run: name the output of a training")
-    uri = resolve_uri(config.uri, output)  # maybe another one than was asked for then: files go beside it
+    uri = resolve_uri(config.uri, output)  # maybe another one than at first: artifacts go next to it
     target = Target(**known["target"] | {"uri": uri, "artifact_location": artifact_location(uri, output)})
     return _sync_until(MlflowSync(target), known["status"], config.close_seconds)
 
 
 class Tracker:
-    """Logs a run from its first worker. No call raises or waits for the server.
+    """Logs a run from rank 0. No call raises or waits for the server.
 
-    A step is to be logged before the checkpoint that holds it is written: then a run that is killed between
-    the two logs the step again, which is left out, and no step is missing.
+    Log a step before its checkpoint is written: a run that is killed between the two logs the step again,
+    which is skipped, and no step is missing.
 
     Args:
         run: From `open_run`.
@@ -210,40 +209,40 @@ class Tracker:
         try:
             self._writer = SpoolWriter(Spool(run.target.folder))
         except OSError as error:
-            self._warn_once(f"{run.target.folder} cannot be written, so nothing is tracked: {error}")
+            self._warn_once(f"cannot write {run.target.folder}, nothing is tracked: {error}")
         self._system_metrics = SystemMetrics() if run.config.system_metrics else None
-        self._ending = threading.Event()
+        self._closing = threading.Event()
         self._deadline = 0.0
-        self._arrived = False
-        self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
+        self._synced = False
+        self._thread = threading.Thread(target=self._run_thread, name="tracking", daemon=True)
         self._thread.start()
 
     def log(self, step: int, metrics: Mapping[str, float], *, kind: str = "step") -> None:
-        """Log numbers of a step: one call for a step and kind; what comes again after a resume is left out.
+        """Log metrics of a step, once per step and kind; steps that a resumed run repeats are skipped.
 
         Args:
-            step: Of training.
-            metrics: Values by slash path; what MLflow does not take in a name becomes `_`.
-            kind: `step`, `validation`, or another series that comes at steps of its own.
+            step: Training step.
+            metrics: Values by slash path; characters that MLflow refuses become `_`.
+            kind: `step`, `validation`, or another series with steps of its own.
         """
         values: dict[str, float] = {}
         for name, value in metrics.items():
             try:
                 values[sanitize_name(name)] = float(value)
             except (TypeError, ValueError, RuntimeError) as error:
-                self._warn_once(f"{name} is no number and is not logged: {error}")
+                self._warn_once(f"{name} is not a number and is not logged: {error}")
         try:
             if self._writer is not None and values:
                 self._writer.append(kind, int(step), values)
         except Exception as error:  # a full disk must not end a training
-            self._warn_once(f"{self._remote.spool.lines} cannot be written, what is logged waits: {error}")
+            self._warn_once(f"cannot write {self._remote.spool.lines}, metrics are kept in memory: {error}")
 
     def log_picture(self, step: int, name: str, path: str | Path) -> None:
-        """Log a picture; it is copied at once. The same rules as for `log` hold for each name."""
+        """Log an image file, which is copied at once; repeated steps of a name are skipped as by `log`."""
         self._log_file("pictures", step, name, path)
 
     def log_audio(self, step: int, name: str, path: str | Path) -> None:
-        """Log a sound file, as `log_picture` does."""
+        """Log an audio file, as `log_picture` does."""
         self._log_file("audio", step, name, path)
 
     def _log_file(self, kind: str, step: int, name: str, path: str | Path) -> None:
@@ -254,24 +253,24 @@ class Tracker:
             self._warn_once(f"{path} is not logged: {error}")
 
     def close(self, timeout_seconds: float | None = None) -> bool:
-        """Stop logging, and wait for the server.
+        """Stop logging, and wait until everything is sent.
 
         Args:
             timeout_seconds: Longest wait; unset takes the configuration's.
 
         Returns:
-            Whether the server has everything; the driver's `Run.close` tries again.
+            Whether the server has everything; `Run.close` tries again.
         """
         limit = self._config.close_seconds if timeout_seconds is None else timeout_seconds
         self._deadline = time.monotonic() + limit
-        self._ending.set()
+        self._closing.set()
         try:
             self._thread.join(limit)
             if self._writer is not None:
                 self._writer.close()
         except Exception as error:
-            self._warn_once(f"the spool could not be closed: {error}")
-        return self._arrived
+            self._warn_once(f"cannot close {self._remote.spool.lines}: {error}")
+        return self._synced
 
     def _warn_once(self, text: str) -> None:
         kind = text.partition(":")[0]
@@ -279,19 +278,19 @@ class Tracker:
             self._warned.add(kind)
             say(f"tracking: {text}")
 
-    def _work(self) -> None:
+    def _run_thread(self) -> None:
         wait, sampled = self._config.flush_seconds, time.monotonic()
         while True:
-            ending = self._ending.wait(wait)
-            if not ending and time.monotonic() - sampled >= self._config.system_seconds:
+            closing = self._closing.wait(wait)
+            if not closing and time.monotonic() - sampled >= self._config.system_seconds:
                 sampled = time.monotonic()
                 self._log_system_metrics()
-            self._arrived = self._remote.sync()
-            if ending and (self._arrived or time.monotonic() + _RETRY_SECONDS >= self._deadline):
+            self._synced = self._remote.sync()
+            if closing and (self._synced or time.monotonic() + _RETRY_SECONDS >= self._deadline):
                 return
-            if ending:
+            if closing:
                 time.sleep(_RETRY_SECONDS)
-            wait = self._config.flush_seconds if self._arrived else min(2 * wait, _MAX_RETRY_SECONDS)
+            wait = self._config.flush_seconds if self._synced else min(2 * wait, _MAX_RETRY_SECONDS)
 
     def _log_system_metrics(self) -> None:
         if self._system_metrics is not None and self._writer is not None:

@@ -1,23 +1,22 @@
-"""The spool of a run: what was logged, on a disk, before it goes anywhere else.
+"""Append-only log of a run on disk, from which an MLflow run is kept up to date.
 
-    tracking/metrics.jsonl   a line per logging call, in their order
-    tracking/artifacts/      copies of the files that lines name
-    tracking/cursor.json     how much of it has arrived, and where
+    tracking/metrics.jsonl   one line per logging call, in order
+    tracking/artifacts/      copies of the logged files
+    tracking/cursor.json     how much of it the server has
 
-A line is one write, so a process that dies leaves it whole or torn at the end; a torn one is cut off when the
-spool is opened for writing again. Nothing is ever taken out: a run that is gone can be made again from here.
+A line is one write, so a killed process leaves at most a torn last line; it is truncated when the log is
+opened for writing again. Nothing else is ever removed: a lost run can be created again from this log.
 """
 
 import fcntl
 import json
 import os
 import re
-import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,35 +26,35 @@ LINES, ARTIFACTS, _CURSOR, _LOCK = "metrics.jsonl", "artifacts", "cursor.json", 
 _UNSAFE_CHARACTERS = re.compile(r"[^\w.\-]+")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LogEntry:
-    """One logging call.
+    """One line of the log.
 
     Args:
-        kind: What logged it; steps of one kind only rise.
-        step: Of training.
-        timestamp_ms: When, in milliseconds since 1970.
-        metrics: Values by name; none where a file was logged.
-        artifact: Path below `artifacts` of the file that was logged, or None.
-        end: Byte in the spool at which its line has ended.
+        kind: Series; the steps of one kind increase.
+        step: Training step.
+        timestamp_ms: Time of logging, in milliseconds since 1970.
+        metrics: Values by name; empty for a file.
+        artifact: Path below `artifacts` of a logged file, or None.
+        end: Byte offset of the line's end.
     """
 
     kind: str
     step: int
     timestamp_ms: int
-    metrics: dict[str, float]
-    artifact: str | None
+    metrics: dict[str, float] = field(default_factory=dict)
+    artifact: str | None = None
     end: int
 
 
 @dataclass(frozen=True)
 class Cursor:
-    """How much has arrived.
+    """How much of the log a run has.
 
     Args:
-        run_id: The MLflow run it arrived in.
-        metrics: Bytes of the spool whose metrics have arrived.
-        artifacts: Bytes of the spool whose files have arrived.
+        run_id: The MLflow run.
+        metrics: Byte offset up to which it has the metrics.
+        artifacts: Byte offset up to which it has the files.
     """
 
     run_id: str
@@ -64,7 +63,7 @@ class Cursor:
 
 
 class Spool:
-    """A spool to read and to send from.
+    """Read access to the log and its cursor.
 
     Args:
         folder: OUTPUT/tracking.
@@ -76,52 +75,43 @@ class Spool:
         self.artifacts = self.folder / ARTIFACTS
 
     def entries(self, offset: int = 0) -> Iterator[LogEntry]:
-        """Give the calls from a byte on; a line that is being written is not there yet."""
-        try:
-            stream = self.lines.open("rb")
-        except FileNotFoundError:
-            return
-        with stream:
+        """Read the whole lines from a byte offset on; lines that a power cut damaged are skipped."""
+        with suppress(FileNotFoundError), self.lines.open("rb") as stream:
             stream.seek(offset)
             for line in stream:
                 offset += len(line)
-                if not line.endswith(b"\n"):
+                if not line.endswith(b"\n"):  # being written, or torn
                     return
-                with suppress(ValueError, KeyError):  # what a power cut left of a line is no line
-                    found = json.loads(line)
-                    yield LogEntry(
-                        found["kind"],
-                        found["step"],
-                        found["timestamp_ms"],
-                        found.get("metrics", {}),
-                        found.get("artifact"),
-                        offset,
-                    )
+                try:
+                    entry = LogEntry(**json.loads(line), end=offset)
+                except (ValueError, TypeError):
+                    continue
+                yield entry
 
-    def sync(self) -> None:
-        """Make what was logged last through a power cut."""
+    def flush_to_disk(self) -> None:
+        """Make the lines survive a power cut."""
         if self.lines.exists():
             with self.lines.open("rb") as stream:
                 os.fsync(stream.fileno())
 
     def read_cursor(self, run_id: str) -> Cursor:
-        """Give how much has arrived in a run: nothing in one that the spool does not know."""
+        """Return how much a run has; nothing if the cursor belongs to another run."""
         with suppress(OSError, ValueError, TypeError):
-            found = Cursor(**json.loads((self.folder / _CURSOR).read_bytes()))
-            if found.run_id == run_id:
-                return found
+            cursor = Cursor(**json.loads((self.folder / _CURSOR).read_bytes()))
+            if cursor.run_id == run_id:
+                return cursor
         return Cursor(run_id)
 
     def write_cursor(self, cursor: Cursor) -> None:
-        """Write how much has arrived."""
+        """Write how much a run has, atomically."""
         write_locally(str(self.folder / _CURSOR), json.dumps(asdict(cursor)).encode())
 
     @contextmanager
     def lock_for_sending(self) -> Iterator[None]:
-        """Send from this process and thread alone.
+        """Exclude other senders, in this process and in others.
 
         Raises:
-            BlockingIOError: another one sends.
+            BlockingIOError: another one is sending.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / _LOCK, "ab") as lock:
@@ -130,81 +120,58 @@ class Spool:
 
 
 class SpoolWriter:
-    """The one who appends to a spool; safe for several threads.
+    """The one writer of a log; thread-safe.
 
     Args:
-        spool: Where.
+        spool: The log.
     """
 
     def __init__(self, spool: Spool) -> None:
         self.spool = spool
         spool.folder.mkdir(parents=True, exist_ok=True)
-        self._cut_torn_line()
+        self._lock = threading.Lock()
         self._last_steps: dict[str, int] = {}
-        self._last_ms = 0
+        self._last_ms = self._end = 0
         for entry in spool.entries():
             self._last_steps[entry.kind] = max(entry.step, self._last_steps.get(entry.kind, entry.step))
             self._last_ms = max(self._last_ms, entry.timestamp_ms)
-        self._lock = threading.Lock()
-        self._waiting = b""
+            self._end = entry.end
+        self._unwritten = b""
         self._file = os.open(spool.lines, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        self._end = os.fstat(self._file).st_size
-
-    def _cut_torn_line(self) -> None:
-        if not self.spool.lines.exists():
-            return
-        with self.spool.lines.open("rb+") as stream:
-            end = stream.seek(0, os.SEEK_END)
-            whole = end
-            while whole:
-                start = max(whole - 65_536, 0)
-                stream.seek(start)
-                found = stream.read(whole - start).rfind(b"\n")
-                if found >= 0:
-                    whole = start + found + 1
-                    break
-                whole = start
-            if whole < end:
-                stream.truncate(whole)
+        os.ftruncate(self._file, self._end)
 
     def last_step(self, kind: str) -> int:
-        """Give the last step of a kind, -1 before the first."""
+        """Return the last step of a kind, -1 before the first."""
         with self._lock:
             return self._last_steps.get(kind, -1)
 
     def append(self, kind: str, step: int, metrics: Mapping[str, float]) -> bool:
-        """Append a call, unless its kind has come to this step before; tell whether it is new.
+        """Append metrics, unless their kind has reached this step already; return whether they are new.
 
         Raises:
-            OSError: it cannot be written now; it will be, with the next one that can.
+            OSError: the line cannot be written now; it is written before the next one that can.
         """
         return self._append(kind, step, {"metrics": dict(metrics)})
 
     def append_file(self, kind: str, step: int, name: str, path: str) -> bool:
-        """Copy a file into the spool, as `append` does.
+        """Copy a file into the log's folder and append it as `append` does.
 
         Args:
             kind: Folder of files of this kind.
-            step: Of training.
-            name: What the file shows; the suffix is the file's own.
+            step: Training step.
+            name: Name of the series; the suffix is the file's own.
             path: The file.
 
         Raises:
-            OSError: it cannot be read or copied.
+            OSError: the file cannot be read or copied.
         """
-        plain = _UNSAFE_CHARACTERS.sub("_", name).strip(".") or "unnamed"
-        if step <= self.last_step(f"{kind}/{plain}"):
+        name = _UNSAFE_CHARACTERS.sub("_", name).strip(".") or "unnamed"
+        if step <= self.last_step(f"{kind}/{name}"):
             return False
-        artifact = f"{kind}/step-{step:08d}/{plain}{Path(path).suffix}"
-        target = self.spool.artifacts / artifact
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = target.with_name(f".{target.name}.{os.getpid()}.part")
-        try:
-            shutil.copyfile(path, scratch)
-            scratch.replace(target)
-        finally:
-            scratch.unlink(missing_ok=True)
-        return self._append(f"{kind}/{plain}", step, {"artifact": artifact})
+        artifact = f"{kind}/step-{step:08d}/{name}{Path(path).suffix}"
+        with open(path, "rb") as stream:
+            write_locally(str(self.spool.artifacts / artifact), stream)
+        return self._append(f"{kind}/{name}", step, {"artifact": artifact})
 
     def _append(self, kind: str, step: int, content: dict[str, Any]) -> bool:
         with self._lock:
@@ -214,31 +181,31 @@ class SpoolWriter:
             # a clock that is set back must not change the order in which points are shown
             self._last_ms = max(time.time_ns() // 1_000_000, self._last_ms)
             line = {"kind": kind, "step": step, "timestamp_ms": self._last_ms, **content}
-            self._waiting += json.dumps(line, separators=(",", ":")).encode() + b"\n"
+            self._unwritten += json.dumps(line, separators=(",", ":")).encode() + b"\n"
             self._write()
             return True
 
     def _write(self) -> None:
         try:
-            written = os.write(self._file, self._waiting)
-            if written < len(self._waiting):
-                raise OSError(f"only {written} of {len(self._waiting)} bytes could be written")
+            written = os.write(self._file, self._unwritten)
+            if written < len(self._unwritten):
+                raise OSError(f"only {written} of {len(self._unwritten)} bytes could be written")
         except OSError:
             with suppress(OSError):  # half a line would swallow the next one
                 os.ftruncate(self._file, self._end)
             raise
-        self._end += len(self._waiting)
-        self._waiting = b""
+        self._end += len(self._unwritten)
+        self._unwritten = b""
 
     def close(self) -> None:
-        """Close the file; what could not be written is tried once more.
+        """Close the file, after a last try to write what could not be written.
 
         Raises:
             OSError: it still cannot be written.
         """
         with self._lock:
             try:
-                if self._waiting:
+                if self._unwritten:
                     self._write()
             finally:
                 os.close(self._file)

@@ -115,7 +115,7 @@ def test_databases_in_memory_are_refused(tmp_path: Path) -> None:
 
 
 def test_output_on_no_disk_is_refused() -> None:
-    with pytest.raises(UsageError, match="s3://bucket/out is on no disk"):
+    with pytest.raises(UsageError, match="s3://bucket/out is not on a disk"):
         tracking.open_run(TrackingConfig(), "s3://bucket/out", params={}, tags={})
 
 
@@ -324,9 +324,9 @@ def test_nothing_that_is_logged_raises(output: Path, capsys: pytest.CaptureFixtu
     tracker.log(4, {"good": 4.0})
     tracker.close()
     assert points(output / "mlflow.db") == {"good": [(1, 1.0)]}
-    told = capsys.readouterr().err
-    assert all(f"tracking: {name} is no number" in told for name in ("text", "list", "many"))
-    assert f"{output / 'gone.png'} is not logged" in told
+    printed = capsys.readouterr().err
+    assert all(f"tracking: {name} is not a number" in printed for name in ("text", "list", "many"))
+    assert f"{output / 'gone.png'} is not logged" in printed
 
 
 @pytest.fixture
@@ -447,8 +447,10 @@ def test_what_a_server_missed_is_sent_later(
     assert not tracker.close()
     assert not run.close("FAILED")
     assert run.run_id() is None
-    told = capsys.readouterr().err
-    assert "nothing reaches http://127.0.0.1:1 now" in told and "has not got everything" in told
+    printed = capsys.readouterr().err
+    assert (
+        "MLflow server http://127.0.0.1:1 unreachable (" in printed and "does not have all metrics" in printed
+    )
     assert send_pending(TrackingConfig(uri=f"sqlite:///{output}/mlflow.db"), str(output))
     assert points(output / "mlflow.db", run.run_id()) == {"g/stft": HUNDRED}
     found = MlflowClient(tracking_uri=f"sqlite:///{output}/mlflow.db").search_runs(["1"])
