@@ -20,6 +20,7 @@ from pipelines.demo.run import RoadConfig, walk
 from pipelines.errors import UsageError
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.preprocess.run import PreprocessConfig
+from pipelines.runtime.command_line import add_log_level, parse
 from pipelines.runtime.run import Exit
 from pipelines.training.config import TrainConfig
 
@@ -37,6 +38,7 @@ def build_parser() -> ArgumentParser:
     for part, name in presets.items():
         text = f"YAML file with options of jobs/{part}.py (%(default)s)"
         parser.add_argument(f"--{part}", type=str, default=str(_PRESETS / name), help=text)
+    add_log_level(parser)
     return parser
 
 
@@ -51,8 +53,8 @@ def _read(kind: type, given: set[str], path: str) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> int:
     """Walk the road as a command line says and return the exit code."""
     parser = build_parser()
+    values = parse(parser, arguments)
     try:
-        values = parser.instantiate(parser.parse_args(arguments)).as_dict()
         settings = {
             "preprocess": _read(PreprocessConfig, {"data", "output"}, values.pop("preprocess")),
             "train": _read(TrainConfig, {"shards", "output", "tracking"}, values.pop("train")),

@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser
 from pipelines.errors import UsageError
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.run import evaluate
+from pipelines.runtime.command_line import add_log_level, parse
 from pipelines.runtime.run import Exit
 
 
@@ -35,17 +36,13 @@ def build_parser() -> ArgumentParser:
         help="let `champion` move to the candidate if it is better",
     )
     parser.add_class_arguments(EvaluateConfig, skip={"models", "promote"}, fail_untyped=False)
+    add_log_level(parser)
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Evaluate as a command line says and return the exit code."""
-    parser = build_parser()
-    try:
-        values = parser.instantiate(parser.parse_args(arguments)).as_dict()
-    except ValueError as error:
-        parser.error(str(error))
-    values.pop("config", None)
+    values = parse(build_parser(), arguments)
     try:
         config = EvaluateConfig(**values | {"models": tuple(values["models"])})
     except UsageError as error:

@@ -10,6 +10,7 @@ import sys
 from jsonargparse import ArgumentParser
 
 from pipelines.loading.export import ExportConfig, export
+from pipelines.runtime.command_line import add_log_level, parse
 from pipelines.runtime.run import Exit
 
 
@@ -18,17 +19,13 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="export", description=__doc__, allow_abbrev=False, default_env=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     parser.add_class_arguments(ExportConfig, fail_untyped=False)
+    add_log_level(parser)
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the export from a command line and return its exit code."""
-    parser = build_parser()
-    try:
-        values = parser.instantiate(parser.parse_args(arguments)).as_dict()
-    except ValueError as error:
-        parser.error(str(error))
-    values.pop("config", None)
+    values = parse(build_parser(), arguments)
     try:
         print(f"export: {export(ExportConfig(**values))}", file=sys.stderr)
     except ValueError as error:  # a UsageError too

@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser
 
 from pipelines.errors import UsageError
 from pipelines.preprocess.run import PreprocessConfig, estimate, preprocess, status
+from pipelines.runtime.command_line import add_log_level, parse
 from pipelines.runtime.run import Exit
 
 
@@ -28,27 +29,14 @@ def build_parser() -> ArgumentParser:
         "--data", type=str, nargs="+", default=[], help="folders or URIs: MUSDB18-HQ, MoisesDB, stems, songs"
     )
     parser.add_class_arguments(PreprocessConfig, skip={"data"}, fail_untyped=False)
+    add_log_level(parser)
     return parser
-
-
-def _with_underscores(argument: str) -> str:
-    """Take --max-reject-share for --max_reject_share."""
-    name, equals, value = argument.partition("=")
-    if not name.startswith("--") or name == "--dry-run":
-        return argument
-    return "--" + name[2:].replace("-", "_") + equals + value
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run preprocess from a command line and return its exit code."""
-    parser = build_parser()
-    given = [_with_underscores(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
-    try:
-        values = parser.instantiate(parser.parse_args(given)).as_dict()
-    except ValueError as error:
-        parser.error(str(error))
+    values = parse(build_parser(), arguments)
     dry_run, only_status = values.pop("dry_run"), values.pop("status")
-    values.pop("config", None)
     try:
         if only_status:
             print(status(values["output"]))

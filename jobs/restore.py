@@ -14,6 +14,7 @@ import sys
 from jsonargparse import ArgumentParser
 
 from pipelines.restoration.run import RestoreConfig, describe, restore
+from pipelines.runtime.command_line import add_log_level, parse
 from pipelines.runtime.run import Exit
 
 
@@ -27,18 +28,14 @@ def build_parser() -> ArgumentParser:
         "--data", type=str, nargs="+", default=[], help="songs, folders with songs, or URIs of either"
     )
     parser.add_class_arguments(RestoreConfig, skip={"data", "overwrite"}, fail_untyped=False)
+    add_log_level(parser)
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Restore as a command line says and return the exit code."""
-    parser = build_parser()
-    try:
-        values = parser.instantiate(parser.parse_args(arguments)).as_dict()
-    except ValueError as error:
-        parser.error(str(error))
+    values = parse(build_parser(), arguments)
     dry_run = values.pop("dry_run")
-    values.pop("config", None)
     try:
         config = RestoreConfig(**values)
         if dry_run:

@@ -19,6 +19,7 @@ from pipelines.capacity.plan import Plan
 from pipelines.capacity.predict import predict
 from pipelines.capacity.rates import Rates
 from pipelines.errors import UsageError
+from pipelines.runtime.command_line import add_log_level, parse
 from pipelines.runtime.run import Exit
 
 
@@ -31,17 +32,13 @@ def build_parser() -> ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_class_arguments(Plan, fail_untyped=False)
+    add_log_level(parser)
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Answer from a command line and return its exit code."""
-    parser = build_parser()
-    try:
-        values = parser.instantiate(parser.parse_args(arguments)).as_dict()
-    except ValueError as error:
-        parser.error(str(error))
-    values.pop("config", None)
+    values = parse(build_parser(), arguments)
     as_json, file = values.pop("json"), values.pop("rates")
     try:
         rates = Rates.from_json(Path(file).read_bytes())

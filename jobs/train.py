@@ -12,6 +12,7 @@ import sys
 from jsonargparse import ArgumentParser
 
 from pipelines.errors import UsageError
+from pipelines.runtime.command_line import add_log_level, parse
 from pipelines.runtime.run import Exit
 from pipelines.training.config import TrainConfig
 from pipelines.training.run import train
@@ -22,17 +23,13 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="train", description=__doc__, allow_abbrev=False, default_env=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     parser.add_class_arguments(TrainConfig, fail_untyped=False)
+    add_log_level(parser)
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Train as a command line says and return the exit code."""
-    parser = build_parser()
-    try:
-        values = parser.instantiate(parser.parse_args(arguments)).as_dict()
-    except ValueError as error:
-        parser.error(str(error))
-    values.pop("config", None)
+    values = parse(build_parser(), arguments)
     try:
         config = TrainConfig(**values)
     except UsageError as error:

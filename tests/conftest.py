@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.runtime import progress
+from pipelines.runtime import logs
 from tests.support import datasets, fault_proxy, s3_server
 
 os.environ.update(s3_server.SETTINGS)  # before Ray starts: its workers have them, and no test has real ones
@@ -97,6 +97,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
-def words_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Print what is said: a training worker in this process would have it go to its driver from then on."""
-    monkeypatch.setattr(progress, "_speak", None)
+def logging_as_in_jobs() -> None:
+    """Write log records to stderr; a training worker of the test before may have forwarded them."""
+    logs.configure("INFO")

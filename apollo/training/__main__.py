@@ -9,6 +9,7 @@ call `apollo.fit` for the loop itself.
 
 import argparse
 import json
+import logging
 import os
 import signal
 import sys
@@ -58,9 +59,6 @@ class _Terminal(Hooks):
     def should_stop(self) -> bool:
         return self.stopping
 
-    def say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
 
 def _append(path: Path, line: Mapping[str, Any]) -> None:
     with path.open("a") as stream:
@@ -82,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _claim(options)
     except (OSError, ValueError) as error:
         parser.error(str(error))
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+    logging.getLogger("apollo").setLevel(logging.INFO)
     world = _join(device)
     torch.manual_seed(fit_config.seed)
     generator = Generator(PRESETS[options.preset]).to(world.device)
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             hooks=hooks,
         )
     except (NotFiniteError, ValueError, OSError) as error:
-        hooks.say(f"fit: {error}")
+        print(f"fit: {error}", file=sys.stderr)
         return 1
     finally:
         if world.size > 1:
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if world.rank == 0:
         (options.output / "result.json").write_text(json.dumps(asdict(ending), indent=1))
         best = f", best: {options.output / 'best'} (step {ending.best})" if ending.best else ""
-        hooks.say(f"{ending.status} at step {ending.step}{best}")
+        print(f"{ending.status} at step {ending.step}{best}", file=sys.stderr)
     return 130 if ending.status == "interrupted" else 0
 
 

@@ -31,6 +31,3 @@ class Hooks:
     def should_stop(self) -> bool:
         """Tell whether to end after this step, with a checkpoint; asked on every rank, one is enough."""
         return False
-
-    def say(self, text: str) -> None:
-        """Tell people something."""

@@ -9,6 +9,7 @@ another name, and the newest that is takes its place.
 """
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -24,6 +25,8 @@ from apollo.checkpoints.checkpoint import CONFIG, TRAINING, WEIGHTS, CheckpointE
 from apollo.checkpoints.published_format import read_container
 from apollo.training.config import NotFiniteError
 from apollo.training.gan import Gan
+
+logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"^step-(\d{8,})$")
 _SCORES = "scores.json"
@@ -51,11 +54,8 @@ class Snapshots:
         found = (_NAME.match(entry.name) for entry in self.folder.iterdir())
         return sorted(int(match[1]) for match in found if match)
 
-    def newest(self, say: Callable[[str], None]) -> int | None:
+    def newest(self) -> int | None:
         """Find the newest step whose checkpoint is whole; those after it are set aside.
-
-        Args:
-            say: Told of every checkpoint that was set aside, and why.
 
         Raises:
             CheckpointError: the disk does not let a file be read.
@@ -70,7 +70,7 @@ class Snapshots:
                 aside = self.path(step).with_suffix(_DAMAGED)
                 shutil.rmtree(aside, ignore_errors=True)
                 self.path(step).rename(aside)
-                say(f"{error}; set aside as {aside.name}, taking the one before it")
+                logger.warning(f"{error}; set aside as {aside.name}, taking the one before it")
             else:
                 return step
         return None

@@ -5,6 +5,7 @@ all of them have. Rank 0 alone writes.
 """
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,8 @@ from apollo.training.data import Batch, Example, FixedSource, Source, collate
 from apollo.training.gan import SKIPPED, Gan
 from apollo.training.step_metrics import Meter, describe_scores
 from apollo.training.validation import LEARNED, LOSS, SETTLED, choose_best, listen, validate
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -123,13 +126,13 @@ class _Loop:
         return self._end("done")
 
     def _resume(self) -> None:
-        step = self.world.agree(self.snapshots.newest(self.hooks.say) if self.first else None)
+        step = self.world.agree(self.snapshots.newest() if self.first else None)
         if step is None:
             return
         self.progress = _Progress(**self.snapshots.load(self.gan, step))
         self.meter.sums = self.progress.unlogged
         if self.first:
-            self.hooks.say(f"continuing from step {step}")
+            logger.info(f"continuing from step {step}")
         unvalidated = self.progress.validated != step
         if unvalidated and (step % self.epoch_steps == 0 or step == self.last_step):
             self._validate()  # it was ended before that
@@ -196,7 +199,7 @@ class _Loop:
             + ", ".join(suspects)
         )
         if self.first:
-            self.hooks.say(text)
+            logger.warning(text)
         if self.progress.skipped > self.gan.config.max_skipped_steps:
             raise NotFiniteError(
                 f"{self.progress.skipped} steps were left out; max_skipped_steps allows "
@@ -229,7 +232,7 @@ class _Loop:
             self.snapshots.note(step, scores)
             self.hooks.validated(step, scores, heard)
             epoch = -(-step // self.epoch_steps)
-            self.hooks.say(f"epoch {epoch}, step {step}: {describe_scores(scores)}")
+            logger.info(f"epoch {epoch}, step {step}: {describe_scores(scores)}")
         return scores
 
     def _is_late_to_improve(self) -> bool:
@@ -269,7 +272,7 @@ class _Loop:
                 if best is not None:
                     self.snapshots.point_best(best)
             except CheckpointError as error:
-                self.hooks.say(f"not the best: {error}")
+                logger.error(f"the best checkpoint stays as it was: {error}")
 
     def _best(self) -> int | None:
         """Find the best step among those that have a checkpoint and all their scores."""
@@ -295,4 +298,4 @@ class _Loop:
     def _tell(self, epoch: int, metrics: Mapping[str, float]) -> None:
         line = self.meter.line(self.progress.step, metrics)
         if line:
-            self.hooks.say(f"epoch {epoch + 1}, {line}")
+            logger.info(f"epoch {epoch + 1}, {line}")

@@ -4,6 +4,7 @@ The model is the one inside the visqol-python package; nothing is downloaded. Th
 takes some ten seconds more where its loops have not been compiled yet.
 """
 
+import logging
 import math
 import threading
 from functools import cache
@@ -13,7 +14,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from pipelines.runtime.progress import say
+logger = logging.getLogger(__name__)
 
 SAMPLE_RATE = 48_000
 _SHORTEST_SAMPLES = 46_080  # one patch of ViSQOL, at its rate
@@ -65,7 +66,9 @@ def _load() -> Any:
     try:
         from visqol import VisqolApi
     except ImportError as error:
-        say(f"ViSQOL is missing, its column stays empty ({error}): pip install 'visqol-python[accel]'")
+        logger.warning(
+            f"ViSQOL is missing, its column stays empty ({error}): pip install 'visqol-python[accel]'"
+        )
         return None
     scorer = VisqolApi()
     scorer.create(mode="audio")

@@ -1,15 +1,18 @@
 """Room on the cluster for the processes that train: how many, of what, and waiting for it."""
 
+import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pipelines.cluster.placement import largest_nodes, most_resources
 from pipelines.errors import UsageError
 
+logger = logging.getLogger(__name__)
+
 _POLL_SECONDS = 0.5
-_SAY_SECONDS = 30.0
+_LOG_SECONDS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +91,7 @@ def check_room(config: WorkersConfig, *, more_cpus: float = 0.0) -> None:
 
 
 @contextmanager
-def room_for(config: WorkersConfig, say: Callable[[str], None]) -> Iterator[None]:
+def room_for(config: WorkersConfig) -> Iterator[None]:
     """Hold room for the workers: ask the autoscaler for it, where there is one, and wait for the nodes.
 
     Raises:
@@ -98,7 +101,7 @@ def room_for(config: WorkersConfig, say: Callable[[str], None]) -> Iterator[None
     from ray.autoscaler.sdk import request_resources
 
     deadline = time.monotonic() + 60 * config.wait_minutes
-    spoke, asked = -_SAY_SECONDS, False
+    logged, asked = -_LOG_SECONDS, False
     try:
         while missing := _missing(config, ray.cluster_resources()):
             if not asked:
@@ -109,9 +112,10 @@ def room_for(config: WorkersConfig, say: Callable[[str], None]) -> Iterator[None
                     f"waited {config.wait_minutes:g} minutes for {missing}; it did not come. Start nodes, or "
                     "let --workers.wait_minutes be more"
                 )
-            if time.monotonic() - spoke >= _SAY_SECONDS:
-                say(f"waiting for {missing}, {(deadline - time.monotonic()) / 60:.1f} minutes at most")
-                spoke = time.monotonic()
+            if time.monotonic() - logged >= _LOG_SECONDS:
+                left = (deadline - time.monotonic()) / 60
+                logger.info(f"waiting for {missing}, {left:.1f} minutes at most")
+                logged = time.monotonic()
             time.sleep(_POLL_SECONDS)
         yield
     finally:

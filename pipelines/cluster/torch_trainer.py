@@ -5,6 +5,7 @@ kept is ours (`apollo.training.checkpoint_manager`): a started worker goes on fr
 checkpoint of the output, so nothing that Ray writes is ever read again.
 """
 
+import logging
 import os
 import threading
 import time
@@ -16,17 +17,20 @@ from typing import Any
 from pipelines.cluster.placement import node_beside
 from pipelines.cluster.resources import WorkersConfig
 from pipelines.errors import FinalError
+from pipelines.runtime.logs import emit_forwarded
 from pipelines.storage.folder import Folder, open_filesystem
+
+logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.5
 _BEAT_SECONDS, _SILENT_SECONDS = 5.0, 60.0
 
 
 class Desk:
-    """Where workers and driver meet: words for people one way, the wish to stop the other way."""
+    """Where workers and driver meet: log records one way, the wish to stop the other way."""
 
     def __init__(self) -> None:
-        self._stopping, self._words, self._failure = False, list[str](), ""
+        self._stopping, self._records, self._failure = False, list[dict[str, Any]](), ""
         self._beat = time.monotonic()
 
     def beat(self) -> None:
@@ -53,14 +57,14 @@ class Desk:
         """Give that word, if any."""
         return self._failure
 
-    def say(self, text: str) -> None:
-        """Leave a line for people."""
-        self._words.append(text)
+    def log(self, record: dict[str, Any]) -> None:
+        """Keep a log record of a worker until the driver takes it."""
+        self._records.append(record)
 
-    def take(self) -> list[str]:
-        """Take the lines that were left."""
-        words, self._words = self._words, []
-        return words
+    def take_records(self) -> list[dict[str, Any]]:
+        """Return the log records that have come since the last call."""
+        records, self._records = self._records, []
+        return records
 
 
 class DeskLine:
@@ -80,9 +84,9 @@ class DeskLine:
 
         threading.Thread(target=work, name="beat", daemon=True).start()
 
-    def say(self, text: str) -> None:
-        """Leave a line for people; does not wait."""
-        self._desk.say.remote(text)
+    def log(self, record: dict[str, Any]) -> None:
+        """Send a log record to the driver; does not wait."""
+        self._desk.log.remote(record)
 
     def fail(self, text: str) -> None:
         """Leave word of an error that no new start would mend: raising it lets the others be ended too."""
@@ -137,7 +141,6 @@ def run_workers(
     *,
     scratch: str,
     stopping: threading.Event,
-    say: Callable[[str], None],
 ) -> Any:
     """Run a function on all workers, until it has returned on each; start them again when one dies.
 
@@ -147,7 +150,6 @@ def run_workers(
         config: The workers.
         scratch: Folder for what Ray Train writes, on a disk that all nodes see, or URI; removed at the end.
         stopping: When set, the workers are asked to stop.
-        say: Told what workers say.
 
     Returns:
         What the function returned on the first worker.
@@ -168,7 +170,7 @@ def run_workers(
     )
     try:
         thread.start()
-        _attend(thread, desk, stopping, say)
+        _attend(thread, desk, stopping)
         failure = ray.get(desk.failure.remote())
     finally:
         ray.kill(desk)
@@ -192,13 +194,11 @@ def _clear(scratch: str) -> None:
         Folder(scratch).delete_folder("")
 
 
-def _attend(
-    thread: threading.Thread, desk: Any, stopping: threading.Event, say: Callable[[str], None]
-) -> None:
-    """Pass on what is left at the desk until the workers have ended."""
+def _attend(thread: threading.Thread, desk: Any, stopping: threading.Event) -> None:
+    """Show the workers' log records and pass on the wish to stop until the workers have ended."""
     import ray
 
-    asked, spoke = False, time.monotonic()
+    asked, logged = False, time.monotonic()
     while thread.is_alive():
         thread.join(_POLL_SECONDS)
         silence = ray.get(desk.silence_seconds.remote())
@@ -207,13 +207,13 @@ def _attend(
             asked = True
         if asked and silence > _SILENT_SECONDS:
             raise KeyboardInterrupt  # nobody is there who could stop with a checkpoint
-        if silence > _SILENT_SECONDS and time.monotonic() - spoke > _SILENT_SECONDS:
-            say(f"no worker for {silence:.0f} s: Ray is starting them, or waits for room")
-            spoke = time.monotonic()
-        for text in ray.get(desk.take.remote()):
-            say(text)
-    for text in ray.get(desk.take.remote()):
-        say(text)
+        if silence > _SILENT_SECONDS and time.monotonic() - logged > _SILENT_SECONDS:
+            logger.warning(f"no worker for {silence:.0f} s: Ray is starting them, or waits for resources")
+            logged = time.monotonic()
+        for record in ray.get(desk.take_records.remote()):
+            emit_forwarded(record)
+    for record in ray.get(desk.take_records.remote()):
+        emit_forwarded(record)
 
 
 def _fit(

@@ -11,6 +11,7 @@ own. The registry is the road's own database, whatever MLFLOW_TRACKING_URI says,
 move for a demo.
 """
 
+import logging
 import os
 import shlex
 import time
@@ -33,13 +34,14 @@ from pipelines.registry.registry import CANDIDATE, CHAMPION, Version
 from pipelines.registry.resolve_models import find_version
 from pipelines.restoration.run import RestoreConfig, restore
 from pipelines.runtime import run
-from pipelines.runtime.progress import say
 from pipelines.runtime.run import Exit, Outcome
 from pipelines.storage.folder import Folder, is_uri
 from pipelines.tracking.run import TrackingConfig
 from pipelines.tracking.uri import check_uri, resolve_uri
 from pipelines.training.config import TrainConfig
 from pipelines.training.run import train
+
+logger = logging.getLogger(__name__)
 
 _URI = "MLFLOW_TRACKING_URI"
 _Part = Callable[[], tuple[str, Outcome]]
@@ -141,14 +143,14 @@ class _Road:
     def _walk(self, parts: dict[str, _Part]) -> Outcome:
         walked: dict[str, Step] = {}
         for number, (name, part) in enumerate(parts.items(), 1):
-            say(f"[{number}/{len(parts)}] {TITLES[name]}")
+            logger.info(f"[{number}/{len(parts)}] {TITLES[name]}")
             began = time.monotonic()
             try:
                 folder, outcome = part()
             except CheckpointError as error:  # no such version, or no registry that answers
                 folder, outcome = "", Outcome(Exit.FAILED, str(error))
             step = walked[name] = Step(name, folder, outcome, time.monotonic() - began)
-            say(f"[{number}/{len(parts)}] {outcome.message} ({step.seconds:.0f} s)")
+            logger.info(f"[{number}/{len(parts)}] {outcome.message} ({step.seconds:.0f} s)")
             if outcome.code != Exit.DONE:
                 return Outcome(outcome.code, f"{TITLES[name]}: {outcome.message}")
         page = write_page(self.config.output, walked, self.uri, self._version(CHAMPION))

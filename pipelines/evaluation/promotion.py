@@ -1,6 +1,7 @@
 """The registry's candidate against its champion: who is scored, and whether the alias moves."""
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,9 +14,10 @@ from pipelines.errors import UsageError
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.promotion_rule import Decision, decide
 from pipelines.registry.registry import CANDIDATE, CHAMPION, Registry, Version
-from pipelines.runtime.progress import say
 from pipelines.storage.folder import Folder, is_uri
 from pipelines.tracking.uri import check_uri, resolve_uri
+
+logger = logging.getLogger(__name__)
 
 CONTEST = "contest.json"
 _URI = "MLFLOW_TRACKING_URI"
@@ -90,7 +92,7 @@ class Contest:
             Facts for result.json.
         """
         if self.decided is not None:
-            say(f"decided before, and it stays: {'; '.join(self.decided['reasons'])}")
+            logger.info(f"decided before, and it stays: {'; '.join(self.decided['reasons'])}")
             return self.decided
         assert self.candidate is not None  # noqa: S101 - our invariant
         assert self.registry is not None  # noqa: S101 - our invariant
@@ -98,7 +100,7 @@ class Contest:
         if new == old:
             reason = f"{new} is the champion already: there is nothing to decide"
             decided = {"promoted": False, "reasons": [reason], "champion": old}
-            say(reason)
+            logger.info(reason)
         else:
             decision = decide(scores, new, old, config.promotion)
             now = self.registry.version(CHAMPION)  # scoring took hours, and others decide too
@@ -115,7 +117,7 @@ class Contest:
                 "champion": new if decision.promote else old,
             }
             verdict = "the new" if decision.promote else "not"
-            say(f"{new} is {verdict} champion: {'; '.join(decision.reasons)}")
+            logger.info(f"{new} is {verdict} champion: {'; '.join(decision.reasons)}")
         self._keep(Folder(config.output), decided)
         return decided
 
@@ -147,7 +149,7 @@ def _overtaken(name: str, holder: str | None) -> dict[str, Any]:
     """Say that the champion is not the one that was scored, so that nothing can be decided."""
     became = f"{holder} became champion" if holder else f"{name} lost its champion"
     reason = f"{became} meanwhile: run again with another --output"
-    say(f"nothing is decided: {reason}")
+    logger.warning(f"nothing is decided: {reason}")
     return {"promoted": False, "reasons": [reason], "champion": holder}
 
 
@@ -172,7 +174,7 @@ def open_contest(config: EvaluateConfig, uri: str) -> Contest:
     else:
         champion = registry.version(CHAMPION)
     if champion is None:
-        say(f"{config.registry.name} has no champion yet: the candidate has only the codec to beat")
+        logger.info(f"{config.registry.name} has no champion yet: the candidate has only the codec to beat")
     versions: Sequence[Version] = [one for one in (candidate, champion) if one is not None]
     named = {one.label: f"{one.label}=models:/{one.name}/{one.number}" for one in versions}
     decided = kept["decision"] if kept else None

@@ -15,6 +15,7 @@ The files of an evaluation:
 
 import hashlib
 import json
+import logging
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -35,10 +36,11 @@ from pipelines.evaluation.score_files import Trial, commit_of, read_scores
 from pipelines.evaluation.tracking import Child, track
 from pipelines.redaction import shown
 from pipelines.runtime import run as runs
-from pipelines.runtime.progress import say
 from pipelines.runtime.run import Exit, Outcome
 from pipelines.schema import METRICS, STATUSES, UNREADABLE
 from pipelines.storage.folder import Folder, join, parquet_bytes
+
+logger = logging.getLogger(__name__)
 
 MODELS, SCORES = "models.json", "scores.parquet"
 _RTF = "rtf"
@@ -151,7 +153,7 @@ class _Evaluation:
         with scoring_pool(self.config, self.collection, self.contestants, cutoffs_hz) as pool:
             if opened:
                 done = len(self.trials) - len(opened)
-                say(f"scoring {len(opened)} of {len(self.trials)} trials ({done} are done)")
+                logger.info(f"scoring {len(opened)} of {len(self.trials)} trials ({done} are done)")
                 failed = run_trials(pool, opened)
                 if failed:
                     return failed
@@ -195,10 +197,14 @@ class _Evaluation:
                 arguments = one.bundle, config.precision, device, config.rtf_runs, config.rtf_seconds
                 measured = measure_alone(measure, *arguments, gpu=device == "cuda")
                 if measured is None:
-                    say(f"no machine was free to measure the real-time factor of {one.name} ({device})")
+                    logger.warning(
+                        f"no machine was free to measure the real-time factor of {one.name} ({device})"
+                    )
                     continue
                 found[device] = asdict(measured)
-                say(f"{one.name}: {measured.milliseconds:.1f} ms for a second of mono, {measured.device}")
+                logger.info(
+                    f"{one.name}: {measured.milliseconds:.1f} ms for a second of mono, {measured.device}"
+                )
             if len(found) > 1:
                 self.output.write(f"{_RTF}/{one.name}.json", json.dumps(found, indent=1).encode())
 
@@ -249,7 +255,7 @@ class _Evaluation:
                 files=[SCORES, *told_files(self.output)],
             )
         except Exception as error:  # whatever a server, a database or a disk throws only delays
-            say(
+            logger.warning(
                 f"tracking: {shown(self.uri)} has not got everything ({runs.root_cause(error)}). "
                 "Run the same command again to send the rest"
             )

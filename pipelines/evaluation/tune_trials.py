@@ -5,6 +5,7 @@ GPUs it holds one, and restores there what the pool then scores. What Tune itsel
 `Tuner.restore` unpickles. A trial is done when its file of scores is there and whole.
 """
 
+import logging
 import os
 import shutil
 import tempfile
@@ -22,9 +23,10 @@ from pipelines.evaluation.models import Contestant
 from pipelines.evaluation.score_files import Trial, write_scores
 from pipelines.evaluation.scorer import Restorer, Samples, Scorer, restore_items
 from pipelines.runtime import prometheus
-from pipelines.runtime.progress import say
 from pipelines.runtime.run import FINGERPRINT, root_cause
 from pipelines.storage.folder import Folder
+
+logger = logging.getLogger(__name__)
 
 _CHUNK = 8  # items: a row group of shards
 _AT_A_TIME = 2  # trials: one begins while the other's last items are scored
@@ -107,7 +109,9 @@ def _ready(started: list[Any]) -> list[Any]:
 
     waiting = {actor.__ray_ready__.remote(): actor for actor in started}
     if not pool_cpus():
-        say(f"waiting for nodes for {len(started)} scoring actors, {_NODE_SECONDS / 60:.0f} minutes at most")
+        logger.info(
+            f"waiting for nodes for {len(started)} scoring actors, {_NODE_SECONDS / 60:.0f} minutes at most"
+        )
         ray.wait(list(waiting), num_returns=len(waiting), timeout=_NODE_SECONDS)
     ready, late = ray.wait(list(waiting), num_returns=len(waiting), timeout=_START_SECONDS)
     for reference in late:
@@ -118,7 +122,7 @@ def _ready(started: list[Any]) -> list[Any]:
             "them. Wait for them, or bring up more nodes"
         )
     if late:
-        say(f"{len(ready)} of {len(started)} scoring actors got a CPU; going on with these")
+        logger.warning(f"{len(ready)} of {len(started)} scoring actors got a CPU; going on with these")
     ray.get(ready)  # an actor that could not begin says why
     return [waiting[reference] for reference in ready]
 
@@ -138,7 +142,7 @@ def run_trials(work: Work, trials: Sequence[Trial]) -> str | None:
             self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any
         ) -> None:
             if "told" in result:
-                say(result["told"])
+                logger.info(result["told"])
                 _items_scored(result["statuses"])
 
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # signals are ours: pipelines.runtime.run

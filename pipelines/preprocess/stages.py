@@ -6,6 +6,7 @@ costs the shards it was working on, and running it again continues.
 """
 
 import json
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -30,9 +31,11 @@ from pipelines.preprocess.sources import SourcesConfig, collect
 from pipelines.preprocess.splits import SplitsConfig
 from pipelines.runtime import prometheus
 from pipelines.runtime import run as runs
-from pipelines.runtime.progress import say, watch
+from pipelines.runtime.progress import watch
 from pipelines.runtime.run import Exit
 from pipelines.storage.folder import Folder, join
+
+logger = logging.getLogger(__name__)
 
 LISTING = "listing.json"
 
@@ -134,7 +137,7 @@ class Preprocess:
             cluster = connect()
         runs.catch_sigterm()
         where = "joined a Ray cluster" if cluster.joined else "started Ray on this machine"
-        say(f"{where}: {cluster.nodes} nodes, {cluster.cpus} CPUs")
+        logger.info(f"{where}: {cluster.nodes} nodes, {cluster.cpus} CPUs")
         return cluster
 
     @contextmanager
@@ -249,7 +252,7 @@ class Preprocess:
     def _scan_songs(self, open_songs: list[Song], songs: list[Song]) -> None:
         limit = int(self.config.sources.cache_gb * 1e9)
         trim_cache(self.cache, keep=cached_names(songs), limit_bytes=limit)
-        say(f"scanning {len(open_songs)} of {len(songs)} songs")
+        logger.info(f"scanning {len(open_songs)} of {len(songs)} songs")
         arguments = (
             self.output.location,
             self.cache.location,
@@ -276,7 +279,7 @@ class Preprocess:
         bad = find_damaged(self.output, commits.values(), content=self.config.verify == "content")
         bad += [c for c in commits.values() if c.rows + len(c.rejected) != rows.get(c.key)]
         for commit in bad:
-            say(f"shard {schema.shard_name(*commit.key)} is damaged and will be made again")
+            logger.warning(f"shard {schema.shard_name(*commit.key)} is damaged and will be made again")
         if self.config.retry_rejects:
             bad += [commit for commit in commits.values() if commit.rejected]
         stale = {commit.key for commit in bad}
@@ -291,7 +294,7 @@ class Preprocess:
     def _render(self, plan: dict[str, Any], pending: list[dict[str, Any]], done: int) -> None:
         if not pending:
             return
-        say(f"rendering {len(pending)} of {len(pending) + done} shards")
+        logger.info(f"rendering {len(pending)} of {len(pending) + done} shards")
         task = RenderTask(
             self.output.location, self.cache.location, self.config.codec, self.config.shards, self.versions
         )

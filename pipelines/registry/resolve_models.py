@@ -4,9 +4,9 @@ A version's checkpoint is downloaded once, into a cache of this user, and verifi
 what was registered, later against its own manifest.
 """
 
+import logging
 import os
 import re
-import sys
 from pathlib import Path
 
 from apollo.checkpoints.checkpoint import CONFIG, PORTABLE, load, verify
@@ -28,6 +28,8 @@ from pipelines.runtime.run import root_cause
 from pipelines.tracking.client import short_timeouts
 from pipelines.tracking.uri import database_path
 
+logger = logging.getLogger(__name__)
+
 _ALIAS = re.compile(r"models:/(?P<name>[\w.-]+)@(?P<what>(?!\d+$)[\w.-]+)")
 _NUMBER = re.compile(r"models:/(?P<name>[\w.-]+)/(?P<what>[0-9]{1,9})")
 _RUN = re.compile(r"runs:/(?P<run>[0-9a-f]{32})")
@@ -41,7 +43,7 @@ def resolve(name: str) -> Path:
 
     Args:
         name: `models:/NAME@ALIAS`, `models:/NAME/NUMBER`, or `runs:/ID` of a training run. While there is no
-            champion, the candidate stands in for it, and that is said on standard error.
+            champion, the candidate stands in for it, with a warning.
 
     Raises:
         CheckpointError: there is no such version, or no registry, or it does not answer.
@@ -88,10 +90,8 @@ def find_version(name: str) -> tuple[Version, str]:
 def _version(registry: Registry, what: str) -> Version | None:
     found = registry.version(what)
     if found is None and what == CHAMPION and (candidate := registry.version(CANDIDATE)):
-        print(
-            f"{registry.name} has no champion yet: taking the candidate, version {candidate.number}",
-            file=sys.stderr,
-            flush=True,
+        logger.warning(
+            f"{registry.name} has no champion yet: taking the candidate, version {candidate.number}"
         )
         return candidate
     return found

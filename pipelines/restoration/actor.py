@@ -7,9 +7,9 @@ where they outlive the process.
 
 import hashlib
 import json
+import logging
 import os
 import shutil
-import sys
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +27,8 @@ from pipelines.registry.model_bundle import unpack
 from pipelines.restoration.songs import Record, Wanted, commit_path, read_record, write_record
 from pipelines.runtime import run as runs
 from pipelines.storage.folder import Folder, is_uri
+
+logger = logging.getLogger(__name__)
 
 _MOST_ATTEMPTS = 3
 _COPY_BYTES = 1 << 22
@@ -95,7 +97,7 @@ class SongRestorer:
                 self._restore(song, record)
             except torch.AcceleratorError as error:
                 # every song after it would fail at once, and this actor would take them all: Ray starts anew
-                print(f"{song.source}: {runs.root_cause(error)}", file=sys.stderr, flush=True)
+                logger.error(f"{song.source}: {runs.root_cause(error)}")
                 os._exit(1)
         write_record(self._output, record)
         return record

@@ -12,6 +12,7 @@ A song is the unit of work: with its record there and its result as long as the 
 """
 
 import json
+import logging
 import secrets
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -23,9 +24,11 @@ from apollo.model.config import PRECISIONS
 from pipelines.errors import UsageError
 from pipelines.runtime import prometheus
 from pipelines.runtime import run as runs
-from pipelines.runtime.progress import say, watch
+from pipelines.runtime.progress import watch
 from pipelines.runtime.run import Exit, Outcome
 from pipelines.storage.folder import Folder
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from pipelines.registry.model_bundle import ModelBundle
@@ -194,7 +197,9 @@ class _Run:
         runs.catch_sigterm()  # Ray has put its own handler there
         on_gpu = config.device == "cuda" or (config.device == "auto" and here.gpus > 0)
         device = "cuda" if on_gpu else "cpu"
-        say(f"restoring {len(self.open)} of {len(self.wanted)} songs: {here.cpus} CPUs, {here.gpus} GPUs")
+        logger.info(
+            f"restoring {len(self.open)} of {len(self.wanted)} songs: {here.cpus} CPUs, {here.gpus} GPUs"
+        )
         task = RestoreTask(secrets.token_hex(8), config.songs, device, config.precision)
         # the longest first: at the end no actor is left alone with it
         order = sorted(self.open, key=lambda song: -song.source_bytes)
@@ -214,7 +219,7 @@ class _Run:
             self.records[songs[record.name]] = record
             _song_done(record)
             if record.status == "failed":
-                say(f"FAILED   {record.source!r}: {record.reason}")
+                logger.error(f"{record.source!r} not restored: {record.reason}")
         self.output.delete_temporary()  # of actors that were killed
 
     def _lines(self, statuses: tuple[str, ...]) -> bytes:

@@ -1,35 +1,19 @@
-"""Progress for people: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of a stage: a bar on a terminal, a log line now and then elsewhere."""
 
+import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
 
-from pipelines.redaction import shown
 from pipelines.runtime import prometheus
+
+logger = logging.getLogger(__name__)
 
 _Item = TypeVar("_Item")
 _LINE_SECONDS = 30.0
-
-
-_speak: Callable[[str], object] | None = None
-
-
-def speak_through(speak: Callable[[str], object]) -> None:
-    """Let `say` in this process speak through something else: a worker has no terminal."""
-    global _speak
-    _speak = speak
-
-
-def say(text: str) -> None:
-    """Print a line at once, without passwords, without disturbing a bar."""
-    text = shown(text)
-    if _speak is not None:
-        _speak(text)
-        return
-    tqdm.write(text, file=sys.stderr)
 
 
 def watch(items: Iterable[_Item], *, total: int, done: int, what: str, unit: str) -> Iterator[_Item]:
@@ -46,16 +30,16 @@ def watch(items: Iterable[_Item], *, total: int, done: int, what: str, unit: str
     if sys.stderr.isatty():
         yield from tqdm(items, total=total, initial=done, desc=what, unit=f" {unit}", file=sys.stderr)
         return
-    began = spoke = time.monotonic()
+    began = logged = time.monotonic()
     count = done
     for item in items:
         count += 1
         yield item
         now = time.monotonic()
-        if now - spoke >= _LINE_SECONDS or count == total:
+        if now - logged >= _LINE_SECONDS or count == total:
             left = (now - began) / (count - done) * (total - count)
-            say(f"{what}: {count} of {total} {unit}s, {now - began:.0f} s, about {left:.0f} s left")
-            spoke = now
+            logger.info(f"{what}: {count} of {total} {unit}s, {now - began:.0f} s, about {left:.0f} s left")
+            logged = now
 
 
 def _counted(items: Iterable[_Item], left: int, stage: str) -> Iterator[_Item]:

@@ -6,6 +6,7 @@ by a tag with a unique key; one that was deleted is created again and gets every
 """
 
 import json
+import logging
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.redaction import shown
-from pipelines.runtime.progress import say
 from pipelines.runtime.run import root_cause
 from pipelines.storage.folder import write_locally
 from pipelines.tracking.client import KEY_TAG, log_metrics, log_params, make_client, short_timeouts
 from pipelines.tracking.spool import Spool
+
+logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 _MAX_REASON_LENGTH = 200
@@ -100,14 +102,14 @@ class MlflowSync:
             self._run_id = None  # the next call checks whether the run still exists
             if not self._failing:
                 reason = root_cause(error).replace(self.target.uri, place)[:_MAX_REASON_LENGTH]
-                say(
+                logger.warning(
                     f"MLflow server {place} unreachable ({reason}): metrics are buffered in "
                     f"{self.spool.lines} and sent later"
                 )
             self._failing = True
             return False
         if self._failing:
-            say(f"MLflow server {place} reachable again: all buffered metrics were sent")
+            logger.info(f"MLflow server {place} reachable again: all buffered metrics were sent")
         self._failing = False
         return True
 

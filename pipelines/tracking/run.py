@@ -5,6 +5,7 @@ thread sends that to the server (`tracking.mlflow_sync`): a server that is down,
 and a run that was killed and resumed has each point once.
 """
 
+import logging
 import os
 import posixpath
 import subprocess
@@ -18,13 +19,14 @@ from typing import Any, Literal
 
 from pipelines.errors import UsageError
 from pipelines.redaction import shown
-from pipelines.runtime.progress import say
 from pipelines.storage.folder import is_uri
 from pipelines.tracking.client import MAX_TAG_LENGTH, flatten, sanitize_name
 from pipelines.tracking.mlflow_sync import MlflowSync, Target, read_run_file, write_run_file
 from pipelines.tracking.spool import Spool, SpoolWriter
 from pipelines.tracking.system_metrics import SystemMetrics
 from pipelines.tracking.uri import artifact_location, check_uri, resolve_uri
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "Run", "Status", "Tracker", "TrackingConfig", "check_uri", "git_commit", "open_run", "resolve_uri",
@@ -127,7 +129,7 @@ def _sync_until(remote: MlflowSync, status: str, timeout_seconds: float) -> bool
     deadline = time.monotonic() + timeout_seconds
     while not remote.sync(status):
         if time.monotonic() + _RETRY_SECONDS >= deadline:
-            say(
+            logger.warning(
                 f"MLflow server {shown(remote.target.uri)} does not have all metrics: the rest is kept in "
                 f"{remote.spool.folder} and sent when the run is resumed"
             )
@@ -276,7 +278,7 @@ class Tracker:
         kind = text.partition(":")[0]
         if kind not in self._warned:
             self._warned.add(kind)
-            say(f"tracking: {text}")
+            logger.warning(f"tracking: {text}")
 
     def _run_thread(self) -> None:
         wait, sampled = self._config.flush_seconds, time.monotonic()

@@ -1,6 +1,7 @@
 """Callbacks of the training loop on Ray: MLflow, Prometheus, checkpoints in a store, stop requests."""
 
 import json
+import logging
 import os
 import shutil
 import time
@@ -20,6 +21,8 @@ from pipelines.tracking.run import Run, Tracker
 from pipelines.training.checkpoint_sync import CheckpointSync
 from pipelines.training.config import TrainConfig
 from pipelines.training.validation_review import review_examples
+
+logger = logging.getLogger(__name__)
 
 _REVIEW_SECONDS = 600.0  # longest wait for the last scores at the end
 
@@ -82,11 +85,11 @@ class RayCallbacks(Hooks):
 
     def _reviewed(self, step: int, found: Any) -> dict[str, float]:
         if not isinstance(found, dict):
-            self.say(f"step {step}: no ViSQOL and no pictures: {found or 'it took too long'}")
+            logger.warning(f"step {step}: no ViSQOL and no pictures: {found or 'it took too long'}")
             return {}
         scores: dict[str, float] = found["scores"]
         if self.config.visqol and VISQOL not in scores:
-            self.say(f"step {step}: ViSQOL is missing, or defined for none of the examples")
+            logger.warning(f"step {step}: ViSQOL is missing, or defined for none of the examples")
         if self.tracker:
             self.tracker.log(step, scores, kind="review")
             for name, path in found["pictures"].items():
@@ -102,7 +105,7 @@ class RayCallbacks(Hooks):
     def saved(self, step: int, path: Path) -> None:
         """Log a checkpoint, and upload it if the output is in a store."""
         prometheus.record("apollo_training_checkpoints_total")
-        self.say(f"checkpoint {os.fspath(path)}")
+        logger.info(f"checkpoint {os.fspath(path)}")
         if self.sync:
             self.sync.try_push()
 
@@ -110,14 +113,10 @@ class RayCallbacks(Hooks):
         """Return whether the driver requested a stop."""
         return self.world.rank == 0 and self.desk.is_stopping()
 
-    def say(self, text: str) -> None:
-        """Send a log message to the driver."""
-        self.desk.say(text)
-
     def rejected(self, reject: Reject) -> None:
         """List a row that is left out."""
         prometheus.rejected("apollo_training_rows_rejected_total", [reject.reason])
-        self.say(f"left out: {reject.name}: {reject.reason}")
+        logger.warning(f"row {reject.name} skipped: {reject.reason}")
         with open(self.output.path(f"rejects-{self.world.rank}.jsonl"), "a") as stream:
             stream.write(json.dumps(reject._asdict()) + "\n")
         if self.sync:

@@ -14,9 +14,10 @@ comes back may have steps that the run took again without it. The first worker s
 
 import fcntl
 import json
+import logging
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,6 +35,8 @@ from pipelines.storage.folder import Folder, write_locally
 from pipelines.storage.object_store import StoreError
 from pipelines.training.config import INIT
 
+logger = logging.getLogger(__name__)
+
 CHECKPOINTS, TRACKING = "checkpoints", "tracking"
 _SCORES = f"{CHECKPOINTS}/scores.json"
 _LINES = f"{TRACKING}/metrics.jsonl"
@@ -46,12 +49,11 @@ class CheckpointSync:
     Args:
         output: URI.
         local: The folder.
-        say: Told of what is not as it should be.
         rank: Of the worker, whose rejects are its own affair.
     """
 
-    def __init__(self, output: str, local: Path, say: Callable[[str], None], rank: int = 0) -> None:
-        self._store, self._local, self._say = Folder(output), local, say
+    def __init__(self, output: str, local: Path, rank: int = 0) -> None:
+        self._store, self._local = Folder(output), local
         self._rejects = f"rejects-{rank}.jsonl"
         self._damaged: set[str] = set()
 
@@ -112,14 +114,14 @@ class CheckpointSync:
         try:
             self.push()
         except StoreError as error:
-            self._say(f"not in the store yet, which is tried again at the next checkpoint: {error}")
+            logger.warning(f"not in the store yet, which is tried again at the next checkpoint: {error}")
 
     def try_push_rejects(self) -> None:
         """Send what this worker has left out, on every worker; where the store does not answer say so."""
         try:
             self._push_file(self._rejects)
         except StoreError as error:
-            self._say(f"{self._rejects} is not in the store: {error}")
+            logger.warning(f"{self._rejects} is not in the store: {error}")
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -151,7 +153,7 @@ class CheckpointSync:
             manifest = self._store.read(f"{name}/{MANIFEST}")
             fetch(self._local / name, files, download, manifest=manifest)
         except (CheckpointError, FileNotFoundError) as error:
-            self._say(f"{name} in {self._store.location} is damaged and left aside: {error}")
+            logger.warning(f"{name} in {self._store.location} is damaged and left aside: {error}")
             self._damaged.add(name)
             shutil.rmtree(self._local / name, ignore_errors=True)
 

@@ -1,17 +1,19 @@
 """What becomes of a training that ended: its best weights as a version in the registry."""
 
+import logging
 import posixpath
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from pipelines.redaction import shown
-from pipelines.runtime.progress import say
 from pipelines.runtime.run import root_cause
 from pipelines.storage.folder import is_uri
 from pipelines.tracking import run
 from pipelines.tracking.mlflow_sync import read_run_file
 from pipelines.training.config import TrainConfig
+
+logger = logging.getLogger(__name__)
 
 _SEND_SECONDS = 5.0  # the training has waited for the server before
 
@@ -35,7 +37,7 @@ def register_best(config: TrainConfig, facts: Mapping[str, Any], tags: Mapping[s
     if not config.registry.register:
         return {"registered": None, "not_registered": "registry.register is false"}
     if facts.get("best") is None:
-        say("no checkpoint has learned anything yet, so nothing is registered")
+        logger.warning("no checkpoint has learned anything yet, so nothing is registered")
         return {"registered": None, "not_registered": "there is no best checkpoint yet"}
     uri = run.resolve_uri(config.tracking.uri, config.output)
     try:
@@ -51,9 +53,9 @@ def register_best(config: TrainConfig, facts: Mapping[str, Any], tags: Mapping[s
         )
     except Exception as error:  # whatever a server, a database or a store throws: the training is done
         reason = f"{shown(uri)} has not registered {config.output}/best: {root_cause(error)}"
-        say(f"{reason}. The same command again registers it")
+        logger.error(f"{reason}. The same command again registers it")
         return {"registered": None, "not_registered": reason}
-    say(f"registered {version.uri}, as models:/{version.name}@candidate")
+    logger.info(f"registered {version.uri}, as models:/{version.name}@candidate")
     return {"registered": version.uri}
 
 

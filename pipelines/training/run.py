@@ -15,6 +15,7 @@ An output may be a URI; what is where then: `pipelines.training.checkpoint_sync`
 
 import hashlib
 import json
+import logging
 import os
 import signal
 import threading
@@ -28,13 +29,15 @@ from apollo.training.config import FREE_FIT, FREE_GAN
 from pipelines.cluster.resources import check_room, room_for
 from pipelines.errors import UsageError
 from pipelines.runtime import run as runs
-from pipelines.runtime.progress import say
+from pipelines.runtime.logs import current_level
 from pipelines.runtime.run import Exit, Outcome
 from pipelines.storage.folder import Folder, is_uri, join
 from pipelines.tracking import run as tracking
 from pipelines.training import registration
 from pipelines.training.checkpoint_sync import CheckpointSync, make_folder
 from pipelines.training.config import INIT, TrainConfig
+
+logger = logging.getLogger(__name__)
 
 _FREE = {  # may change from one start to the next: what is learned stays the same, but for rounding
     "gan": FREE_GAN,
@@ -121,7 +124,7 @@ def _prepare(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any]]:
 
     if is_uri(config.output):
         _check_tracking(config)
-        CheckpointSync(config.output, config.folder, say).pull_initial()
+        CheckpointSync(config.output, config.folder).pull_initial()
     if config.init is not None:
         config = replace(config, **_shapes(config))
     settings: dict[str, Any] = {
@@ -178,7 +181,7 @@ def _begin(config: TrainConfig) -> None:
     if not (config.folder / INIT).exists():
         _save_init(config, config.init)
     if is_uri(config.output):
-        CheckpointSync(config.output, config.folder, say).push_init()
+        CheckpointSync(config.output, config.folder).push_init()
 
 
 def _save_init(config: TrainConfig, init: str) -> None:
@@ -193,7 +196,7 @@ def _save_init(config: TrainConfig, init: str) -> None:
         notes={"from": init, "discriminator": config.discriminator.to_dict()} if more else {},
     )
     if not more and not config.gan.discriminator_warmup_steps:
-        say(
+        logger.warning(
             f"{init} has no discriminator: a new one would mislead a trained generator. Consider "
             "--gan.discriminator_warmup_steps 2000, in which it learns alone"
         )
@@ -208,7 +211,7 @@ def _run(config: TrainConfig, output: Folder, fingerprint: dict[str, Any]) -> Ou
     runs.catch_sigterm()  # Ray has put its own handler there
     # every worker of a live run needs a CPU for an actor of its own
     check_room(config.workers, more_cpus=config.workers.needed if config.source == "live" else 0)
-    with room_for(config.workers, say):
+    with room_for(config.workers):
         nodes = connection.connect().nodes
         tracking.check_uri(tracking.resolve_uri(config.tracking.uri, config.output), nodes)
         run = tracking.open_run(
@@ -220,14 +223,13 @@ def _run(config: TrainConfig, output: Folder, fingerprint: dict[str, Any]) -> Ou
         status: tracking.Status = "FAILED"
         try:
             with _signals_as_wish() as stopping:
-                say(f"training on {config.workers.count} workers; {config.output}")
+                logger.info(f"training on {config.workers.count} workers; {config.output}")
                 found = run_workers(
                     work,
-                    {"config": config, "run": run},
+                    {"config": config, "run": run, "log_level": current_level()},
                     config.workers,
                     scratch=join(config.output, _SCRATCH),
                     stopping=stopping,
-                    say=say,
                 )
                 outcome = _judge(found, config)
                 status = "KILLED" if outcome.code == Exit.INTERRUPTED else "FINISHED"
@@ -266,7 +268,7 @@ def _signals_as_wish() -> Iterator[threading.Event]:
         if stopping.is_set():
             raise KeyboardInterrupt
         stopping.set()
-        say("stopping after this step, with a checkpoint; once more to stop at once")
+        logger.info("stopping after this step, with a checkpoint; once more to stop at once")
 
     if threading.current_thread() is not threading.main_thread():
         yield stopping

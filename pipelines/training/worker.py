@@ -1,6 +1,5 @@
 """Function of every training worker: build the networks and the data, run the loop."""
 
-import warnings
 from dataclasses import asdict
 from typing import Any
 
@@ -19,7 +18,7 @@ from pipelines.cluster.torch_trainer import DeskLine
 from pipelines.dataset.bad_rows import CorruptDataError
 from pipelines.loading.live_source import LiveSource
 from pipelines.loading.shard_source import ShardSource, ValidationSource
-from pipelines.runtime import progress
+from pipelines.runtime import logs
 from pipelines.storage.folder import is_uri
 from pipelines.training.callbacks import RayCallbacks
 from pipelines.training.checkpoint_sync import CheckpointSync
@@ -30,7 +29,7 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
     """Train on this worker; to be called on all of them.
 
     Args:
-        settings: `config` (a TrainConfig), `run` (of the tracking), `desk`.
+        settings: `config` (a TrainConfig), `run` (of the tracking), `log_level`, `desk`.
 
     Returns:
         The ending's fields; nothing where a worker had failed for good.
@@ -43,12 +42,11 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
     desk = DeskLine(settings["desk"])
     if desk.failure():
         return {}
-    progress.speak_through(desk.say)
-    warnings.showwarning = lambda message, *_: desk.say(f"warning: {message}")
     world = World(_device())
+    logs.forward(desk.log, rank=world.rank, level=settings["log_level"])
     if world.rank == 0:
         desk.beat()
-    sync = _checkpoint_sync(config, desk, world)
+    sync = _checkpoint_sync(config, world)
     hooks = RayCallbacks(config, settings["run"], desk, world, sync)
     try:
         validation = ValidationSource(
@@ -72,11 +70,11 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
     return asdict(ending)
 
 
-def _checkpoint_sync(config: TrainConfig, desk: DeskLine, world: World) -> CheckpointSync | None:
+def _checkpoint_sync(config: TrainConfig, world: World) -> CheckpointSync | None:
     """Bring an output at a URI to this node, after what the store has missed has gone there."""
     if not is_uri(config.output):
         return None
-    sync = CheckpointSync(config.output, config.folder, desk.say, world.rank)
+    sync = CheckpointSync(config.output, config.folder, world.rank)
     if world.rank == 0:
         sync.push_newer()
     world.wait()

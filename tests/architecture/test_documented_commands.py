@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipelines.runtime.command_line import with_underscores
+
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("*.yaml"), *ROOT.glob("jobs/*.py")]
 _COMMAND = re.compile(r"\bpython jobs/(\w+)\.py (.*)")
@@ -40,5 +42,5 @@ def test_a_job_understands_the_command(
     assert specification.loader
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
-    rename = getattr(module, "_with_underscores", str)
-    module.build_parser().parse_args([rename(argument) for argument in arguments])
+    parser = module.build_parser()
+    parser.parse_args(with_underscores(parser, arguments))

@@ -11,7 +11,7 @@ import torch
 
 import apollo
 from apollo.training.config import FitConfig, GanConfig
-from tests.support.gloo_runs import Run, ending, launch, logged, names, said, steps, weights
+from tests.support.gloo_runs import Run, ending, launch, log, logged, names, steps, weights
 
 LAST = 18  # steps of a whole run
 KILLED = -9
@@ -59,7 +59,7 @@ def test_17_a_worker_killed_at_a_random_step_changes_nothing(
     assert codes[rank] == KILLED
     assert codes[1 - rank] == 1  # it lost its partner
     assert launch(run) == [0, 0]
-    assert "continuing from step" in said(run)
+    assert "continuing from step" in log(run)
     assert_same(run, undisturbed_run)
 
 
@@ -121,7 +121,7 @@ def test_19_the_newest_whole_checkpoint_is_taken_and_said(
     else:
         shutil.rmtree(older)
     assert launch(run) == [0, 0]
-    text = said(run)
+    text = log(run)
     assert ("set aside as step-00000008.damaged" in text) == (damage != "older gone")
     assert f"continuing from step {8 if damage == 'older gone' else 6}" in text
     assert_same(run, undisturbed_run)
@@ -148,8 +148,8 @@ def test_19_no_whole_checkpoint_begins_anew_and_says_so(undisturbed_run: Run, tm
     folder = _killed_at(run, 5)
     (folder / "step-00000004/weights.pt").write_bytes(b"")
     assert launch(run) == [0, 0]
-    assert "set aside" in said(run)
-    assert "continuing" not in said(run)
+    assert "set aside" in log(run)
+    assert "continuing" not in log(run)
     assert_same(run, undisturbed_run)
 
 
@@ -209,7 +209,7 @@ def test_21_fewer_examples_than_workers_are_refused(tmp_path: Path) -> None:
 def test_22_a_step_with_no_numbers_is_left_out_on_all_ranks_and_named(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", poison=frozenset({"0-13", "1-2"}))
     assert launch(run) == [0, 0]
-    text = said(run)
+    text = log(run)
     assert "step 4 met a loss or gradient that is no number and was left out; examples: 0-13, 0-15\n" in text
     assert "step 7 met a loss or gradient that is no number and was left out; examples: 1-0, 1-2\n" in text
     assert ending(run).skipped == 2
@@ -232,7 +232,7 @@ def test_22_a_run_that_keeps_meeting_no_numbers_ends_with_a_sound_checkpoint(tmp
     poison = frozenset(f"1-{position}" for position in range(24))
     run = Run(tmp_path / "run", poison=poison, gan=GanConfig(batch_size=4, max_skipped_steps=2))
     assert launch(run) == [1, 1]
-    assert said(run).count("was left out") == 3
+    assert log(run).count("was left out") == 3
     apollo.load(run.output / "checkpoints/step-00000006")
 
 

@@ -1,6 +1,7 @@
 """Small training runs as plain processes over gloo, for tests that kill, starve and poison them."""
 
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -98,10 +99,6 @@ class Recorder(Hooks):
     def should_stop(self) -> bool:
         return self.run.stop.get(self.rank, self.step + 1) <= self.step
 
-    def say(self, text: str) -> None:
-        with (self.run.output / "said.txt").open("a") as stream:
-            stream.write(text + "\n")
-
 
 def _append(path: Path, line: Mapping[str, Any]) -> None:
     with path.open("a") as stream:
@@ -127,6 +124,7 @@ def _work(run: Run, rank: int, meeting: str) -> None:
             world_size=run.world,
             timeout=timedelta(seconds=60),
         )
+    logging.basicConfig(filename=run.output / "log.txt", level=logging.INFO)
     world = World(torch.device("cpu"))
     ending = fit(
         build(run, world),
@@ -197,9 +195,9 @@ def names(run: Run, ranks: int) -> dict[int, list[str]]:
     return together
 
 
-def said(run: Run) -> str:
-    """Read what the runs said."""
-    return (run.output / "said.txt").read_text()
+def log(run: Run) -> str:
+    """Read the log lines of all starts of a run."""
+    return (run.output / "log.txt").read_text()
 
 
 def weights(run: Run, step: int) -> dict[str, Any]:

@@ -100,11 +100,9 @@ def train(folder: Path, seen: dict[str, set[str]]) -> None:
     # no CUDA behind these GPUs, and NCCL needs it
     ray.train.torch.TorchConfig = lambda backend: GlooConfig()
     config = WorkersConfig(count=2, cpus=1, wait_minutes=3)
-    with room_for(config, print):
+    with room_for(config):
         stopping = threading.Event()
-        torch_trainer.run_workers(
-            _stay, {}, config, scratch=str(folder / "scratch"), stopping=stopping, say=print
-        )
+        torch_trainer.run_workers(_stay, {}, config, scratch=str(folder / "scratch"), stopping=stopping)
         seen["review"].add(torch_trainer.Aside(here).poll(60)[1])
 
 

@@ -57,10 +57,6 @@ def _filled(snapshots: Snapshots, gan: Gan, *steps: int) -> None:
         snapshots.save(gan, step, {"step": step})
 
 
-def _silent(_: str) -> None:
-    raise AssertionError("nothing was to be said")
-
-
 def test_everything_comes_back(snapshots: Snapshots) -> None:
     gan, other = _gan(), _gan(seed=1)
     _train(gan, 0, 1)
@@ -89,10 +85,11 @@ def test_notes_say_what_it_is(snapshots: Snapshots, trained: Gan) -> None:
     assert GeneratorConfig.from_dict(notes["generator"]) == trained.generator.config
 
 
-def test_nothing_there_is_no_step(snapshots: Snapshots) -> None:
+def test_nothing_there_is_no_step(snapshots: Snapshots, caplog: pytest.LogCaptureFixture) -> None:
     assert snapshots.steps() == []
-    assert snapshots.newest(_silent) is None
+    assert snapshots.newest() is None
     assert snapshots.scores() == {}
+    assert not caplog.messages
 
 
 def test_steps_are_found_by_number_and_other_names_are_left_alone(snapshots: Snapshots, trained: Gan) -> None:
@@ -100,42 +97,46 @@ def test_steps_are_found_by_number_and_other_names_are_left_alone(snapshots: Sna
     for name in ("step-2", "step-00000004.damaged", "other"):
         (snapshots.folder / name).mkdir()
     assert snapshots.steps() == [2, 30, 100_000_000]
-    assert snapshots.newest(_silent) == 100_000_000
+    assert snapshots.newest() == 100_000_000
     snapshots.prune(1, [])
     left = {"step-2", "step-00000004.damaged", "other", "step-100000000"}
     assert {entry.name for entry in snapshots.folder.iterdir()} == left
 
 
-def test_the_newest_whole_one_is_taken_and_the_rest_set_aside_aloud(
-    snapshots: Snapshots, trained: Gan
+def test_the_newest_whole_one_is_taken_and_the_rest_set_aside_with_a_warning(
+    snapshots: Snapshots, trained: Gan, caplog: pytest.LogCaptureFixture
 ) -> None:
     _filled(snapshots, trained, 1, 2, 3, 4)
     with (snapshots.path(4) / "training.pt").open("ab") as stream:
         stream.write(b"!")
     (snapshots.path(3) / "weights.pt").unlink()
-    said: list[str] = []
-    assert snapshots.newest(said.append) == 2
-    assert len(said) == 2
-    assert "training.pt is damaged" in said[0] and "set aside as step-00000004.damaged" in said[0]
-    assert "step-00000003 is no whole checkpoint" in said[1] and "step-00000003.damaged" in said[1]
+    assert snapshots.newest() == 2
+    first, second = caplog.messages
+    assert "training.pt is damaged" in first and "set aside as step-00000004.damaged" in first
+    assert "step-00000003 is no whole checkpoint" in second and "step-00000003.damaged" in second
     assert snapshots.steps() == [1, 2]
     assert (snapshots.folder / "step-00000004.damaged/weights.pt").exists()  # for whoever looks into it
-    assert snapshots.newest(_silent) == 2
+    assert snapshots.newest() == 2
+    assert len(caplog.messages) == 2
 
 
-def test_one_set_aside_twice_replaces_the_first(snapshots: Snapshots, trained: Gan) -> None:
-    for _ in range(2):
+def test_one_set_aside_twice_replaces_the_first(
+    snapshots: Snapshots, trained: Gan, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(2):
         _filled(snapshots, trained, 1)
         (snapshots.path(1) / "MANIFEST.json").write_text("{")
-        said: list[str] = []
-        assert snapshots.newest(said.append) is None
-        assert len(said) == 1
+        assert snapshots.newest() is None
+        assert len(caplog.messages) == number + 1
 
 
-def test_what_a_killed_writer_left_is_deleted(snapshots: Snapshots, trained: Gan) -> None:
+def test_what_a_killed_writer_left_is_deleted(
+    snapshots: Snapshots, trained: Gan, caplog: pytest.LogCaptureFixture
+) -> None:
     _filled(snapshots, trained, 1)
     (snapshots.folder / ".step-00000002-x").mkdir()
-    assert snapshots.newest(_silent) == 1
+    assert snapshots.newest() == 1
+    assert not caplog.messages
     assert [entry.name for entry in snapshots.folder.iterdir()] == ["step-00000001"]
 
 
@@ -231,7 +232,7 @@ def test_nothing_planted_is_executed(snapshots: Snapshots, trained: Gan, writer:
     else:
         planted.write_bytes(pickle.dumps(harmful))
     _rewrite(snapshots.path(1), planted.read_bytes())
-    assert snapshots.newest(_silent) == 1  # the manifest says that it is whole
+    assert snapshots.newest() == 1  # the manifest says that it is whole
     with pytest.raises(CheckpointError, match=r"training\.pt"):
         snapshots.load(_gan(), 1)
     assert not (tmp_path / "ran").exists()

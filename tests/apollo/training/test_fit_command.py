@@ -123,7 +123,7 @@ def test_a_signal_ends_it_with_a_checkpoint(examples: Path, tmp_path: Path) -> N
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["status"] == "interrupted"
     last = len(_lines(history))
-    assert result["step"] == last == Snapshots(tmp_path).newest(print)
+    assert result["step"] == last == Snapshots(tmp_path).newest()
     assert f"interrupted at step {last}" in said
 
 

@@ -55,9 +55,6 @@ class Recorder(Hooks):
     def should_stop(self) -> bool:
         return bool(self.stop_after) and self.of("stepped")[-1][1] >= self.stop_after
 
-    def say(self, text: str) -> None:
-        self.calls.append(("say", text))
-
     def of(self, kind: str) -> list[tuple[Any, ...]]:
         return [call for call in self.calls if call[0] == kind]
 
@@ -65,7 +62,7 @@ class Recorder(Hooks):
         return [call[1] for call in self.of(kind)]
 
     def order(self) -> list[tuple[str, int]]:
-        return [(call[0], call[1]) for call in self.calls if call[0] != "say"]
+        return [(call[0], call[1]) for call in self.calls]
 
 
 def _gan(**settings: Any) -> Gan:
@@ -216,9 +213,9 @@ def test_the_progress_line_says_where_how_fast_and_how_long(
     assert one.line(985, numbers).endswith("about 1 min 00 s left")
 
 
-def test_what_it_says_can_be_read(tmp_path: Path) -> None:
+def test_log_lines_can_be_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _, hooks = _fit(tmp_path)
-    said = [call[1] for call in hooks.of("say")]
+    said = caplog.messages
     assert re.match(r"epoch 1, step 2 of 6: g/stft \d\.\d{3}, d/real \d\.\d{3}, d/fake \d\.\d{3}, ", said[0])
     scores = hooks.of("validated")[0][2]
     assert said[1] == (
@@ -268,11 +265,11 @@ def test_max_steps_may_end_it_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
     assert ending.best in (3, 4)
 
 
-def test_more_steps_go_on_where_the_last_run_ended(tmp_path: Path) -> None:
+def test_more_steps_go_on_where_the_last_run_ended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _, hooks = _fit(tmp_path / "whole")
     _fit(tmp_path / "parts", max_steps=2)
     _, more = _fit(tmp_path / "parts")
-    assert ("say", "continuing from step 2") in more.calls
+    assert "continuing from step 2" in caplog.messages
     assert [call[2:] for call in more.of("stepped")] == [call[2:] for call in hooks.of("stepped")[2:]]
     assert hooks.of("validated")[-1][2] == more.of("validated")[-1][2]
 
@@ -342,13 +339,15 @@ def _contents(folder: Path) -> dict[str, Any]:
     }
 
 
-def test_an_ended_run_stays_as_it_is(tmp_path: Path) -> None:
+def test_an_ended_run_stays_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     ending, _ = _fit(tmp_path)
     before = _contents(tmp_path)
+    caplog.clear()
     again, hooks = _fit(tmp_path)
     assert again == ending
     assert _contents(tmp_path) == before
-    assert hooks.calls == [("say", "continuing from step 6")]
+    assert hooks.calls == []
+    assert caplog.messages == ["continuing from step 6"]
 
 
 def test_progress_is_kept_in_the_checkpoint(scripted: Any, tmp_path: Path) -> None:

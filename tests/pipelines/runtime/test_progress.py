@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from pipelines.runtime import progress
-from pipelines.runtime.progress import say, watch
+from pipelines.runtime.progress import watch
 
 
 @pytest.fixture
@@ -27,18 +27,17 @@ def test_items_pass_through_in_order() -> None:
     assert list(watch(iter("abc"), total=5, done=2, what="scan", unit="song")) == ["a", "b", "c"]
 
 
-def test_last_item_is_told_in_a_plain_line(capsys: pytest.CaptureFixture[str], clock: list[float]) -> None:
+def test_last_item_is_logged(caplog: pytest.LogCaptureFixture, clock: list[float]) -> None:
     assert list(watch(_slow(clock, 3, 1), total=5, done=2, what="scan", unit="song")) == [0, 1, 2]
-    assert capsys.readouterr().err == "scan: 5 of 5 songs, 3 s, about 0 s left\n"
+    assert caplog.messages == ["scan: 5 of 5 songs, 3 s, about 0 s left"]
 
 
 def test_lines_come_every_30_seconds_with_what_is_left(
-    capsys: pytest.CaptureFixture[str], clock: list[float]
+    caplog: pytest.LogCaptureFixture, clock: list[float]
 ) -> None:
     for _ in watch(_slow(clock, 10, 10), total=110, done=100, what="render", unit="shard"):
         pass
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == [
+    assert caplog.messages == [
         "render: 103 of 110 shards, 30 s, about 70 s left",
         "render: 106 of 110 shards, 60 s, about 40 s left",
         "render: 109 of 110 shards, 90 s, about 10 s left",
@@ -64,8 +63,3 @@ def test_terminal_gets_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: py
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert list(watch(range(3), total=5, done=2, what="scan", unit="song")) == [0, 1, 2]
     assert "scan: 100%" in capsys.readouterr().err
-
-
-def test_line_goes_to_the_error_output_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    say("hello")
-    assert capsys.readouterr() == ("", "hello\n")

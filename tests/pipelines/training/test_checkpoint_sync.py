@@ -36,8 +36,8 @@ class _Desk:
     def __init__(self, stop_after: int | None) -> None:
         self.said, self.asked, self.stop_after = list[str](), 0, stop_after
 
-    def say(self, text: str) -> None:
-        self.said.append(text)
+    def log(self, record: dict[str, Any]) -> None:
+        self.said.append(record["msg"])
 
     def beat(self) -> None:
         pass
@@ -98,7 +98,7 @@ def _work(config: TrainConfig, monkeypatch: pytest.MonkeyPatch, stop_after: int 
     monkeypatch.setattr(worker, "DeskLine", lambda _: desk)
     config.folder.mkdir(parents=True, exist_ok=True)
     run = open_run(config.tracking, str(config.folder), params={}, tags={})
-    worker.work({"config": config, "run": run, "desk": None})
+    worker.work({"config": config, "run": run, "log_level": "INFO", "desk": None})
     return desk
 
 
@@ -189,12 +189,10 @@ def test_a_run_in_a_bucket_needs_a_place_for_what_it_logs(
 
 def test_what_a_run_began_from_and_left_out_is_on_every_node(bucket: Bucket, tmp_path: Path) -> None:
     """A worker brings its own rejects alone, and never sends those of others, which it may have of old."""
-    first = CheckpointSync(bucket.uri("run"), tmp_path / "first", print, rank=0)
+    first = CheckpointSync(bucket.uri("run"), tmp_path / "first", rank=0)
     save_generator(tmp_path / "first/init")
     first.push_init()
-    for rank, sync in enumerate(
-        (first, CheckpointSync(bucket.uri("run"), tmp_path / "second", print, rank=1))
-    ):
+    for rank, sync in enumerate((first, CheckpointSync(bucket.uri("run"), tmp_path / "second", rank=1))):
         sync.pull()
         folder = tmp_path / ("first", "second")[rank]
         (folder / f"rejects-{rank}.jsonl").write_text("{}\n")
@@ -204,7 +202,7 @@ def test_what_a_run_began_from_and_left_out_is_on_every_node(bucket: Bucket, tmp
     there = bucket.objects("run/")
     assert {"rejects-0.jsonl", "rejects-1.jsonl", "init/MANIFEST.json"} <= set(there)
     shutil.rmtree(tmp_path / "second")
-    CheckpointSync(bucket.uri("run"), tmp_path / "second", print, rank=1).pull()
+    CheckpointSync(bucket.uri("run"), tmp_path / "second", rank=1).pull()
     assert {path.name for path in (tmp_path / "second").iterdir()} >= {"init", "rejects-1.jsonl"}
     assert not (tmp_path / "second/rejects-0.jsonl").exists()
 
