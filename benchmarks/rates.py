@@ -202,8 +202,9 @@ def _measure_mix(config: PreprocessConfig) -> float:
 
 
 def _measure_score(output: str) -> float:
-    from pipelines.evaluation.items import ShardItems, find_cutoff_hz
+    from pipelines.evaluation.items import find_cutoff_hz
     from pipelines.evaluation.scorer import Scorer
+    from pipelines.evaluation.shard_items import ShardItems
 
     items = ShardItems(output, "valid", (), _ITEMS)
     degradation = items.degradations[0].name

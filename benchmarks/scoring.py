@@ -14,9 +14,10 @@ from pathlib import Path
 
 from pipelines.demo.built_in_album import album_folders
 from pipelines.evaluation.config import EvaluateConfig
-from pipelines.evaluation.items import Loaded, ShardItems, find_cutoff_hz
+from pipelines.evaluation.items import Loaded, find_cutoff_hz
 from pipelines.evaluation.metrics import score
 from pipelines.evaluation.scorer import Scorer
+from pipelines.evaluation.shard_items import ShardItems
 from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.run import Preprocess, PreprocessConfig
 

@@ -29,7 +29,7 @@ from pipelines.audio.codec import CodecConfig, Mp3Encoder
 from pipelines.dataset.plan import PLAN, RECIPES, planned_shards, read_recipes
 from pipelines.dataset.sampling import Order
 from pipelines.dataset.shards import Commit, digest, encode_shard, find_damaged, publish, read_commits
-from pipelines.evaluation.items import ShardItems
+from pipelines.evaluation.shard_items import ShardItems
 from pipelines.loading.shard_source import ShardSource
 from pipelines.preprocess import audit
 from pipelines.preprocess.catalog import Catalog

@@ -22,17 +22,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.dataset.shards import read_commits
 from pipelines.errors import UsageError
 from pipelines.evaluation import promotion
 from pipelines.evaluation.analysis.bootstrap import Bootstrap
 from pipelines.evaluation.analysis.summary import conclusions
 from pipelines.evaluation.analysis.tables import ModelFacts
 from pipelines.evaluation.config import EvaluateConfig
-from pipelines.evaluation.items import ShardItems, find_cutoff_hz, open_collection
+from pipelines.evaluation.items import Collection, find_cutoff_hz
 from pipelines.evaluation.models import Contestant, find_contestants
+from pipelines.evaluation.pair_items import PairItems
 from pipelines.evaluation.real_time_factor import measure
 from pipelines.evaluation.report import REPORT, VERDICTS, choose_heard, is_told, tell, told_files
 from pipelines.evaluation.score_files import Trial, commit_of, read_scores
+from pipelines.evaluation.shard_items import ShardItems
 from pipelines.evaluation.tracking import Child, track
 from pipelines.redaction import shown
 from pipelines.runtime import run as runs
@@ -289,3 +292,14 @@ class _Evaluation:
 def _count(scores: pa.Table) -> dict[str, Any]:
     counted = pc.value_counts(scores["status"]).to_pylist()
     return {"items": dict.fromkeys(STATUSES, 0) | {one["values"]: one["counts"] for one in counted}}
+
+
+def open_collection(data: str, split: str, degradations: tuple[str, ...], limit: int | None) -> Collection:
+    """Open what is to be scored, whichever of the two it is.
+
+    Raises:
+        UsageError: there is nothing to score.
+    """
+    if read_commits(Folder(data)):
+        return ShardItems(data, split, degradations, limit)
+    return PairItems(data, degradations, limit)

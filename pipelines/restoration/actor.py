@@ -24,7 +24,8 @@ from apollo.model.device import choose_device, choose_precision
 from pipelines.audio.reading import open_binary_or_explain
 from pipelines.cluster.connection import Shared
 from pipelines.registry.model_bundle import unpack
-from pipelines.restoration.songs import Record, Wanted, commit_path, read_record, write_record
+from pipelines.restoration.records import Record, commit_path, read_record, write_record
+from pipelines.restoration.songs import Wanted
 from pipelines.runtime import run as runs
 from pipelines.storage.folder import Folder, is_uri
 

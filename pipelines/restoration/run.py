@@ -32,7 +32,8 @@ logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from pipelines.registry.model_bundle import ModelBundle
-    from pipelines.restoration.songs import Record, Wanted
+    from pipelines.restoration.records import Record
+    from pipelines.restoration.songs import Wanted
 
 OUTCOMES, REJECTS = "outcomes.jsonl", "rejects.jsonl"
 RELEASED = "JusperLee/Apollo"
@@ -121,7 +122,8 @@ def describe(config: RestoreConfig) -> str:
     Raises:
         ValueError: a song or folder does not exist.
     """
-    from pipelines.restoration.songs import divide, find_wanted
+    from pipelines.restoration.records import divide
+    from pipelines.restoration.songs import find_wanted
 
     wanted = find_wanted(config.data, config.songs)
     settled, _ = divide(wanted, Folder(config.output), overwrite=config.overwrite)
@@ -150,7 +152,8 @@ class _Run:
 
     def prepare(self) -> Outcome | None:
         """Find the songs, load the weights, claim the output, and tell what is open."""
-        from pipelines.restoration.songs import divide, find_wanted
+        from pipelines.restoration.records import divide
+        from pipelines.restoration.songs import find_wanted
 
         self.wanted = find_wanted(self.config.data, self.config.songs)
         self.weights = _load(self.config.checkpoint)
@@ -191,7 +194,7 @@ class _Run:
     def _restore(self) -> None:
         from pipelines.cluster import connection
         from pipelines.restoration.actor import RestoreTask, SongRestorer
-        from pipelines.restoration.songs import Record
+        from pipelines.restoration.records import Record
 
         config, here = self.config, connection.connect()
         runs.catch_sigterm()  # Ray has put its own handler there

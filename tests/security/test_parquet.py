@@ -12,7 +12,8 @@ from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
 from pipelines.dataset.shard_reader import CorruptError
 from pipelines.dataset.shards import Commit, digest, publish, read_commits
 from pipelines.dataset.split import CommittedSplit
-from pipelines.evaluation.items import Loaded, ShardItems
+from pipelines.evaluation.items import Loaded
+from pipelines.evaluation.shard_items import ShardItems
 from pipelines.loading.live_source import _read_table
 from pipelines.storage import parquet
 from pipelines.storage.folder import Folder

@@ -15,9 +15,11 @@ import soundfile
 from pipelines.audio.bandwidth import find_edge_hz, power_spectrogram
 from pipelines.audio.codec import CodecConfig, Mp3Encoder, decode
 from pipelines.errors import UsageError
-from pipelines.evaluation.items import Collection, Loaded, ShardItems, find_cutoff_hz, open_collection
+from pipelines.evaluation.items import Collection, Loaded, find_cutoff_hz
 from pipelines.evaluation.models import find_contestants
 from pipelines.evaluation.pair_items import PairItems
+from pipelines.evaluation.run import open_collection
+from pipelines.evaluation.shard_items import ShardItems
 from tests.support import datasets, shard_outputs
 
 RATE = datasets.SAMPLE_RATE

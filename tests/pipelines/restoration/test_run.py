@@ -21,8 +21,9 @@ from pipelines.registry.model_bundle import ModelBundle, pack
 from pipelines.restoration import actor as restorer
 from pipelines.restoration import songs as restored
 from pipelines.restoration.actor import RestoreTask, SongRestorer
+from pipelines.restoration.records import Record, divide
 from pipelines.restoration.run import restore
-from pipelines.restoration.songs import Record, Wanted, divide, find_wanted
+from pipelines.restoration.songs import Wanted, find_wanted
 from pipelines.runtime import run as runs
 from pipelines.runtime.run import Exit
 from pipelines.storage import folder

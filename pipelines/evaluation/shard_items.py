@@ -1,0 +1,120 @@
+"""Items of an evaluation that are rows of a split of shards.
+
+Shape legend: samples are [channels, samples], float32, 44,100 Hz.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines import schema
+from pipelines.dataset.shard_reader import CorruptError, decode
+from pipelines.dataset.shards import digest
+from pipelines.dataset.split import CommittedSplit
+from pipelines.errors import UsageError
+from pipelines.evaluation.items import Degradation, Item, Loaded, spread
+from pipelines.storage import parquet
+from pipelines.storage.folder import Folder
+from pipelines.storage.object_store import StoreError
+
+_SOURCES = "sources.parquet"
+_THREADS = 8
+
+
+class ShardItems:
+    """Rows of a split of shards; a `Collection`.
+
+    Args:
+        output: Path or URI of an output of preprocess.
+        split: Which split.
+        degradations: Names of those to score; none takes all.
+        limit: Most items, taken evenly over the categories and through the split; None takes all.
+
+    Raises:
+        UsageError: there are no such shards, they are not finished, or they lack a degradation.
+    """
+
+    given: tuple[str, ...] = ()
+
+    def __init__(self, output: str, split: str, degradations: tuple[str, ...], limit: int | None) -> None:
+        self._split = CommittedSplit(output, split, degradations)
+        self.degradations = tuple(
+            Degradation(name, int(rate) if (rate := name.rpartition("_")[2]).isdigit() else None)
+            for name in self._split.degradations
+        )
+        rows = _list_rows(Folder(output), self._split)
+        chosen = spread([item.category for item, _, _ in rows], limit)
+        self.items = tuple(rows[number][0] for number in chosen)
+        self._places = [rows[number][1:] for number in chosen]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the shards' bytes and the degradations."""
+        return self._split.fingerprint
+
+    def numbers(self, degradation: str) -> list[int]:
+        """Give the places in `items` of those that have a degradation: all."""
+        return list(range(len(self.items)))
+
+    def load(self, numbers: Sequence[int], degradation: str) -> Iterator[Loaded | str]:
+        """Give items at one degradation, in their order; one that cannot be used as the reason why."""
+        wanted: dict[int, dict[int, str]] = {}
+        for shard, row in (self._places[number] for number in numbers):
+            wanted.setdefault(shard, {})[row] = degradation
+        found = {shard: self._split.reader.read(shard, rows) for shard, rows in wanted.items()}
+        for number in numbers:
+            shard, row = self._places[number]
+            stored = found[shard][row]
+            try:
+                if isinstance(stored, CorruptError):
+                    raise stored
+                clean, degraded = decode(stored)
+            except CorruptError as error:
+                yield error.reason
+                continue
+            yield Loaded(clean.numpy(), degraded.numpy(), stored.gain)
+
+
+def _list_rows(output: Folder, split: CommittedSplit) -> list[tuple[Item, int, int]]:
+    """Give every row with its shard and place; those of a shard that cannot be read by their place alone."""
+    groups = _song_groups(output)
+
+    def read(shard: int) -> list[Item]:
+        commit = split.commits[shard]
+        name, path = schema.shard_name(*commit.key), schema.shard_path(*commit.key)
+        try:
+            with output.open(path) as stream:
+                columns = ["recipe_id", "category", "components"]
+                rows: list[dict[str, Any]] = parquet.read_table(stream, columns).to_pylist()
+        except (OSError, pa.ArrowException) as error:
+            foreign = isinstance(error, parquet.ForeignTypeError)
+            if not foreign and output.exists(path) and digest(output.read(path)) == commit.sha256:
+                raise  # it was the storage's
+            return [Item(f"{name} row {row}", (), schema.SONG) for row in range(commit.rows)]
+        return [_item(row, groups) for row in rows]
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        listed = enumerate(pool.map(read, range(len(split.commits))))
+        return [(item, shard, row) for shard, items in listed for row, item in enumerate(items)]
+
+
+def _item(row: dict[str, Any], groups: dict[str, str]) -> Item:
+    songs = {groups.get(part["source_id"], part["source_id"]) for part in row["components"]}
+    return Item(row["recipe_id"], tuple(sorted(songs)), row["category"])
+
+
+def _song_groups(output: Folder) -> dict[str, str]:
+    """Tell of every source which group of songs it belongs to."""
+    try:
+        with output.open(_SOURCES) as stream:
+            table = parquet.read_table(stream, ["source_id", "group_id"])
+    except StoreError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise UsageError(
+            f"{output.location} has no {_SOURCES} that can be read ({error}): it says which items share a "
+            "song. Name the whole output of preprocess"
+        ) from error
+    return dict(zip(table["source_id"].to_pylist(), table["group_id"].to_pylist()))
