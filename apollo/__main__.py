@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USAGE
     except ImportError as error:
         package = (error.name or str(error)).partition(".")[0]
-        print(f"apollo: {package} is needed for this: pip install {package}", file=sys.stderr)
+        print(f"apollo: {package} is not installed: pip install {package}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("apollo: interrupted; what was finished is whole, the rest was not begun", file=sys.stderr)

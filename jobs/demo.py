@@ -14,6 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pipelines  # noqa: F401 - reports what is not installed
+
+# isort: split
 from jsonargparse import ArgumentParser
 
 from pipelines.demo.run import RoadConfig, walk

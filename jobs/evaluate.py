@@ -11,6 +11,9 @@ same.
 
 import sys
 
+import pipelines  # noqa: F401 - reports what is not installed
+
+# isort: split
 from jsonargparse import ArgumentParser
 
 from pipelines.errors import UsageError

@@ -7,6 +7,9 @@ Exit codes: 0 done, 1 failed, 2 usage.
 
 import sys
 
+import pipelines  # noqa: F401 - reports what is not installed
+
+# isort: split
 from jsonargparse import ArgumentParser
 
 from pipelines.loading.export import ExportConfig, export

@@ -11,6 +11,9 @@ says the same, OUTPUT/rejects.jsonl why.
 
 import sys
 
+import pipelines  # noqa: F401 - reports what is not installed
+
+# isort: split
 from jsonargparse import ArgumentParser
 
 from pipelines.restoration.run import RestoreConfig, describe, restore

@@ -13,6 +13,9 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import pipelines  # noqa: F401 - reports what is not installed
+
+# isort: split
 from jsonargparse import ArgumentParser
 
 from pipelines.capacity.plan import Plan

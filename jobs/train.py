@@ -9,6 +9,9 @@ interrupted; OUTPUT/result.json says the same.
 
 import sys
 
+import pipelines  # noqa: F401 - reports what is not installed
+
+# isort: split
 from jsonargparse import ArgumentParser
 
 from pipelines.errors import UsageError

@@ -16,7 +16,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -213,14 +213,22 @@ def locate(source: str) -> Path:
     scheme, colon, _ = source.partition(":")
     if colon and scheme.isidentifier() and len(scheme) > 1:
         for entry_point in entry_points(group=RESOLVERS, name=scheme):
-            return Path(entry_point.load()(source))
-        raise CheckpointError(f"{source}: no installed package knows what {scheme}: names")
+            return Path(_resolver(entry_point, source)(source))
+        raise CheckpointError(f"{source}: no installed package resolves names that begin with {scheme}:")
     owner, slash, _ = source.partition("/")
     if slash and owner and not owner.startswith((".", "~")) and not os.path.isdir(owner):
         from apollo.checkpoints.hub import download
 
         return download(source)
     raise CheckpointError(f"{source}: no such file or folder")
+
+
+def _resolver(entry_point: EntryPoint, source: str) -> Callable[[str], str | os.PathLike[str]]:
+    try:
+        resolver: Callable[[str], str | os.PathLike[str]] = entry_point.load()
+    except ImportError as error:
+        raise CheckpointError(f"{source}: cannot resolve {entry_point.name}: names: {error}") from error
+    return resolver
 
 
 def _follow(folder: Path) -> Path:

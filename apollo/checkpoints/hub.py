@@ -34,7 +34,8 @@ def download(name: str) -> Path:
         )
     except ImportError as error:
         raise CheckpointError(
-            f"{name}: no such file or folder. To download it from Hugging Face: pip install huggingface_hub"
+            f"{name}: no such file or folder. Downloading from Hugging Face needs the extra `hub`: "
+            "pip install 'apollo-restoration[hub]'"
         ) from error
     owner, _, rest = name.partition("/")
     repository, _, filename = rest.partition("/")

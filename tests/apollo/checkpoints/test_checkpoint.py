@@ -178,8 +178,8 @@ def test_safetensors_load_and_damaged_ones_do_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "source, message",
     [
-        ("foo:bar", "foo:bar: no installed package knows what foo: names"),
-        ("nowhere:/apollo@champion", "no installed package knows what nowhere: names"),
+        ("foo:bar", "foo:bar: no installed package resolves names that begin with foo:"),
+        ("nowhere:/apollo@champion", "no installed package resolves names that begin with nowhere:"),
         ("nowhere.ckpt", r"nowhere\.ckpt: no such file or folder"),
         ("/no/where/model.ckpt", "/no/where/model.ckpt: no such file or folder"),
         ("./no/where", "no such file or folder"),

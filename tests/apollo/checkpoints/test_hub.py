@@ -160,5 +160,5 @@ def test_local_paths_go_before_the_hub(hub: _Hub, tmp_path: Path, monkeypatch: p
 
 def test_without_the_hubs_package_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(CheckpointError, match="pip install huggingface_hub"):
+    with pytest.raises(CheckpointError, match=r"pip install 'apollo-restoration\[hub\]'"):
         load("some/body")

@@ -1,0 +1,184 @@
+"""The wheel works with the core packages alone, and commands that need more name the extra to install."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import apollo
+from tests.support.datasets import encode, music, write
+
+ROOT = Path(__file__).parents[2]
+SETS = ("requirements.txt", "requirements-pipeline.txt", "requirements-dev.txt", "requirements-audit.txt")
+PIPELINE = "pip install 'apollo-restoration[pipeline]'"
+
+
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def closure(requirements: list[str]) -> dict[str, Distribution]:
+    """Return the installed distributions that requirements need, by canonical name."""
+    found: dict[str, Distribution] = {}
+    pending = [Requirement(line) for line in requirements]
+    while pending:
+        requirement = pending.pop()
+        name = canonicalize_name(requirement.name)
+        if name in found:
+            continue
+        try:
+            found[name] = distribution(requirement.name)
+        except PackageNotFoundError:  # installers do without some, such as setuptools
+            continue
+        needs = map(Requirement, found[name].requires or [])
+        pending += [need for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+    return found
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel from a copy of the sources, without a network."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in ("apollo", "pipelines"):
+        shutil.copytree(ROOT / name, folder / "src" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, folder / "src")
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*build, "--wheel-dir", folder, folder / "src"], check=True, capture_output=True)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path) -> Path:
+    """Install the wheel into a folder, beside links to its dependencies and to nothing else."""
+    site = wheel.parent / "site"
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--no-compile"]
+    subprocess.run([*install, "--target", site, wheel], check=True, capture_output=True)
+    for package in closure(project()["dependencies"]).values():
+        for name in {file.parts[0] for file in package.files or [] if file.parts[0] != ".."}:
+            if not (site / name).exists():
+                (site / name).symlink_to(package.locate_file(name))
+    return site
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save a small generator of random weights."""
+    torch.manual_seed(0)
+    generator = apollo.Generator(apollo.GeneratorConfig(dim=16, layers=1))
+    return apollo.save(generator, tmp_path_factory.mktemp("checkpoint") / "model")
+
+
+def run(installed: Path, *command: str | Path) -> "subprocess.CompletedProcess[str]":
+    """Run Python with the installed packages alone: -S leaves out this environment's."""
+    environment = {key: os.environ[key] for key in ("PATH", "HOME", "TMPDIR") if key in os.environ}
+    return subprocess.run(
+        [sys.executable, "-S", *map(str, command)],
+        capture_output=True,
+        text=True,
+        cwd=installed.parent,
+        env={**environment, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_the_wheel_holds_both_packages_and_their_data(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {name.partition("/")[0] for name in names if ".dist-info" not in name} == {"apollo", "pipelines"}
+    modules = {
+        str(path.relative_to(ROOT))
+        for name in ("apollo", "pipelines")
+        for path in (ROOT / name).rglob("*.py")
+    }
+    templates = {str(path.relative_to(ROOT)) for path in (ROOT / "pipelines").rglob("templates/*")}
+    assert templates
+    assert modules | templates <= names
+
+
+def test_the_command_restores_a_song_without_the_pipelines_packages(
+    installed: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    command = installed / "bin/apollo"
+    described = run(installed, command, "--help")
+    assert described.returncode == 0, described.stderr
+    assert "restore" in described.stdout
+    song = encode(write(tmp_path / "song.wav", music(1, 1.0)), tmp_path / "song.mp3", "-b:a", "64k")
+    options = ("-o", tmp_path / "out", "--checkpoint", checkpoint, "--json")
+    restored = run(installed, command, "restore", song, *options)
+    assert restored.returncode == 0, restored.stderr
+    assert json.loads(restored.stdout)["samples"] == 44_100
+    assert (tmp_path / "out/song.wav").stat().st_size > 8 * 44_100
+
+
+def test_commands_name_the_extra_that_they_need(installed: Path, checkpoint: Path, tmp_path: Path) -> None:
+    song = write(tmp_path / "song.wav", music(1, 0.1))
+    restore = ["restore", str(song), "-o", str(tmp_path / "out")]
+    commands = [
+        ["info", str(checkpoint)],
+        ["info", "models:/apollo@champion"],
+        ["info", "s3://bucket/run"],
+        ["info", "some/body"],
+        [*restore, "--checkpoint", str(checkpoint), "--picture"],
+    ]
+    code = f"""
+import sys
+from apollo.__main__ import main
+print([main(arguments) for arguments in {commands!r}])
+"""
+    told = run(installed, "-c", code)
+    assert told.stdout.splitlines()[-1] == "[0, 2, 2, 2, 1]", told.stderr
+    _, models, s3, hub, picture = ["", *told.stderr.splitlines()]
+    assert "models:/apollo@champion" in models
+    assert PIPELINE in models
+    assert PIPELINE in s3
+    assert "pip install 'apollo-restoration[hub]'" in hub
+    assert "pip install matplotlib" in picture
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "jobs").glob("*.py")), ids=lambda path: path.name)
+def test_jobs_name_the_extra_that_they_need(installed: Path, path: Path) -> None:
+    told = run(installed, path, "--help")
+    assert told.returncode == 1
+    assert PIPELINE in told.stderr.splitlines()[-1]
+
+
+def pins(name: str) -> dict[str, str]:
+    """Return the versions that a file pins, by canonical name, without those of the file that it includes."""
+    lines = (ROOT / name).read_text().splitlines()
+    pinned = [
+        re.fullmatch(r"([\w.-]+)==([\w.]+)", line) for line in lines if not line.startswith(("#", "-r "))
+    ]
+    assert all(pinned), f"{name}: every line is a pin, without a URL"
+    return {canonicalize_name(match[1]): match[2] for match in pinned if match}
+
+
+def test_requirements_include_the_smaller_set_and_pin_each_package_once() -> None:
+    for smaller, name in pairwise(SETS):
+        assert re.findall(r"^-r (.*)$", (ROOT / name).read_text(), re.MULTILINE) == [smaller]
+    assert "-r " not in (ROOT / SETS[0]).read_text()
+    assert len({package for name in SETS for package in pins(name)}) == sum(len(pins(name)) for name in SETS)
+
+
+@pytest.mark.parametrize("extra, files", [("", SETS[:1]), ("pipeline", SETS[:2]), ("dev", SETS[:3])])
+def test_direct_dependencies_are_pinned_in_their_set(extra: str, files: tuple[str, ...]) -> None:
+    lines = project()["optional-dependencies"][extra] if extra else project()["dependencies"]
+    needed = [one for one in map(Requirement, lines) if one.name != "apollo-restoration"]
+    pinned = {package: version for name in files for package, version in pins(name).items()}
+    for requirement in needed:
+        assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement
+
+
+def test_the_core_set_pins_what_the_core_needs_and_no_more() -> None:
+    assert set(pins(SETS[0])) <= set(closure(project()["dependencies"]))
