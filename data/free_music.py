@@ -5,9 +5,10 @@
     python data/free_music.py --output /data/free-music --test
 
 The packages, their versions, checksums, licences and authors are in free_music.yaml. Nothing is installed.
-OUTPUT then holds `songs/` and, with --test, `test/`, each as jobs/preprocess.py takes it as --data; songs.csv
-with what was measured of every song and why some are left out; ATTRIBUTION.md and licences/. Packages stay in
-`packages/` and may be deleted. Run the same command again to continue a run that was stopped.
+--render adds LMMS's demonstration projects, rendered by `lmms`, which must be installed. OUTPUT then holds
+`songs/` and, with --test, `test/`, each as jobs/preprocess.py takes it as --data; songs.csv with what was
+measured of every song and why some are left out; ATTRIBUTION.md and licences/. Packages stay in `packages/`
+and may be deleted. Run the same command again to continue a run that was stopped.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from pipelines.free_music.packages import (
     read_manifest,
     unpack,
 )
+from pipelines.free_music.rendering import render_projects
 from pipelines.free_music.songs import Limits, Song, attribution, lay_out, read_songs, write_songs
 
 MANIFEST = Path(__file__).with_suffix(".yaml")
@@ -43,6 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, required=True, help="folder for songs, packages and lists")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="take these packages only")
     parser.add_argument("--test", action="store_true", help="take the songs for testing too")
+    parser.add_argument("--render", action="store_true", help="take LMMS projects too, and render them")
     parser.add_argument("--any-version", action="store_true", help="take other versions of the packages too")
     limits = Limits()
     parser.add_argument("--min-bandwidth-hz", type=int, default=limits.min_bandwidth_hz, metavar="HZ")
@@ -52,17 +55,21 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def choose(packages: list[Package], only: list[str] | None, test: bool) -> list[Package]:
+def choose(packages: list[Package], only: list[str] | None, *, test: bool, render: bool) -> list[Package]:
     """Return the packages that a run takes.
 
     Raises:
-        PackageError: a name is not in the manifest, or is for testing and `test` is not set.
+        PackageError: a name is not in the manifest, or its package needs `test` or `render`.
     """
-    allowed = [package for package in packages if test or package.use == "train"]
+    allowed = [
+        package for package in packages if (test or package.trains) and (render or package.render is None)
+    ]
     unknown = set(only or []) - {package.name for package in allowed}
     if unknown:
         names = ", ".join(package.name for package in allowed)
-        raise PackageError(f"--only {' '.join(sorted(unknown))}: choose from {names}")
+        raise PackageError(
+            f"--only {' '.join(sorted(unknown))}: choose from {names} (--test and --render add more)"
+        )
     return [package for package in allowed if only is None or package.name in only]
 
 
@@ -81,6 +88,8 @@ def make(
         shutil.rmtree(output / use / package.name, ignore_errors=True)  # of a run with other limits
     with tempfile.TemporaryDirectory(dir=output, prefix="unpacked-") as scratch:
         unpack(package, file, Path(scratch))
+        if package.render:
+            render_projects(package, Path(scratch))
         songs = lay_out(package, Path(scratch), output, limits)
         copyright_file = Path(scratch, copyright_name(package))
         if copyright_file.exists():
@@ -101,7 +110,7 @@ def main(arguments: list[str] | None = None, *, download: Download = apt_downloa
     )
     output: Path = values.output
     try:
-        packages = choose(read_manifest(values.manifest), values.only, values.test)
+        packages = choose(read_manifest(values.manifest), values.only, test=values.test, render=values.render)
         output.mkdir(parents=True, exist_ok=True)
         for package in packages:
             began = time.monotonic()

@@ -35,6 +35,7 @@ class Files:
         files: Glob below the package, or below its archive; * does not cross folders.
         licence: Name of the licence, as SPDX or the package's copyright file has it.
         author: Whom to name.
+        use: `train` or `test`.
         artist: Who made these songs, if that is one name; the file's own tag counts where it is empty.
         stems: For songs that are folders of stems: the class of each file by its name.
     """
@@ -42,6 +43,7 @@ class Files:
     files: str
     licence: str
     author: str
+    use: str
     artist: str = ""
     stems: dict[str, str] = field(default_factory=dict)
 
@@ -55,18 +57,23 @@ class Package:
         kind: `deb`.
         version: Version that `sha256` belongs to.
         sha256: Checksum of the package's file.
-        use: `train` or `test`.
         songs: What of it are songs; the first that matches a file counts.
         archive: Zip file in the package that holds the songs.
+        render: `lmms` if the songs are LMMS projects, which must be rendered.
     """
 
     name: str
     kind: str
     version: str
     sha256: str
-    use: str
     songs: tuple[Files, ...]
     archive: str | None = None
+    render: str | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether a song of it is for training."""
+        return any(entry.use == "train" for entry in self.songs)
 
     def find(self, path: str) -> Files | None:
         """Return the entry of `songs` that a file belongs to; None for what is no song."""
@@ -85,7 +92,7 @@ def read_manifest(path: Path) -> list[Package]:
     packages = []
     for entry in yaml.safe_load(path.read_text())["packages"]:
         name = entry.get("name", "an entry without a name")
-        shared = {"licence": entry.pop("licence", None), "author": entry.pop("author", None)}
+        shared = {field: entry.pop(field, None) for field in ("licence", "author", "use")}
         try:
             songs = tuple(
                 Files(**(shared | {"artist": files.get("author", "")} | files))
@@ -94,8 +101,10 @@ def read_manifest(path: Path) -> list[Package]:
             package = Package(**entry, songs=songs)
         except (KeyError, TypeError) as error:
             raise PackageError(f"{path}: {name}: {error}") from error
-        if package.kind != "deb" or package.use not in ("train", "test"):
-            raise PackageError(f"{path}: {name}: kind must be deb, and use must be train or test")
+        if package.kind != "deb" or package.render not in (None, "lmms"):
+            raise PackageError(f"{path}: {name}: kind must be deb, and render must be lmms or absent")
+        if any(files.use not in ("train", "test") for files in songs):
+            raise PackageError(f"{path}: {name}: use must be train or test")
         if not all(files.licence and files.author for files in songs):
             raise PackageError(f"{path}: {name}: songs without a licence or an author")
         packages.append(package)

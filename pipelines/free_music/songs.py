@@ -115,7 +115,7 @@ def _measure(package: Package, name: str, parts: Sequence[_Part], limits: Limits
     song = Song(
         package=package.name,
         version=package.version,
-        use=package.use,
+        use=entry.use,
         song=name,
         artist=entry.artist,
         author=entry.author,
@@ -136,7 +136,7 @@ def _measure(package: Package, name: str, parts: Sequence[_Part], limits: Limits
         kbps=round(size * 8 / seconds / 1_000, 1),
         bandwidth_hz=bandwidth_hz,
     )
-    return song if package.use == "test" else replace(song, left_out=_fault(song, mono, limits))
+    return song if song.use == "test" else replace(song, left_out=_fault(song, mono, limits))
 
 
 def _read(streams: Sequence[soundfile.SoundFile]) -> tuple[int, int, bool]:

@@ -232,6 +232,51 @@ def test_only_takes_the_packages_that_it_names(
     assert "choose from one, two" in capsys.readouterr().err
 
 
+def test_projects_are_rendered_and_loud_ones_do_not_clip(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the place of lmms, a program copies the project, a WAV here, and refuses an empty one."""
+    projects = archive.folder / "studio/projects"
+    projects.mkdir(parents=True)
+    loud = noise(seed=12).astype(np.float32)
+    loud *= 3 / np.abs(loud).max()
+    soundfile.write(projects / "Loud.mmpz", loud, RATE, "FLOAT", format="WAV")
+    soundfile.write(projects / "Quiet-Test.mmp", loud / 30, RATE, "FLOAT", format="WAV")
+    (projects / "Faulty.mmpz").write_bytes(b"")
+    program = tmp_path / "bin/lmms"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\ntest "$1 $2" = "--allowroot render" && test -s "$3" && cp "$3" "$5"\n')
+    program.chmod(0o755)
+    archive.add(
+        "studio", {"files": "projects/*-Test*", "use": "test"}, {"files": "projects/*"}, render="lmms"
+    )
+    output = tmp_path / "out"
+    assert archive.run(output) == 0
+    assert not rows(output)  # only with --render
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    assert archive.run(output, "--render") == 0
+    assert files_below(output / "songs") == {"studio/Loud.flac"}
+    assert files_below(output / "test") == {"studio/Quiet-Test.flac"}
+    assert rows(output)["Faulty"]["left_out"].startswith("broken: ")
+    written, _ = soundfile.read(output / "songs/studio/Loud.flac")
+    np.testing.assert_allclose(written, loud * 0.99 / 3, atol=2**-22)  # two steps of 24 bits
+    written, _ = soundfile.read(output / "test/studio/Quiet-Test.flac")
+    np.testing.assert_allclose(written, loud / 30, atol=2**-22)
+
+
+def test_a_system_without_lmms_is_named(
+    archive: Archive, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(archive.folder / "studio/projects/a.mmpz", noise(seed=13))
+    archive.add("studio", {"files": "projects/*"}, render="lmms")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "dpkg-deb").symlink_to(str(shutil.which("dpkg-deb")))
+    monkeypatch.setenv("PATH", str(programs))
+    assert archive.run(tmp_path / "out", "--render") == 1
+    assert "there is no lmms here: apt-get install" in capsys.readouterr().err
+
+
 def test_a_system_without_apt_is_named(
     archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,6 +294,7 @@ def test_a_system_without_apt_is_named(
     ("change", "message"),
     [
         ({"kind": "rpm"}, "kind must be deb"),
+        ({"render": "sox"}, "render must be lmms or absent"),
         ({"use": "valid"}, "use must be train or test"),
         ({"size": 3}, "unexpected keyword argument 'size'"),
         ({"author": None}, "without a licence or an author"),
@@ -267,6 +313,10 @@ def test_the_projects_manifest_keeps_test_music_apart() -> None:
     packages = read_manifest(free_music.MANIFEST)
     names = [package.name for package in packages]
     assert len(set(names)) == len(names)
-    for_testing = {package.name for package in packages if package.use == "test"}
+    for_testing = {package.name for package in packages if not package.trains}
     assert for_testing == {"lincity-ng-data", "trackballs-data", "xmoto-data", "neverball-common"}
+    [lmms] = [package for package in packages if package.render]
+    for name in ("EsoXLB-CPU.flac", "Impulslogik-Zen.flac"):
+        found = lmms.find(f"usr/share/lmms/projects/demos/{name}")
+        assert found is not None and found.use == "test"
     assert all(len(package.sha256) == 64 for package in packages)
