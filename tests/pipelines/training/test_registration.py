@@ -12,7 +12,7 @@ from pipelines.runtime import run as runs
 from pipelines.runtime.run import Exit
 from pipelines.storage.folder import Folder
 from pipelines.tracking.run import TrackingConfig
-from pipelines.training import registration
+from pipelines.training import registration, resolve
 from pipelines.training import run as train
 from pipelines.training.config import TrainConfig
 from tests.support import evaluation_jobs
@@ -70,7 +70,7 @@ def test_a_finished_training_registers_what_it_could_not_and_trains_no_more(
     config = replace(config, shards=str(undisturbed))
     steps = config.fit.epochs * (config.fit.epoch_examples // config.gan.batch_size)
     output = Folder(config.output)
-    runs.claim(output, train._prepare(config)[1])
+    runs.claim(output, resolve._fingerprint(config))
     already = f"{config.output} is finished already: all steps"
     facts = {**FACTS, "ending": "done", "step": steps, "patience_epochs": 20, "skipped": 0}
     runs.write_result(output, Exit.DONE, already, **facts, registered=None, not_registered="it was down")

@@ -14,7 +14,7 @@ from pipelines.cluster import placement, resources
 from pipelines.cluster.resources import WorkersConfig
 from pipelines.errors import UsageError
 from pipelines.runtime.run import Exit
-from pipelines.training import run
+from pipelines.training import resolve, run
 from pipelines.training.config import TrainConfig
 
 ROOT = Path(__file__).parents[3]
@@ -136,17 +136,17 @@ def test_only_what_decides_the_result_is_in_the_fingerprint(undisturbed: Path, t
         workers=WorkersConfig(count=4),
     )
     other = replace(config, loader=replace(config.loader, degradations=("mp3_24000",)))
-    _, fingerprint = run._prepare(config)
-    assert run._prepare(same)[1] == fingerprint
-    assert run._prepare(other)[1] != fingerprint
-    assert run._prepare(replace(config, fit=replace(config.fit, seed=1)))[1] != fingerprint
+    fingerprint = resolve._fingerprint(config)
+    assert resolve._fingerprint(same) == fingerprint
+    assert resolve._fingerprint(other) != fingerprint
+    assert resolve._fingerprint(replace(config, fit=replace(config.fit, seed=1))) != fingerprint
 
 
-def test_the_first_signal_is_a_wish_and_the_second_an_interruption() -> None:
+def test_the_first_signal_requests_a_stop_and_the_second_interrupts() -> None:
     import signal
 
     before = signal.getsignal(signal.SIGTERM)
-    with run._signals_as_wish() as stopping:
+    with run._graceful_stop() as stopping:
         signal.raise_signal(signal.SIGTERM)
         assert stopping.is_set()
         with pytest.raises(KeyboardInterrupt):
@@ -173,17 +173,17 @@ def test_a_run_begins_from_a_checkpoint_and_takes_its_shape(tmp_path: Path) -> N
     )
     for name, expected, has in (("published.bin", published, False), ("ours", generator, True)):
         config = TrainConfig(shards="/s", output=str(tmp_path / f"run-{has}"), init=str(tmp_path / name))
-        shapes = run._shapes(config)
+        shapes = resolve._init_shapes(config)
         assert shapes["generator"] == expected.config
         assert shapes.get("discriminator") == (judge.config if has else None)
         config = replace(config, **shapes)
-        run._begin(config)
+        run._write_init(config)
         states = torch.load(tmp_path / f"run-{has}/init/weights.pt", weights_only=True)
         assert ("discriminator" in states) is has
         for key, value in expected.state_dict().items():
             torch.testing.assert_close(states["generator"][key], value)
         (tmp_path / name).rename(tmp_path / f"gone-{has}")
-        assert run._shapes(config) == shapes  # the output has its own by now
+        assert resolve._init_shapes(config) == shapes  # the output has its own by now
 
 
 def test_a_checkpoint_that_is_not_there_is_refused_and_nothing_is_touched(
@@ -204,7 +204,7 @@ def test_a_finished_run_goes_on_only_where_more_is_asked_for(tmp_path: Path) -> 
         (tmp_path / "result.json").write_text(text)
         config = TrainConfig(shards="/s", output=str(tmp_path))
         config = replace(config, fit=replace(config.fit, epochs=2, epoch_examples=80, **changes))
-        return run._finished(config, Folder(str(tmp_path))) is not None
+        return resolve._finished(config, Folder(str(tmp_path))) is not None
 
     done = '{"status": "done", "message": "", "ending": "done", "step": 20, "patience_epochs": 20}'
     early = '{"status": "done", "message": "", "ending": "early", "step": 10, "patience_epochs": 20}'
@@ -223,8 +223,8 @@ def test_an_early_end_is_remembered_with_its_patience(tmp_path: Path) -> None:
 
     config = TrainConfig(shards="/s", output=str(tmp_path))
     found = {"status": "early", "step": 10, "best": 5, "scores": {}, "skipped": 0}
-    outcome = run._judge(found, config)
+    outcome = run._outcome(found, config)
     runs.write_result(Folder(str(tmp_path)), outcome.code, outcome.message, **outcome.facts)
-    assert run._finished(config, Folder(str(tmp_path))) is not None
+    assert resolve._finished(config, Folder(str(tmp_path))) is not None
     longer = replace(config, fit=replace(config.fit, patience_epochs=21))
-    assert run._finished(longer, Folder(str(tmp_path))) is None
+    assert resolve._finished(longer, Folder(str(tmp_path))) is None
