@@ -1,4 +1,4 @@
-"""A generator as plain arrays, to send to other nodes: they need not see the checkpoint's disk."""
+"""A generator as plain arrays, to send to nodes that do not see the checkpoint's disk."""
 
 import hashlib
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class ModelBundle:
 
 
 def pack(generator: Any) -> ModelBundle:
-    """Take a generator apart."""
+    """Copy the configuration and weights of a generator."""
     config = generator.config.to_dict()
     weights = {name: value.detach().cpu().numpy() for name, value in generator.state_dict().items()}
     hashed = hashlib.sha256(repr(sorted(config.items())).encode())
@@ -35,7 +35,7 @@ def pack(generator: Any) -> ModelBundle:
 
 
 def unpack(bundle: ModelBundle) -> Any:
-    """Put a generator together, ready to restore: float32, on the CPU."""
+    """Build the generator of a bundle, in evaluation mode: float32, on the CPU."""
     import torch
 
     from apollo.model.config import GeneratorConfig

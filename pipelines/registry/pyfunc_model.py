@@ -27,9 +27,9 @@ _Predict = Callable[[Any, list[bytes], dict[str, Any] | None], list[bytes]]
 
 
 class RequestError(MlflowException):  # type: ignore[misc]
-    """What is wrong with a request. A server answers 400.
+    """An invalid request: a server answers 400 with this message alone.
 
-    The server would put the whole request in front of the message: megabytes, that are not sent back.
+    MLflow would put the whole request, megabytes, in front of the message.
     """
 
     def __init__(self, text: str) -> None:
@@ -38,7 +38,7 @@ class RequestError(MlflowException):  # type: ignore[misc]
 
     @property
     def message(self) -> str:
-        """Say what is wrong, and no more."""
+        """The message without the request."""
         return self._text
 
     @message.setter
@@ -50,7 +50,7 @@ class RestorationModel(PythonModel):  # type: ignore[misc]
     """Restores whole files."""
 
     def load_context(self, context: Any) -> None:
-        """Load the weights, which lie beside the model."""
+        """Load the weights among the model's artifacts."""
         from apollo.checkpoints.checkpoint import load
         from apollo.model.device import choose_device, choose_precision
 
@@ -64,20 +64,20 @@ class RestorationModel(PythonModel):  # type: ignore[misc]
         """Restore files.
 
         Args:
-            model_input: Whole files: MP3, M4A, Ogg, Opus, FLAC, WAV and what else ffmpeg reads.
-            params: `format` of the results: `flac24` unless told otherwise, or another of `apollo restore`.
+            model_input: Whole files: MP3, M4A, Ogg, Opus, FLAC, WAV and others that ffmpeg reads.
+            params: `format` of the results: one of `apollo restore --format`, by default `flac24`.
 
         Returns:
-            Files at 44.1 kHz, one a file.
+            Restored files at 44.1 kHz, in the same order.
 
         Raises:
-            RequestError: one of them is empty, too large, too long, or no audio; it says which. Then none is
-                restored, and a server answers 400.
+            RequestError: a file is empty, too large, too long, or not audio; the message has its index, and
+                no file is restored.
         """
         from apollo.audio.formats import SongsConfig
 
         if not model_input:
-            raise RequestError("there is no file: send {'inputs': ['<base64 of an audio file>']}")
+            raise RequestError("no file: send {'inputs': ['<base64 of an audio file>']}")
         try:
             config = SongsConfig(format=(params or {}).get("format", "flac24"))
         except ValueError as error:
@@ -86,9 +86,7 @@ class RestorationModel(PythonModel):  # type: ignore[misc]
             if not content:
                 raise RequestError(f"file {number} is empty")
             if len(content) > self._max_bytes:
-                raise RequestError(
-                    f"file {number} has {len(content)} bytes: at most {self._max_bytes} are taken"
-                )
+                raise RequestError(f"file {number} has {len(content)} bytes: the limit is {self._max_bytes}")
         return [self._restore(number, content, config) for number, content in enumerate(model_input)]
 
     def _restore(self, number: int, content: bytes, config: Any) -> bytes:
@@ -96,7 +94,7 @@ class RestorationModel(PythonModel):  # type: ignore[misc]
         from apollo.audio.songs import Job, restore_songs
 
         def check(job: Job, done: float, total: float) -> None:
-            """Refuse a file once it is known to be too long, whatever its header claims."""
+            """Refuse a file as soon as it is too long, whatever its header claims."""
             if done > self._max_seconds:
                 raise AudioError(f"longer than {self._max_seconds:g} s")
 
@@ -110,12 +108,12 @@ class RestorationModel(PythonModel):  # type: ignore[misc]
 
 
 def _decoding(predict: _Predict) -> _Predict:
-    """Decode base64 before MLflow does, which skips odd letters and calls what is left its own error."""
+    """Decode base64 strictly, before MLflow does, which skips invalid characters and answers 500 later."""
 
     @functools.wraps(predict)
     def wrapped(self: Any, model_input: Any, params: dict[str, Any] | None = None) -> list[bytes]:
         if not isinstance(model_input, list):
-            raise RequestError(f"files come as a list, not as {type(model_input).__name__}")
+            raise RequestError(f"inputs must be a list of files, not {type(model_input).__name__}")
         return predict(self, [_decode(*numbered) for numbered in enumerate(model_input)], params)
 
     return wrapped

@@ -1,7 +1,7 @@
 """The MLflow registry: versions of the model, and the aliases `candidate` and `champion`.
 
 A version is a pyfunc from code (`pipelines.registry.pyfunc_model`) whose artifact `checkpoint` is a
-checkpoint folder with safetensors weights. Names like `models:/apollo@champion` stand for that folder
+checkpoint folder with safetensors weights. Names like `models:/apollo@champion` resolve to that folder
 (`pipelines.registry.resolve_models`).
 """
 
@@ -29,12 +29,12 @@ _SERVED_NEEDS = ("mlflow", "torch", "numpy", "soundfile", "imageio-ffmpeg", "saf
 
 @dataclass(frozen=True, kw_only=True)
 class RegistryConfig:
-    """Where models are registered.
+    """Registration of models.
 
     Args:
-        name: Of the registered model.
+        name: Name of the registered model.
         register: Whether training registers its best weights when it ends.
-        licence: What the weights may be used for, for the version's description.
+        licence: What the weights may be used for; part of the version's description.
     """
 
     name: str = "apollo"
@@ -44,7 +44,7 @@ class RegistryConfig:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise UsageError(
-                f"registry.name is {self.name!r}: give letters, digits, dots, dashes and underscores"
+                f"registry.name is {self.name!r}: use letters, digits, dots, dashes and underscores"
             )
 
 
@@ -53,10 +53,10 @@ class Version:
     """A version of the registered model.
 
     Args:
-        name: Of the model.
-        number: Of the version.
-        run_id: The training run's.
-        tags: What is known of it.
+        name: Name of the model.
+        number: Number of the version.
+        run_id: Id of the training run.
+        tags: Tags by name.
     """
 
     name: str
@@ -66,12 +66,12 @@ class Version:
 
     @property
     def uri(self) -> str:
-        """What to load it by."""
+        """URI that loads the version."""
         return f"models:/{self.name}/{self.number}"
 
     @property
     def label(self) -> str:
-        """What to call it in tables."""
+        """Name of the version in tables."""
         return f"{self.name}-v{self.number}"
 
 
@@ -79,8 +79,8 @@ class Registry:
     """The versions of one registered model.
 
     Args:
-        name: Of the model.
-        uri: Of the tracking server or database.
+        name: Name of the model.
+        uri: Tracking server or database.
     """
 
     def __init__(self, name: str, uri: str) -> None:
@@ -88,10 +88,10 @@ class Registry:
         self.client = make_client(uri)
 
     def version(self, what: str | int) -> Version | None:
-        """Find a version by its alias or number; None where there is none.
+        """Return the version with an alias or number, None if there is none.
 
         Raises:
-            Exception: whatever MLflow raises when the server does not answer.
+            Exception: whatever MLflow raises if the server is unreachable.
         """
         from mlflow.exceptions import MlflowException
 
@@ -107,13 +107,13 @@ class Registry:
                 raise
 
     def versions_of_run(self, run_id: str) -> list[Version]:
-        """Find the versions that a run registered, the newest first."""
+        """Return the versions that a run registered, the newest first."""
         with short_timeouts(_REQUEST_SECONDS):
             found = self.client.search_model_versions(f"name = '{self.name}' and run_id = '{run_id}'")
         return sorted(map(_version, found), key=lambda one: -one.number)
 
     def set_tags(self, version: Version, tags: Mapping[str, str]) -> None:
-        """Write down what became known of a version."""
+        """Set tags of a version."""
         with short_timeouts(_REQUEST_SECONDS):
             for name, value in tags.items():
                 self.client.set_model_version_tag(
@@ -121,7 +121,7 @@ class Registry:
                 )
 
     def set_description(self, version: Version, text: str) -> None:
-        """Set a version's description, Markdown."""
+        """Set the description of a version, in Markdown."""
         with short_timeouts(_REQUEST_SECONDS):
             self.client.update_model_version(self.name, str(version.number), text)
 
@@ -132,7 +132,7 @@ class Registry:
 
 
 def find_version_of_run(uri: str, run_id: str) -> Version | None:
-    """Find the newest version that a run registered, under whatever name."""
+    """Return the newest version that a run registered, under any name."""
     with short_timeouts(_REQUEST_SECONDS):
         found = make_client(uri).search_model_versions(f"run_id = '{run_id}'")
     newest = max(found, key=lambda one: int(one.creation_timestamp), default=None)
@@ -149,46 +149,47 @@ def register(
     uri: str,
     *,
     run_id: str,
-    facts: Mapping[str, str],
+    tags: Mapping[str, str],
     scores: Mapping[str, float],
 ) -> Version:
     """Register a checkpoint's best weights as a new version, with the alias `candidate`.
 
-    The same weights of the same run are registered once: calling again mends what an earlier call left.
+    The same weights of the same run are registered once: calling again completes what an earlier call left.
 
     Args:
-        checkpoint: Folder of a run, or a checkpoint; the average weights are taken where there are some.
-        config: Under which name.
-        uri: Of the tracking server or database.
-        run_id: The training run's.
-        facts: Tags of the version, such as the fingerprint of the data.
-        scores: Of the validation that chose these weights.
+        checkpoint: Folder of a run, or a checkpoint; its averaged weights if it has them.
+        config: Name and licence.
+        uri: Tracking server or database.
+        run_id: Id of the training run.
+        tags: Tags of the version, such as the fingerprint of the data.
+        scores: Validation scores of these weights.
 
     Raises:
-        Exception: whatever MLflow raises when the server does not answer.
+        Exception: whatever MLflow raises if the server is unreachable.
     """
     from apollo.checkpoints.checkpoint import load
 
     generator = load(checkpoint)
     digest = pack(generator).digest
     registry = Registry(config.name, uri)
-    there = next((one for one in registry.versions_of_run(run_id) if one.tags.get(DIGEST) == digest), None)
-    there = there or _create(generator, registry, run_id, digest)
-    shape = generator.config
-    tags = {
-        "architecture": f"dim {shape.dim}, {shape.layers} layers, {shape.heads} heads, output {shape.output}",
+    same = (one for one in registry.versions_of_run(run_id) if one.tags.get(DIGEST) == digest)
+    version = next(same, None) or _create(generator, registry, run_id, digest)
+    network = generator.config
+    layers = f"{network.layers} layers, {network.heads} heads"
+    facts = {
+        "architecture": f"dim {network.dim}, {layers}, output {network.output}",
         "parameters": f"{sum(parameter.numel() for parameter in generator.parameters()):,}",
         "licence": config.licence,
         "training_run": run_id,
-        **facts,
+        **tags,
     }
-    registry.set_description(there, _description(tags, scores))
-    tags["scores"] = json.dumps(dict(scores))
-    registry.set_tags(there, {name: value for name, value in tags.items() if there.tags.get(name) != value})
-    if there.tags.get("was_candidate") != "true":
-        registry.set_alias(CANDIDATE, there)
-        registry.set_tags(there, {"was_candidate": "true"})  # a later one may be it when this is called again
-    return there
+    registry.set_description(version, _description(facts, scores))
+    facts["scores"] = json.dumps(dict(scores))
+    registry.set_tags(version, {name: text for name, text in facts.items() if version.tags.get(name) != text})
+    if version.tags.get("was_candidate") != "true":
+        registry.set_alias(CANDIDATE, version)
+        registry.set_tags(version, {"was_candidate": "true"})  # later calls leave the alias to newer versions
+    return version
 
 
 def _create(generator: Any, registry: Registry, run_id: str, digest: str) -> Version:
@@ -205,7 +206,7 @@ def _create(generator: Any, registry: Registry, run_id: str, digest: str) -> Ver
     ):
         folder = save_portable(generator, Path(scratch, ARTIFACT), notes={"run_id": run_id})
         run = registry.client.get_run(run_id)
-        # made by hand, since `log_model` alone would open the run, and end it once more
+        # created explicitly, since `log_model` alone would open the run and end it again
         model = registry.client.create_logged_model(run.info.experiment_id, registry.name, run_id)
         registry.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
         mlflow.pyfunc.log_model(
@@ -224,7 +225,7 @@ def _create(generator: Any, registry: Registry, run_id: str, digest: str) -> Ver
 
 @contextmanager
 def default_tracking_uri(uri: str) -> Iterator[None]:
-    """Let MLflow's own functions speak to a server; they know no other way than a global one."""
+    """Set the tracking URI of MLflow's module-level functions, which take it from a global setting only."""
     import mlflow
 
     before = os.environ.get(_URI)
@@ -232,11 +233,11 @@ def default_tracking_uri(uri: str) -> Iterator[None]:
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(before)  # with None, the variable is gone again
+        mlflow.set_tracking_uri(before)  # None unsets the variable
 
 
 def _example() -> bytes:
-    """Make half a second of a tone as FLAC: what a request holds."""
+    """Return half a second of a tone as FLAC, the input example of the model."""
     import io
 
     import numpy as np
@@ -256,7 +257,7 @@ def _requirements() -> list[str]:
 
 
 def _description(facts: Mapping[str, str], scores: Mapping[str, float]) -> str:
-    """Say in Markdown what a version is."""
+    """Describe a version in Markdown."""
     lines = [
         "Apollo generator: an encoded audio file in, a restored one at 44.1 kHz out (24-bit FLAC).",
         "",

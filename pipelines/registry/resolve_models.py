@@ -1,7 +1,7 @@
-"""Names of the registry as checkpoints: `models:/…` and `runs:/…` for `apollo.checkpoints.checkpoint`.
+"""Checkpoints by registry name: `models:/…` and `runs:/…` for `apollo.checkpoints.checkpoint`.
 
-A version's checkpoint is downloaded once, into a cache of this user, and verified at every use: then against
-what was registered, later against its own manifest.
+A version's checkpoint is downloaded once, into a cache of this user. It is verified against the registered
+digest when it is downloaded, and against its own manifest at every use.
 """
 
 import logging
@@ -39,20 +39,20 @@ _REQUEST_SECONDS = 60
 
 
 def resolve(name: str) -> Path:
-    """Turn a name of the registry into a checkpoint folder on this machine.
+    """Return the local checkpoint folder of a registry name, downloaded if necessary.
 
     Args:
         name: `models:/NAME@ALIAS`, `models:/NAME/NUMBER`, or `runs:/ID` of a training run. While there is no
-            champion, the candidate stands in for it, with a warning.
+            champion, `@champion` resolves to the candidate, with a warning.
 
     Raises:
-        CheckpointError: there is no such version, or no registry, or it does not answer.
+        CheckpointError: there is no such version, or the registry is unreachable.
     """
     return _fetch(*find_version(name))
 
 
 def find_version(name: str) -> tuple[Version, str]:
-    """Find the version that a name stands for now, and the registry's URI.
+    """Return the version that a name resolves to now, and the URI of the registry.
 
     Raises:
         CheckpointError: as `resolve` does.
@@ -64,26 +64,28 @@ def find_version(name: str) -> tuple[Version, str]:
             "a training, as in sqlite:////data/runs/paper/mlflow.db"
         )
     database = database_path(uri)
-    if database and not os.path.exists(database):  # MLflow would make one
-        raise CheckpointError(f"{name}: MLFLOW_TRACKING_URI names {database}, and there is no such file")
-    asked = _ALIAS.fullmatch(name) or _NUMBER.fullmatch(name)
+    if database and not os.path.exists(database):  # MLflow would create it
+        raise CheckpointError(f"{name}: MLFLOW_TRACKING_URI names {database}, which does not exist")
+    model = _ALIAS.fullmatch(name) or _NUMBER.fullmatch(name)
     run = _RUN.fullmatch(name)
-    if not asked and not run:
+    if not model and not run:
         raise CheckpointError(
-            f"{name} is no name of a model: models:/NAME@ALIAS, models:/NAME/NUMBER, runs:/ID"
+            f"{name} is not a model name: models:/NAME@ALIAS, models:/NAME/NUMBER, runs:/ID"
         )
     try:
         if run:
             found = find_version_of_run(uri, run["run"])
             advice = "training registers its best weights when it ends; run it again"
         else:
-            assert asked  # noqa: S101 - our invariant
-            found = _version(Registry(asked["name"], uri), asked["what"])
+            assert model  # noqa: S101 - our invariant
+            found = _version(Registry(model["name"], uri), model["what"])
             advice = "training registers a candidate when it ends; jobs/evaluate.py --promote makes champions"
-    except Exception as error:  # whatever a server or a database throws
-        raise CheckpointError(f"{name}: {shown(uri)} does not answer: {root_cause(error)}") from error
+    except Exception as error:  # whatever a server or a database raises
+        raise CheckpointError(
+            f"{name}: MLflow server {shown(uri)} unreachable: {root_cause(error)}"
+        ) from error
     if found is None:
-        raise CheckpointError(f"{name}: there is no such version in {shown(uri)}. {advice}")
+        raise CheckpointError(f"{name}: no such version in {shown(uri)}. {advice}")
     return found, uri
 
 
@@ -91,7 +93,7 @@ def _version(registry: Registry, what: str) -> Version | None:
     found = registry.version(what)
     if found is None and what == CHAMPION and (candidate := registry.version(CANDIDATE)):
         logger.warning(
-            f"{registry.name} has no champion yet: taking the candidate, version {candidate.number}"
+            f"{registry.name} has no champion yet: using the candidate, version {candidate.number}",
         )
         return candidate
     return found
@@ -108,8 +110,8 @@ def _fetch(version: Version, uri: str) -> Path:
         verify(fresh, _FILES)
         if pack(load(fresh)).digest != digest:
             raise CheckpointError(
-                f"{version.uri} holds other weights than were registered: their digest is not the tag "
-                f"{DIGEST}. Register them again"
+                f"{version.uri} has other weights than were registered: their digest differs from the tag "
+                f"{DIGEST}. Register the model again"
             )
         return fresh
 
@@ -118,8 +120,8 @@ def _fetch(version: Version, uri: str) -> Path:
         return fetch(target, _FILES, download)
     except CheckpointError:
         raise
-    except Exception as error:  # whatever a store of artifacts throws
-        raise CheckpointError(f"{version.uri} cannot be fetched: {root_cause(error)}") from error
+    except Exception as error:  # whatever an artifact store raises
+        raise CheckpointError(f"cannot download {version.uri}: {root_cause(error)}") from error
 
 
 def _download(version: Version, uri: str, scratch: Path) -> Path:

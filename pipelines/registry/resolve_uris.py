@@ -1,7 +1,7 @@
-"""Checkpoints at URIs: what `apollo.checkpoints.checkpoint` asks for `s3://…`.
+"""Checkpoints by URI: `s3://…`, `gs://…` and `file://…` for `apollo.checkpoints.checkpoint`.
 
-A URI names a run's output, whose best is taken, a checkpoint of it, or a file that others published. It is
-brought once into a cache of this user, under the digest of its manifest, and verified at every use.
+A URI names the output of a run, whose best checkpoint is used, a checkpoint, or a published file. It is
+downloaded once into a cache of this user, under the digest of its manifest, and verified at every use.
 """
 
 import hashlib
@@ -19,13 +19,13 @@ FILES = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
 
 
 def resolve(name: str) -> Path:
-    """Turn a URI into a checkpoint on this machine.
+    """Return the local path of a checkpoint at a URI, downloaded if necessary.
 
     Args:
         name: The URI.
 
     Raises:
-        CheckpointError: there is none, it is damaged, or the store does not answer.
+        CheckpointError: there is no checkpoint, it is damaged, or the store is unreachable.
     """
     address, question, query = name.partition("?")
     try:
@@ -34,16 +34,16 @@ def resolve(name: str) -> Path:
             folder, file = posixpath.split(address)
             return _fetch_file(Folder(folder + question + query), file, home)
         store = Folder(address.rstrip("/").removesuffix(f"/{BEST}") + question + query)
-        if store.exists(f"{BEST}/{MANIFEST}"):  # a run's folder that was copied from a disk
+        if store.exists(f"{BEST}/{MANIFEST}"):  # the output of a run, copied from a disk
             return _fetch_folder(store, f"{BEST}/", home)
         if not store.exists(MANIFEST) and store.exists(BEST):
             return _fetch_folder(store, store.read(BEST).decode() + "/", home)
         return _fetch_folder(store, "", home)
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"{name}: there is no run with a best checkpoint yet, no checkpoint, and no file of weights"
+            f"{name}: no run with a best checkpoint, no checkpoint and no file of weights"
         ) from error
-    except (StoreError, ValueError) as error:  # a name of the best that is none, too
+    except (StoreError, ValueError) as error:  # ValueError: `best` has an invalid name
         raise CheckpointError(str(error)) from error
 
 

@@ -28,7 +28,15 @@ _REVIEW_SECONDS = 600.0  # longest wait for the last scores at the end
 
 
 class RayCallbacks(Hooks):
-    """Callbacks of one worker; rank 0 tracks, mirrors checkpoints and asks for reviews."""
+    """Callbacks of one rank.
+
+    Args:
+        config: The training.
+        run: The MLflow run, which rank 0 logs to.
+        desk: Connection to the driver.
+        world: Ranks of the training.
+        sync: Uploads what is written, for an output at a URI.
+    """
 
     def __init__(
         self, config: TrainConfig, run: Run, desk: DeskLine, world: World, sync: CheckpointSync | None
@@ -85,11 +93,11 @@ class RayCallbacks(Hooks):
 
     def _reviewed(self, step: int, found: Any) -> dict[str, float]:
         if not isinstance(found, dict):
-            logger.warning(f"step {step}: no ViSQOL and no pictures: {found or 'it took too long'}")
+            logger.warning(f"step {step}: no ViSQOL and no pictures: {found or 'timeout'}")
             return {}
         scores: dict[str, float] = found["scores"]
         if self.config.visqol and VISQOL not in scores:
-            logger.warning(f"step {step}: ViSQOL is missing, or defined for none of the examples")
+            logger.warning(f"step {step}: ViSQOL is not installed, or not defined for any of the examples")
         if self.tracker:
             self.tracker.log(step, scores, kind="review")
             for name, path in found["pictures"].items():
@@ -114,25 +122,25 @@ class RayCallbacks(Hooks):
         return self.world.rank == 0 and self.desk.is_stopping()
 
     def rejected(self, reject: Reject) -> None:
-        """List a row that is left out."""
+        """Log a skipped row and append it to rejects-<rank>.jsonl."""
         prometheus.rejected("apollo_training_rows_rejected_total", [reject.reason])
-        logger.warning(f"row {reject.name} skipped: {reject.reason}")
+        logger.warning(f"row skipped: {reject.name}: {reject.reason}")
         with open(self.output.path(f"rejects-{self.world.rank}.jsonl"), "a") as stream:
             stream.write(json.dumps(reject._asdict()) + "\n")
         if self.sync:
             self.sync.try_push_rejects()
 
     def close(self) -> None:
-        """Send what is to be sent."""
+        """Close the tracker."""
         if self.tracker:
             self.tracker.close()
 
 
 class _TrainingCounts:
-    """Counts what a training worker does; the first one counts what all of them do together.
+    """Prometheus counters of a training worker; rank 0 also counts what all ranks do together.
 
     Args:
-        rank: Of the worker.
+        rank: Rank of the worker.
     """
 
     def __init__(self, rank: int) -> None:
@@ -141,7 +149,7 @@ class _TrainingCounts:
             prometheus.record("apollo_training_starts_total")
 
     def stepped(self, names: Sequence[str], *, skipped: bool) -> None:
-        """Count a step with the worker's own examples."""
+        """Count a step and the examples of this rank."""
         self._steps += 1
         prometheus.record("apollo_training_examples_total", len(names))
         if self._first:
@@ -149,7 +157,7 @@ class _TrainingCounts:
             prometheus.record("apollo_training_skipped_steps_total", skipped)
 
     def logged(self, metrics: Mapping[str, float]) -> None:
-        """Take over the seconds of the steps since the last time: `time/step` and `time/data` are means."""
+        """Add the seconds of the steps since the last call; `time/step` and `time/data` are means."""
         prometheus.record("apollo_training_seconds_total", metrics["time/step"] * self._steps)
         prometheus.record("apollo_training_data_wait_seconds_total", metrics["time/data"] * self._steps)
         self._steps = 0

@@ -1,15 +1,15 @@
-"""A training run whose output is a URI: worked on in a folder of every node's own, mirrored to the store.
+"""Synchronization of a training's local folders with an output in an object store.
 
     OUTPUT/ in the store
-      checkpoints/step-00012000/   as on a disk; its MANIFEST.json comes last, and without it there is none
+      checkpoints/step-00012000/   as on a disk; its MANIFEST.json is written last and makes it valid
       checkpoints/scores.json
       best                         an object with the name of the best checkpoint: checkpoints/step-00012000
-      init/                        the checkpoint that the run began from
-      tracking/                    what was logged, by which a run that goes on elsewhere finds its MLflow run
+      init/                        copy of the checkpoint that the run started from
+      tracking/                    logged metrics and the id of the MLflow run
       rejects-<rank>.jsonl
 
-What the store has counts: a node takes from it what it lacks, and what it has otherwise, for a machine that
-comes back may have steps that the run took again without it. The first worker sends what the store lacks.
+The store is authoritative: a node downloads what it lacks or has in another version, since a machine that
+returns may have steps that were repeated without it. Rank 0 uploads what the store lacks.
 """
 
 import fcntl
@@ -44,12 +44,12 @@ _STEP = re.compile(rf"{CHECKPOINTS}/step-(\d{{8,}})(?=/|$)")
 
 
 class CheckpointSync:
-    """A run's output in a store, and a node's folder of it.
+    """Uploads and downloads a run's output.
 
     Args:
-        output: URI.
-        local: The folder.
-        rank: Of the worker, whose rejects are its own affair.
+        output: URI of the output.
+        local: Folder of this node.
+        rank: Rank of the worker, which uploads its own rejects.
     """
 
     def __init__(self, output: str, local: Path, rank: int = 0) -> None:
@@ -58,10 +58,10 @@ class CheckpointSync:
         self._damaged: set[str] = set()
 
     def pull(self) -> None:
-        """Make the folder hold what the store does: to be done on every node before a run goes on.
+        """Download what the folder lacks, and delete checkpoints that the store does not have.
 
         Raises:
-            StoreError: the store does not answer.
+            StoreError: the store is unreachable.
         """
         with self._locked():
             self._pull_initial()
@@ -77,71 +77,71 @@ class CheckpointSync:
                 write_locally(str(rejects), self._store.read(self._rejects))
 
     def pull_initial(self) -> None:
-        """Bring what the driver needs: the checkpoint that the run began from, and by what it was tracked."""
+        """Download what the driver needs: the initial checkpoint and the id of the MLflow run."""
         with self._locked():
             self._pull_initial()
 
     def push_init(self) -> None:
-        """Give the store the checkpoint that the run began from."""
+        """Upload the initial checkpoint."""
         if not self._store.exists(f"{INIT}/{MANIFEST}"):
             self._push_checkpoint(INIT)
 
     def push_newer(self) -> None:
-        """Give the store the checkpoints after its newest: those that it was not there for."""
+        """Upload the checkpoints after the store's newest, whose upload failed when they were written."""
         newest = max(self._remote_checkpoints()[1], default="")
         self._push_checkpoints(name for name in self._local_checkpoints() if name > newest)
 
     def push(self) -> None:
-        """Give the store what it lacks, say which checkpoint is best, and then delete what was given up here.
+        """Upload what the store lacks and the name of the best checkpoint, then delete what was deleted here.
 
         Raises:
-            StoreError: the store does not answer; calling again does the rest.
+            StoreError: the store is unreachable; calling again does the rest.
         """
-        here, begun, there = self._local_checkpoints(), *self._remote_checkpoints()
+        local, partial, remote = self._local_checkpoints(), *self._remote_checkpoints()
         self._push_tracking()
-        self._push_checkpoints(name for name in here if name not in there)
+        self._push_checkpoints(name for name in local if name not in remote)
         self._push_file(_SCORES)
         link = self._local / BEST
         if link.is_symlink() and link.exists():
             self._store.write(BEST, link.readlink().as_posix().encode())
-        # a damaged one stays: it may be whole there, and this disk at fault
-        for name in begun - set(here) - self._damaged:
-            self._store.delete(f"{name}/{MANIFEST}")  # first: what is half deleted is none
+        # a damaged one stays: it may be intact there, and this disk at fault
+        for name in partial - set(local) - self._damaged:
+            self._store.delete(f"{name}/{MANIFEST}")  # first: without it the rest is not a checkpoint
             self._store.delete_folder(name)
 
     def try_push(self) -> None:
-        """Send, and where the store does not answer say so: the next time sends it too."""
+        """Upload as `push` does; if the store is unreachable, log it and leave it to the next call."""
         try:
             self.push()
         except StoreError as error:
-            logger.warning(f"not in the store yet, which is tried again at the next checkpoint: {error}")
+            logger.warning(f"upload failed, retrying at the next checkpoint: {error}")
 
     def try_push_rejects(self) -> None:
-        """Send what this worker has left out, on every worker; where the store does not answer say so."""
+        """Upload the rejects of this rank; if the store is unreachable, log it."""
         try:
             self._push_file(self._rejects)
         except StoreError as error:
-            logger.warning(f"{self._rejects} is not in the store: {error}")
+            logger.warning(f"upload of {self._rejects} failed: {error}")
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the folder: several workers of a node begin at once."""
+        """Exclude the other workers of this node, which start at the same time."""
         make_folder(self._local)
         with open(self._local / ".sync.lock", "ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def _local_checkpoints(self) -> list[str]:
-        """Name the checkpoints that are in the folder, rising."""
+        """List the checkpoints in the folder, oldest first."""
         found = (self._local / CHECKPOINTS).glob(f"step-*/{MANIFEST}")
         names = (path.parent.relative_to(self._local).as_posix() for path in found)
         return sorted(name for name in names if _STEP.fullmatch(name))
 
     def _remote_checkpoints(self) -> tuple[set[str], set[str]]:
-        """Name the checkpoints of which something is in the store, and those that are there."""
+        """List the checkpoints that the store has any object of, and those that are valid."""
         names = {entry.name for entry in self._store.entries(CHECKPOINTS, recursive=True)}
-        begun = {match[0] for name in names if (match := _STEP.match(name))}
-        return begun, {name for name in begun - self._damaged if f"{name}/{MANIFEST}" in names}
+        partial = {match[0] for name in names if (match := _STEP.match(name))}
+        return partial, {name for name in partial - self._damaged if f"{name}/{MANIFEST}" in names}
 
     def _pull_checkpoint(self, name: str, files: tuple[str, ...]) -> None:
         def download(scratch: Path) -> Path:
@@ -153,7 +153,7 @@ class CheckpointSync:
             manifest = self._store.read(f"{name}/{MANIFEST}")
             fetch(self._local / name, files, download, manifest=manifest)
         except (CheckpointError, FileNotFoundError) as error:
-            logger.warning(f"{name} in {self._store.location} is damaged and left aside: {error}")
+            logger.warning(f"{name} in {self._store.location} is damaged and ignored: {error}")
             self._damaged.add(name)
             shutil.rmtree(self._local / name, ignore_errors=True)
 
@@ -175,7 +175,7 @@ class CheckpointSync:
             self._store.write(name, path.read_bytes())
 
     def _push_tracking(self) -> None:
-        """Send what was logged before the checkpoint that comes after it, without the files that were."""
+        """Upload the metrics that precede the checkpoint that is uploaded next, without artifacts."""
         for path in (self._local / TRACKING).glob("*.json*"):
             self._push_file(f"{TRACKING}/{path.name}")
 
@@ -185,15 +185,15 @@ class CheckpointSync:
             self._pull_checkpoint(INIT, (CONFIG, WEIGHTS))
 
     def _pull_tracking(self) -> None:
-        """Bring what was logged elsewhere; lines are only added, so the longer are the later ones."""
+        """Download what another machine logged; lines are only appended, so the longer file is newer."""
         stored = {entry.name: entry.size for entry in self._store.entries(TRACKING)}
         lines = self._local / _LINES
         if stored.get(_LINES, 0) > (lines.stat().st_size if lines.exists() else -1):
-            for name in sorted(stored, key=_LINES.__eq__):  # the lines last: by them it is told what is here
+            for name in sorted(stored, key=_LINES.__eq__):  # the metrics last: their length says what is here
                 write_locally(str(self._local / name), self._store.read(name))
 
     def _merge_scores(self) -> None:
-        """Put together what is known of each step, here and there."""
+        """Merge the scores of the folder and of the store, by step."""
         path = self._local / _SCORES
         known = json.loads(path.read_bytes()) if path.exists() else {}
         stored = json.loads(self._store.read(_SCORES)) if self._store.exists(_SCORES) else {}
@@ -210,6 +210,6 @@ class CheckpointSync:
 
 
 def make_folder(local: Path) -> None:
-    """Make a node's folder, in one that other users cannot enter unless it was there before."""
+    """Create a node's folder; its parent is made inaccessible to other users unless it exists."""
     local.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     local.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a training run is told, from the shards to the number of workers."""
+"""Configuration of a training job."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ from pipelines.schema import CHANNELS, SAMPLE_RATE
 from pipelines.storage.folder import is_uri
 from pipelines.tracking.run import TrackingConfig
 
-INIT = "init"  # the checkpoint that a run began from, below its output
+INIT = "init"  # copy of the checkpoint that a run started from, below its output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,25 +27,24 @@ class TrainConfig:
 
     Args:
         shards: Output of preprocess: path or URI.
-        output: Folder of the run, on a disk that all nodes see; or a URI, to which every checkpoint goes.
-        init: Checkpoint to begin from: a folder of ours, a published or community file, a Hugging Face name.
-            Its shape takes the place of `generator`, and of `discriminator` where it brings one.
-        source: `shards`, or `live`: new mixes in every epoch, made on the cluster's free CPUs.
-        live_actors: Actors that make them.
-        live_cache: Decoded sources, where preprocess was given a place of its own for them.
-        generator: Its shape.
-        discriminator: Its shape.
-        gan: The step.
-        fit: The loop.
-        loader: The data.
-        heard_examples: Validation examples that are scored by ViSQOL and shown; 0 for none.
+        output: Folder of the run, on a disk that all nodes share, or a URI that checkpoints are uploaded to.
+        init: Checkpoint to start from: a checkpoint folder, a published or community file, a Hugging Face
+            name. Its network configurations replace `generator` and, if it has one, `discriminator`.
+        source: `shards`, or `live`: new mixes in every epoch, rendered on the cluster's free CPUs.
+        live_actors: Number of actors that render them.
+        live_cache: Folder of the decoded sources, if preprocess was given one.
+        generator: Network configuration.
+        discriminator: Network configuration.
+        gan: GAN step.
+        fit: Training loop.
+        loader: Data loading.
+        heard_examples: Validation examples that are scored by ViSQOL and logged as audio; 0 for none.
         visqol: Whether ViSQOL is measured.
-        workers: The processes.
+        workers: Processes and their resources.
         tracking: MLflow.
-        registry: Where the best weights are registered when training ends.
-        history: Write every step's losses and examples to history-<rank>.jsonl in `folder`.
-        scratch: Where an output at a URI is worked on, on every node's own disk; unset takes a folder below
-            the temporary one.
+        registry: Registration of the best weights when training ends.
+        history: Whether to write every step's losses and examples to history-<rank>.jsonl in `folder`.
+        scratch: Local folder of each node for an output at a URI; unset takes one in the temporary folder.
     """
 
     shards: str
@@ -73,7 +72,7 @@ class TrainConfig:
         if self.gan.batch_size < self.workers.count:
             raise UsageError(
                 f"gan.batch_size is {self.gan.batch_size} for {self.workers.count} workers: every worker "
-                "needs an example of each step. Give a larger --gan.batch_size or fewer --workers.count"
+                "needs an example of each step. Use a larger --gan.batch_size or fewer --workers.count"
             )
         if self.fit.epoch_examples < self.gan.batch_size:
             raise UsageError(
@@ -95,8 +94,8 @@ class TrainConfig:
         """Folder of this node: the output itself, or for a URI a local folder (`checkpoint_sync`)."""
         if not is_uri(self.output):
             return Path(self.output)
-        # by all that decides what a run does: one that was deleted in the store must not be gone on with
-        told = (self.output, self.shards, self.source, self.init, self.loader, self.gan, self.fit.seed)
-        shapes = (self.generator, self.discriminator) if self.init is None else ()
-        name = hashlib.sha256(repr((told, shapes)).encode()).hexdigest()[:16]
+        # named by what decides the result: a run that was deleted in the store must not be resumed from here
+        settings = (self.output, self.shards, self.source, self.init, self.loader, self.gan, self.fit.seed)
+        networks = (self.generator, self.discriminator) if self.init is None else ()
+        name = hashlib.sha256(repr((settings, networks)).encode()).hexdigest()[:16]
         return Path(self.scratch or Path(tempfile.gettempdir(), f"apollo-{os.getuid()}"), name)

@@ -1,4 +1,4 @@
-"""What becomes of a training that ended: its best weights as a version in the registry."""
+"""Registration of the best weights of a finished training."""
 
 import logging
 import posixpath
@@ -15,29 +15,29 @@ from pipelines.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
-_SEND_SECONDS = 5.0  # the training has waited for the server before
+_SEND_SECONDS = 5.0  # short: closing the run has waited for the server already
 
 
 def needs_registration(config: TrainConfig, facts: Mapping[str, Any]) -> bool:
-    """Tell whether a finished training has something to register and has not done so."""
+    """Return whether a finished training has weights to register that are not registered yet."""
     return config.registry.register and facts.get("best") is not None and not facts.get("registered")
 
 
 def register_best(config: TrainConfig, facts: Mapping[str, Any], tags: Mapping[str, str]) -> dict[str, Any]:
-    """Register the best weights of a finished training. A registry that does not answer is no failure of it.
+    """Register the best weights of a finished training; an unreachable registry does not fail the training.
 
     Args:
         config: The training.
-        facts: How it ended: `best` (a step) and `scores`.
-        tags: What the version is to be known by.
+        facts: Its result: `best` (a step) and `scores`.
+        tags: Tags of the version.
 
     Returns:
-        For result.json: `registered`, the version's URI or None, and then `not_registered`, the reason.
+        For result.json: `registered`, the version's URI, or None and `not_registered`, the reason.
     """
     if not config.registry.register:
         return {"registered": None, "not_registered": "registry.register is false"}
     if facts.get("best") is None:
-        logger.warning("no checkpoint has learned anything yet, so nothing is registered")
+        logger.warning("no best checkpoint: nothing is registered")
         return {"registered": None, "not_registered": "there is no best checkpoint yet"}
     uri = run.resolve_uri(config.tracking.uri, config.output)
     try:
@@ -48,23 +48,23 @@ def register_best(config: TrainConfig, facts: Mapping[str, Any], tags: Mapping[s
             config.registry,
             uri,
             run_id=_run_id(config),
-            facts={**tags, "step": str(facts["best"])},
+            tags={**tags, "step": str(facts["best"])},
             scores=facts.get("scores") or {},
         )
-    except Exception as error:  # whatever a server, a database or a store throws: the training is done
-        reason = f"{shown(uri)} has not registered {config.output}/best: {root_cause(error)}"
-        logger.error(f"{reason}. The same command again registers it")
+    except Exception as error:  # whatever a server, a database or a store raises: the training is done
+        reason = f"{config.output}/best is not registered in {shown(uri)}: {root_cause(error)}"
+        logger.error(f"{reason}. Run the same command again to register it")
         return {"registered": None, "not_registered": reason}
-    logger.info(f"registered {version.uri}, as models:/{version.name}@candidate")
+    logger.info(f"registered {version.uri} as models:/{version.name}@candidate")
     return {"registered": version.uri}
 
 
 def _run_id(config: TrainConfig) -> str:
-    """Give the id of the training's MLflow run, which is made now if no server has answered so far."""
+    """Return the id of the MLflow run, which is created now if no server has answered so far."""
     folder = str(config.folder / run.FOLDER)
     if not read_run_file(folder).get("run_id"):
         run.send_pending(replace(config.tracking, close_seconds=_SEND_SECONDS), str(config.folder))
     found = read_run_file(folder).get("run_id")
     if not found:
-        raise RuntimeError("it has not heard of this run yet")
+        raise RuntimeError("it does not have this run yet")
     return str(found)

@@ -1,4 +1,4 @@
-"""What is made of a validation's examples beside training: ViSQOL, pictures and clips."""
+"""ViSQOL, pictures and clips of a validation's examples, computed in a task of their own."""
 
 import math
 from pathlib import Path
@@ -24,13 +24,13 @@ def review_examples(
 
     Args:
         examples: Name, clean, degraded and restored of each, [channels, samples].
-        folder: Where pictures and clips go.
+        folder: Folder for pictures and clips.
         sample_rate: Hz.
-        score: Whether ViSQOL is wanted.
+        score: Whether to measure ViSQOL.
 
     Returns:
-        `scores`: mean ViSQOL of restored and degraded over the examples where both are defined, how many
-        those are; `pictures` and `clips`: paths by name.
+        `scores`: mean ViSQOL of restored and degraded over the examples where both are defined, and their
+        number; `pictures` and `clips`: paths by name.
     """
     found = {"pictures": {}, "clips": {}, "scores": {}}  # type: dict[str, dict[str, Any]]
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -46,9 +46,9 @@ def review_examples(
             (visqol.score(clean, restored, sample_rate), visqol.score(clean, degraded, sample_rate))
             for _, clean, degraded, restored in examples
         ]
-        sound = [(mine, before) for mine, before in pairs if mine is not None and before is not None]
-        found["scores"]["valid/visqol_examples"] = float(len(sound))
-        if sound:
-            found["scores"][VISQOL] = math.fsum(mine for mine, _ in sound) / len(sound)
-            found["scores"][VISQOL + DEGRADED] = math.fsum(before for _, before in sound) / len(sound)
+        defined = [(after, before) for after, before in pairs if after is not None and before is not None]
+        found["scores"]["valid/visqol_examples"] = float(len(defined))
+        if defined:
+            found["scores"][VISQOL] = math.fsum(after for after, _ in defined) / len(defined)
+            found["scores"][VISQOL + DEGRADED] = math.fsum(before for _, before in defined) / len(defined)
     return found

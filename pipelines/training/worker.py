@@ -26,17 +26,17 @@ from pipelines.training.config import INIT, TrainConfig
 
 
 def work(settings: dict[str, Any]) -> dict[str, Any]:
-    """Train on this worker; to be called on all of them.
+    """Train on this rank; called on all ranks.
 
     Args:
-        settings: `config` (a TrainConfig), `run` (of the tracking), `log_level`, `desk`.
+        settings: `config` (TrainConfig), `run` (tracking.Run), `log_level`, `desk`.
 
     Returns:
-        The ending's fields; nothing where a worker had failed for good.
+        Fields of `apollo.training.loop.Ending`; empty if a rank has failed with an error that is not retried.
 
     Raises:
-        Exception: after word of it was left at the desk where no new start would mend it. It must be raised,
-            for the other workers wait for this one.
+        Exception: any error, since the other ranks wait for this one; those that a retry would meet again are
+            reported to the driver first.
     """
     config: TrainConfig = settings["config"]
     desk = DeskLine(settings["desk"])
@@ -71,7 +71,7 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checkpoint_sync(config: TrainConfig, world: World) -> CheckpointSync | None:
-    """Bring an output at a URI to this node, after what the store has missed has gone there."""
+    """Upload what an earlier run could not, and download the output to this node, if it is at a URI."""
     if not is_uri(config.output):
         return None
     sync = CheckpointSync(config.output, config.folder, world.rank)

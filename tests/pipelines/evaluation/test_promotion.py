@@ -113,7 +113,7 @@ def test_the_same_contest_is_taken_up_again_after_the_champion_has_moved(
     registry = Registry("apollo", uri)
     for number, folder in enumerate(folders, 1):
         run_id = client.create_run(experiment).info.run_id
-        made = register(str(folder), RegistryConfig(), uri, run_id=run_id, facts={}, scores={})
+        made = register(str(folder), RegistryConfig(), uri, run_id=run_id, tags={}, scores={})
         assert made.number == number
         if number == 1:
             registry.set_alias(CHAMPION, made)
@@ -281,11 +281,11 @@ def test_weights_that_are_not_those_that_were_registered_are_not_taken(uri: str,
         evaluation_jobs.write_model(tmp_path / "model"),
         client.create_run(experiment).info.run_id,
     )
-    version = register(str(folder), RegistryConfig(), uri, run_id=run_id, facts={}, scores={})
+    version = register(str(folder), RegistryConfig(), uri, run_id=run_id, tags={}, scores={})
     digest = version.tags[DIGEST]
     client.set_model_version_tag("apollo", "1", DIGEST, f"{int(digest, 16) ^ 1:064x}")
     for _ in range(2):
-        with pytest.raises(CheckpointError, match="models:/apollo/1 holds other weights than"):
+        with pytest.raises(CheckpointError, match="models:/apollo/1 has other weights than"):
             checkpoint.load("models:/apollo/1")
         assert list((tmp_path / "cache" / "apollo" / "models").iterdir()) == []
     client.set_model_version_tag("apollo", "1", DIGEST, digest)

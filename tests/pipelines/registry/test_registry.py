@@ -60,7 +60,7 @@ def add(uri: str, folder: Path, name: str, run_id: str | None = None) -> Version
         RegistryConfig(name=name, licence="CC0"),
         uri,
         run_id=run_id or new_run(uri),
-        facts={"data_fingerprint": "abc"},
+        tags={"data_fingerprint": "abc"},
         scores=SCORES,
     )
 
@@ -150,7 +150,7 @@ def test_names_resolve_to_checkpoints_that_are_fetched_once(
         assert pack(checkpoint.load(name)).digest == expected
     assert "no champion yet" not in capsys.readouterr().err
     folder = resolve(f"models:/apollo@{CHAMPION}")
-    assert "no champion yet: taking the candidate, version 1" in capsys.readouterr().err
+    assert "no champion yet: using the candidate, version 1" in capsys.readouterr().err
     before = folder.stat().st_mtime_ns
     Registry("apollo", database).set_alias(CHAMPION, find_version("models:/apollo/1")[0])
     assert resolve(f"models:/apollo@{CHAMPION}") == folder
@@ -253,24 +253,24 @@ def test_what_is_not_there_is_said(database: str, monkeypatch: pytest.MonkeyPatc
         "models:/nothing@champion": "no such version",
         "models:/nothing/3": "no such version",
         f"runs:/{'0' * 32}": "no such version",
-        "models:/apollo": "is no name of a model",
-        "models:/apollo@a/../../b": "is no name of a model",
-        "models:/a' or '1'='1/1": "is no name of a model",
-        "runs:/latest": "is no name of a model",
-        "models:/apollo@3": "is no name of a model",
-        "models:/apollo/٣": "is no name of a model",
-        f"models:/apollo/{'9' * 30}": "is no name of a model",
-        "models:/apollo/1\n": "is no name of a model",
+        "models:/apollo": "is not a model name",
+        "models:/apollo@a/../../b": "is not a model name",
+        "models:/a' or '1'='1/1": "is not a model name",
+        "runs:/latest": "is not a model name",
+        "models:/apollo@3": "is not a model name",
+        "models:/apollo/٣": "is not a model name",
+        f"models:/apollo/{'9' * 30}": "is not a model name",
+        "models:/apollo/1\n": "is not a model name",
         f"models:/{'a' * 5000}/1": "no such version",
     }.items():
         with pytest.raises(CheckpointError, match=text):
             checkpoint.load(name)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    with pytest.raises(CheckpointError, match="does not answer"):
+    with pytest.raises(CheckpointError, match="unreachable"):
         checkpoint.load("models:/apollo/1")
     missing = Path(database.removeprefix("sqlite:///")).with_name("missing.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{missing}")
-    with pytest.raises(CheckpointError, match=r"missing.db, and there is no such file"):
+    with pytest.raises(CheckpointError, match=r"missing.db, which does not exist"):
         checkpoint.load("models:/apollo/1")
     assert not missing.exists()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")

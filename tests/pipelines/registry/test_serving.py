@@ -24,7 +24,7 @@ from pipelines.tracking.client import make_client
 from tests.support import datasets, evaluation_jobs
 
 pytestmark = pytest.mark.timeout(300)
-MOST_BYTES, MOST_SECONDS = 200_000, 5
+MAX_BYTES, MAX_SECONDS = 200_000, 5
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     run_id = client.create_run(experiment).info.run_id
     model = evaluation_jobs.write_identity(folder / "model")
     (folder / "scratch").mkdir()
-    register(str(model), RegistryConfig(), uri, run_id=run_id, facts={}, scores={})
+    register(str(model), RegistryConfig(), uri, run_id=run_id, tags={}, scores={})
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -45,8 +45,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "MLFLOW_TRACKING_URI": uri,
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "TMPDIR": str(folder / "scratch"),
-        "APOLLO_SERVE_MAX_BYTES": str(MOST_BYTES),
-        "APOLLO_SERVE_MAX_SECONDS": str(MOST_SECONDS),
+        "APOLLO_SERVE_MAX_BYTES": str(MAX_BYTES),
+        "APOLLO_SERVE_MAX_SECONDS": str(MAX_SECONDS),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", "models:/apollo@candidate"]
@@ -141,7 +141,7 @@ def test_what_is_no_song_is_refused_with_the_reason(server: str, tmp_path: Path)
         ([""], "file 0 is empty"),
         ([base64.b64encode(b"a text, no song" * 10).decode()], "file 0 cannot be restored"),
         ([encoded(fine), ""], "file 1 is empty"),
-        ([base64.b64encode(bytes(MOST_BYTES + 1)).decode()], f"at most {MOST_BYTES} are taken"),
+        ([base64.b64encode(bytes(MAX_BYTES + 1)).decode()], f"the limit is {MAX_BYTES}"),
         ([encoded(long)], "longer than 5 s"),
     ):
         status, answer = ask(server, {"inputs": inputs})

@@ -162,7 +162,7 @@ def test_checkpoints_that_the_store_was_away_for_go_there_later(
     away = bucket.proxy.fail("refuse", r"PUT /\S+/checkpoints/step-00000003/", times=2)
     desk = _work(config, monkeypatch)
     assert away.struck == 2
-    (line,) = [text for text in desk.said if "not in the store yet" in text]
+    (line,) = [text for text in desk.said if "upload failed, retrying" in text]
     assert "step-00000003" in line
     there = bucket.objects("run/checkpoints/")
     whole = {name for name in there if name.endswith("MANIFEST.json")}
