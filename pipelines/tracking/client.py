@@ -18,13 +18,13 @@ _INVALID_CHARACTERS = re.compile(r"[^/\w.\- :]")
 
 
 def log_params(client: Any, run_id: str, params: Mapping[str, str], *, logged: Collection[str]) -> None:
-    """Log the parameters that a run does not have yet, in batches that MLflow accepts.
+    """Log the params that a run does not have yet, in batches that MLflow accepts.
 
     Args:
         client: An MlflowClient.
         run_id: The run.
         params: Values by name.
-        logged: Names that the run has already; MLflow refuses to change one.
+        logged: Names that the run has; MLflow refuses to change one.
     """
     from mlflow.entities import Param
 
@@ -49,18 +49,18 @@ def log_metrics(client: Any, run_id: str, points: Iterable[tuple[str, float, int
 
 
 def make_client(uri: str) -> Any:
-    """Connect to a tracking server or database."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing leaves the cluster unless asked for
+    """Return a client of a tracking server or database."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing is sent out of the cluster
     import mlflow
 
-    for name in ("mlflow", "alembic"):  # a line for each of some forty migrations
+    for name in ("mlflow", "alembic"):  # one line for each of some forty migrations
         logging.getLogger(name).setLevel(logging.WARNING)
     return mlflow.MlflowClient(tracking_uri=uri)
 
 
 @contextmanager
 def short_timeouts(seconds: int) -> Iterator[None]:
-    """Let MLflow's requests fail soon and draw no bars; by default it tries for minutes."""
+    """Set short timeouts without retries for MLflow's requests, and hide progress bars."""
     settings = {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds),
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -79,7 +79,7 @@ def short_timeouts(seconds: int) -> Iterator[None]:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Name nested values by dotted names, as text that MLflow takes, without passwords."""
+    """Flatten nested values to params by dotted name, within MLflow's limits and without passwords."""
     flat: dict[str, str] = {}
     for name, value in values.items():
         dotted = f"{prefix}.{name}" if prefix else str(name)
@@ -91,6 +91,6 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def sanitize_name(name: str) -> str:
-    """Give a name that MLflow takes; one that it takes already stays."""
+    """Return a valid MLflow name; valid names are not changed."""
     plain = posixpath.normpath(_INVALID_CHARACTERS.sub("_", name).lstrip("/."))
     return "_" if plain == "." else plain[:_MAX_NAME_LENGTH].rstrip("/")

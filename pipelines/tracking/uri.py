@@ -1,4 +1,4 @@
-"""Where a run is tracked: the URI of an MLflow server or database."""
+"""Tracking URIs: MLflow servers and databases."""
 
 import os
 import posixpath
@@ -18,14 +18,14 @@ _ADVICE = (
 
 
 def resolve_uri(uri: str | None, output: str) -> str:
-    """Give the tracking URI of a run, the same for every process whatever its working directory.
+    """Return the tracking URI of a run, independent of the working directory.
 
     Args:
-        uri: What was asked for; unset takes MLFLOW_TRACKING_URI, else a database in the output.
-        output: Absolute path of the run's output.
+        uri: Configured URI; unset takes MLFLOW_TRACKING_URI, else a database in the output.
+        output: Absolute path of the output.
 
     Raises:
-        UsageError: it names a database by a relative path inside a submitted job.
+        UsageError: a submitted job names a database by a relative path.
     """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
@@ -38,17 +38,17 @@ def resolve_uri(uri: str | None, output: str) -> str:
 
 
 def database_path(uri: str) -> str | None:
-    """Give the file of a database, None for what is none."""
+    """Return the file of a sqlite database, None for other URIs."""
     database = _SQLITE.fullmatch(uri)
     return database[1].partition("?")[0] if database and database[1] != ":memory:" else None
 
 
 def check_uri(uri: str, nodes: int) -> None:
-    """Refuse a place that cannot keep a run's points.
+    """Refuse a URI that would lose or duplicate metrics.
 
     Args:
-        uri: As `resolve_uri` gives it.
-        nodes: Machines with workers of the run.
+        uri: From `resolve_uri`.
+        nodes: Number of machines with workers of the run.
 
     Raises:
         UsageError: with the reason, and what to do.
@@ -56,20 +56,20 @@ def check_uri(uri: str, nodes: int) -> None:
     scheme = urlsplit(uri).scheme
     if scheme in ("", "file") and not uri.startswith("databricks"):
         raise UsageError(
-            f"the tracking URI {uri!r} is a folder: MLflow no longer writes to folders, and they would keep "
-            f"a point twice that is sent twice. Use sqlite:////absolute/path/mlflow.db. {_ADVICE}"
+            f"the tracking URI {uri!r} is a folder: MLflow no longer writes to folders, and they do not "
+            f"remove duplicates. Use sqlite:////absolute/path/mlflow.db. {_ADVICE}"
         )
     if uri in ("sqlite://", "sqlite:///:memory:"):
-        raise UsageError(f"the tracking URI {uri!r} is a database in memory: nothing of it would be left")
+        raise UsageError(f"the tracking URI {uri!r} is a database in memory: it would be lost")
     if scheme.startswith("sqlite") and nodes > 1:
         raise UsageError(
             f"the tracking URI {uri!r} is a file, and the run has workers on {nodes} machines: sqlite's "
-            f"locks do not hold across machines, and it would be damaged. {_ADVICE}"
+            f"locks do not work across machines. {_ADVICE}"
         )
 
 
 def artifact_location(uri: str, output: str) -> str | None:
-    """Choose where files go: a server knows; beside a database of one file; else in the output."""
+    """Return the artifact folder: None for a server, next to a sqlite database, else in the output."""
     if urlsplit(uri).scheme in ("http", "https") or uri.startswith("databricks"):
         return None
     database = database_path(uri)

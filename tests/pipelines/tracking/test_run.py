@@ -110,7 +110,7 @@ def test_folders_are_refused(uri: str) -> None:
 
 
 def test_databases_in_memory_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="nothing of it would be left"):
+    with pytest.raises(UsageError, match="it would be lost"):
         open_quick(tmp_path, uri="sqlite:///:memory:")
 
 
