@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from apollo.checkpoints.published_format import CheckpointError
-from pipelines.demo.built_in_album import album_folders
+from pipelines.demo.album import write_album
 from pipelines.demo.page import TITLES, Step, write_page
 from pipelines.demo.songs import write_songs
 from pipelines.errors import UsageError
@@ -54,7 +54,6 @@ class RoadConfig:
     Args:
         output: Folder on a disk.
         data: Data sets, as preprocess takes them; none composes an album of generated music.
-        soundfont: Another SoundFont for the album.
         tracking_uri: MLflow server or database whose registry takes the model; unset takes OUTPUT/mlflow.db,
             and never MLFLOW_TRACKING_URI.
         songs: Songs to restore at the end, from the test split.
@@ -64,7 +63,6 @@ class RoadConfig:
 
     output: str = "demo"
     data: tuple[str, ...] = ()
-    soundfont: Path | None = None
     tracking_uri: str | None = None
     songs: int = 2
     song_seconds: float = 15.0
@@ -161,7 +159,7 @@ class _Road:
 
     def _shards(self) -> tuple[str, Outcome]:
         config = self.config
-        data = list(config.data) or album_folders(Path(config.path("album")), config.soundfont)
+        data = list(config.data) or _album_folders(Path(config.path("album")))
         made = preprocess(replace(self.prepared, data=data))
         return "shards", Outcome(made.code, made.message, made.report)
 
@@ -215,3 +213,10 @@ def _see(uri: str) -> str:
     if uri.startswith("sqlite"):
         return f"mlflow ui --backend-store-uri {shlex.quote(uri)}      # then open http://127.0.0.1:5000"
     return f"MLflow: {shown(uri)}"
+
+
+def _album_folders(destination: Path) -> list[str]:
+    """Write the built-in album where it does not exist yet; return its folders in the data sets' layouts."""
+    logger.info(f"built-in album: 12 generated songs in {destination}")
+    write_album(destination)
+    return [str(destination / layout) for layout in ("musdb18hq", "moisesdb")]

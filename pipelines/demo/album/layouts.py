@@ -14,8 +14,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from pipelines.demo.album.composer import Part, Song
-from pipelines.demo.album.soundfont import Audio, SoundFont
-from pipelines.demo.album.synthesizer import SAMPLE_RATE_HZ, in_room, play, room_impulse
+from pipelines.demo.album.synthesizer import SAMPLE_RATE_HZ, Audio, add_reverb, play
 
 Samples = NDArray[np.int16]  # [samples, channels], as it is written
 
@@ -33,15 +32,14 @@ class PlayedTrack:
     audio: Audio
 
 
-def perform(song: Song, soundfont: SoundFont) -> list[PlayedTrack]:
-    """Play every part of a song in one room, scaled as a whole so that the full mix peaks at PEAK_DB."""
+def perform(song: Song) -> list[PlayedTrack]:
+    """Play every part of a song, scaled as a whole so that no mix, stem or track peaks above PEAK_DB."""
     rng = np.random.default_rng((*song.seed, 3))
-    impulse = room_impulse(rng)
     tracks = []
     for part in song.parts:
-        audio = in_room(play(part, soundfont, rng), impulse)
+        audio = add_reverb(play(part, rng), rng)
         mono = audio.mean(axis=0, keepdims=True)
-        tracks.append(PlayedTrack(part=part, audio=mono if part.sheet.mono else audio))
+        tracks.append(PlayedTrack(part=part, audio=mono if part.track.mono else audio))
     stems = [_mix(_members(tracks, stem)) for stem in MUSDB_STEMS]  # a stem may peak above the mix
     peak = max(
         float(np.abs(audio).max(initial=0.0)) for audio in (_mix(tracks), *stems, *(t.audio for t in tracks))
@@ -50,18 +48,18 @@ def perform(song: Song, soundfont: SoundFont) -> list[PlayedTrack]:
     return [PlayedTrack(part=track.part, audio=track.audio * gain) for track in tracks]
 
 
-def write_moisesdb_song(song: Song, soundfont: SoundFont, songs_directory: Path) -> Path:
+def write_moisesdb_song(song: Song, songs_directory: Path) -> Path:
     """Write `<uuid>/data.json` and `<uuid>/<stem>/<track id>.wav`, unless the song is there."""
 
     def write(directory: Path) -> None:
         stems: dict[str, list[dict[str, object]]] = {}
-        for number, track in enumerate(perform(song, soundfont)):
-            sheet = track.part.sheet
+        for number, track in enumerate(perform(song)):
+            source = track.part.track
             track_id = str(uuid5(song.uuid, str(number)))
-            (directory / sheet.stem).mkdir(exist_ok=True)
-            _write_wav(directory / sheet.stem / f"{track_id}.wav", _rounded(track.audio))
-            entry = {"id": track_id, "trackType": sheet.track_type, "extension": "wav", "has_bleed": False}
-            stems.setdefault(sheet.stem, []).append(entry)
+            (directory / source.stem).mkdir(exist_ok=True)
+            _write_wav(directory / source.stem / f"{track_id}.wav", _rounded(track.audio))
+            entry = {"id": track_id, "trackType": source.track_type, "extension": "wav", "has_bleed": False}
+            stems.setdefault(source.stem, []).append(entry)
         description = {
             "artist": song.artist,
             "song": song.title,
@@ -75,11 +73,11 @@ def write_moisesdb_song(song: Song, soundfont: SoundFont, songs_directory: Path)
     return _write_whole(songs_directory / str(song.uuid), write)
 
 
-def write_musdb_song(song: Song, soundfont: SoundFont, subset_directory: Path) -> Path:
+def write_musdb_song(song: Song, subset_directory: Path) -> Path:
     """Write `<Artist - Title>/{mixture,vocals,drums,bass,other}.wav`, unless the song is there."""
 
     def write(directory: Path) -> None:
-        tracks = perform(song, soundfont)
+        tracks = perform(song)
         length = max(track.audio.shape[1] for track in tracks)
         mixture = np.zeros((length, 2), np.int16)
         for stem in MUSDB_STEMS:
@@ -92,7 +90,7 @@ def write_musdb_song(song: Song, soundfont: SoundFont, subset_directory: Path) -
 
 
 def _members(tracks: list[PlayedTrack], stem: str) -> list[PlayedTrack]:
-    return [track for track in tracks if MUSDB_STEM_OF.get(track.part.sheet.stem, "other") == stem]
+    return [track for track in tracks if MUSDB_STEM_OF.get(track.part.track.stem, "other") == stem]
 
 
 def _mix(tracks: list[PlayedTrack], length: int = 0) -> Audio:
