@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pipelines.demo.built_in_album import album_folders
+from pipelines.demo.album import album_folders
 from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.run import Preprocess, PreprocessConfig
 
@@ -40,7 +40,7 @@ def _say(name: str, value: str, target: str) -> None:
 
 def _render(scratch: Path) -> str:
     config = PreprocessConfig(
-        data=album_folders(scratch / "album", None),
+        data=album_folders(scratch / "album"),
         output=str(scratch / "shards"),
         recipes=RecipesConfig(train=_RECIPES, valid=0, test_per_category=0),
     )

@@ -21,7 +21,7 @@ from apollo.audio.ffmpeg import find_ffmpeg
 from pipelines.audio.reading import Reader
 from pipelines.dataset.plan import planned_shards
 from pipelines.dataset.shards import ShardsConfig
-from pipelines.demo.built_in_album import album_folders
+from pipelines.demo.album import album_folders
 from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.render import RenderTask, ShardRenderer, cpu_seconds, mix, to_16_bit
 from pipelines.preprocess.run import Preprocess, PreprocessConfig
@@ -36,7 +36,7 @@ _SONGS, _RECIPES = 390, 1_000_000
 def main() -> None:
     """Run all benchmarks and print one line a number."""
     with tempfile.TemporaryDirectory(prefix="apollo-bench-") as scratch:
-        album = album_folders(Path(scratch, "album"), None)
+        album = album_folders(Path(scratch, "album"))
         config = PreprocessConfig(
             data=album,
             output=str(Path(scratch, "shards")),

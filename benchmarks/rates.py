@@ -59,10 +59,10 @@ class Made:
 def main() -> None:
     """Measure all rates and write them to a file, or print them."""
     with tempfile.TemporaryDirectory(prefix="apollo-bench-") as scratch:
-        from pipelines.demo.built_in_album import album_folders
+        from pipelines.demo.album import album_folders
 
         config = PreprocessConfig(
-            data=album_folders(Path(scratch, "album"), None),
+            data=album_folders(Path(scratch, "album")),
             output=str(Path(scratch, "shards")),
             recipes=RecipesConfig(train=_RECIPES, valid=_ITEMS, test_per_category=0),
             shards=ShardsConfig(rows=_SHARD_ROWS),

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipelines.demo.built_in_album import album_folders
+from pipelines.demo.album import album_folders
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.items import Loaded, find_cutoff_hz
 from pipelines.evaluation.metrics import score
@@ -51,7 +51,7 @@ def _say(name: str, seconds: list[float], items: int) -> None:
 
 def _render(scratch: Path) -> str:
     config = PreprocessConfig(
-        data=album_folders(scratch / "album", None),
+        data=album_folders(scratch / "album"),
         output=str(scratch / "shards"),
         recipes=RecipesConfig(train=0, valid=_ITEMS, test_per_category=0),
     )

@@ -1,11 +1,11 @@
-"""Walk the whole road: on the built-in album of generated music, or on yours.
+"""Run all jobs in a row: on the built-in album of generated music, or on your data.
 
     make demo
     make demo DATA=/your/folder
 
-Shards, training, evaluation, the registry, restored songs, and a page about it all. Run the same command
-again to go on with a road that was stopped. The model is registered in OUTPUT/mlflow.db, whatever
-MLFLOW_TRACKING_URI says; --tracking_uri names another registry. OUTPUT/result.json says how the road ended.
+Shards, training, evaluation, registry, restored songs, and a page that links them. Run the same command again
+to resume. The model is registered in OUTPUT/mlflow.db, whatever MLFLOW_TRACKING_URI says; --tracking_uri
+names another registry. OUTPUT/result.json has the outcome.
 Exit codes: 0 done, 1 failed, 2 usage, 3 more rejects than allowed, 130 interrupted.
 """
 
@@ -19,7 +19,7 @@ import pipelines  # noqa: F401 - reports what is not installed
 # isort: split
 from jsonargparse import ArgumentParser
 
-from pipelines.demo.run import RoadConfig, walk
+from pipelines.demo.run import DemoConfig, run_demo
 from pipelines.errors import UsageError
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.preprocess.run import PreprocessConfig
@@ -27,7 +27,7 @@ from pipelines.runtime.command_line import add_log_level, parse
 from pipelines.runtime.run import Exit
 from pipelines.training.config import TrainConfig
 
-_OF_THE_ROAD = {"data", "output", "models", "split", "promote", "registry", "tracking"}
+_SET_BY_DEMO = {"data", "output", "models", "split", "promote", "registry", "tracking"}
 _PRESETS = Path(__file__).parent / "configs"
 
 
@@ -36,7 +36,7 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="demo", description=__doc__, allow_abbrev=False, default_env=False)
     text = "folders or URIs: MUSDB18-HQ, MoisesDB, stems, songs; none takes generated music"
     parser.add_argument("--data", type=str, nargs="+", default=[], help=text)
-    parser.add_class_arguments(RoadConfig, skip={"data"}, fail_untyped=False)
+    parser.add_class_arguments(DemoConfig, skip={"data"}, fail_untyped=False)
     presets = {"preprocess": "preprocess/demo.yaml", "train": "demo.yaml", "evaluate": "evaluate/demo.yaml"}
     for part, name in presets.items():
         text = f"YAML file with options of jobs/{part}.py (%(default)s)"
@@ -46,7 +46,7 @@ def build_parser() -> ArgumentParser:
 
 
 def _read(kind: type, given: set[str], path: str) -> dict[str, Any]:
-    """Read the fields of a configuration from a file, but for those that the road gives."""
+    """Read the fields of a configuration from a file, without those that the demo sets."""
     parser = ArgumentParser(prog=path, default_env=False)
     parser.add_class_arguments(kind, skip=given, fail_untyped=False)
     values: dict[str, Any] = parser.instantiate(parser.parse_path(path)).as_dict()
@@ -54,19 +54,19 @@ def _read(kind: type, given: set[str], path: str) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Walk the road as a command line says and return the exit code."""
+    """Run the demo as a command line says and return the exit code."""
     parser = build_parser()
     values = parse(parser, arguments)
     try:
         settings = {
             "preprocess": _read(PreprocessConfig, {"data", "output"}, values.pop("preprocess")),
             "train": _read(TrainConfig, {"shards", "output", "tracking"}, values.pop("train")),
-            "evaluate": _read(EvaluateConfig, _OF_THE_ROAD, values.pop("evaluate")),
+            "evaluate": _read(EvaluateConfig, _SET_BY_DEMO, values.pop("evaluate")),
         }
     except (ValueError, OSError) as error:
         parser.error(str(error))
     try:
-        outcome = walk(RoadConfig(**values | {"data": tuple(values["data"])}), settings)
+        outcome = run_demo(DemoConfig(**values | {"data": tuple(values["data"])}), settings)
     except UsageError as error:
         print(f"demo: {error}", file=sys.stderr)
         return Exit.USAGE

@@ -1,4 +1,4 @@
-"""The page at the end of the road: what was reached, what to listen to, and where everything lies."""
+"""The page of the demo: results, songs to listen to, and links to every output."""
 
 import json
 import os
@@ -36,13 +36,13 @@ _PAGES = ("shards", "decision", "evaluation")  # parts with a page of their own
 
 @dataclass(frozen=True)
 class Step:
-    """A part of the road that was walked.
+    """A part of the demo that ran.
 
     Args:
-        name: Of it.
-        folder: Its output, below the road's.
-        outcome: How it ended.
-        seconds: How long it took now.
+        name: Its name.
+        folder: Its output, below the demo's.
+        outcome: Its outcome.
+        seconds: Wall-clock time of this run.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Step:
 
     @property
     def title(self) -> str:
-        """What it does."""
+        """Its title."""
         return TITLES[self.name]
 
     @property
@@ -66,7 +66,7 @@ def write_page(output: str, steps: Mapping[str, Step], uri: str, model: Version)
 
     Args:
         output: Absolute path.
-        steps: What was walked, by name.
+        steps: Parts that ran, by name.
         uri: MLflow's, of a server or database.
         model: What restored the songs.
 
@@ -80,7 +80,7 @@ def write_page(output: str, steps: Mapping[str, Step], uri: str, model: Version)
     restored = Path(output, steps["restored"].folder)
     content = (
         template_environment()
-        .get_template("road.html")
+        .get_template("demo.html")
         .render(
             verdicts=evaluation["verdicts"],
             decision=decision,

@@ -1,14 +1,13 @@
-"""The whole road in one run: music to shards to a model to scores to restored songs, and a page about it.
+"""The demo: preprocess, train, evaluate, promote and restore in one run, with a page that links the results.
 
-Every part is what its own job runs, on an output of its own below OUTPUT, so a road that was stopped goes on
-where it was, and any part can be run again by hand:
+Every part is a job with its own output below OUTPUT, so the demo resumes where it was stopped, and any part
+can be run again by hand:
 
     shards/  run/  decision/<candidate>/  evaluation/<model>/  songs/  restored/<model>/
     mlflow.db  index.html  result.json
 
-What a version of the model decides lies in a folder of its label, such as apollo-v1: a new version makes its
-own. The registry is the road's own database, whatever MLFLOW_TRACKING_URI says, so that no team's aliases
-move for a demo.
+Results that depend on a version of the model lie in a folder of its label, such as apollo-v1. The registry is
+a database of the demo's own, whatever MLFLOW_TRACKING_URI says, so that no team's aliases move.
 """
 
 import logging
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from apollo.checkpoints.published_format import CheckpointError
-from pipelines.demo.album import write_album
+from pipelines.demo.album import album_folders
 from pipelines.demo.page import TITLES, Step, write_page
 from pipelines.demo.songs import write_songs
 from pipelines.errors import UsageError
@@ -48,17 +47,17 @@ _Part = Callable[[], tuple[str, Outcome]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoadConfig:
-    """What the road is told beside the configurations of its parts.
+class DemoConfig:
+    """Options of the demo, besides the configurations of its jobs.
 
     Args:
         output: Folder on a disk.
-        data: Data sets, as preprocess takes them; none composes an album of generated music.
+        data: Data sets, as preprocess takes them; the generated album if empty.
         tracking_uri: MLflow server or database whose registry takes the model; unset takes OUTPUT/mlflow.db,
             and never MLFLOW_TRACKING_URI.
         songs: Songs to restore at the end, from the test split.
         song_seconds: Longest excerpt of each.
-        song_bitrate_bps: What they are encoded at before they are restored.
+        song_bitrate_bps: Bitrate of their MP3s.
     """
 
     output: str = "demo"
@@ -70,39 +69,39 @@ class RoadConfig:
 
     def __post_init__(self) -> None:
         if is_uri(self.output):
-            raise UsageError(f"--output {self.output!r} is no folder on a disk")
+            raise UsageError(f"--output {self.output!r} must be a local folder")
         object.__setattr__(self, "output", run.resolve(self.output, "--output"))
         if self.songs < 0 or not self.song_seconds > 0:
             raise UsageError("songs must be 0 or more, song_seconds above 0")
 
     def path(self, name: str) -> str:
-        """Give the absolute path of a part."""
+        """Return the absolute path of a part."""
         return os.path.join(self.output, name)
 
 
-def walk(config: RoadConfig, settings: Mapping[str, dict[str, Any]]) -> Outcome:
-    """Walk the road to its end, or to the first part that does not end well, and leave result.json.
+def run_demo(config: DemoConfig, settings: Mapping[str, dict[str, Any]]) -> Outcome:
+    """Run all jobs, up to the first that fails, and write result.json.
 
-    An output that another road holds is left as it is.
+    An output that another run has locked is left as it is.
 
     Args:
-        config: The road.
-        settings: Fields of the configurations of `preprocess`, `train` and `evaluate`, but for those that the
-            road gives itself.
+        config: Options of the demo.
+        settings: Fields of the configurations of `preprocess`, `train` and `evaluate`, without those that the
+            demo sets itself.
     """
-    road = _Road(config, settings)
-    left = "the finished parts stand, run the same command again to go on"
-    return run.run_held(Folder(config.output), road.prepare, road.work, doing="walking", left=left)
+    demo = _Demo(config, settings)
+    left = "the finished parts stand, run the same command again to resume"
+    return run.run_held(Folder(config.output), demo.prepare, demo.work, doing="running the demo", left=left)
 
 
-class _Road:
-    """One walk over one output, which is held meanwhile; every part gives its folder and how it ended."""
+class _Demo:
+    """One run over one locked output; every part returns its folder and its outcome."""
 
-    def __init__(self, config: RoadConfig, settings: Mapping[str, dict[str, Any]]) -> None:
+    def __init__(self, config: DemoConfig, settings: Mapping[str, dict[str, Any]]) -> None:
         self.config, self.settings = config, settings
 
     def prepare(self) -> None:
-        """Make the parts' configurations, so that what is wrong in the last one is said before the first.
+        """Build the configurations of all jobs, so that errors in any are reported first.
 
         Raises:
             UsageError: one of them is wrong.
@@ -112,34 +111,41 @@ class _Road:
         check_uri(self.uri, nodes=1)
         tracking = TrackingConfig(uri=self.uri, experiment="apollo-demo")
         data = list(config.data) or [config.path("album")]
-        self.prepared = PreprocessConfig(**settings["preprocess"], data=data, output=config.path("shards"))
-        self.trained = TrainConfig(
-            **settings["train"], shards=self.prepared.output, output=config.path("run"), tracking=tracking
+        self.preprocess_config = PreprocessConfig(
+            **settings["preprocess"], data=data, output=config.path("shards")
+        )
+        self.train_config = TrainConfig(
+            **settings["train"],
+            shards=self.preprocess_config.output,
+            output=config.path("run"),
+            tracking=tracking,
         )
         scored: dict[str, Any] = {
             **settings["evaluate"],
-            "data": self.prepared.output,
+            "data": self.preprocess_config.output,
             "tracking": tracking,
-            "registry": self.trained.registry,
+            "registry": self.train_config.registry,
         }
-        self.decided = EvaluateConfig(**scored, output=config.path("decision"), split="valid", promote=True)
-        self.tested = EvaluateConfig(**scored, output=config.path("evaluation"), split="test")
+        self.decision_config = EvaluateConfig(
+            **scored, output=config.path("decision"), split="valid", promote=True
+        )
+        self.test_config = EvaluateConfig(**scored, output=config.path("evaluation"), split="test")
 
     def work(self) -> Outcome:
-        """Walk, with the names of models looked up in the road's registry."""
-        with _names_looked_up_in(self.uri):
-            return self._walk(
+        """Run the parts, with names of models resolved in the demo's registry."""
+        with _registry_uri(self.uri):
+            return self._run_parts(
                 {
                     "shards": self._shards,
-                    "run": lambda: ("run", train(self.trained)),
+                    "run": lambda: ("run", train(self.train_config)),
                     "decision": self._decide,
                     "evaluation": self._test,
                     "restored": self._restore,
                 }
             )
 
-    def _walk(self, parts: dict[str, _Part]) -> Outcome:
-        walked: dict[str, Step] = {}
+    def _run_parts(self, parts: dict[str, _Part]) -> Outcome:
+        steps: dict[str, Step] = {}
         for number, (name, part) in enumerate(parts.items(), 1):
             logger.info(f"[{number}/{len(parts)}] {TITLES[name]}")
             began = time.monotonic()
@@ -147,37 +153,39 @@ class _Road:
                 folder, outcome = part()
             except CheckpointError as error:  # no such version, or no registry that answers
                 folder, outcome = "", Outcome(Exit.FAILED, str(error))
-            step = walked[name] = Step(name, folder, outcome, time.monotonic() - began)
+            step = steps[name] = Step(name, folder, outcome, time.monotonic() - began)
             logger.info(f"[{number}/{len(parts)}] {outcome.message} ({step.seconds:.0f} s)")
             if outcome.code != Exit.DONE:
                 return Outcome(outcome.code, f"{TITLES[name]}: {outcome.message}")
-        page = write_page(self.config.output, walked, self.uri, self._version(CHAMPION))
-        total = sum(step.seconds for step in walked.values())
-        verdict = walked["evaluation"].outcome.facts["verdicts"][0]
-        facts = {"page": page, "mlflow": _see(self.uri)}
+        page = write_page(self.config.output, steps, self.uri, self._version(CHAMPION))
+        total = sum(step.seconds for step in steps.values())
+        verdict = steps["evaluation"].outcome.facts["verdicts"][0]
+        facts = {"page": page, "mlflow": _mlflow_hint(self.uri)}
         return Outcome(Exit.DONE, f"{verdict} All of it took {total:.0f} s.", facts)
 
     def _shards(self) -> tuple[str, Outcome]:
         config = self.config
-        data = list(config.data) or _album_folders(Path(config.path("album")))
-        made = preprocess(replace(self.prepared, data=data))
+        data = list(config.data) or album_folders(Path(config.path("album")))
+        made = preprocess(replace(self.preprocess_config, data=data))
         return "shards", Outcome(made.code, made.message, made.report)
 
     def _decide(self) -> tuple[str, Outcome]:
         folder = f"decision/{self._version(CANDIDATE).label}"
-        return folder, evaluate(replace(self.decided, output=self.config.path(folder)))
+        return folder, evaluate(replace(self.decision_config, output=self.config.path(folder)))
 
     def _test(self) -> tuple[str, Outcome]:
         model = self._version(CHAMPION)
         folder = f"evaluation/{model.label}"
-        return folder, evaluate(replace(self.tested, output=self.config.path(folder), models=(model.uri,)))
+        return folder, evaluate(
+            replace(self.test_config, output=self.config.path(folder), models=(model.uri,))
+        )
 
     def _restore(self) -> tuple[str, Outcome]:
         config, model = self.config, self._version(CHAMPION)
         folder, songs = f"restored/{model.label}", config.path("songs")
         names = write_songs(
             songs,
-            self.prepared.output,
+            self.preprocess_config.output,
             songs=config.songs,
             seconds=config.song_seconds,
             bitrate_bps=config.song_bitrate_bps,
@@ -190,13 +198,13 @@ class _Road:
         )
 
     def _version(self, alias: str) -> Version:
-        """Find a version of the road's model; the candidate stands in for a champion that is not there."""
-        return find_version(f"models:/{self.trained.registry.name}@{alias}")[0]
+        """Return a version of the model by alias; the candidate where there is no champion."""
+        return find_version(f"models:/{self.train_config.registry.name}@{alias}")[0]
 
 
 @contextmanager
-def _names_looked_up_in(uri: str) -> Iterator[None]:
-    """Let names such as models:/apollo@champion mean the versions of a registry; put back what was there."""
+def _registry_uri(uri: str) -> Iterator[None]:
+    """Resolve names such as models:/apollo@champion in a registry, until the block ends."""
     before = os.environ.get(_URI)
     os.environ[_URI] = uri
     try:
@@ -208,15 +216,8 @@ def _names_looked_up_in(uri: str) -> Iterator[None]:
             os.environ[_URI] = before
 
 
-def _see(uri: str) -> str:
-    """Say where MLflow's pages are."""
+def _mlflow_hint(uri: str) -> str:
+    """Return how to open MLflow's pages."""
     if uri.startswith("sqlite"):
         return f"mlflow ui --backend-store-uri {shlex.quote(uri)}      # then open http://127.0.0.1:5000"
     return f"MLflow: {shown(uri)}"
-
-
-def _album_folders(destination: Path) -> list[str]:
-    """Write the built-in album where it does not exist yet; return its folders in the data sets' layouts."""
-    logger.info(f"built-in album: 12 generated songs in {destination}")
-    write_album(destination)
-    return [str(destination / layout) for layout in ("musdb18hq", "moisesdb")]

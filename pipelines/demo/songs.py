@@ -1,4 +1,4 @@
-"""Songs for the end of the road: MP3s of the test split, made as anybody would make them."""
+"""Songs for the demo to restore: excerpts of the test split as MP3."""
 
 import re
 from pathlib import Path

@@ -4,13 +4,16 @@ It lets the demo and the tests run on real files before any data set is download
 material: its sounds are sums of harmonics and shaped noise.
 """
 
+import logging
 from pathlib import Path
 
 from pipelines.demo.album.composer import Song, compose
 from pipelines.demo.album.layouts import write_moisesdb_song, write_musdb_song
 from pipelines.demo.album.styles import STYLES
 
-__all__ = ["MINIMUM_SECONDS", "MOISESDB", "MUSDB", "plan_songs", "write_album"]
+__all__ = ["MINIMUM_SECONDS", "MOISESDB", "MUSDB", "album_folders", "plan_songs", "write_album"]
+
+logger = logging.getLogger(__name__)
 
 MINIMUM_SECONDS = 12.0
 MOISESDB, MUSDB = (0, 1), (2,)  # which artists of every style record in which layout
@@ -77,3 +80,10 @@ def write_album(
         subset = "train" if index < num_train else "test"
         paths.append(write_musdb_song(song, destination / "musdb18hq" / subset))
     return paths
+
+
+def album_folders(destination: Path) -> list[str]:
+    """Write the album where it does not exist yet and return its folders, one a layout."""
+    logger.info(f"built-in album: 12 generated songs in {destination}")
+    write_album(destination)
+    return [str(destination / layout) for layout in ("musdb18hq", "moisesdb")]

@@ -1,4 +1,4 @@
-"""The whole road, as small as it can be: all parts end well, links lead somewhere, twice is once."""
+"""The demo at its smallest: all jobs succeed, links lead to files, a second run changes nothing."""
 
 import html
 import json
@@ -18,7 +18,7 @@ from apollo.model.config import DiscriminatorConfig, GeneratorConfig
 from apollo.training.config import FitConfig, GanConfig
 from pipelines.cluster.resources import WorkersConfig
 from pipelines.demo import run
-from pipelines.demo.run import RoadConfig, walk
+from pipelines.demo.run import DemoConfig, run_demo
 from pipelines.errors import UsageError
 from pipelines.runtime import run as runs
 from pipelines.runtime.run import Exit
@@ -26,7 +26,7 @@ from pipelines.storage.folder import Folder
 from tests.support import datasets, evaluation_jobs
 
 _LINK = re.compile(r'(?:href|src)="([^"#]+)"')
-_TEAM = "http://127.0.0.1:9"  # nothing listens there: a road that asked it would fail
+_TEAM = "http://127.0.0.1:9"  # nothing listens there: a demo that used it would fail
 
 
 def settings(data: Path) -> dict[str, dict[str, object]]:
@@ -45,19 +45,19 @@ def settings(data: Path) -> dict[str, dict[str, object]]:
     return {"preprocess": shards, "train": train, "evaluate": evaluate}
 
 
-def commands_of(page: str) -> list[str]:
+def read_commands(page: str) -> list[str]:
     """Give the lines of the page's commands."""
     return html.unescape(re.findall(r"<pre>(.*?)</pre>", page, re.DOTALL)[-1]).strip().splitlines()
 
 
-def test_the_road_leads_to_restored_songs_and_is_walked_once(
+def test_demo_restores_songs_and_runs_every_job_once(
     ray_address: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", _TEAM)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    output = tmp_path / "the road"
-    config = RoadConfig(output=str(output), data=(str(data),), songs=1, song_seconds=3.0)
-    outcome = walk(config, settings(data))
+    output = tmp_path / "a demo"
+    config = DemoConfig(output=str(output), data=(str(data),), songs=1, song_seconds=3.0)
+    outcome = run_demo(config, settings(data))
     assert outcome.code == Exit.DONE, outcome.message
     assert os.environ["MLFLOW_TRACKING_URI"] == _TEAM
     told = json.loads((output / "result.json").read_text())
@@ -86,42 +86,44 @@ def test_the_road_leads_to_restored_songs_and_is_walked_once(
     for sentence in results[evaluation]["verdicts"]:
         assert sentence.split(":")[0] in page
     champion = results["decision/apollo-v1"]["champion"]
-    commands = [shlex.split(line, comments=True) for line in commands_of(page)]
+    commands = [shlex.split(line, comments=True) for line in read_commands(page)]
     assert commands[0] == ["mlflow", "ui", "--backend-store-uri", f"sqlite:///{output}/mlflow.db"]
     assert commands[1] == ["export", f"MLFLOW_TRACKING_URI=sqlite:///{output}/mlflow.db"]
     name = f"models:/apollo@{'champion' if champion else 'candidate'}"
     assert [name in command for command in commands[2:]] == [True, True]
 
     before = evaluation_jobs.states(output)
-    assert walk(config, settings(data)).code == Exit.DONE
+    assert run_demo(config, settings(data)).code == Exit.DONE
     after = evaluation_jobs.states(output)
     changed = {name for name in {*before, *after} if before.get(name) != after.get(name)}
     pictures = {path.name for path in (output / "pictures").iterdir()}
     assert {Path(name).name for name in changed} <= {"result.json", "index.html", "mlflow.db", *pictures}
 
 
-def test_a_road_that_is_held_or_told_wrong_is_left_as_it_is(data: Path, tmp_path: Path) -> None:
-    config = RoadConfig(output=str(tmp_path / "road"), data=(str(data),))
+def test_locked_or_misconfigured_demo_changes_nothing(data: Path, tmp_path: Path) -> None:
+    config = DemoConfig(output=str(tmp_path / "demo"), data=(str(data),))
     with runs.hold(Folder(config.output)):
-        held = walk(config, settings(data))
+        held = run_demo(config, settings(data))
     assert (held.code, "another run" in held.message) == (Exit.USAGE, True)
-    wrong = walk(config, settings(data) | {"evaluate": {"limit": 0}})
+    wrong = run_demo(config, settings(data) | {"evaluate": {"limit": 0}})
     assert (wrong.code, "limit is 0" in wrong.message) == (Exit.USAGE, True)
-    assert evaluation_jobs.states(tmp_path / "road") == {}
+    assert evaluation_jobs.states(tmp_path / "demo") == {}
 
 
-def test_a_road_that_is_stopped_says_so(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_demo_writes_its_status(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(run, "preprocess", lambda config: os.kill(os.getpid(), signal.SIGTERM))
-    config = RoadConfig(output=str(tmp_path / "road"), data=(str(data),))
-    assert walk(config, settings(data)).code == Exit.INTERRUPTED
-    told = json.loads((tmp_path / "road" / "result.json").read_text())
+    config = DemoConfig(output=str(tmp_path / "demo"), data=(str(data),))
+    assert run_demo(config, settings(data)).code == Exit.INTERRUPTED
+    told = json.loads((tmp_path / "demo" / "result.json").read_text())
     assert (told["status"], told["exit_code"]) == ("interrupted", 130)
     assert "MLFLOW_TRACKING_URI" not in os.environ
 
 
-def test_a_road_must_lie_on_a_disk() -> None:
+def test_output_must_be_a_local_folder() -> None:
     with pytest.raises(UsageError, match="on a disk"):
-        RoadConfig(output="s3://bucket/demo")
+        DemoConfig(output="s3://bucket/demo")
     with pytest.raises(UsageError, match="song_seconds"):
-        RoadConfig(song_seconds=0)
+        DemoConfig(song_seconds=0)
