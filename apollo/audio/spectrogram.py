@@ -1,10 +1,11 @@
 """A picture of a song before and after: two spectrograms, drawn from a stream at bounded memory."""
 
-import os
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from apollo.checkpoints.io import atomic_write
 
 _WINDOW = 2048
 _COLUMNS = 1200
@@ -74,9 +75,5 @@ def draw(before: Spectrogram, after: Spectrogram, *, title: str, target: Path) -
     panels[-1].set_xlabel("seconds")
     figure.suptitle(title, parse_math=False)  # a dollar in a name is no formula
     figure.colorbar(image, ax=panels, label="dB")
-    scratch = target.with_name(f".apollo-{os.getpid()}.part")
-    try:
+    with atomic_write(target) as scratch:
         figure.savefig(scratch, format="png", dpi=110)
-        scratch.replace(target)
-    finally:
-        scratch.unlink(missing_ok=True)

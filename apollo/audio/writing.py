@@ -4,7 +4,7 @@ Shape legend: blocks are [channels, samples], float32.
 """
 
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from apollo.audio.formats import FORMATS
+from apollo.checkpoints.io import sync
 
 _WAV_LIMIT_BYTES = (1 << 32) - (1 << 20)  # its sizes have 32 bits
 _MOST_FLAC_CHANNELS = 8
@@ -106,11 +107,7 @@ class Writer:
         if gain < 1 or self._first != self._format:
             self._rewrite(gain)
         try:
-            with self._scratch[-1].open("rb") as stream:
-                os.fsync(stream.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            self._scratch[-1].chmod(0o666 & ~umask)
+            sync(self._scratch[-1])
             self._scratch[-1].replace(self._target)
         except OSError as error:
             raise WriteError(f"cannot be written: {error.strerror or error}") from error
@@ -122,12 +119,12 @@ class Writer:
         container, subtype, _ = FORMATS[format]
         if container == "WAV" and self._large:
             container = "RF64"
-        descriptor, name = tempfile.mkstemp(prefix=".apollo-", suffix=".part", dir=self._target.parent)
-        os.close(descriptor)
-        self._scratch.append(Path(name))
+        path = self._target.with_name(f".apollo-{secrets.token_hex(8)}.part")
+        path.touch(exist_ok=False)
+        self._scratch.append(path)
         try:
             sound = soundfile.SoundFile(
-                os.fsencode(name), "w", self._rate, self._channels, subtype, format=container
+                os.fsencode(path), "w", self._rate, self._channels, subtype, format=container
             )
         except soundfile.LibsndfileError as error:
             raise WriteError(f"cannot be written: {error.error_string}") from error

@@ -13,8 +13,6 @@ Nothing executable is ever loaded.
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -23,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apollo.checkpoints.io import digest, read_safetensors, sync, write_safetensors
+from apollo.checkpoints.io import atomic_write, digest, read_safetensors, write_safetensors
 from apollo.checkpoints.published_format import (
     CheckpointError,
     find_state,
@@ -106,21 +104,13 @@ def _write(
     if target.exists():
         raise FileExistsError(f"{target} is there already: a checkpoint is never overwritten")
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with atomic_write(target) as scratch:
+        scratch.mkdir()
         fill(scratch)
         config = {"format": FORMAT, "generator": generator.config.to_dict(), **notes}
         (scratch / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         digests = {path.name: digest(path) for path in sorted(scratch.iterdir())}
         (scratch / MANIFEST).write_text(json.dumps({"sha256": digests}, indent=2) + "\n")
-        for path in (*scratch.iterdir(), scratch):
-            sync(path)
-        scratch.chmod(0o755)
-        scratch.rename(target)
-        sync(target.parent)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
     return target
 
 

@@ -2,7 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,29 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def atomic_write(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `target`; what is made there takes its name when the block ends.
+
+    All of it is flushed to disk before it is renamed. A block that raises leaves nothing behind.
+
+    Args:
+        target: A file, which may exist; or a folder, which must not.
+    """
+    temporary = target.with_name(f".{target.name[:40]}-{secrets.token_hex(4)}.part")
+    try:
+        yield temporary
+        for path in (*temporary.rglob("*"), temporary):
+            sync(path)
+        temporary.replace(target)
+        sync(target.parent)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
 
 
 def write_safetensors(state: Mapping[str, Tensor], path: Path) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import torch.distributed as distributed
 
+from apollo.checkpoints.io import atomic_write
 from apollo.model.config import PRESETS, DiscriminatorConfig
 from apollo.model.device import choose_device
 from apollo.model.generator import Generator
@@ -146,9 +147,8 @@ def _claim(options: argparse.Namespace) -> None:
     try:
         there = json.loads(path.read_text())
     except (OSError, ValueError):
-        scratch = path.with_suffix(f".{os.getpid()}")
-        scratch.write_text(json.dumps(here, indent=1))
-        scratch.replace(path)
+        with atomic_write(path) as scratch:
+            scratch.write_text(json.dumps(here, indent=1))
         return
     changed = [
         f"--{name.replace('_', '-')} was {there.get(name)}, is {value}"

@@ -136,7 +136,7 @@ def test_existing_folder_is_never_overwritten(tmp_path: Path) -> None:
     _assert_same(load(tmp_path / "model"), _generator(0))
 
 
-@pytest.mark.parametrize("failing", ["torch.save", "json.dumps", "pathlib.Path.rename"])
+@pytest.mark.parametrize("failing", ["torch.save", "json.dumps", "pathlib.Path.replace"])
 def test_nothing_is_left_behind_when_saving_fails(
     tmp_path: Path, failing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
