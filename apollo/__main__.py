@@ -13,12 +13,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn, cast
 
 from apollo import __version__
-from apollo.audio.formats import CLIPS, FORMATS, SongsConfig
-from apollo.cli import PCM
+from apollo.audio.formats import CLIP_MODES, FORMATS, SongsConfig
+from apollo.cli import PCM_FORMATS
 from apollo.model.config import DEVICES, PRECISIONS
 
 if TYPE_CHECKING:
-    from apollo.audio.songs import Job, Outcome
+    from apollo.audio.songs import SongJob, SongResult
     from apollo.model.generator import Generator
 
 DONE, FAILED, USAGE, PARTLY, INTERRUPTED = 0, 1, 2, 3, 130
@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     restore.add_argument(
         "--clip",
-        choices=CLIPS,
+        choices=CLIP_MODES,
         default=default.clip,
         help="beyond full scale: turn the file down, cut, or keep (%(default)s)",
     )
@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     stream = _command(commands, "stream", "restore raw PCM from standard input to standard output", _stream)
     _add_generator(stream)
     stream.add_argument("--channels", type=int, default=2, help="interleaved channels (%(default)s)")
-    stream.add_argument("--pcm", choices=PCM, default=PCM[0], help="sample format (%(default)s)")
+    stream.add_argument("--pcm", choices=PCM_FORMATS, default="f32le", help="sample format (%(default)s)")
 
     info = _command(commands, "info", "describe a checkpoint", _info)
     info.add_argument("checkpoint", metavar="CHECKPOINT")
@@ -178,23 +178,23 @@ def _restore(options: argparse.Namespace) -> int:
             picture=options.picture,
             batch=options.batch,
         )
-        from apollo.audio.songs import find_songs, is_open, restore_songs
+        from apollo.audio.songs import find_songs, is_pending, restore_songs
 
         jobs = find_songs(options.inputs, config)
     except ValueError as error:
         raise UsageError(error) from error
     if options.picture:
         import_module("matplotlib")  # rather now than after the first song
-    from apollo.cli.progress import Bar
+    from apollo.cli.progress import ProgressBar
 
-    bar = Bar()
+    bar = ProgressBar()
 
-    def tell(job: "Job", done: float, total: float) -> None:
+    def progress(job: "SongJob", done: float, total: float) -> None:
         bar.show(job.source.name, done, total)
 
-    generator = _load(options) if any(is_open(job, config) for job in jobs) else None
+    generator = _load(options) if any(is_pending(job, config) for job in jobs) else None
     outcomes = []
-    for outcome in restore_songs(generator, jobs, config, tell=tell):
+    for outcome in restore_songs(generator, jobs, config, progress=progress):
         bar.close()
         outcomes.append(outcome)
         print(_line(outcome), file=sys.stderr, flush=True)
@@ -210,7 +210,7 @@ def _restore(options: argparse.Namespace) -> int:
 _STATUSES = ("restored", "skipped", "failed")
 
 
-def _line(outcome: "Outcome") -> str:
+def _line(outcome: "SongResult") -> str:
     if outcome.status == "failed":
         return f"FAILED   {outcome.input!r}: {outcome.reason}"
     if outcome.status == "skipped":
@@ -228,7 +228,7 @@ def _stream(options: argparse.Namespace) -> int:
         raise UsageError(f"--channels is {options.channels}: it must be at least 1")
     if sys.stdin is None or sys.stdout is None:
         raise UsageError("stream needs standard input and standard output")
-    from apollo.cli.stream import Source, restore_pcm
+    from apollo.cli.stream import ByteInput, restore_pcm
     from apollo.inference.streaming import StreamRestorer
 
     generator = _load(options)
@@ -238,7 +238,7 @@ def _stream(options: argparse.Namespace) -> int:
     try:
         report = restore_pcm(
             generator,
-            cast(Source, sys.stdin.buffer),
+            cast(ByteInput, sys.stdin.buffer),
             sys.stdout.buffer,
             channels=options.channels,
             pcm=options.pcm,
@@ -274,11 +274,11 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from apollo.cli.doctor import examine
+    from apollo.cli.doctor import check_environment
 
     healthy = True
     try:
-        for name, found, fine in examine(options.device, options.precision):
+        for name, found, fine in check_environment(options.device, options.precision):
             healthy = healthy and fine
             print(f"{'ok ' if fine else 'BAD'} {name:16s} {found}", flush=True)
     except ValueError as error:

@@ -22,10 +22,10 @@ from apollo.audio import mp3
 from apollo.audio.ffmpeg import FfmpegError
 
 BLOCK_FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC"})  # exact in pieces
-LONGEST_SECONDS = 12 * 3600  # a small file can be made to expand without end
-STALL_SECONDS = 60.0
-LOWEST_RATE_HZ = 4_000  # of one much lower, a few bytes become hours at 44.1 kHz
-MOST_CHANNELS = 32  # the largest layouts have 24; each is computed for itself, silent ones too
+MAX_SECONDS = 12 * 3600  # a small file can be made to expand without end
+STALL_TIMEOUT_SECONDS = 60.0
+MIN_SAMPLE_RATE_HZ = 4_000  # of one much lower, a few bytes become hours at 44.1 kHz
+MAX_CHANNELS = 32  # the largest layouts have 24; each is computed for itself, silent ones too
 _EXTENSIONS = (
     "aac ac3 aif aifc aiff ape au caf flac m4a mka mp2 mp3 mp4 oga ogg opus tta w64 wav wave webm wma wv"
 )
@@ -46,7 +46,7 @@ class AudioError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Description:
+class AudioInfo:
     """What ffmpeg tells of a file.
 
     Args:
@@ -72,7 +72,7 @@ def _input_arguments(path: str) -> list[str]:
     return ["-format_whitelist", _DEMUXERS, "-protocol_whitelist", "file", "-i", location]
 
 
-def describe(path: str, program: str) -> Description:
+def probe(path: str, program: str) -> AudioInfo:
     """Ask ffmpeg what a file is.
 
     Raises:
@@ -85,25 +85,27 @@ def describe(path: str, program: str) -> Description:
             command,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=STALL_SECONDS,
+            timeout=STALL_TIMEOUT_SECONDS,
             check=False,
             preexec_fn=ffmpeg_process.die_with_parent(),
         )
     except subprocess.TimeoutExpired as error:
-        raise FfmpegError(f"ffmpeg was killed after {STALL_SECONDS:g} s of looking at the file") from error
+        raise FfmpegError(
+            f"ffmpeg was killed after {STALL_TIMEOUT_SECONDS:g} s of probing the file"
+        ) from error
     stream = _STREAM.search(asked.stderr)
     if stream is None:
         raise AudioError("no audio that libsndfile or ffmpeg can read")
     codec, layout = stream[1].decode(), stream[3].strip().decode(errors="replace")
-    if (rate := int(stream[2])) < LOWEST_RATE_HZ:
-        raise AudioError(f"has {rate} samples a second, and music at least {LOWEST_RATE_HZ}")
+    if (rate := int(stream[2])) < MIN_SAMPLE_RATE_HZ:
+        raise AudioError(f"has {rate} samples a second, and music at least {MIN_SAMPLE_RATE_HZ}")
     durations = _DURATION.findall(asked.stderr[: stream.start()])  # tags that look like one come before
     guess = None
     if durations:
         hours, minutes, rest = durations[-1]
         guess = int(hours) * 3600 + int(minutes) * 60 + float(rest)
     known = None if b"Estimating duration from bitrate" in asked.stderr else guess
-    return Description(codec, layout, rate, not _LOSSLESS_CODECS.match(codec), known, guess)
+    return AudioInfo(codec, layout, rate, not _LOSSLESS_CODECS.match(codec), known, guess)
 
 
 class Decoder:
@@ -157,15 +159,15 @@ class Decoder:
         """Give up to `frames` frames, interleaved float32 in this machine's order; nothing at the end.
 
         Raises:
-            AudioError: the file cannot be decoded, or is longer than LONGEST_SECONDS.
+            AudioError: the file cannot be decoded, or is longer than MAX_SECONDS.
             FfmpegError: ffmpeg stalled.
         """
         width = self.channels * _SAMPLE_BYTES
         block = self._read(frames * width)
         block = block[: len(block) // width * width]
         self._frames += len(block) // width
-        if self._frames > LONGEST_SECONDS * self._rate:
-            raise AudioError(f"longer than {LONGEST_SECONDS / 3600:.0f} hours")
+        if self._frames > MAX_SECONDS * self._rate:
+            raise AudioError(f"longer than {MAX_SECONDS / 3600:.0f} hours")
         if not block:
             self._end()
         return block
@@ -178,7 +180,7 @@ class Decoder:
     def _read(self, size: int) -> bytes:
         stream = self._process.stdout
         assert stream is not None  # noqa: S101 - our invariant
-        watchdog = threading.Timer(STALL_SECONDS, self._give_up)
+        watchdog = threading.Timer(STALL_TIMEOUT_SECONDS, self._give_up)
         watchdog.start()
         try:
             return stream.read(size)
@@ -191,11 +193,11 @@ class Decoder:
 
     def _end(self) -> None:
         try:
-            code = self._process.wait(STALL_SECONDS)
+            code = self._process.wait(STALL_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired as error:
-            raise FfmpegError(f"ffmpeg did not end within {STALL_SECONDS:g} s") from error
+            raise FfmpegError(f"ffmpeg did not end within {STALL_TIMEOUT_SECONDS:g} s") from error
         if self._stalled:
-            raise FfmpegError(f"ffmpeg was killed after {STALL_SECONDS:g} s without a sample")
+            raise FfmpegError(f"ffmpeg was killed after {STALL_TIMEOUT_SECONDS:g} s without a sample")
         if code < 0:
             raise FfmpegError(f"ffmpeg was killed by signal {-code}")
         if code and (self._strict or not self._frames):
@@ -244,7 +246,7 @@ def _drain(process: "subprocess.Popen[bytes]") -> Callable[[], bytes]:
     thread.start()
 
     def wait() -> bytes:
-        thread.join(STALL_SECONDS)
+        thread.join(STALL_TIMEOUT_SECONDS)
         return b"".join(said)
 
     return wait
@@ -274,7 +276,7 @@ def find_damage(path: str) -> str | None:
     return None
 
 
-def find_missing_bytes(header: str, size: int) -> str | None:
+def find_truncation(header: str, size: int) -> str | None:
     """Compare what libsndfile's log of a header says of the samples' bytes with what is there."""
     for promised, there in _CHUNK_SIZE.findall(header):
         known = int(promised) < _UNKNOWN_SIZE or int(promised) > 2**32

@@ -10,7 +10,7 @@ FORMATS = {  # by name: container, sample format, extension
     "flac24": ("FLAC", "PCM_24", "flac"),
     "flac16": ("FLAC", "PCM_16", "flac"),
 }
-CLIPS = ("rescale", "clamp", "none")
+CLIP_MODES = ("rescale", "clamp", "none")
 CHUNK_SECONDS = 5.0
 _FIELDS = ("stem", "name", "parent")
 
@@ -46,7 +46,7 @@ class SongsConfig:
         Raises:
             ValueError: a field is out of its range.
         """
-        for name, allowed in (("format", tuple(FORMATS)), ("clip", CLIPS)):
+        for name, allowed in (("format", tuple(FORMATS)), ("clip", CLIP_MODES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: it must be one of {', '.join(allowed)}")
         if self.batch < 1:

@@ -17,7 +17,7 @@ Content = bytes | mmap
 
 
 @dataclass(frozen=True)
-class Stream:
+class Mp3Info:
     """An MP3 bitstream as its headers tell it.
 
     Args:
@@ -75,7 +75,7 @@ def _after_id3(stream: Content) -> int:
     return size + (20 if stream[5] & 0x10 else 10)
 
 
-def parse(stream: Content) -> Stream:
+def parse(stream: Content) -> Mp3Info:
     """Walk over the frames of a whole MP3 stream.
 
     Raises:
@@ -95,7 +95,7 @@ def parse(stream: Content) -> Stream:
     samples, missing = None, 0
     if tagged:
         samples, missing = _gapless(tag, first.samples, frames)
-    return Stream(first.sample_rate, round(bits / frames) if frames else 0, frames, samples, missing)
+    return Mp3Info(first.sample_rate, round(bits / frames) if frames else 0, frames, samples, missing)
 
 
 def _gapless(tag: bytes, samples_per_frame: int, frames: int) -> tuple[int | None, int]:

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from apollo.audio.decoding import (
     BLOCK_FORMATS,
-    LONGEST_SECONDS,
-    MOST_CHANNELS,
+    MAX_CHANNELS,
+    MAX_SECONDS,
     AudioError,
     Decoder,
-    describe,
     find_damage,
-    find_missing_bytes,
+    find_truncation,
+    probe,
 )
 from apollo.audio.ffmpeg import find_ffmpeg
 
@@ -33,7 +33,7 @@ _SLACK_SECONDS = 0.1  # containers round
 _TAGS = ("title", "artist", "album", "date", "tracknumber", "genre", "copyright")
 
 
-class Song:
+class AudioReader:
     """An open audio file; a context manager.
 
     Args:
@@ -53,11 +53,11 @@ class Song:
         self.sample_rate = sample_rate
         self.channels = 0
         self.frames: int | None = None
-        self.expected = LONGEST_SECONDS * sample_rate
+        self.expected = MAX_SECONDS * sample_rate
         self.tags: dict[str, str] = {}
         self.warnings: list[str] = []
 
-    def __enter__(self) -> "Song":
+    def __enter__(self) -> "AudioReader":
         """Open the file.
 
         Raises:
@@ -93,23 +93,23 @@ class Song:
             sound = None
         if sound is not None:
             self.tags = {key: value for key in _TAGS if (value := getattr(sound, key, ""))}
-            if damage := find_missing_bytes(sound.extra_info, os.path.getsize(self.path)):
+            if damage := find_truncation(sound.extra_info, os.path.getsize(self.path)):
                 self.warnings.append(damage)
         if sound is not None and sound.samplerate == self.sample_rate and sound.format in BLOCK_FORMATS:
             self._sound, self.channels = sound, sound.channels
             self.frames = sound.frames if 0 < sound.frames < 1 << 40 else None
         else:
             self._open_decoder()
-        if self.channels > MOST_CHANNELS:
-            raise AudioError(f"has {self.channels} channels, more than {MOST_CHANNELS}")
+        if self.channels > MAX_CHANNELS:
+            raise AudioError(f"has {self.channels} channels, more than {MAX_CHANNELS}")
         if self.frames is not None:
             self.expected = self.frames
-        if self.frames is not None and self.frames > LONGEST_SECONDS * self.sample_rate:
-            raise AudioError(f"longer than {LONGEST_SECONDS / 3600:.0f} hours")
+        if self.frames is not None and self.frames > MAX_SECONDS * self.sample_rate:
+            raise AudioError(f"longer than {MAX_SECONDS / 3600:.0f} hours")
 
     def _open_decoder(self) -> None:
         program = find_ffmpeg()
-        looks = describe(self.path, program)
+        looks = probe(self.path, program)
         if looks.seconds is not None:
             self.frames = round(looks.seconds * self.sample_rate)
         if looks.guessed_seconds is not None:

@@ -16,9 +16,9 @@ import torch
 from apollo.audio.decoding import EXTENSIONS, AudioError
 from apollo.audio.ffmpeg import FfmpegError, FfmpegMissingError
 from apollo.audio.formats import CHUNK_SECONDS, FORMATS, SongsConfig
-from apollo.audio.reading import Song
-from apollo.audio.spectrogram import Spectrogram, draw
-from apollo.audio.writing import WriteError, Writer
+from apollo.audio.reading import AudioReader
+from apollo.audio.spectrogram import Spectrogram, save_comparison
+from apollo.audio.writing import AudioWriter, WriteError
 from apollo.inference.streaming import StreamRestorer
 from apollo.model.generator import Generator
 
@@ -26,7 +26,7 @@ _PICTURE = ".spectrogram.png"
 
 
 @dataclass(frozen=True)
-class Job:
+class SongJob:
     """One file to restore.
 
     Args:
@@ -41,7 +41,7 @@ class Job:
 
 
 @dataclass(kw_only=True)
-class Outcome:
+class SongResult:
     """What became of one file.
 
     Args:
@@ -71,7 +71,7 @@ class Outcome:
     gain: float = 1.0
 
 
-def find_songs(inputs: Sequence[str], config: SongsConfig) -> list[Job]:
+def find_songs(inputs: Sequence[str], config: SongsConfig) -> list[SongJob]:
     """Find the audio files that are named, and those under the folders that are, and name their results.
 
     Under a folder, results lie as the files do. Files in the output folder are results, not songs.
@@ -83,7 +83,7 @@ def find_songs(inputs: Sequence[str], config: SongsConfig) -> list[Job]:
     return name_results(found, config) + problems
 
 
-def list_songs(inputs: Sequence[str], config: SongsConfig) -> tuple[dict[Path, Path], list[Job]]:
+def list_songs(inputs: Sequence[str], config: SongsConfig) -> tuple[dict[Path, Path], list[SongJob]]:
     """Find the audio files as `find_songs` does.
 
     Returns:
@@ -94,7 +94,7 @@ def list_songs(inputs: Sequence[str], config: SongsConfig) -> tuple[dict[Path, P
     """
     output = _absolute(config.output)
     found: dict[Path, Path] = {}
-    problems: list[Job] = []
+    problems: list[SongJob] = []
     for name in inputs:
         path = _absolute(name)
         if not os.path.lexists(path):
@@ -106,9 +106,9 @@ def list_songs(inputs: Sequence[str], config: SongsConfig) -> tuple[dict[Path, P
             continue
         songs, unreadable = _walk(path, output)
         found |= {song: output / song.parent.relative_to(path) for song in songs}
-        problems += [Job(folder, output, reason) for folder, reason in unreadable.items()]
+        problems += [SongJob(folder, output, reason) for folder, reason in unreadable.items()]
         if not songs and not unreadable:
-            problems.append(Job(path, output, "no audio files in this folder"))
+            problems.append(SongJob(path, output, "no audio files in this folder"))
     return found, problems
 
 
@@ -117,14 +117,14 @@ def is_song(name: str) -> bool:
     return name.rpartition(".")[2].lower() in EXTENSIONS and not name.startswith(".")
 
 
-def name_results(found: Mapping[Path, Path], config: SongsConfig) -> list[Job]:
+def name_results(found: Mapping[Path, Path], config: SongsConfig) -> list[SongJob]:
     """Name the results of songs, each unlike the others and unlike every song.
 
     Args:
         found: By song, the folder that its result goes to: absolute, all of them.
         config: Format, template, and the output folder that no result may leave.
     """
-    jobs = [Job(song, _target(song, folder, config)) for song, folder in found.items()]
+    jobs = [SongJob(song, _target(song, folder, config)) for song, folder in found.items()]
     return _without_collisions(jobs, config)
 
 
@@ -147,7 +147,7 @@ def _target(song: Path, folder: Path, config: SongsConfig) -> Path:
     return Path(os.path.normpath(folder / f"{name}.{FORMATS[config.format][2]}"))
 
 
-def _without_collisions(jobs: list[Job], config: SongsConfig) -> list[Job]:
+def _without_collisions(jobs: list[SongJob], config: SongsConfig) -> list[SongJob]:
     """Give songs whose results would share a name the whole names of their files; note what is wrong."""
     counts = Counter(job.target for job in jobs)
     extension = FORMATS[config.format][2]
@@ -184,38 +184,40 @@ def _problem(
     return None
 
 
-def is_open(job: Job, config: SongsConfig) -> bool:
+def is_pending(job: SongJob, config: SongsConfig) -> bool:
     """Tell whether a job has work to do."""
     return job.problem is None and (config.overwrite or not job.target.exists())
 
 
 def restore_songs(
     generator: Generator | None,
-    jobs: Sequence[Job],
+    jobs: Sequence[SongJob],
     config: SongsConfig,
     *,
-    tell: Callable[[Job, float, float], None] | None = None,
-) -> Iterable[Outcome]:
+    progress: Callable[[SongJob, float, float], None] | None = None,
+) -> Iterable[SongResult]:
     """Restore files one after the other.
 
     Args:
         generator: On its device, at its precision; needed only when a job is open.
         jobs: What `find_songs` gave.
         config: How.
-        tell: Called while a file is restored, with the seconds done and to do.
+        progress: Called while a file is restored, with the seconds done and to do.
 
     Yields:
         One outcome a job.
     """
     for job in jobs:
-        outcome = Outcome(input=str(job.source), output=str(job.target), status="failed", reason=job.problem)
-        if job.problem is None and not is_open(job, config):
+        outcome = SongResult(
+            input=str(job.source), output=str(job.target), status="failed", reason=job.problem
+        )
+        if job.problem is None and not is_pending(job, config):
             outcome.status = "skipped"
         elif job.problem is None:
             assert generator is not None  # noqa: S101 - our invariant
             began = time.monotonic()
             try:
-                _restore(generator, job, config, outcome, tell)
+                _restore(generator, job, config, outcome, progress)
                 outcome.status = "restored"
             except (AudioError, FfmpegError, FfmpegMissingError, WriteError) as error:
                 outcome.reason = str(error)
@@ -227,16 +229,16 @@ def restore_songs(
 
 def _restore(
     generator: Generator,
-    job: Job,
+    job: SongJob,
     config: SongsConfig,
-    outcome: Outcome,
-    tell: Callable[[Job, float, float], None] | None,
+    outcome: SongResult,
+    progress: Callable[[SongJob, float, float], None] | None,
 ) -> None:
     rate = generator.config.sample_rate
     device = next(generator.parameters()).device
     restorer = StreamRestorer(generator)
-    with Song(str(job.source), rate) as song:
-        writer = Writer(
+    with AudioReader(str(job.source), rate) as song:
+        writer = AudioWriter(
             job.target,
             channels=song.channels,
             sample_rate=rate,
@@ -253,8 +255,8 @@ def _restore(
             for block in song.blocks(int(CHUNK_SECONDS * rate) * config.batch):
                 restored, state = restorer.push(state, block.to(device))
                 _take(writer, pictures, block, restored.float().cpu())
-                if tell is not None:
-                    tell(job, state.received / rate, song.expected / rate)
+                if progress is not None:
+                    progress(job, state.received / rate, song.expected / rate)
             rest = restorer.finish(state).float().cpu()
             _take(writer, pictures, rest[:, :0], rest)
             outcome.gain = writer.commit()
@@ -263,13 +265,13 @@ def _restore(
         outcome.samples, outcome.seconds = state.received, state.received / rate
     if pictures is not None:
         try:
-            draw(*pictures, title=job.source.name, target=job.target.with_suffix(_PICTURE))
+            save_comparison(*pictures, title=job.source.name, target=job.target.with_suffix(_PICTURE))
         except OSError as error:
             outcome.warnings.append(f"the picture cannot be written: {error.strerror or error}")
 
 
 def _take(
-    writer: Writer,
+    writer: AudioWriter,
     pictures: tuple[Spectrogram, Spectrogram] | None,
     before: torch.Tensor,
     after: torch.Tensor,

@@ -47,7 +47,7 @@ class Spectrogram:
         return 10 * torch.log10(power / (_WINDOW / 4) ** 2 + 1e-12)
 
 
-def draw(before: Spectrogram, after: Spectrogram, *, title: str, target: Path) -> None:
+def save_comparison(before: Spectrogram, after: Spectrogram, *, title: str, target: Path) -> None:
     """Draw both on one scale, as a PNG that gets its name when it is whole.
 
     Raises:

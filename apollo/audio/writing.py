@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from apollo.audio.formats import FORMATS
-from apollo.checkpoints.io import sync
+from apollo.checkpoints.io import fsync
 
 _WAV_LIMIT_BYTES = (1 << 32) - (1 << 20)  # its sizes have 32 bits
 _MOST_FLAC_CHANNELS = 8
@@ -25,7 +25,7 @@ class WriteError(RuntimeError):
     """A file cannot be written: the disk is full, the folder read-only, the format too small."""
 
 
-class Writer:
+class AudioWriter:
     """Writes one audio file; a context manager that leaves nothing behind unless `commit` was called.
 
     Args:
@@ -63,7 +63,7 @@ class Writer:
         self._scratch: list[Path] = []
         self.peak = 0.0
 
-    def __enter__(self) -> "Writer":
+    def __enter__(self) -> "AudioWriter":
         """Open the temporary file, and the folder it is in.
 
         Raises:
@@ -107,7 +107,7 @@ class Writer:
         if gain < 1 or self._first != self._format:
             self._rewrite(gain)
         try:
-            sync(self._scratch[-1])
+            fsync(self._scratch[-1])
             self._scratch[-1].replace(self._target)
         except OSError as error:
             raise WriteError(f"cannot be written: {error.strerror or error}") from error

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apollo.checkpoints.io import atomic_write, digest, read_safetensors, write_safetensors
+from apollo.checkpoints.io import atomic_write, file_sha256, read_safetensors, write_safetensors
 from apollo.checkpoints.published_format import (
     CheckpointError,
-    find_state,
+    find_state_dict,
     infer_config,
     load_published,
     read_container,
@@ -34,10 +34,10 @@ from apollo.inference.streaming import StreamRestorer
 from apollo.model.config import GeneratorConfig
 from apollo.model.generator import Generator
 
-__all__ = ["CheckpointError", "load", "locate", "save", "save_portable", "verify"]
+__all__ = ["CheckpointError", "load", "locate", "save", "save_safetensors", "verify"]
 
 FORMAT = 1
-CONFIG, WEIGHTS, PORTABLE, TRAINING = "config.json", "weights.pt", "weights.safetensors", "training.pt"
+CONFIG, WEIGHTS, SAFETENSORS, TRAINING = "config.json", "weights.pt", "weights.safetensors", "training.pt"
 MANIFEST, BEST = "MANIFEST.json", "best"
 RESOLVERS = "apollo.checkpoints"  # entry points that turn names like models:/apollo@champion into paths
 
@@ -46,23 +46,23 @@ def save(
     generator: Generator,
     folder: str | os.PathLike[str],
     *,
-    more: Mapping[str, Mapping[str, Tensor]] | None = None,
-    notes: Mapping[str, Any] | None = None,
-    training: Mapping[str, Any] | None = None,
+    extra_states: Mapping[str, Mapping[str, Tensor]] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    training_state: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a checkpoint; it appears under its name only when whole.
 
     Args:
         generator: Weights and configuration; kept under "generator".
         folder: Where, not yet there.
-        more: Further state dicts, such as "ema" and "discriminator".
-        notes: What else to keep in config.json.
-        training: What to keep in training.pt: tensors and plain values.
+        extra_states: Further state dicts, such as "ema" and "discriminator".
+        metadata: What else to keep in config.json.
+        training_state: What to keep in training.pt: tensors and plain values.
 
     Raises:
         FileExistsError: the folder is there.
     """
-    states = {"generator": generator.state_dict(), **(more or {})}
+    states = {"generator": generator.state_dict(), **(extra_states or {})}
 
     def fill(scratch: Path) -> None:
         weights = {
@@ -70,21 +70,21 @@ def save(
             for name, state in states.items()
         }
         torch.save(weights, scratch / WEIGHTS)
-        if training is not None:
-            torch.save(training, scratch / TRAINING)
+        if training_state is not None:
+            torch.save(training_state, scratch / TRAINING)
 
-    return _write(Path(folder), generator, notes or {}, fill)
+    return _write(Path(folder), generator, metadata or {}, fill)
 
 
-def save_portable(
-    generator: Generator, folder: str | os.PathLike[str], *, notes: Mapping[str, Any] | None = None
+def save_safetensors(
+    generator: Generator, folder: str | os.PathLike[str], *, metadata: Mapping[str, Any] | None = None
 ) -> Path:
     """Write a checkpoint of a generator alone, its weights as safetensors: to hand on, not to train on.
 
     Args:
         generator: Weights and configuration.
         folder: Where, not yet there.
-        notes: What else to keep in config.json.
+        metadata: What else to keep in config.json.
 
     Raises:
         FileExistsError: the folder is there.
@@ -92,13 +92,13 @@ def save_portable(
     """
 
     def fill(scratch: Path) -> None:
-        write_safetensors(generator.state_dict(), scratch / PORTABLE)
+        write_safetensors(generator.state_dict(), scratch / SAFETENSORS)
 
-    return _write(Path(folder), generator, notes or {}, fill)
+    return _write(Path(folder), generator, metadata or {}, fill)
 
 
 def _write(
-    target: Path, generator: Generator, notes: Mapping[str, Any], fill: Callable[[Path], None]
+    target: Path, generator: Generator, metadata: Mapping[str, Any], fill: Callable[[Path], None]
 ) -> Path:
     """Write a checkpoint under a name of its own, and rename it when it is whole."""
     if target.exists():
@@ -107,9 +107,9 @@ def _write(
     with atomic_write(target) as scratch:
         scratch.mkdir()
         fill(scratch)
-        config = {"format": FORMAT, "generator": generator.config.to_dict(), **notes}
+        config = {"format": FORMAT, "generator": generator.config.to_dict(), **metadata}
         (scratch / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        digests = {path.name: digest(path) for path in sorted(scratch.iterdir())}
+        digests = {path.name: file_sha256(path) for path in sorted(scratch.iterdir())}
         (scratch / MANIFEST).write_text(json.dumps({"sha256": digests}, indent=2) + "\n")
     return target
 
@@ -138,7 +138,7 @@ def load(source: str | os.PathLike[str], *, weights: str = "ema") -> Generator:
     return generator.eval()
 
 
-def read_discriminator(source: str | os.PathLike[str]) -> dict[str, Tensor] | None:
+def read_discriminator_state(source: str | os.PathLike[str]) -> dict[str, Tensor] | None:
     """Read the weights of the discriminator that a checkpoint folder of ours brings along, if it does."""
     folder = _follow(Path(source))
     there = (folder / WEIGHTS).exists()
@@ -157,7 +157,7 @@ def verify(folder: Path, names: Sequence[str]) -> None:
     """
     try:
         promised = json.loads((folder / MANIFEST).read_text())["sha256"]
-        damaged = [name for name in names if digest(folder / name) != promised[name]]
+        damaged = [name for name in names if file_sha256(folder / name) != promised[name]]
     except (OSError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder} is no whole checkpoint: {error}") from error
     if damaged:
@@ -228,8 +228,8 @@ def _follow(folder: Path) -> Path:
 
 def _load_folder(folder: Path, weights: str) -> Generator:
     folder = _follow(folder)
-    portable = (folder / PORTABLE).exists()
-    verify(folder, (CONFIG, PORTABLE if portable else WEIGHTS))
+    portable = (folder / SAFETENSORS).exists()
+    verify(folder, (CONFIG, SAFETENSORS if portable else WEIGHTS))
     try:
         config = json.loads((folder / CONFIG).read_text())
         if not isinstance(config, dict):
@@ -250,7 +250,7 @@ def _load_folder(folder: Path, weights: str) -> Generator:
 def _read_states(folder: Path, portable: bool) -> dict[str, Any]:
     if not portable:
         return read_container(folder / WEIGHTS)
-    return {"generator": read_safetensors(folder / PORTABLE)}
+    return {"generator": read_safetensors(folder / SAFETENSORS)}
 
 
 def _load_file(path: Path) -> Generator:
@@ -258,7 +258,7 @@ def _load_file(path: Path) -> Generator:
         container: dict[str, Any] = read_safetensors(path)
     else:
         container = read_container(path)
-    state = find_state(container, str(path))
+    state = find_state_dict(container, str(path))
     try:
         generator = Generator(infer_config(state))
         load_published(generator, state)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from apollo.checkpoints.io import digest
+from apollo.checkpoints.io import file_sha256
 from apollo.checkpoints.published_format import CheckpointError
 
 KNOWN = {  # digests that a download must have
@@ -22,7 +22,7 @@ def download(name: str) -> Path:
 
     Raises:
         CheckpointError: the hub's package is not installed, the hub cannot be reached, there is no such file,
-            or its digest is not the known one.
+            or its SHA-256 is not the known one.
     """
     try:
         import huggingface_hub
@@ -63,7 +63,7 @@ def download(name: str) -> Path:
 def _check(path: Path, expected: str | None) -> None:
     if expected is None:
         return
-    found = digest(path)
+    found = file_sha256(path)
     if found != expected:
         raise CheckpointError(
             f"{path} has sha256 {found}, the published file {expected}: delete it and try again"

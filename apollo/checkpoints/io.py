@@ -14,13 +14,13 @@ from torch import Tensor
 from apollo.checkpoints.published_format import CheckpointError
 
 
-def digest(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     """Give the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def sync(path: Path) -> None:
+def fsync(path: Path) -> None:
     """Make what was written to a file or folder last through a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -42,9 +42,9 @@ def atomic_write(target: Path) -> Iterator[Path]:
     try:
         yield temporary
         for path in (*temporary.rglob("*"), temporary):
-            sync(path)
+            fsync(path)
         temporary.replace(target)
-        sync(target.parent)
+        fsync(target.parent)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)

@@ -42,7 +42,7 @@ _BLOCK_KEYS = {
 }
 _GROUP_KEYS = {"norm": "0.weight", "weight": "1.weight", "bias": "1.bias"}
 _TABLES = ("cos_freq", "sin_freq")  # of the rotary embedding; computed, not learned
-_HARMLESS = re.compile(
+_ALLOWED_MODULES = re.compile(
     r"(torch\.torch_version|pathlib|collections|argparse|numpy|omegaconf|pytorch_lightning|lightning|"
     r"lightning_fabric|torchmetrics|look2hear|yacs)(\.|$)"
 )
@@ -55,10 +55,10 @@ class CheckpointError(ValueError):
     """A file is no checkpoint that can be loaded; the message says what was found and what was expected."""
 
 
-class _StandIn:
+class _InertObject:
     """Takes the place of an object that is not needed, and does nothing with what it is given."""
 
-    def __new__(cls, *_: object, **__: object) -> "_StandIn":
+    def __new__(cls, *_: object, **__: object) -> "_InertObject":
         return super().__new__(cls)
 
     def __init__(self, *_: object, **__: object) -> None:
@@ -74,18 +74,20 @@ def read_container(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is none, or asks for objects that a checkpoint has no use for.
     """
-    stand_ins = _stand_ins(path)
+    stand_ins = _inert_objects(path)
     try:
         with torch.serialization.safe_globals(stand_ins):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (*_DAMAGE, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path} is no checkpoint that can be loaded: {explain(error)}") from error
+        raise CheckpointError(
+            f"{path}: cannot be loaded as a checkpoint: {explain_load_error(error)}"
+        ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
     return content
 
 
-def explain(error: Exception) -> str:
+def explain_load_error(error: Exception) -> str:
     """Say why torch did not load a file, without its advice to switch the protection off."""
     if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
         return "it is damaged, or holds more than weights"
@@ -93,7 +95,7 @@ def explain(error: Exception) -> str:
     return f"it is damaged: {line}"
 
 
-def _stand_ins(path: Path) -> list[Any]:
+def _inert_objects(path: Path) -> list[Any]:
     """Name what in a file is replaced; anything not known to be harmless stays refused."""
     if not zipfile.is_zipfile(path):
         return []
@@ -102,7 +104,7 @@ def _stand_ins(path: Path) -> list[Any]:
     except (*_DAMAGE, pickle.UnpicklingError):
         return []  # damaged; loading will say so
     plain = {f"builtins.{one.__name__}": one for one in (bool, dict, float, int, list, set, str, tuple)}
-    refused = [name for name in asked if name not in plain and not _HARMLESS.match(name)]
+    refused = [name for name in asked if name not in plain and not _ALLOWED_MODULES.match(name)]
     if refused:
         raise CheckpointError(
             f"{path} asks for {', '.join(sorted(refused)[:_SHOWN])}, which loading would have to execute. It "
@@ -113,10 +115,10 @@ def _stand_ins(path: Path) -> list[Any]:
         "collections.defaultdict": lambda *_: {},
         "collections.deque": lambda *_: [],
     }
-    return [(stand_ins.get(name, _StandIn), name) for name in asked]
+    return [(stand_ins.get(name, _InertObject), name) for name in asked]
 
 
-def find_state(container: Mapping[str, Any], name: str) -> dict[str, Tensor]:
+def find_state_dict(container: Mapping[str, Any], name: str) -> dict[str, Tensor]:
     """Find the generator's state dict in a container, and take prefixes off its keys.
 
     Args:
@@ -222,7 +224,7 @@ def load_published(generator: Generator, state: Mapping[str, Tensor]) -> None:
         CheckpointError: keys are missing, unexpected, or of another shape; all are named.
     """
     names, ours = _names(generator), generator.state_dict()
-    shapes = {key: value.shape for key, value in named_as_published(generator).items()}
+    shapes = {key: value.shape for key, value in published_state_dict(generator).items()}
     found = {key for key in state if not key.endswith(_TABLES)}
     wrong = [
         f"{key} {list(state[key].shape)} instead of {list(shapes[key])}"
@@ -255,10 +257,10 @@ def to_published(generator: Generator) -> dict[str, Tensor]:
     """
     if generator.config.causal or generator.config.output != "direct":
         raise ValueError("the published network is not causal and gives spectra, not corrections")
-    return named_as_published(generator)
+    return published_state_dict(generator)
 
 
-def named_as_published(generator: Generator) -> dict[str, Tensor]:
+def published_state_dict(generator: Generator) -> dict[str, Tensor]:
     """Give a generator's weights under the published names, whatever its configuration."""
     published: dict[str, Tensor] = {}
     for key, other in _names(generator).items():

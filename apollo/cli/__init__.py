@@ -1,3 +1,3 @@
 """The parts of the `apollo` command."""
 
-PCM = ("f32le", "s16le")  # sample formats of `apollo stream`
+PCM_FORMATS = ("f32le", "s16le")  # sample formats of `apollo stream`

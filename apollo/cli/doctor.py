@@ -21,7 +21,7 @@ _OPTIONAL = {
 _NEEDED = ("soundfile",)
 
 
-def examine(device_name: str, precision_name: str) -> Iterator[tuple[str, str, bool]]:
+def check_environment(device_name: str, precision_name: str) -> Iterator[tuple[str, str, bool]]:
     """Look at everything that restoring needs.
 
     Yields:
@@ -42,13 +42,13 @@ def examine(device_name: str, precision_name: str) -> Iterator[tuple[str, str, b
     yield "device", f"{device} ({name})", True
     precision = choose_precision(precision_name, device)
     yield "precision", str(precision).removeprefix("torch."), True
-    seconds = measure(device, precision)
+    seconds = measure_real_time_factor(device, precision)
     speed = f"{1 / seconds:.1f} x real time in stereo with a generator of the released size"
     yield "speed", speed, True
 
 
 @torch.inference_mode()
-def measure(device: torch.device, precision: torch.dtype) -> float:
+def measure_real_time_factor(device: torch.device, precision: torch.dtype) -> float:
     """Give the seconds that one second of stereo takes with a generator of the released size, after a
     warm-up.
     """

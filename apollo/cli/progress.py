@@ -4,7 +4,7 @@ import sys
 from typing import Any
 
 
-class Bar:
+class ProgressBar:
     """A bar of seconds of audio, of one song at a time."""
 
     def __init__(self) -> None:

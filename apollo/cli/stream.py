@@ -7,23 +7,23 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from apollo.cli import PCM
+from apollo.cli import PCM_FORMATS
 from apollo.inference.streaming import StreamRestorer
 from apollo.model.generator import Generator
 
-_DTYPES = dict(zip(PCM, (torch.float32, torch.int16), strict=True))
+_DTYPES = dict(zip(PCM_FORMATS, (torch.float32, torch.int16), strict=True))
 _READ_BYTES = 1 << 16
 _FULL_SCALE = 32768.0
 
 
-class Source(Protocol):
+class ByteInput(Protocol):
     """Where samples come from."""
 
     def read1(self, size: int, /) -> bytes:
         """Give what is there, waiting for at least a byte; nothing at the end."""
 
 
-class Sink(Protocol):
+class ByteOutput(Protocol):
     """Where samples go."""
 
     def write(self, data: bytes, /) -> object:
@@ -34,7 +34,7 @@ class Sink(Protocol):
 
 
 @dataclass(frozen=True)
-class Report:
+class StreamReport:
     """How a stream went.
 
     Args:
@@ -53,7 +53,9 @@ class Report:
         return self.busy_seconds / self.seconds if self.seconds else 0.0
 
 
-def restore_pcm(generator: Generator, source: Source, sink: Sink, *, channels: int, pcm: str) -> Report:
+def restore_pcm(
+    generator: Generator, source: ByteInput, sink: ByteOutput, *, channels: int, pcm: str
+) -> StreamReport:
     """Restore interleaved samples until their source ends; as many come out as went in.
 
     Args:
@@ -86,7 +88,7 @@ def restore_pcm(generator: Generator, source: Source, sink: Sink, *, channels: i
     busy += time.perf_counter() - began
     sink.write(coded)
     sink.flush()
-    return Report(state.received / generator.config.sample_rate, busy, len(rest))
+    return StreamReport(state.received / generator.config.sample_rate, busy, len(rest))
 
 
 def _decode(data: bytes, channels: int, pcm: str) -> Tensor:

@@ -88,13 +88,13 @@ class Snapshots:
         return checkpoint.save(
             gan.generator,
             self.path(step),
-            more=states,
-            notes={
+            extra_states=states,
+            metadata={
                 "step": step,
                 "scores": self.scores().get(step, {}),
                 "discriminator": gan.discriminator.config.to_dict(),
             },
-            training={
+            training_state={
                 "generator_optimizer": gan.generator_optimizer.state_dict(),
                 "discriminator_optimizer": gan.discriminator_optimizer.state_dict(),
                 "generator_steps": gan.steps,
@@ -194,9 +194,9 @@ def _replace(target: Path, write: Callable[[Path], object]) -> None:
     scratch.unlink(missing_ok=True)
     write(scratch)
     if not scratch.is_symlink():
-        io.sync(scratch)
+        io.fsync(scratch)
     scratch.replace(target)
-    io.sync(target.parent)
+    io.fsync(target.parent)
 
 
 def _is_the_disks(error: CheckpointError) -> bool:

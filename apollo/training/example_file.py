@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from apollo import rng
-from apollo.checkpoints.published_format import explain
+from apollo.checkpoints.published_format import explain_load_error
 from apollo.training.augmentation import LevelsConfig, set_levels
 from apollo.training.data import Example
 
@@ -154,7 +154,7 @@ def _load(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except Exception as error:  # torch raises many kinds for what is no file of its own
-        raise ValueError(f"{path} is no file of examples: {explain(error)}") from error
+        raise ValueError(f"{path} is no file of examples: {explain_load_error(error)}") from error
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
         raise ValueError(f"{path} is no file of examples of format {FORMAT}: make it with jobs/export.py")
     return stored

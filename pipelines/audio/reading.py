@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from apollo.audio.decoding import BLOCK_FORMATS, AudioError, find_missing_bytes
+from apollo.audio.decoding import BLOCK_FORMATS, AudioError, find_truncation
 from pipelines.schema import CHANNELS, SAMPLE_RATE
 from pipelines.storage.folder import is_uri, join, open_filesystem
 from pipelines.storage.object_store import StoreError, explained, read_ranges
@@ -117,7 +117,7 @@ def probe(path: str) -> Probe | None:
     except AudioError:
         return None
     with sound:
-        if damage := find_missing_bytes(sound.extra_info, size):
+        if damage := find_truncation(sound.extra_info, size):
             raise AudioError(damage)
         lossy = not _LOSSLESS_SUBTYPE.match(sound.subtype)
         windowed = (

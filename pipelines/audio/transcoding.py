@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import soundfile
 
-from apollo.audio.decoding import AudioError, Decoder, describe, find_damage
+from apollo.audio.decoding import AudioError, Decoder, find_damage, probe
 from pipelines.audio.reading import Probe, open_binary, open_binary_or_explain
 from pipelines.schema import CHANNELS, SAMPLE_RATE
 from pipelines.storage.folder import Folder, is_uri
@@ -62,7 +62,7 @@ def ingest(path: str, *, cache: Folder, name: str, known: Probe | None, program:
         _bring(path, source)
         if damage := find_damage(source):
             raise AudioError(damage)
-        looks = describe(source, program)
+        looks = probe(source, program)
         promised = looks.seconds
         target = os.path.join(scratch, "output.flac")
         frames = _decode(source, target, looks.layout, program)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from apollo.audio.decoding import EXTENSIONS, AudioError
 from apollo.audio.ffmpeg import FfmpegError
-from apollo.audio.reading import Song
+from apollo.audio.reading import AudioReader
 from pipelines.audio.codec import gain_spectrum, measure_gain
 from pipelines.errors import UsageError
 from pipelines.evaluation.items import Degradation, Item, Loaded, spread
@@ -235,7 +235,7 @@ def _read_floats(path: Path) -> NDArray[np.float32] | None:
 
 def _read(path: Path) -> NDArray[np.float32]:
     name = _text(PurePath(path.name))
-    with Song(str(path), SAMPLE_RATE) as song:
+    with AudioReader(str(path), SAMPLE_RATE) as song:
         if song.channels > _MOST_CHANNELS:
             raise AudioError(f"{name} has {song.channels} channels, more than {_MOST_CHANNELS}")
         if song.frames is not None and song.frames > _LONGEST_SECONDS * SAMPLE_RATE:

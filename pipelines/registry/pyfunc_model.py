@@ -91,9 +91,9 @@ class RestorationModel(PythonModel):  # type: ignore[misc]
 
     def _restore(self, number: int, content: bytes, config: Any) -> bytes:
         from apollo.audio.decoding import AudioError
-        from apollo.audio.songs import Job, restore_songs
+        from apollo.audio.songs import SongJob, restore_songs
 
-        def check(job: Job, done: float, total: float) -> None:
+        def check(job: SongJob, done: float, total: float) -> None:
             """Refuse a file as soon as it is too long, whatever its header claims."""
             if done > self._max_seconds:
                 raise AudioError(f"longer than {self._max_seconds:g} s")
@@ -101,7 +101,7 @@ class RestorationModel(PythonModel):  # type: ignore[misc]
         with tempfile.TemporaryDirectory(prefix="apollo-serve-") as folder:
             source, target = Path(folder, "song"), Path(folder, "restored")
             source.write_bytes(content)
-            (outcome,) = restore_songs(self._generator, [Job(source, target)], config, tell=check)
+            (outcome,) = restore_songs(self._generator, [SongJob(source, target)], config, progress=check)
             if outcome.status != "restored":
                 raise RequestError(f"file {number} cannot be restored: {outcome.reason}")
             return target.read_bytes()

@@ -197,14 +197,14 @@ def _create(generator: Any, registry: Registry, run_id: str, digest: str) -> Ver
     from mlflow.entities import LoggedModelOutput
 
     import apollo
-    from apollo.checkpoints.checkpoint import save_portable
+    from apollo.checkpoints.checkpoint import save_safetensors
 
     with (
         tempfile.TemporaryDirectory(prefix="apollo-register-") as scratch,
         short_timeouts(_REQUEST_SECONDS),
         default_tracking_uri(registry.uri),
     ):
-        folder = save_portable(generator, Path(scratch, ARTIFACT), notes={"run_id": run_id})
+        folder = save_safetensors(generator, Path(scratch, ARTIFACT), metadata={"run_id": run_id})
         run = registry.client.get_run(run_id)
         # created explicitly, since `log_model` alone would open the run and end it again
         model = registry.client.create_logged_model(run.info.experiment_id, registry.name, run_id)

@@ -9,7 +9,7 @@ import os
 import re
 from pathlib import Path
 
-from apollo.checkpoints.checkpoint import CONFIG, PORTABLE, load, verify
+from apollo.checkpoints.checkpoint import CONFIG, SAFETENSORS, load, verify
 from apollo.checkpoints.published_format import CheckpointError
 from pipelines.redaction import shown
 from pipelines.registry.checkpoint_cache import cache_folder, fetch
@@ -34,7 +34,7 @@ _ALIAS = re.compile(r"models:/(?P<name>[\w.-]+)@(?P<what>(?!\d+$)[\w.-]+)")
 _NUMBER = re.compile(r"models:/(?P<name>[\w.-]+)/(?P<what>[0-9]{1,9})")
 _RUN = re.compile(r"runs:/(?P<run>[0-9a-f]{32})")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_FILES = (CONFIG, PORTABLE)
+_FILES = (CONFIG, SAFETENSORS)
 _REQUEST_SECONDS = 60
 
 

@@ -9,7 +9,7 @@ import posixpath
 import tempfile
 from pathlib import Path
 
-from apollo.checkpoints.checkpoint import BEST, CONFIG, MANIFEST, PORTABLE, WEIGHTS
+from apollo.checkpoints.checkpoint import BEST, CONFIG, MANIFEST, SAFETENSORS, WEIGHTS
 from apollo.checkpoints.published_format import CheckpointError
 from pipelines.registry.checkpoint_cache import cache_folder, fetch
 from pipelines.storage.folder import Folder
@@ -49,7 +49,7 @@ def resolve(name: str) -> Path:
 
 def _fetch_folder(store: Folder, below: str, home: Path) -> Path:
     manifest = store.read(below + MANIFEST)
-    weights = PORTABLE if store.exists(below + PORTABLE) else WEIGHTS
+    weights = SAFETENSORS if store.exists(below + SAFETENSORS) else WEIGHTS
 
     def download(scratch: Path) -> Path:
         (scratch / MANIFEST).write_bytes(manifest)

@@ -19,7 +19,7 @@ import torch
 
 from apollo.audio.decoding import AudioError
 from apollo.audio.formats import SongsConfig
-from apollo.audio.songs import Job, restore_songs
+from apollo.audio.songs import SongJob, restore_songs
 from apollo.model.device import choose_device, choose_precision
 from pipelines.audio.reading import open_binary_or_explain
 from pipelines.cluster.connection import Shared
@@ -112,7 +112,7 @@ class SongRestorer:
                 target = Path(scratch, f"result{Path(song.name).suffix}")
                 if not beside:
                     target = Path(self._task.songs.output, song.name)
-                (outcome,) = restore_songs(self._generator, [Job(source, target)], self._task.songs)
+                (outcome,) = restore_songs(self._generator, [SongJob(source, target)], self._task.songs)
                 record.status, record.reason = outcome.status, outcome.reason
                 if outcome.status == "restored":
                     record.bytes, record.sha256 = target.stat().st_size, _digest(target)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.fs as pafs
 
 from apollo.audio.formats import SongsConfig
-from apollo.audio.songs import Job, is_song, list_songs, name_results
+from apollo.audio.songs import SongJob, is_song, list_songs, name_results
 from pipelines.errors import UsageError
 from pipelines.storage.folder import Folder, is_uri, join, open_filesystem
 from pipelines.storage.object_store import explained
@@ -50,7 +50,7 @@ def find_wanted(data: Sequence[str], songs: SongsConfig) -> list[Wanted]:
     output = _place(songs.output)
     naming = replace(songs, output=str(output))
     found: dict[Path, Path] = {}
-    problems: list[Job] = []
+    problems: list[SongJob] = []
     stored: dict[Path, Wanted] = {}
     for location in data:
         if Folder(location).is_local:  # file:// too: links may lead in circles there
@@ -62,7 +62,7 @@ def find_wanted(data: Sequence[str], songs: SongsConfig) -> list[Wanted]:
         for place, folder, song in _stored_songs(location, output):
             stored[place], found[place] = song, folder
         if len(stored) == before:
-            problems.append(Job(Path(location), output, "no audio files in this folder"))
+            problems.append(SongJob(Path(location), output, "no audio files in this folder"))
             stored[Path(location)] = Wanted(source=location)
     jobs = name_results(found, naming) + problems
     return list(dict.fromkeys(_wanted(job, stored, output) for job in jobs))
@@ -100,7 +100,7 @@ def _stored_songs(location: str, output: Path) -> Iterator[tuple[Path, Path, Wan
             yield place, output / place.parent.relative_to(root), song
 
 
-def _wanted(job: Job, stored: dict[Path, Wanted], output: Path) -> Wanted:
+def _wanted(job: SongJob, stored: dict[Path, Wanted], output: Path) -> Wanted:
     source = str(job.source)
     if source.encode(errors="surrogateescape") != source.encode(errors="replace"):
         return Wanted(source=ascii(source), problem="the name is not valid UTF-8")

@@ -29,7 +29,7 @@ from apollo.checkpoints.checkpoint import (
     WEIGHTS,
     CheckpointError,
 )
-from apollo.checkpoints.io import digest
+from apollo.checkpoints.io import file_sha256
 from pipelines.registry.checkpoint_cache import fetch
 from pipelines.storage.folder import Folder, write_locally
 from pipelines.storage.object_store import StoreError
@@ -166,7 +166,7 @@ class CheckpointSync:
         for file in (*sorted(files), MANIFEST):
             path = self._local / name / file
             self._store.put(f"{name}/{file}", str(path))
-            self._store.confirm(f"{name}/{file}", digest(path))
+            self._store.confirm(f"{name}/{file}", file_sha256(path))
         self._damaged.discard(name)
 
     def _push_file(self, name: str) -> None:

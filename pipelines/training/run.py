@@ -152,12 +152,12 @@ def _copy_init(config: TrainConfig, init: str) -> None:
     from apollo.checkpoints import checkpoint
 
     source = checkpoint.locate(init)
-    discriminator = checkpoint.read_discriminator(source)
+    discriminator = checkpoint.read_discriminator_state(source)
     checkpoint.save(
         checkpoint.load(source),
         config.folder / INIT,
-        more={"discriminator": discriminator} if discriminator else {},
-        notes={"from": init, "discriminator": config.discriminator.to_dict()} if discriminator else {},
+        extra_states={"discriminator": discriminator} if discriminator else {},
+        metadata={"from": init, "discriminator": config.discriminator.to_dict()} if discriminator else {},
     )
     if not discriminator and not config.gan.discriminator_warmup_steps:
         logger.warning(

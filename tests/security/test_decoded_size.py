@@ -24,8 +24,8 @@ import torch
 torch.set_num_threads(1)
 from apollo.checkpoints.checkpoint import load
 from apollo.audio.formats import SongsConfig
-from apollo.audio.songs import Job, restore_songs
-from pipelines import runs
+from apollo.audio.songs import SongJob, restore_songs
+from pipelines.runtime.run import versions
 from pipelines.audio.codec import CodecError, decode
 from pipelines.preprocess.layouts import Song
 from pipelines.evaluation.pair_items import PairItems
@@ -37,7 +37,7 @@ folder, model = Path(sys.argv[1]), sys.argv[2]
 generator = load(model)
 
 def scan(path):
-    scanner = SongScanner(str(folder / "out"), str(folder / "cache"), 1 << 30, None, runs.versions(None))
+    scanner = SongScanner(str(folder / "out"), str(folder / "cache"), 1 << 30, None, versions(None))
     entry = Entry(str(path), path.stat().st_size, 0)
     song = Song("set", path.name, "", path.name, None, {"mixture": (entry,)})
     found = scanner.scan(song)
@@ -45,7 +45,7 @@ def scan(path):
     return " | ".join(reasons) or f"{found['sources'][0]['frames']} frames"
 
 def restore(path):
-    jobs = [Job(path, folder / "restored.wav")]
+    jobs = [SongJob(path, folder / "restored.wav")]
     (outcome,) = restore_songs(generator, jobs, SongsConfig(overwrite=True, picture=path.suffix == ".flac"))
     return outcome.reason or " | ".join([*outcome.warnings, f"{outcome.samples} frames"])
 

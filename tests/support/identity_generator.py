@@ -7,24 +7,24 @@ import soundfile
 from numpy.typing import NDArray
 
 from apollo.audio.formats import SongsConfig
-from apollo.audio.songs import Outcome, find_songs, restore_songs
+from apollo.audio.songs import SongResult, find_songs, restore_songs
 from apollo.model.generator import Generator
 
 RATE = 44_100
 
 
-def restore(generator: Generator, *inputs: Path, output: Path, **options: object) -> list[Outcome]:
+def restore(generator: Generator, *inputs: Path, output: Path, **options: object) -> list[SongResult]:
     config = SongsConfig(output=str(output), **options)
     return list(restore_songs(generator, find_songs([str(path) for path in inputs], config), config))
 
 
-def one(generator: Generator, song: Path, **options: object) -> Outcome:
+def one(generator: Generator, song: Path, **options: object) -> SongResult:
     (outcome,) = restore(generator, song, output=song.parent / "out", **options)
     assert [path.name for path in (song.parent / "out").glob(".*")] == []
     return outcome
 
 
-def read(outcome: Outcome) -> NDArray[np.float32]:
+def read(outcome: SongResult) -> NDArray[np.float32]:
     assert outcome.status == "restored", outcome.reason
     samples, rate = soundfile.read(outcome.output, dtype="float32", always_2d=True)
     assert rate == RATE

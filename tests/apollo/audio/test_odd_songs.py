@@ -136,7 +136,7 @@ def test_a_killed_run_leaves_no_result_that_is_not_whole(generator: Generator, t
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(restore_songs(generator, find_songs([str(song)], config), config, tell=interrupt))
+        list(restore_songs(generator, find_songs([str(song)], config), config, progress=interrupt))
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -157,7 +157,7 @@ def test_an_ffmpeg_that_dies_is_a_failure_and_no_short_song(generator: Generator
             for number in found.stdout.split():
                 os.kill(int(number), signal.SIGKILL)
 
-    (outcome,) = restore_songs(generator, find_songs([str(song)], config), config, tell=kill)
+    (outcome,) = restore_songs(generator, find_songs([str(song)], config), config, progress=kill)
     assert outcome.status == "failed"
     assert "killed by signal 9" in str(outcome.reason)
     assert list((tmp_path / "out").iterdir()) == []

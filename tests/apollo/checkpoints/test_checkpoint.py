@@ -46,7 +46,7 @@ def test_saved_generator_loads_bit_equal_and_ready(tmp_path: Path, changes: dict
 
 def test_average_is_preferred_unless_asked_otherwise(tmp_path: Path) -> None:
     generator, average = _generator(0), _generator(1)
-    save(generator, tmp_path / "both", more={"ema": average.state_dict()})
+    save(generator, tmp_path / "both", extra_states={"ema": average.state_dict()})
     _assert_same(load(tmp_path / "both"), average)
     _assert_same(load(tmp_path / "both", weights="generator"), generator)
     save(generator, tmp_path / "one")
@@ -61,8 +61,8 @@ def test_more_states_and_notes_are_kept(tmp_path: Path) -> None:
     folder = save(
         _generator(),
         tmp_path / "model",
-        more={"discriminator": discriminator.state_dict()},
-        notes={"epoch": 7},
+        extra_states={"discriminator": discriminator.state_dict()},
+        metadata={"epoch": 7},
     )
     states = torch.load(folder / "weights.pt", weights_only=True)
     assert set(states) == {"generator", "discriminator"}

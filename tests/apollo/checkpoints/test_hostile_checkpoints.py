@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from apollo.checkpoints.checkpoint import CheckpointError, load, save, save_portable
+from apollo.checkpoints.checkpoint import CheckpointError, load, save, save_safetensors
 from apollo.checkpoints.published_format import to_published
 from apollo.model.config import GeneratorConfig
 from apollo.model.generator import Generator
@@ -154,7 +154,7 @@ def test_what_is_planted_is_not_run_whatever_it_is_called(tmp_path: Path, kind: 
 def test_what_is_planted_in_a_folder_of_ours_is_not_run(
     generator: Generator, tmp_path: Path, kind: str, portable: bool
 ) -> None:
-    write, name = (save_portable, "weights.safetensors") if portable else (save, "weights.pt")
+    write, name = (save_safetensors, "weights.safetensors") if portable else (save, "weights.pt")
     folder, mark = write(generator, tmp_path / "checkpoint"), tmp_path / "ran"
     (folder / name).write_bytes(PLANTED[kind](Planted(mark)))
     _promise(folder)

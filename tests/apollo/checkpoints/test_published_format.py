@@ -20,7 +20,7 @@ from torch import Tensor
 from apollo.checkpoints.checkpoint import load
 from apollo.checkpoints.published_format import (
     CheckpointError,
-    find_state,
+    find_state_dict,
     infer_config,
     load_published,
     to_published,
@@ -297,7 +297,7 @@ def test_the_shortest_prefix_wins() -> None:
     state = _published(_generator())
     copies = {f"audio_model.copy.{key}": torch.zeros_like(value) for key, value in state.items()}
     named = {f"audio_model.{key}": value for key, value in state.items()}
-    found = find_state({"state_dict": copies | named}, "x")
+    found = find_state_dict({"state_dict": copies | named}, "x")
     assert all(torch.equal(found[key], value) for key, value in state.items())
 
 

@@ -37,7 +37,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     for name, causal in (("causal", True), ("plain", False)):
         generator = apollo.Generator(apollo.GeneratorConfig(dim=16, layers=1, causal=causal))
-        apollo.save(generator, folder / name, notes={"trained on": "nothing"})
+        apollo.save(generator, folder / name, metadata={"trained on": "nothing"})
     return folder
 
 
@@ -162,7 +162,7 @@ def test_info_describes_a_checkpoint(checkpoints: Path, capsys: pytest.CaptureFi
 def test_doctor_looks_at_everything(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("apollo.cli.doctor.measure", lambda device, precision: QUICK_SECONDS)
+    monkeypatch.setattr("apollo.cli.doctor.measure_real_time_factor", lambda device, precision: QUICK_SECONDS)
     assert main(["doctor", "--device", "cpu"]) == 0
     told = capsys.readouterr().out
     assert all(name in told for name in ("torch", "ffmpeg", "soundfile", "device", "precision", "1.0 x"))

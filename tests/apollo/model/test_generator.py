@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from apollo.checkpoints.published_format import named_as_published
+from apollo.checkpoints.published_format import published_state_dict
 from apollo.model.config import GeneratorConfig
 from apollo.model.generator import SLICE_FEATURES, STRETCH_FEATURES, Generator
 
@@ -70,7 +70,7 @@ def _convolve(x: Tensor, w: dict[str, Tensor], causal: bool) -> Tensor:
 def _independent_forward(generator: Generator, samples: Tensor) -> Tensor:
     """Restore one channel, of a multiple of the hop, by the published names and torch's own transforms."""
     config = generator.config
-    weights = {key: value.double() for key, value in named_as_published(generator).items()}
+    weights = {key: value.double() for key, value in published_state_dict(generator).items()}
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}

@@ -312,7 +312,7 @@ def test_lying_ffmpeg_leaves_nothing_in_the_cache(
 def test_hanging_ffmpeg_is_killed_and_is_an_error_of_this_file(
     encoded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hang: str
 ) -> None:
-    monkeypatch.setattr(subject, "STALL_SECONDS", 1.0)
+    monkeypatch.setattr(subject, "STALL_TIMEOUT_SECONDS", 1.0)
     does = {"looking": 'exec "$REAL" "$@"', "decoding": 'exec "$REAL" "$@"'} | {hang: "exec sleep 600"}
     with pytest.raises((AudioError, FfmpegError)):
         _ingest(encoded / "x.m4a", tmp_path / "cache", _fake_ffmpeg(tmp_path, **does))

@@ -156,7 +156,7 @@ def test_names_resolve_to_checkpoints_that_are_fetched_once(
     assert resolve(f"models:/apollo@{CHAMPION}") == folder
     assert folder.stat().st_mtime_ns == before
     assert "champion" not in capsys.readouterr().err
-    weights = folder / checkpoint.PORTABLE
+    weights = folder / checkpoint.SAFETENSORS
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")  # what a cache went through
     assert pack(checkpoint.load("models:/apollo/1")).digest == expected
     assert list(folder.parent.glob(".*")) == []
@@ -220,11 +220,11 @@ def test_pickles_in_a_version_are_not_unpickled(
 
     mark, name = tmp_path / "ran", f"planted-{weights}"
     generator = checkpoint.load(evaluation_jobs.write_model(tmp_path / "model"))
-    folder = checkpoint.save_portable(generator, tmp_path / "checkpoint")
+    folder = checkpoint.save_safetensors(generator, tmp_path / "checkpoint")
     if weights == "pickled":
-        (folder / checkpoint.PORTABLE).write_bytes(Planted(mark).pickled())
+        (folder / checkpoint.SAFETENSORS).write_bytes(Planted(mark).pickled())
         manifest = json.loads((folder / checkpoint.MANIFEST).read_text())
-        manifest["sha256"][checkpoint.PORTABLE] = io.digest(folder / checkpoint.PORTABLE)
+        manifest["sha256"][checkpoint.SAFETENSORS] = io.file_sha256(folder / checkpoint.SAFETENSORS)
         (folder / checkpoint.MANIFEST).write_text(json.dumps(manifest))
     with default_tracking_uri(database), mlflow.start_run(experiment_id="1"):
         mlflow.pyfunc.log_model(
@@ -286,7 +286,7 @@ def test_the_name_of_a_model_must_be_one() -> None:
 
 def test_portable_checkpoints_are_checkpoints(tmp_path: Path) -> None:
     generator = checkpoint.load(evaluation_jobs.write_model(tmp_path / "model"))
-    folder = checkpoint.save_portable(generator, tmp_path / "portable", notes={"from": "here"})
+    folder = checkpoint.save_safetensors(generator, tmp_path / "portable", metadata={"from": "here"})
     assert sorted(path.name for path in folder.iterdir()) == [
         "MANIFEST.json",
         "config.json",
@@ -294,16 +294,16 @@ def test_portable_checkpoints_are_checkpoints(tmp_path: Path) -> None:
     ]
     assert pack(checkpoint.load(folder)).digest == pack(generator).digest
     assert checkpoint.describe(str(folder))["from"] == "here"
-    assert checkpoint.read_discriminator(folder) is None
+    assert checkpoint.read_discriminator_state(folder) is None
     with pytest.raises(FileExistsError):
-        checkpoint.save_portable(generator, folder)
+        checkpoint.save_safetensors(generator, folder)
     damaged = tmp_path / "damaged"
     shutil.copytree(folder, damaged)
     os.truncate(damaged / "weights.safetensors", 100)
     with pytest.raises(CheckpointError, match="damaged"):
         checkpoint.load(damaged)
     manifest = json.loads((damaged / "MANIFEST.json").read_text())
-    manifest["sha256"]["weights.safetensors"] = io.digest(damaged / "weights.safetensors")
+    manifest["sha256"]["weights.safetensors"] = io.file_sha256(damaged / "weights.safetensors")
     (damaged / "MANIFEST.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match="safetensors"):
         checkpoint.load(damaged)

@@ -168,8 +168,8 @@ def test_a_run_begins_from_a_checkpoint_and_takes_its_shape(tmp_path: Path) -> N
     apollo.save(
         generator,
         tmp_path / "ours",
-        more={"discriminator": judge.state_dict()},
-        notes={"discriminator": judge.config.to_dict()},
+        extra_states={"discriminator": judge.state_dict()},
+        metadata={"discriminator": judge.config.to_dict()},
     )
     for name, expected, has in (("published.bin", published, False), ("ours", generator, True)):
         config = TrainConfig(shards="/s", output=str(tmp_path / f"run-{has}"), init=str(tmp_path / name))
