@@ -157,7 +157,7 @@ def _speed_up(run: Preprocess, task: RenderTask) -> None:
 _MEMORY = """
 import sys
 from pipelines.preprocess.layouts import find_songs
-from pipelines.runtime.run import versions
+from pipelines.runtime.versions import software_versions
 from pipelines.preprocess.scan import SongScanner
 from pipelines.storage.folder import Folder
 
@@ -166,7 +166,7 @@ def status(name):
 
 data, output = sys.argv[1:]
 before = status("VmRSS")
-scanner = SongScanner(output, output + "/cache", 10**11, None, versions(None))
+scanner = SongScanner(output, output + "/cache", 10**11, None, software_versions(None))
 result = scanner.scan(find_songs([data]).songs[0])
 assert not result["rejects"], result["rejects"]
 print(before, status("VmHWM"), result["sources"][0]["frames"] / 44100)

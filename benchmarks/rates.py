@@ -29,7 +29,7 @@ from pipelines.preprocess.render import RenderTask, ShardRenderer, cpu_seconds
 from pipelines.preprocess.run import PreprocessConfig
 from pipelines.preprocess.scan import SongScanner
 from pipelines.preprocess.sources import collect
-from pipelines.runtime import run
+from pipelines.runtime.versions import software_versions
 from pipelines.schema import CHANNELS, SAMPLE_RATE, shard_path
 from pipelines.storage import parquet
 from pipelines.storage.folder import Folder, join
@@ -94,7 +94,7 @@ def _describe() -> str:
 
 def measure_preprocess(config: PreprocessConfig) -> Made:
     """Scan, plan and render in this process, into the output of a configuration."""
-    versions, findings = run.versions(config.codec.ffmpeg), find_songs(config.data)
+    versions, findings = software_versions(config.codec.ffmpeg), find_songs(config.data)
     output, cache = Folder(config.output), join(config.output, "cache")
     scanner = SongScanner(config.output, cache, int(config.sources.cache_gb * 1e9), None, versions)
     scans, scanning = {}, []
@@ -139,7 +139,7 @@ class Starter:
     """An actor that begins as those of preprocess do, and does nothing."""
 
     def __init__(self) -> None:
-        run.versions(None)
+        software_versions(None)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Give the row back."""
@@ -184,7 +184,7 @@ def _measure_load(output: str) -> float:
 def _measure_mix(config: PreprocessConfig) -> float:
     from pipelines.loading.live_source import Mixer, MixTask
 
-    versions = run.versions(None)
+    versions = software_versions(None)
     mixer = Mixer(MixTask(config.output, join(config.output, "cache"), config.codec, versions))
     with Folder(config.output).open("recipes.parquet") as file:
         recipes = parquet.read_table(file).to_pylist()[:_MIXES]

@@ -24,7 +24,7 @@ from pipelines.errors import UsageError
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.preprocess.run import PreprocessConfig
 from pipelines.runtime.command_line import add_log_level, parse
-from pipelines.runtime.run import Exit
+from pipelines.runtime.outcome import Exit
 from pipelines.training.config import TrainConfig
 
 _SET_BY_DEMO = {"data", "output", "models", "split", "promote", "registry", "tracking"}

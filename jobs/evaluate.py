@@ -20,7 +20,7 @@ from pipelines.errors import UsageError
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.run import evaluate
 from pipelines.runtime.command_line import add_log_level, parse
-from pipelines.runtime.run import Exit
+from pipelines.runtime.outcome import Exit
 
 
 def build_parser() -> ArgumentParser:

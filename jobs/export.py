@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser
 
 from pipelines.loading.export import ExportConfig, export
 from pipelines.runtime.command_line import add_log_level, parse
-from pipelines.runtime.run import Exit
+from pipelines.runtime.outcome import Exit
 
 
 def build_parser() -> ArgumentParser:

@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser
 from pipelines.errors import UsageError
 from pipelines.preprocess.run import PreprocessConfig, estimate, preprocess, status
 from pipelines.runtime.command_line import add_log_level, parse
-from pipelines.runtime.run import Exit
+from pipelines.runtime.outcome import Exit
 
 
 def build_parser() -> ArgumentParser:

@@ -23,7 +23,7 @@ from pipelines.capacity.predict import predict
 from pipelines.capacity.rates import Rates
 from pipelines.errors import UsageError
 from pipelines.runtime.command_line import add_log_level, parse
-from pipelines.runtime.run import Exit
+from pipelines.runtime.outcome import Exit
 
 
 def build_parser() -> ArgumentParser:

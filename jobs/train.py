@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser
 
 from pipelines.errors import UsageError
 from pipelines.runtime.command_line import add_log_level, parse
-from pipelines.runtime.run import Exit
+from pipelines.runtime.outcome import Exit
 from pipelines.training.config import TrainConfig
 from pipelines.training.run import train
 

@@ -1,6 +1,10 @@
-"""The error that is the user's to mend."""
+"""Errors of all jobs, and what failed first behind an error."""
+
+import re
 
 from pipelines.redaction import shown
+
+_NAMED_ERROR = re.compile(r"^(?:\w+\.)*(\w+(?:Error|Exception)): (.+)$", re.MULTILINE)
 
 
 class UsageError(ValueError):
@@ -12,3 +16,18 @@ class UsageError(ValueError):
 
 class FinalError(RuntimeError):
     """What running the same again would meet again."""
+
+
+def root_cause(error: BaseException) -> str:
+    """Say in one line what failed first, without passwords.
+
+    An error that crossed processes carries the other side's traceback as its text and nothing else, so the
+    first error named in it is taken.
+    """
+    remote = _NAMED_ERROR.search(str(error)) if "ray::" in str(error) else None
+    if remote:
+        return shown(f"{remote[1]}: {remote[2]}")
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return shown(f"{type(error).__name__}: {lines[0]}") if lines else type(error).__name__

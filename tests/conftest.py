@@ -69,7 +69,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(ray_address: str, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a run that nothing disturbed; what disturbed runs must equal."""
     from pipelines.preprocess.run import preprocess
-    from pipelines.runtime.run import Exit
+    from pipelines.runtime.outcome import Exit
 
     output = tmp_path_factory.mktemp("undisturbed") / "shards"
     with pytest.MonkeyPatch.context() as environment:

@@ -17,7 +17,7 @@ from pipelines.redaction import shown
 from pipelines.registry.registry import CANDIDATE, CHAMPION, Version
 from pipelines.reporting.clips import write_picture
 from pipelines.reporting.html import template_environment
-from pipelines.runtime.run import Outcome
+from pipelines.runtime.outcome import Outcome
 from pipelines.storage.folder import write_locally
 
 PAGE = "index.html"

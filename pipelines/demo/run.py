@@ -32,8 +32,8 @@ from pipelines.redaction import shown
 from pipelines.registry.registry import CANDIDATE, CHAMPION, Version
 from pipelines.registry.resolve_models import find_version
 from pipelines.restoration.run import RestoreConfig, restore
-from pipelines.runtime import run
-from pipelines.runtime.run import Exit, Outcome
+from pipelines.runtime.outcome import Exit, Outcome
+from pipelines.runtime.run import resolve, run_held
 from pipelines.storage.folder import Folder, is_uri
 from pipelines.tracking.run import TrackingConfig
 from pipelines.tracking.uri import check_uri, resolve_uri
@@ -70,7 +70,7 @@ class DemoConfig:
     def __post_init__(self) -> None:
         if is_uri(self.output):
             raise UsageError(f"--output {self.output!r} must be a local folder")
-        object.__setattr__(self, "output", run.resolve(self.output, "--output"))
+        object.__setattr__(self, "output", resolve(self.output, "--output"))
         if self.songs < 0 or not self.song_seconds > 0:
             raise UsageError("songs must be 0 or more, song_seconds above 0")
 
@@ -91,7 +91,7 @@ def run_demo(config: DemoConfig, settings: Mapping[str, dict[str, Any]]) -> Outc
     """
     demo = _Demo(config, settings)
     left = "the finished parts stand, run the same command again to resume"
-    return run.run_held(Folder(config.output), demo.prepare, demo.work, doing="running the demo", left=left)
+    return run_held(Folder(config.output), demo.prepare, demo.work, doing="running the demo", left=left)
 
 
 class _Demo:

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.dataset.shards import read_commits
-from pipelines.errors import UsageError
+from pipelines.errors import UsageError, root_cause
 from pipelines.evaluation import promotion
 from pipelines.evaluation.analysis.bootstrap import Bootstrap
 from pipelines.evaluation.analysis.summary import conclusions
@@ -38,8 +38,10 @@ from pipelines.evaluation.score_files import Trial, commit_of, read_scores
 from pipelines.evaluation.shard_items import ShardItems
 from pipelines.evaluation.tracking import Child, track
 from pipelines.redaction import shown
-from pipelines.runtime import run as runs
-from pipelines.runtime.run import Exit, Outcome
+from pipelines.runtime.outcome import Exit, Outcome
+from pipelines.runtime.run import claim, run_held
+from pipelines.runtime.signals import catch_sigterm
+from pipelines.runtime.versions import software_versions
 from pipelines.schema import METRICS, STATUSES, UNREADABLE
 from pipelines.storage.folder import Folder, join, parquet_bytes
 
@@ -57,7 +59,7 @@ def evaluate(config: EvaluateConfig) -> Outcome:
     run = _Evaluation(config)
     left = "what is scored stands, run the same command again to continue"
     with promotion.own_registry():
-        return runs.run_held(run.output, run.prepare, run.work, doing="evaluating", left=left)
+        return run_held(run.output, run.prepare, run.work, doing="evaluating", left=left)
 
 
 class _Evaluation:
@@ -78,7 +80,7 @@ class _Evaluation:
         self.contest = promotion.open_contest(config, self.uri)
         self.contestants = find_contestants(self.contest.models, self.collection.given)
         self.degradations = [one.name for one in self.collection.degradations]
-        runs.claim(self.output, self._fingerprint())
+        claim(self.output, self._fingerprint())
         self._claim_names()
         self.contest.begin(self.output)
         self.trials = [
@@ -100,7 +102,7 @@ class _Evaluation:
             "degradations": self.degradations,
             "items": hashlib.sha256(names.encode()).hexdigest(),
             "precision": self.config.precision,
-            "versions": runs.versions(None)
+            "versions": software_versions(None)
             | {"torch": torch.__version__.partition("+")[0], "visqol": version("visqol-python")},
         }
 
@@ -150,7 +152,7 @@ class _Evaluation:
         from pipelines.evaluation.tune_trials import hear, run_trials, scoring_pool
 
         connection.connect()
-        runs.catch_sigterm()  # Ray has put its own handler there
+        catch_sigterm()  # Ray has put its own handler there
         self._measure()
         cutoffs_hz = {name: find_cutoff_hz(self.collection, name) for name in self.degradations}
         with scoring_pool(self.config, self.collection, self.contestants, cutoffs_hz) as pool:
@@ -259,7 +261,7 @@ class _Evaluation:
             )
         except Exception as error:  # whatever a server, a database or a disk throws only delays
             logger.warning(
-                f"tracking: {shown(self.uri)} has not got everything ({runs.root_cause(error)}). "
+                f"tracking: {shown(self.uri)} has not got everything ({root_cause(error)}). "
                 "Run the same command again to send the rest"
             )
             return None

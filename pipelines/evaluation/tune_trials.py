@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.cluster.placement import cpu_share, nodes_up, pool_cpus
-from pipelines.errors import UsageError
+from pipelines.errors import UsageError, root_cause
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.items import Collection
 from pipelines.evaluation.models import Contestant
 from pipelines.evaluation.score_files import Trial, write_scores
 from pipelines.evaluation.scorer import Restorer, Samples, Scorer, restore_items
 from pipelines.runtime import prometheus
-from pipelines.runtime.run import FINGERPRINT, root_cause
+from pipelines.runtime.run import FINGERPRINT
 from pipelines.storage.folder import Folder
 
 logger = logging.getLogger(__name__)

@@ -32,7 +32,7 @@ from pipelines.dataset.shard_reader import CorruptError, decode
 from pipelines.dataset.split import CommittedSplit
 from pipelines.errors import UsageError
 from pipelines.loading.shard_source import LoaderConfig
-from pipelines.runtime import run
+from pipelines.runtime.run import resolve
 from pipelines.storage.folder import TEMPORARY_SUFFIX, is_uri, sync_folder
 
 _LARGEST = 32_767
@@ -71,8 +71,8 @@ class ExportConfig:
             raise ValueError(
                 f"examples is {self.examples} and valid {self.valid}: give 1 or more and 0 or more"
             )
-        object.__setattr__(self, "data", run.resolve(self.data, "--data"))
-        object.__setattr__(self, "file", run.resolve(self.file, "--file"))
+        object.__setattr__(self, "data", resolve(self.data, "--data"))
+        object.__setattr__(self, "file", resolve(self.file, "--file"))
 
 
 def export(config: ExportConfig) -> str:

@@ -30,8 +30,8 @@ from pipelines.loading.shard_source import LoaderConfig
 from pipelines.preprocess.catalog import Catalog
 from pipelines.preprocess.recipes import RecipesConfig, plan
 from pipelines.preprocess.render import RejectError, mix, to_16_bit, to_flac
-from pipelines.runtime import run
 from pipelines.runtime.run import FINGERPRINT
+from pipelines.runtime.versions import check_versions, software_versions
 from pipelines.storage import parquet
 from pipelines.storage.folder import Folder, join
 
@@ -61,7 +61,7 @@ class Mixer:
     """An actor's state: makes one example at a time, with one degradation."""
 
     def __init__(self, task: MixTask) -> None:
-        run.check_versions(task.versions, task.codec.ffmpeg)
+        check_versions(task.versions, task.codec.ffmpeg)
         rows = _read_table(Folder(task.output), "sources.parquet", ["source_id", "files"])
         self._sources = {row["source_id"]: row["files"] for row in rows}
         self._reader = Reader(task.cache)
@@ -132,7 +132,7 @@ class LiveSource:
         began = _read_beginning(Folder(output))
         codec = {**began["codec"], "bitrates_bps": tuple(began["codec"]["bitrates_bps"]), "ffmpeg": ffmpeg}
         self._task = MixTask(
-            output, cache or join(output, "cache"), CodecConfig(**codec), run.versions(ffmpeg)
+            output, cache or join(output, "cache"), CodecConfig(**codec), software_versions(ffmpeg)
         )
         self._recipes_config = RecipesConfig(**began["recipes"])
         self.degradations = self.config.degradations or self._task.codec.degradations

@@ -23,7 +23,7 @@ from pipelines.audio.codec import CodecConfig, CodecError, Encoder, Mp3Encoder
 from pipelines.audio.reading import Reader
 from pipelines.dataset.plan import RECIPES, read_recipes
 from pipelines.dataset.shards import Commit, ShardsConfig, digest, encode_shard, publish
-from pipelines.runtime import run
+from pipelines.runtime.versions import check_versions
 from pipelines.schema import EXCERPT_FRAMES, SAMPLE_RATE
 from pipelines.storage import parquet
 from pipelines.storage.folder import Folder
@@ -105,7 +105,7 @@ class ShardRenderer:
     def __init__(self, task: RenderTask) -> None:
         self._task = task
         self._output = Folder(task.output)
-        run.check_versions(task.versions, task.codec.ffmpeg)
+        check_versions(task.versions, task.codec.ffmpeg)
         self._encoder: Encoder = Mp3Encoder(task.codec)
         self._encode_seconds: list[float] = []
         self._reader = Reader(task.cache)

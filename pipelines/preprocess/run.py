@@ -5,13 +5,14 @@ The stages: `pipelines.preprocess.stages`.
 
 import traceback
 
-from pipelines.errors import UsageError
+from pipelines.errors import UsageError, root_cause
 from pipelines.preprocess import audit
 from pipelines.preprocess.estimate import make_estimate
 from pipelines.preprocess.layouts import find_songs
 from pipelines.preprocess.stages import Outcome, Preprocess, PreprocessConfig
-from pipelines.runtime import run as runs
-from pipelines.runtime.run import Exit
+from pipelines.runtime.outcome import RESULT, Exit, write_result
+from pipelines.runtime.run import hold, resolve
+from pipelines.runtime.signals import interruptible
 from pipelines.storage.folder import Folder
 
 __all__ = ["Outcome", "Preprocess", "PreprocessConfig", "estimate", "preprocess", "status"]
@@ -24,7 +25,7 @@ def preprocess(config: PreprocessConfig) -> Outcome:
     """
     output = Folder(config.output)
     try:
-        with runs.hold(output), runs.interruptible():
+        with hold(output), interruptible():
             return _preprocess_held(config, output)
     except UsageError as error:
         return Outcome(Exit.USAGE, str(error), {})
@@ -45,13 +46,13 @@ def _preprocess_held(config: PreprocessConfig, output: Folder) -> Outcome:
         if not isinstance(error, OSError | RuntimeError):
             traceback.print_exc()  # not of the kinds that runs meet; whoever mends it needs the place
         again = "nothing finished is lost, run the same command again"
-        outcome = Outcome(Exit.FAILED, f"{runs.root_cause(error)}; {again}", {})
-    if outcome.changed or (outcome.code != Exit.USAGE and not output.exists(runs.RESULT)):
+        outcome = Outcome(Exit.FAILED, f"{root_cause(error)}; {again}", {})
+    if outcome.changed or (outcome.code != Exit.USAGE and not output.exists(RESULT)):
         counts = {
             name: outcome.report.get(name)
             for name in ("planned", "committed", "rejected", "rejected_sources")
         }
-        runs.write_result(output, outcome.code, outcome.message, **counts)
+        write_result(output, outcome.code, outcome.message, **counts)
     return outcome
 
 
@@ -62,4 +63,4 @@ def estimate(config: PreprocessConfig) -> str:
 
 def status(output: str) -> str:
     """Describe how far an output is."""
-    return audit.status(Folder(runs.resolve(output, "--output")))
+    return audit.status(Folder(resolve(output, "--output")))

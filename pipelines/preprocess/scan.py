@@ -20,7 +20,7 @@ from pipelines.audio import activity, fingerprints, reading, transcoding
 from pipelines.audio.bandwidth import BandwidthMeter
 from pipelines.audio.reading import Reader
 from pipelines.preprocess.layouts import Song
-from pipelines.runtime import run
+from pipelines.runtime.versions import check_versions
 from pipelines.schema import CHANNELS, EXCERPT_FRAMES, MIXTURE, SAMPLE_RATE
 from pipelines.storage import parquet
 from pipelines.storage.folder import Entry, Folder
@@ -80,7 +80,7 @@ class SongScanner:
     def __init__(
         self, output: str, cache: str, cache_bytes: int, ffmpeg: str | None, versions: dict[str, str]
     ) -> None:
-        run.check_versions(versions, ffmpeg)
+        check_versions(versions, ffmpeg)
         self._output, self._cache, self._cache_bytes = Folder(output), Folder(cache), cache_bytes
         self._program = find_ffmpeg(ffmpeg)
         self._cached = {entry.name for entry in self._cache.entries()}

@@ -30,9 +30,11 @@ from pipelines.preprocess.scan import SCANS, SongScanner, cached_names, read_sca
 from pipelines.preprocess.sources import SourcesConfig, collect
 from pipelines.preprocess.splits import SplitsConfig
 from pipelines.runtime import prometheus
-from pipelines.runtime import run as runs
+from pipelines.runtime.outcome import Exit, write_result
 from pipelines.runtime.progress import watch
-from pipelines.runtime.run import Exit
+from pipelines.runtime.run import FINGERPRINT, claim, resolve
+from pipelines.runtime.signals import catch_sigterm
+from pipelines.runtime.versions import software_versions
 from pipelines.storage.folder import Folder, join
 
 logger = logging.getLogger(__name__)
@@ -77,8 +79,8 @@ class PreprocessConfig:
     def __post_init__(self) -> None:
         if not self.data or not self.output:
             raise UsageError("name at least one --data folder and an --output folder")
-        object.__setattr__(self, "data", [runs.resolve(folder, "--data") for folder in self.data])
-        object.__setattr__(self, "output", runs.resolve(self.output, "--output"))
+        object.__setattr__(self, "data", [resolve(folder, "--data") for folder in self.data])
+        object.__setattr__(self, "output", resolve(self.output, "--output"))
         if self.verify not in ("content", "size"):
             raise UsageError(f"verify is {self.verify!r}: choose content or size")
         if self.actors is not None and self.actors < 1:
@@ -120,13 +122,13 @@ class Outcome:
 
 
 class Preprocess:
-    """One run over one output, which must be held (runs.hold) while it works."""
+    """One run over one output, which must be held (hold) while it works."""
 
     def __init__(self, config: PreprocessConfig) -> None:
         self.config = config
         self.output = Folder(config.output)
         self.cache = Folder(config.sources.cache or join(config.output, "cache"))
-        self.versions = runs.versions(config.codec.ffmpeg)
+        self.versions = software_versions(config.codec.ffmpeg)
         self.seconds: dict[str, float] = {}
         self.claimed = False
 
@@ -135,7 +137,7 @@ class Preprocess:
         """The cluster, joined or started when there is work for it."""
         with self._timed("connect"):
             cluster = connect()
-        runs.catch_sigterm()
+        catch_sigterm()
         where = "joined a Ray cluster" if cluster.joined else "started Ray on this machine"
         logger.info(f"{where}: {cluster.nodes} nodes, {cluster.cpus} CPUs")
         return cluster
@@ -162,7 +164,7 @@ class Preprocess:
             outcome = self._outcome(report, "nothing to do: all shards are there and verified")
             return replace(outcome, changed=False)
         self.output.delete(audit.REPORT)  # it comes back when all is there
-        runs.write_result(self.output, None, "rendering")
+        write_result(self.output, None, "rendering")
         with self._timed("render"):
             self._refill_cache(findings.songs)
             self._render(plan, pending, len(commits))
@@ -178,7 +180,7 @@ class Preprocess:
         self.claimed = True
         is_new = not self.output.exists(PLAN)
         if is_new:
-            runs.write_result(self.output, None, "scanning and planning")
+            write_result(self.output, None, "scanning and planning")
             self._make_plan(findings)
         self.output.delete_folder(SCANS)
         plan = json.loads(self.output.read(PLAN))
@@ -211,7 +213,7 @@ class Preprocess:
         )
         listing = [list(file) for file in files]
         if self.output.exists(PLAN):
-            runs.claim(self.output, self._fingerprint())
+            claim(self.output, self._fingerprint())
             audit.compare_listings(json.loads(self.output.read(LISTING))[0], listing, self.config.output)
             return
         # nothing is decided yet: a command mended after an error goes on, and scans of the same files stay
@@ -219,8 +221,8 @@ class Preprocess:
         if not self.output.exists(LISTING) or self.output.read(LISTING) != content:
             self.output.delete_folder(SCANS)
             self.output.write(LISTING, content)
-        self.output.delete(runs.FINGERPRINT)
-        runs.claim(self.output, self._fingerprint())
+        self.output.delete(FINGERPRINT)
+        claim(self.output, self._fingerprint())
 
     def _fingerprint(self) -> dict[str, Any]:
         return {"config": self.config.deciding(), "versions": self.versions}

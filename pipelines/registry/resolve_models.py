@@ -11,6 +11,7 @@ from pathlib import Path
 
 from apollo.checkpoints.checkpoint import CONFIG, SAFETENSORS, load, verify
 from apollo.checkpoints.published_format import CheckpointError
+from pipelines.errors import root_cause
 from pipelines.redaction import shown
 from pipelines.registry.checkpoint_cache import cache_folder, fetch
 from pipelines.registry.model_bundle import pack
@@ -24,7 +25,6 @@ from pipelines.registry.registry import (
     default_tracking_uri,
     find_version_of_run,
 )  # fmt: skip
-from pipelines.runtime.run import root_cause
 from pipelines.tracking.client import short_timeouts
 from pipelines.tracking.uri import database_path
 

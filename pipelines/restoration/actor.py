@@ -23,10 +23,11 @@ from apollo.audio.songs import SongJob, restore_songs
 from apollo.model.device import choose_device, choose_precision
 from pipelines.audio.reading import open_binary_or_explain
 from pipelines.cluster.connection import Shared
+from pipelines.errors import root_cause
 from pipelines.registry.model_bundle import unpack
 from pipelines.restoration.records import Record, commit_path, read_record, write_record
 from pipelines.restoration.songs import Wanted
-from pipelines.runtime import run as runs
+from pipelines.runtime.run import FINGERPRINT
 from pipelines.storage.folder import Folder, is_uri
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class SongRestorer:
     def __init__(self, task: RestoreTask, weights: Shared) -> None:
         self._task = task
         self._output = Folder(task.songs.output)
-        if not self._output.exists(runs.FINGERPRINT):
+        if not self._output.exists(FINGERPRINT):
             raise RuntimeError(
                 f"node {os.uname().nodename} does not see {task.songs.output}: give an output that every "
                 "node sees, or a URI such as s3://bucket/path"
@@ -98,7 +99,7 @@ class SongRestorer:
                 self._restore(song, record)
             except torch.AcceleratorError as error:
                 # every song after it would fail at once, and this actor would take them all: Ray starts anew
-                logger.error(f"{song.source}: {runs.root_cause(error)}")
+                logger.error(f"{song.source}: {root_cause(error)}")
                 os._exit(1)
         write_record(self._output, record)
         return record
@@ -126,7 +127,7 @@ class SongRestorer:
             except AudioError as error:
                 record.status, record.reason = "failed", str(error)
             except Exception as error:  # whatever a song causes, the others go on
-                record.status, record.reason = "failed", runs.root_cause(error)
+                record.status, record.reason = "failed", root_cause(error)
 
 
 def _bring(location: str, scratch: str) -> Path:

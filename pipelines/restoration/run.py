@@ -23,9 +23,10 @@ from apollo.audio.formats import SongsConfig
 from apollo.model.config import PRECISIONS
 from pipelines.errors import UsageError
 from pipelines.runtime import prometheus
-from pipelines.runtime import run as runs
+from pipelines.runtime.outcome import RESULT, Exit, Outcome
 from pipelines.runtime.progress import watch
-from pipelines.runtime.run import Exit, Outcome
+from pipelines.runtime.run import claim, resolve, run_held
+from pipelines.runtime.signals import catch_sigterm
 from pipelines.storage.folder import Folder
 
 logger = logging.getLogger(__name__)
@@ -80,8 +81,8 @@ class RestoreConfig:
     def __post_init__(self) -> None:
         if not self.data or not self.output:
             raise UsageError("name at least one song, folder or URI as --data, and an --output")
-        object.__setattr__(self, "data", [runs.resolve(place, "--data") for place in self.data])
-        object.__setattr__(self, "output", runs.resolve(self.output, "--output"))
+        object.__setattr__(self, "data", [resolve(place, "--data") for place in self.data])
+        object.__setattr__(self, "output", resolve(self.output, "--output"))
         for name, allowed in (("device", _DEVICES), ("precision", PRECISIONS)):
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(allowed)}")
@@ -113,7 +114,7 @@ def restore(config: RestoreConfig) -> Outcome:
     output = Folder(config.output)
     run = _Run(config)
     left = "what is restored is whole, run the same command again to continue"
-    return runs.run_held(output, run.prepare, run.work, doing="restoring", left=left)
+    return run_held(output, run.prepare, run.work, doing="restoring", left=left)
 
 
 def describe(config: RestoreConfig) -> str:
@@ -166,14 +167,14 @@ class _Run:
             "filename": config.filename,
             "precision": config.precision,
         }
-        runs.claim(self.output, fingerprint)
+        claim(self.output, fingerprint)
         self.records, self.open = divide(self.wanted, self.output, overwrite=config.overwrite)
         return self._finished()
 
     def _finished(self) -> Outcome | None:
         """Tell whether all is done and said already, so that nothing needs to start."""
         try:
-            code = json.loads(self.output.read(runs.RESULT))["exit_code"]
+            code = json.loads(self.output.read(RESULT))["exit_code"]
             said = self.output.read(OUTCOMES)
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -197,7 +198,7 @@ class _Run:
         from pipelines.restoration.records import Record
 
         config, here = self.config, connection.connect()
-        runs.catch_sigterm()  # Ray has put its own handler there
+        catch_sigterm()  # Ray has put its own handler there
         on_gpu = config.device == "cuda" or (config.device == "auto" and here.gpus > 0)
         device = "cuda" if on_gpu else "cpu"
         logger.info(

@@ -1,4 +1,4 @@
-"""A run's claim on its output: the lock, the fingerprint, and the result that outlives the process.
+"""One run over one output: the lock, the fingerprint, and the frame that every job works in.
 
 A local output is locked with flock, which ends with the process however it dies. Object stores have no such
 thing: two runs on one of their folders would write the same bytes under the same names.
@@ -7,56 +7,19 @@ thing: two runs on one of their folders would write the same bytes under the sam
 import fcntl
 import json
 import os
-import re
-import signal
-import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from enum import IntEnum
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import soundfile
-
-from apollo.audio.ffmpeg import ffmpeg_version, find_ffmpeg
-from pipelines.errors import FinalError, UsageError
-from pipelines.redaction import shown
-from pipelines.schema import SCHEMA_VERSION
+from pipelines.errors import FinalError, UsageError, root_cause
+from pipelines.runtime.outcome import Exit, Outcome, write_result
+from pipelines.runtime.signals import interruptible
 from pipelines.storage.folder import Folder, is_uri
 from pipelines.storage.object_store import refuse_credentials
 
-FINGERPRINT, RESULT = "fingerprint.json", "result.json"
+FINGERPRINT = "fingerprint.json"
 _SHOWN = 5
-_NAMED_ERROR = re.compile(r"^(?:\w+\.)*(\w+(?:Error|Exception)): (.+)$", re.MULTILINE)
-
-
-class Exit(IntEnum):
-    """Exit codes of every job."""
-
-    DONE = 0
-    FAILED = 1
-    USAGE = 2
-    REJECTS = 3
-    INTERRUPTED = 130
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended.
-
-    Args:
-        code: Exit code.
-        message: In words.
-        facts: What result.json says beside.
-    """
-
-    code: Exit
-    message: str
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def run_held(
@@ -156,75 +119,6 @@ def hold(output: Folder) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Let SIGTERM, which `ray job stop` sends, end the run as Ctrl-C does."""
-    before = signal.getsignal(signal.SIGTERM)
-    catch_sigterm()
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
-
-
-def catch_sigterm() -> None:
-    """Turn SIGTERM into KeyboardInterrupt; to be done again after Ray has put its own handler there."""
-
-    def interrupt(signum: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, interrupt)
-
-
-def root_cause(error: BaseException) -> str:
-    """Say in one line what failed first, without passwords.
-
-    An error that crossed processes carries the other side's traceback as its text and nothing else, so the
-    first error named in it is taken.
-    """
-    remote = _NAMED_ERROR.search(str(error)) if "ray::" in str(error) else None
-    if remote:
-        return shown(f"{remote[1]}: {remote[2]}")
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return shown(f"{type(error).__name__}: {lines[0]}") if lines else type(error).__name__
-
-
-def versions(ffmpeg: str | None) -> dict[str, str]:
-    """Name the versions that decide the bytes of shards."""
-    try:
-        package = version("apollo-restoration")
-    except PackageNotFoundError:
-        package = "unknown"
-    return {
-        "package": package,
-        "schema": str(SCHEMA_VERSION),
-        "ffmpeg": ffmpeg_version(find_ffmpeg(ffmpeg)),
-        "libsndfile": soundfile.__libsndfile_version__,
-        "arrow": pa.__version__,
-        "numpy": np.__version__,
-        "soxr": version("soxr"),
-    }
-
-
-def check_versions(expected: dict[str, str], ffmpeg: str | None) -> None:
-    """Refuse to work on a node whose programs differ from the run's.
-
-    Raises:
-        RuntimeError: with each difference.
-    """
-    found = versions(ffmpeg)
-    if found != expected:
-        differences = "; ".join(_differences(expected, found))
-        raise RuntimeError(
-            f"node {os.uname().nodename} would make other bytes than this run: {differences}. Install the "
-            "same versions"
-        )
-
-
 def claim(output: Folder, fingerprint: dict[str, Any]) -> None:
     """Write the fingerprint of a new output, or compare it with the one there.
 
@@ -237,7 +131,7 @@ def claim(output: Folder, fingerprint: dict[str, Any]) -> None:
     there = json.loads(output.read(FINGERPRINT))
     here = json.loads(json.dumps(fingerprint))
     if there != here:
-        found = _differences(there, here)
+        found = describe_differences(there, here)
         more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         raise UsageError(
             f"{output.location} was begun with something else: {'; '.join(found[:_SHOWN])}{more}. "
@@ -245,19 +139,13 @@ def claim(output: Folder, fingerprint: dict[str, Any]) -> None:
         )
 
 
-def _differences(there: Any, here: Any, name: str = "") -> list[str]:
+def describe_differences(there: Any, here: Any, name: str = "") -> list[str]:
+    """Return a text for each value that differs between two nested dictionaries."""
     if isinstance(there, dict) and isinstance(here, dict):
         keys = sorted({*there, *here})
         return [
             text
             for key in keys
-            for text in _differences(there.get(key), here.get(key), f"{name}.{key}" if name else key)
+            for text in describe_differences(there.get(key), here.get(key), f"{name}.{key}" if name else key)
         ]
     return [] if there == here else [f"{name} was {there!r}, is {here!r}"]
-
-
-def write_result(output: Folder, code: Exit | None, message: str, **facts: Any) -> None:
-    """Say how the run ended, or with no code that it goes on, for whoever cannot trust an exit code."""
-    status = "running" if code is None else code.name.lower()
-    result = {"status": status, "exit_code": None if code is None else int(code), "message": message, **facts}
-    output.write(RESULT, json.dumps(result, indent=1).encode())

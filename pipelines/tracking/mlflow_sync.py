@@ -13,8 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pipelines.errors import root_cause
 from pipelines.redaction import shown
-from pipelines.runtime.run import root_cause
 from pipelines.storage.folder import write_locally
 from pipelines.tracking.client import KEY_TAG, log_metrics, log_params, make_client, short_timeouts
 from pipelines.tracking.spool import Spool

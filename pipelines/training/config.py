@@ -13,7 +13,7 @@ from pipelines.cluster.resources import WorkersConfig
 from pipelines.errors import UsageError
 from pipelines.loading.shard_source import LoaderConfig
 from pipelines.registry.registry import RegistryConfig
-from pipelines.runtime import run
+from pipelines.runtime.run import resolve
 from pipelines.schema import CHANNELS, SAMPLE_RATE
 from pipelines.storage.folder import is_uri
 from pipelines.tracking.run import TrackingConfig
@@ -67,8 +67,8 @@ class TrainConfig:
     scratch: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shards", run.resolve(self.shards, "--shards"))
-        object.__setattr__(self, "output", run.resolve(self.output, "--output"))
+        object.__setattr__(self, "shards", resolve(self.shards, "--shards"))
+        object.__setattr__(self, "output", resolve(self.output, "--output"))
         if self.gan.batch_size < self.workers.count:
             raise UsageError(
                 f"gan.batch_size is {self.gan.batch_size} for {self.workers.count} workers: every worker "

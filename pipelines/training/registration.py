@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from pipelines.errors import root_cause
 from pipelines.redaction import shown
-from pipelines.runtime.run import root_cause
 from pipelines.storage.folder import is_uri
 from pipelines.tracking import run
 from pipelines.tracking.mlflow_sync import read_run_file

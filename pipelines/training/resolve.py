@@ -9,8 +9,8 @@ from typing import Any
 from apollo.model.config import DiscriminatorConfig
 from apollo.training.config import FREE_FIT, FREE_GAN
 from pipelines.errors import UsageError
-from pipelines.runtime import run as runs
-from pipelines.runtime.run import Exit, Outcome
+from pipelines.runtime.outcome import RESULT, Exit, Outcome
+from pipelines.runtime.run import claim
 from pipelines.storage.folder import Folder, is_uri
 from pipelines.tracking import run as tracking
 from pipelines.training.checkpoint_sync import CheckpointSync
@@ -64,7 +64,7 @@ def resolve(config: TrainConfig) -> ResolvedTraining:
         config = replace(config, **_init_shapes(config))
     tracking_uri = tracking.resolve_uri(config.tracking.uri, config.output)
     output, fingerprint = Folder(config.output), _fingerprint(config)
-    runs.claim(output, fingerprint)
+    claim(output, fingerprint)
     return ResolvedTraining(
         config=config,
         fingerprint=fingerprint,
@@ -124,7 +124,7 @@ def _fingerprint(config: TrainConfig) -> dict[str, Any]:
 def _finished(config: TrainConfig, output: Folder) -> Outcome | None:
     """Return the outcome of the output's last run if this run would not train further."""
     try:
-        result = json.loads(output.read(runs.RESULT))
+        result = json.loads(output.read(RESULT))
         steps = config.fit.epochs * (config.fit.epoch_examples // config.gan.batch_size)
         reached = result["step"] >= min(steps, config.fit.max_steps or steps)
         reached |= result["ending"] == "early" and result["patience_epochs"] >= config.fit.patience_epochs

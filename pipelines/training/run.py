@@ -27,9 +27,10 @@ from typing import Any
 
 from pipelines.cluster.resources import check_room, room_for
 from pipelines.errors import UsageError
-from pipelines.runtime import run as runs
 from pipelines.runtime.logs import current_level
-from pipelines.runtime.run import Exit, Outcome
+from pipelines.runtime.outcome import Exit, Outcome
+from pipelines.runtime.run import hold, run_held
+from pipelines.runtime.signals import catch_sigterm
 from pipelines.storage.folder import Folder, is_uri, join
 from pipelines.tracking import run as tracking
 from pipelines.training import registration
@@ -51,7 +52,7 @@ def train(config: TrainConfig) -> Outcome:
         return _train(config)
     try:
         make_folder(config.folder)
-        with runs.hold(Folder(str(config.folder))):
+        with hold(Folder(str(config.folder))):
             return _train(config)
     except UsageError as error:
         return Outcome(Exit.USAGE, str(error))
@@ -72,7 +73,7 @@ def _train(config: TrainConfig) -> Outcome:
         return report(resolved, resolved.finished or execute(resolved))
 
     left = "the newest checkpoint stands, run the same command again to continue from it"
-    return runs.run_held(Folder(config.output), prepare, work, doing="training", left=left)
+    return run_held(Folder(config.output), prepare, work, doing="training", left=left)
 
 
 def execute(resolved: ResolvedTraining) -> Outcome:
@@ -84,7 +85,7 @@ def execute(resolved: ResolvedTraining) -> Outcome:
     config = resolved.config
     _write_init(config)
     connection.connect()
-    runs.catch_sigterm()  # Ray has installed its own handler
+    catch_sigterm()  # Ray has installed its own handler
     # every worker of a live run needs a CPU for an actor of its own
     check_room(config.workers, more_cpus=config.workers.needed if config.source == "live" else 0)
     with room_for(config.workers):

@@ -7,7 +7,7 @@ import pytest
 from pipelines.dataset.plan import planned_shards
 from pipelines.preprocess import stages
 from pipelines.preprocess.run import preprocess
-from pipelines.runtime.run import Exit
+from pipelines.runtime.outcome import Exit
 from tests.support import invariants
 from tests.support.datasets import config
 

@@ -10,7 +10,7 @@ import pytest
 from apollo.audio.ffmpeg import find_ffmpeg
 from pipelines.audio.codec import CodecConfig
 from pipelines.preprocess.run import preprocess
-from pipelines.runtime.run import Exit
+from pipelines.runtime.outcome import Exit
 from tests.support import invariants
 from tests.support.datasets import config
 

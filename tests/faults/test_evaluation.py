@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipelines.evaluation.run import evaluate
-from pipelines.runtime.run import Exit
+from pipelines.runtime.outcome import Exit
 from tests.support import evaluation_jobs
 
 ROOT = Path(__file__).parents[2]

@@ -19,7 +19,7 @@ from pipelines.preprocess.layouts import MUSDB
 from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.run import Outcome, preprocess
 from pipelines.preprocess.sources import SourcesConfig
-from pipelines.runtime.run import Exit
+from pipelines.runtime.outcome import Exit
 from tests.support import invariants
 from tests.support.datasets import config, encode, music, write, write_musdb
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.preprocess.run import Outcome, preprocess
-from pipelines.runtime.run import Exit
+from pipelines.runtime.outcome import Exit
 from tests.support import invariants
 from tests.support.datasets import arguments, config, write_musdb
 
@@ -159,7 +159,7 @@ from pipelines import storage
 from pipelines.audio.codec import CodecConfig
 from pipelines.dataset.plan import planned_shards
 from pipelines.preprocess.render import RenderTask, ShardRenderer
-from pipelines.runtime.run import versions
+from pipelines.runtime.versions import software_versions
 from pipelines.dataset.shards import ShardsConfig
 import json
 
@@ -176,7 +176,7 @@ def dying(source, target):
 storage.os.replace = dying
 codec = CodecConfig(bitrates_bps=(24_000, 128_000))
 shards = ShardsConfig(rows=4, row_group_rows=2)
-renderer = ShardRenderer(RenderTask(output, output + "/cache", codec, shards, versions(None)))
+renderer = ShardRenderer(RenderTask(output, output + "/cache", codec, shards, software_versions(None)))
 renderer(planned_shards(json.load(open(output + "/plan.json")))[0])
 """
 
@@ -214,10 +214,10 @@ def test_4_a_kill_around_a_rename_leaves_nothing_half_done(
 _DIE_WHILE_SCANNING = """
 import os, signal, sys
 from pipelines.preprocess.layouts import find_songs
-from pipelines.runtime.run import versions
+from pipelines.runtime.versions import software_versions
 from pipelines.preprocess.scan import SongScanner
 
-scanner = SongScanner(sys.argv[2], sys.argv[2] + "/cache", 10**9, None, versions(None))
+scanner = SongScanner(sys.argv[2], sys.argv[2] + "/cache", 10**9, None, software_versions(None))
 for song in find_songs([sys.argv[1]]).songs[:2]:
     scanner({"song": song.to_json()})
 os.kill(os.getpid(), signal.SIGKILL)

@@ -19,7 +19,7 @@ from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.run import evaluate
 from pipelines.preprocess.run import preprocess
 from pipelines.restoration.run import restore
-from pipelines.runtime.run import Exit
+from pipelines.runtime.outcome import Exit
 from pipelines.storage.folder import Folder
 from pipelines.tracking.run import TrackingConfig
 from tests.support import datasets, evaluation_jobs, gloo_runs, invariants, restoration_jobs, training_jobs

@@ -14,7 +14,8 @@ from pipelines.audio.codec import CodecConfig
 from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.run import preprocess
 from pipelines.preprocess.sources import SourcesConfig
-from pipelines.runtime.run import Exit, hold
+from pipelines.runtime.outcome import Exit
+from pipelines.runtime.run import hold
 from pipelines.storage.folder import Folder
 from tests.support import invariants
 from tests.support.datasets import config, encode, music, write

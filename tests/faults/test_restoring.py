@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipelines.restoration.run import restore
-from pipelines.runtime.run import Exit, Outcome
+from pipelines.runtime.outcome import Exit, Outcome
 from tests.support import invariants
 from tests.support import restoration_jobs as jobs
 from tests.support.datasets import music, write

@@ -22,10 +22,11 @@ from pathlib import Path
 import torch
 
 torch.set_num_threads(1)
+from pipelines.runtime.versions import software_versions
+from pipelines.runtime.run import claim, hold
 from apollo.checkpoints.checkpoint import load
 from apollo.audio.formats import SongsConfig
 from apollo.audio.songs import SongJob, restore_songs
-from pipelines.runtime.run import versions
 from pipelines.audio.codec import CodecError, decode
 from pipelines.preprocess.layouts import Song
 from pipelines.evaluation.pair_items import PairItems

@@ -20,7 +20,7 @@ from pipelines.audio.codec import CodecConfig
 from pipelines.demo import page as road_page
 from pipelines.preprocess import report
 from pipelines.registry.registry import Version
-from pipelines.runtime.run import Exit, Outcome
+from pipelines.runtime.outcome import Exit, Outcome
 from pipelines.storage.folder import Folder, parquet_bytes
 from tests.support import shard_outputs
 

@@ -22,7 +22,7 @@ from pipelines.preprocess import layouts
 from pipelines.preprocess.scan import SongScanner, scan_name
 from pipelines.registry import resolve_uris
 from pipelines.restoration import songs
-from pipelines.runtime import run
+from pipelines.runtime.versions import software_versions
 from pipelines.storage.folder import Entry, Folder, parquet_bytes
 from tests.support import datasets, evaluation_jobs, shard_outputs
 
@@ -78,7 +78,9 @@ def test_names_of_sources_and_pairs_reach_no_shell_and_no_option(
     found = list(items.load(range(len(items.items)), "given"))
     assert len(found) == len(NAMES[1::3])
     assert not [one for one in found if isinstance(one, str)]
-    scanner = SongScanner(str(tmp_path / "out"), str(tmp_path / "cache"), 1 << 30, None, run.versions(None))
+    scanner = SongScanner(
+        str(tmp_path / "out"), str(tmp_path / "cache"), 1 << 30, None, software_versions(None)
+    )
     for one in layouts.find_songs(["data/songs"]).songs:
         assert scanner.scan(one)["rejects"] == []
         Folder(str(tmp_path / "out")).write(scan_name(one), b"{}")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.errors import UsageError
+from pipelines.errors import UsageError, root_cause
 from pipelines.redaction import has_password, shown
-from pipelines.runtime.run import Exit, root_cause
+from pipelines.runtime.outcome import Exit
 from pipelines.storage.folder import open_filesystem
 from pipelines.training.config import TrainConfig
 from tests.support import datasets, job_scripts, mlflow_runs

@@ -24,7 +24,7 @@ from pipelines.cluster.gloo import GlooConfig
 from pipelines.cluster.resources import WorkersConfig, room_for
 from pipelines.evaluation.run import evaluate
 from pipelines.preprocess.run import preprocess
-from pipelines.runtime.run import Exit
+from pipelines.runtime.outcome import Exit
 from tests.support import datasets, evaluation_jobs
 
 COMPUTING = ("SongScanner", "ShardRenderer", "Scorer", "Mixing", "RayTrainWorker", "trial", "review")

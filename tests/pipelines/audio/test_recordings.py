@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.run import preprocess
 from pipelines.preprocess.sources import SourcesConfig
-from pipelines.runtime.run import Exit
+from pipelines.runtime.outcome import Exit
 from tests.support import invariants
 from tests.support.datasets import config
 

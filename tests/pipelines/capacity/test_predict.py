@@ -20,7 +20,7 @@ from pipelines.dataset.shards import ShardsConfig
 from pipelines.errors import UsageError
 from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.run import PreprocessConfig, preprocess
-from pipelines.runtime.run import Exit
+from pipelines.runtime.outcome import Exit
 from tests.support import datasets
 
 RATES = Rates(

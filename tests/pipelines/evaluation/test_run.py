@@ -15,7 +15,7 @@ from pipelines.evaluation.items import find_cutoff_hz
 from pipelines.evaluation.metrics import score
 from pipelines.evaluation.run import evaluate
 from pipelines.evaluation.shard_items import ShardItems
-from pipelines.runtime.run import Exit
+from pipelines.runtime.outcome import Exit
 from pipelines.schema import METRICS, NOT_FINITE, SCORED, UNREADABLE, UNTOUCHED
 from tests.support import datasets, evaluation_jobs
 

@@ -30,7 +30,7 @@ from pipelines.preprocess.render import (
     to_16_bit,
     to_flac,
 )
-from pipelines.runtime import run
+from pipelines.runtime.versions import software_versions
 from pipelines.schema import EXCERPT_FRAMES
 from pipelines.storage.folder import Folder, parquet_bytes
 
@@ -144,7 +144,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _renderer(output: Path, **versions: str) -> ShardRenderer:
-    known = run.versions(None) | versions
+    known = software_versions(None) | versions
     return ShardRenderer(RenderTask(str(output), "", CODEC, ShardsConfig(rows=3, row_group_rows=2), known))
 
 

@@ -17,7 +17,7 @@ from pipelines.audio.reading import Reader
 from pipelines.preprocess.layouts import MUSDB
 from pipelines.preprocess.render import mix, to_16_bit
 from pipelines.preprocess.run import Preprocess, estimate, preprocess, status
-from pipelines.runtime.run import Exit
+from pipelines.runtime.outcome import Exit
 from tests.support import invariants
 from tests.support.datasets import arguments, config
 

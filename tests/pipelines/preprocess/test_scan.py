@@ -17,7 +17,7 @@ from pipelines.audio.activity import find_segments, frame_power
 from pipelines.audio.fingerprints import Printer
 from pipelines.preprocess.layouts import Song, find_songs
 from pipelines.preprocess.scan import SongScanner, cached_names, read_scans, scan_name, songs_without_cache
-from pipelines.runtime.run import versions
+from pipelines.runtime.versions import software_versions
 from pipelines.schema import MIXTURE
 from pipelines.storage.folder import Folder, parquet_bytes
 
@@ -33,7 +33,9 @@ def _playing(seconds: float, seed: int) -> NDArray[np.float32]:
 
 
 def _scanner(folder: Path, cache_bytes: int = 10**9) -> SongScanner:
-    return SongScanner(str(folder / "output"), str(folder / "cache"), cache_bytes, None, versions(None))
+    return SongScanner(
+        str(folder / "output"), str(folder / "cache"), cache_bytes, None, software_versions(None)
+    )
 
 
 def _song(folder: Path, stems: dict[str, NDArray[np.float32]]) -> Song:

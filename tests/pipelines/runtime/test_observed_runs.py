@@ -16,8 +16,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from apollo.audio.ffmpeg import find_ffmpeg
+from pipelines.runtime.outcome import Exit
 from pipelines.runtime.prometheus import kind_of
-from pipelines.runtime.run import Exit
 from tests.support import datasets, evaluation_jobs, restoration_jobs, training_jobs
 
 ROOT = Path(__file__).parents[3]

@@ -11,19 +11,11 @@ from typing import Any
 
 import pytest
 
-from pipelines.errors import UsageError
-from pipelines.runtime import run
-from pipelines.runtime.run import (
-    Exit,
-    check_versions,
-    claim,
-    hold,
-    interruptible,
-    resolve,
-    root_cause,
-    versions,
-    write_result,
-)
+from pipelines.errors import UsageError, root_cause
+from pipelines.runtime.outcome import RESULT, Exit, write_result
+from pipelines.runtime.run import FINGERPRINT, claim, hold, resolve
+from pipelines.runtime.signals import interruptible
+from pipelines.runtime.versions import check_versions, software_versions
 from pipelines.storage.folder import Folder
 
 HOLDER = """
@@ -165,14 +157,14 @@ def test_root_cause_of_an_error_without_words_is_its_name() -> None:
 
 
 def test_versions_name_all_that_decides_the_bytes() -> None:
-    found = versions(None)
+    found = software_versions(None)
     assert set(found) == {"package", "schema", "ffmpeg", "libsndfile", "arrow", "numpy", "soxr"}
     assert all(found.values())
     check_versions(found, None)
 
 
 def test_version_that_differs_on_a_node_is_named() -> None:
-    expected = versions(None) | {"libsndfile": "0.9.9", "arrow": "1.0"}
+    expected = software_versions(None) | {"libsndfile": "0.9.9", "arrow": "1.0"}
     with pytest.raises(
         RuntimeError, match=r"arrow was '1\.0', is .*; libsndfile was '0\.9\.9', is"
     ) as caught:
@@ -184,9 +176,9 @@ def test_other_ffmpeg_is_another_version(tmp_path: Path) -> None:
     program = tmp_path / "ffmpeg"
     program.write_text("#!/bin/sh\necho 'ffmpeg version 1.2.3 Copyright'\n")
     program.chmod(0o755)
-    assert versions(str(program))["ffmpeg"].startswith("1.2.3 sha256:")
+    assert software_versions(str(program))["ffmpeg"].startswith("1.2.3 sha256:")
     with pytest.raises(RuntimeError, match=r"ffmpeg was .*, is '1\.2\.3 sha256:"):
-        check_versions(versions(None), str(program))
+        check_versions(software_versions(None), str(program))
 
 
 def test_output_is_claimed_once_and_by_the_same_again(output: Folder) -> None:
@@ -199,14 +191,14 @@ def test_output_is_claimed_once_and_by_the_same_again(output: Folder) -> None:
 
 def test_claim_names_what_differs_and_changes_nothing(output: Folder) -> None:
     claim(output, {"config": {"seed": 0, "codec": {"quality": 5}, "gone": 1}, "versions": {"arrow": "1"}})
-    before = output.read(run.FINGERPRINT)
+    before = output.read(FINGERPRINT)
     with pytest.raises(UsageError) as caught:
         claim(output, {"config": {"seed": 7, "codec": {"quality": 5}, "new": 2}, "versions": {"arrow": "1"}})
     message = str(caught.value)
     for difference in ("config.seed was 0, is 7", "config.gone was 1, is None", "config.new was None, is 2"):
         assert difference in message
     assert "quality" not in message and "arrow" not in message
-    assert output.read(run.FINGERPRINT) == before
+    assert output.read(FINGERPRINT) == before
 
 
 def test_claim_with_many_differences_names_five_and_counts_the_others(output: Folder) -> None:
@@ -227,13 +219,13 @@ def test_claim_with_many_differences_names_five_and_counts_the_others(output: Fo
 )
 def test_result_tells_status_code_message_and_facts(output: Folder, code: Exit, status: str) -> None:
     write_result(output, code, "why", planned=5)
-    found: dict[str, Any] = json.loads(output.read(run.RESULT))
+    found: dict[str, Any] = json.loads(output.read(RESULT))
     assert found == {"status": status, "exit_code": int(code), "message": "why", "planned": 5}
 
 
 def test_result_of_a_run_that_goes_on_has_no_code(output: Folder) -> None:
     write_result(output, None, "rendering")
-    found = json.loads(output.read(run.RESULT))
+    found = json.loads(output.read(RESULT))
     assert found == {"status": "running", "exit_code": None, "message": "rendering"}
 
 

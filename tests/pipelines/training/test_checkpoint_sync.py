@@ -14,7 +14,7 @@ from apollo.checkpoints import checkpoint
 from apollo.model.config import DiscriminatorConfig, GeneratorConfig
 from apollo.training.config import FitConfig, GanConfig
 from pipelines.cluster.resources import WorkersConfig
-from pipelines.runtime.run import Exit
+from pipelines.runtime.outcome import Exit
 from pipelines.storage.object_store import ATTEMPTS, StoreError
 from pipelines.tracking.run import TrackingConfig, open_run
 from pipelines.training import callbacks, worker

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pipelines.registry.registry import CANDIDATE, Registry, RegistryConfig
-from pipelines.runtime import run as runs
-from pipelines.runtime.run import Exit
+from pipelines.runtime.outcome import RESULT, Exit, write_result
+from pipelines.runtime.run import claim
 from pipelines.storage.folder import Folder
 from pipelines.tracking.run import TrackingConfig
 from pipelines.training import registration, resolve
@@ -70,18 +70,18 @@ def test_a_finished_training_registers_what_it_could_not_and_trains_no_more(
     config = replace(config, shards=str(undisturbed))
     steps = config.fit.epochs * (config.fit.epoch_examples // config.gan.batch_size)
     output = Folder(config.output)
-    runs.claim(output, resolve._fingerprint(config))
+    claim(output, resolve._fingerprint(config))
     already = f"{config.output} is finished already: all steps"
     facts = {**FACTS, "ending": "done", "step": steps, "patience_epochs": 20, "skipped": 0}
-    runs.write_result(output, Exit.DONE, already, **facts, registered=None, not_registered="it was down")
+    write_result(output, Exit.DONE, already, **facts, registered=None, not_registered="it was down")
     open_quick(Path(config.output)).close("FINISHED")
     outcome = train.train(config)
     assert outcome.code == Exit.DONE, outcome.message
-    result = json.loads(output.read(runs.RESULT))
+    result = json.loads(output.read(RESULT))
     assert result["registered"] == "models:/apollo/1"
     assert "not_registered" not in result
     assert (result["status"], result["step"], result["best"]) == ("done", steps, 16)
     assert result["message"].count("finished already") == 1
-    written = Path(config.output, runs.RESULT).stat().st_mtime_ns
+    written = Path(config.output, RESULT).stat().st_mtime_ns
     assert train.train(config).code == Exit.DONE
-    assert Path(config.output, runs.RESULT).stat().st_mtime_ns == written
+    assert Path(config.output, RESULT).stat().st_mtime_ns == written

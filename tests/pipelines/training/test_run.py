@@ -13,7 +13,7 @@ from jobs import train as job
 from pipelines.cluster import placement, resources
 from pipelines.cluster.resources import WorkersConfig
 from pipelines.errors import UsageError
-from pipelines.runtime.run import Exit
+from pipelines.runtime.outcome import Exit, write_result
 from pipelines.training import resolve, run
 from pipelines.training.config import TrainConfig
 
@@ -218,13 +218,12 @@ def test_a_finished_run_goes_on_only_where_more_is_asked_for(tmp_path: Path) -> 
 
 
 def test_an_early_end_is_remembered_with_its_patience(tmp_path: Path) -> None:
-    from pipelines.runtime import run as runs
     from pipelines.storage.folder import Folder
 
     config = TrainConfig(shards="/s", output=str(tmp_path))
     found = {"status": "early", "step": 10, "best": 5, "scores": {}, "skipped": 0}
     outcome = run._outcome(found, config)
-    runs.write_result(Folder(str(tmp_path)), outcome.code, outcome.message, **outcome.facts)
+    write_result(Folder(str(tmp_path)), outcome.code, outcome.message, **outcome.facts)
     assert resolve._finished(config, Folder(str(tmp_path))) is not None
     longer = replace(config, fit=replace(config.fit, patience_epochs=21))
     assert resolve._finished(longer, Folder(str(tmp_path))) is None
