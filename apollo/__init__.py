@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from apollo.model.config import DiscriminatorConfig as DiscriminatorConfig
     from apollo.model.config import GeneratorConfig as GeneratorConfig
     from apollo.model.generator import Generator as Generator
-    from apollo.training.callbacks import Hooks as Hooks
+    from apollo.training.callbacks import Callbacks as Callbacks
     from apollo.training.config import FitConfig as FitConfig
     from apollo.training.config import GanConfig as GanConfig
     from apollo.training.discriminator import Discriminator as Discriminator
-    from apollo.training.distributed import World as World
+    from apollo.training.distributed import DistributedContext as DistributedContext
     from apollo.training.gan import Gan as Gan
     from apollo.training.loop import fit as fit
 
@@ -38,9 +38,9 @@ _HOMES = {
     "Gan": "training.gan",
     "GanConfig": "training.config",
     "Generator": "model.generator",
-    "Hooks": "training.callbacks",
+    "Callbacks": "training.callbacks",
     "fit": "training.loop",
-    "World": "training.distributed",
+    "DistributedContext": "training.distributed",
     "GeneratorConfig": "model.config",
     "PRESETS": "model.config",
     "StreamRestorer": "inference.streaming",

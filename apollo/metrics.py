@@ -62,11 +62,11 @@ def si_snr(*, estimate: Tensor, reference: Tensor) -> Tensor:
     scale = (estimate * reference).sum(-1, keepdim=True) / torch.where(energy == 0, 1.0, energy)
     projection = scale * reference
     return _ratio_db(projection.square().sum(-1), (estimate - projection).square().sum(-1)).where(
-        _heard(estimate, reference), -LIMIT_DB
+        _is_defined(estimate, reference), -LIMIT_DB
     )
 
 
-def _heard(estimate: Tensor, reference: Tensor) -> Tensor:
+def _is_defined(estimate: Tensor, reference: Tensor) -> Tensor:
     """Tell where a fitted ratio means something: something was estimated, or nothing was to be."""
     return (estimate.square().sum(-1) > 0) | (reference.square().sum(-1) == 0)
 
@@ -82,7 +82,7 @@ def sdr(*, estimate: Tensor, reference: Tensor, taps: int = SDR_TAPS) -> Tensor:
     estimate, reference = _prepared(estimate, reference, centred=True)
     rows = zip(estimate.reshape(-1, estimate.shape[-1]), reference.reshape(-1, reference.shape[-1]))
     values = torch.stack([_sdr(found, expected, taps) for found, expected in rows])
-    return values.reshape(estimate.shape[:-1]).where(_heard(estimate, reference), -LIMIT_DB)
+    return values.reshape(estimate.shape[:-1]).where(_is_defined(estimate, reference), -LIMIT_DB)
 
 
 def _sdr(estimate: Tensor, reference: Tensor, taps: int) -> Tensor:

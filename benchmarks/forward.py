@@ -19,9 +19,9 @@ from torch import Tensor
 
 from apollo.model.compilation import compile_generator
 from apollo.model.config import PRESETS, GeneratorConfig
-from apollo.model.device import choose_device, peak_bytes, wait
+from apollo.model.device import choose_device, peak_memory_bytes, synchronize
 from apollo.model.generator import SLICE_FEATURES, Generator, padded_length
-from apollo.model.layers import BLOCKS
+from apollo.model.layers import TIME_BLOCKS
 
 
 def main() -> None:
@@ -75,7 +75,7 @@ def _measure(
     if audio.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     noise = generator(audio) - reference
-    peak = peak_bytes(audio.device)
+    peak = peak_memory_bytes(audio.device)
     times: list[list[float]] = [[] for _ in (generator, *candidates)]
     for _ in range(rounds):
         for work, taken in zip((lambda: generator(audio), *candidates), times):
@@ -106,7 +106,7 @@ def _products(
     """Give the linear layers of a forward pass alone, on `size` rows at a time."""
     dim = config.dim
     attention = [(dim, 3 * dim), (dim, dim), (dim, 8 * dim), (4 * dim, dim)]
-    shapes = attention + [(dim, 4 * dim), (4 * dim, dim)] * BLOCKS
+    shapes = attention + [(dim, 4 * dim), (4 * dim, dim)] * TIME_BLOCKS
     inputs = {into: torch.randn(rows, into, device=device).to(precision) for into in (dim, 4 * dim)}
     weights = [torch.randn(out, into, device=device).to(precision) for into, out in shapes]
 
@@ -121,10 +121,10 @@ def _products(
 
 def measure_seconds(work: Callable[[], object], device: torch.device) -> float:
     """Time work on a device, until it is done."""
-    wait(device)
+    synchronize(device)
     began = time.perf_counter()
     work()
-    wait(device)
+    synchronize(device)
     return time.perf_counter() - began
 
 

@@ -14,12 +14,12 @@ from collections.abc import Callable
 import torch
 
 from apollo.model.config import PRESETS, DiscriminatorConfig
-from apollo.model.device import choose_device, peak_bytes
+from apollo.model.device import choose_device, peak_memory_bytes
 from apollo.model.generator import Generator, padded_length
 from apollo.training.config import RECOMPUTE, GanConfig
 from apollo.training.data import Batch
 from apollo.training.discriminator import Discriminator
-from apollo.training.distributed import World
+from apollo.training.distributed import DistributedContext
 from apollo.training.gan import Gan
 from benchmarks.forward import measure_seconds
 
@@ -68,7 +68,7 @@ def _measure(options: argparse.Namespace) -> None:
         batch_size=batch, micro_batch=batch, precision=precision, recompute=recompute, compile=options.compile
     )
     generator = Generator(shape).to(device)
-    gan = Gan(generator, Discriminator(DiscriminatorConfig()).to(device), config, World(device))
+    gan = Gan(generator, Discriminator(DiscriminatorConfig()).to(device), config, DistributedContext(device))
     clean = 0.1 * torch.randn(batch, 2, int(options.seconds * shape.sample_rate), device=device)
     examples = Batch(clean, clean + 0.01 * torch.randn_like(clean), [str(number) for number in range(batch)])
     plain = Generator(shape).to(device).with_precision(getattr(torch, precision))
@@ -102,7 +102,7 @@ def _measure(options: argparse.Namespace) -> None:
     spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})"
     print(
         f"{precision:9s} {recompute:9s} {batch:5d} {taken:7.3f} {once:9.3f} {spread:>20s} "
-        f"{batch / taken:10.2f} {share:>11s} {peak_bytes(device) / 1e9:8.2f}",
+        f"{batch / taken:10.2f} {share:>11s} {peak_memory_bytes(device) / 1e9:8.2f}",
         flush=True,
     )
 

@@ -29,7 +29,7 @@ from apollo.checkpoints.published_format import (
     load_published,
     read_container,
 )
-from apollo.inference.restoration import reach_samples
+from apollo.inference.restoration import receptive_field_samples
 from apollo.inference.streaming import StreamRestorer
 from apollo.model.config import GeneratorConfig
 from apollo.model.generator import Generator
@@ -182,7 +182,7 @@ def describe(source: str | os.PathLike[str]) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in generator.parameters()),
         **generator.config.to_dict(),
         "band count": len(generator.config.band_widths),
-        "reach (s)": [round(samples / rate, 4) for samples in reach_samples(generator)],
+        "reach (s)": [round(samples / rate, 4) for samples in receptive_field_samples(generator)],
         "stream latency (s)": round(restorer.latency_samples / rate, 4),
     }
     config = _follow(path) / CONFIG

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from apollo.model.config import GeneratorConfig
 from apollo.model.generator import Generator
-from apollo.model.layers import BLOCKS, rotary_angles
+from apollo.model.layers import TIME_BLOCKS, rotary_angles
 
 _MARK = "BN.0.0.weight"  # a key that every published generator has; what precedes it is a prefix
 _LAYER_KEYS = {  # ours: the published network's
@@ -209,7 +209,7 @@ def _names(generator: Generator) -> dict[str, str | list[str]]:
     for layer in range(generator.config.layers):
         for key, other in _LAYER_KEYS.items():
             names[f"layers.{layer}.{key}"] = f"net.{layer}.{other}"
-        for block in range(BLOCKS):
+        for block in range(TIME_BLOCKS):
             for key, other in _BLOCK_KEYS.items():
                 names[f"layers.{layer}.time.{block}.{key}"] = (
                     f"net.{layer}.seq_net.blocks.{block}.conv.{other}"

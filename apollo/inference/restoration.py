@@ -16,19 +16,19 @@ from apollo.model.generator import Generator
 CHUNK_SECONDS = 10.0
 
 
-def reach_frames(generator: Generator) -> tuple[int, int]:
+def receptive_field_frames(generator: Generator) -> tuple[int, int]:
     """Give how many frames before and after a frame can change it."""
     return generator.past_frames, generator.lookahead_frames
 
 
-def reach_samples(generator: Generator) -> tuple[int, int]:
+def receptive_field_samples(generator: Generator) -> tuple[int, int]:
     """Give how many samples before and after a sample can change it.
 
     A sample lies in two frames, each of which sees a window; a periodic Hann window begins with a zero, so
     that a window's reach is a sample less than a hop to either side.
     """
     hop = generator.config.hop_samples
-    past, future = reach_frames(generator)
+    past, future = receptive_field_frames(generator)
     return past * hop + 2 * (hop - 1), future * hop + 2 * (hop - 1)
 
 

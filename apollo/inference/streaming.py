@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from apollo.model import stft
-from apollo.model.generator import Generator, History, padded_length
+from apollo.model.generator import Generator, GeneratorState, padded_length
 
 
 @dataclass(frozen=True)
@@ -23,19 +23,19 @@ class StreamState:
     Args:
         buffer: Samples that later frames need; after the start preceded by one that the reflection at the end
             may need, and including the reflection at the start.
-        started: Whether the reflection at the start is in the buffer.
-        history: The generator's, None before the first frame.
+        reflected: Whether the reflection at the start is in the buffer.
+        generator_state: The generator's, None before the first frame.
         tail: Second half of the last restored frame, [batch, 0 or 1, hop].
         received: Samples taken so far.
-        given: Samples given back so far.
+        returned: Samples given back so far.
     """
 
     buffer: Tensor
-    started: bool
-    history: History | None
+    reflected: bool
+    generator_state: GeneratorState | None
     tail: Tensor
     received: int
-    given: int
+    returned: int
 
 
 class StreamRestorer:
@@ -99,38 +99,40 @@ class StreamRestorer:
         if not state.received:
             return state.buffer
         silence = padded_length(state.received, self._hop) - state.received
-        state = self._begin(replace(state, buffer=torch.nn.functional.pad(state.buffer, (0, silence))))
+        state = self._add_reflection(
+            replace(state, buffer=torch.nn.functional.pad(state.buffer, (0, silence)))
+        )
         end = state.buffer[:, -1 - self._hop : -1].flip(1)
         restored, _ = self._advance(replace(state, buffer=torch.cat((state.buffer, end), 1)), final=True)
-        return restored[:, : state.received - state.given]
+        return restored[:, : state.received - state.returned]
 
-    def _begin(self, state: StreamState) -> StreamState:
+    def _add_reflection(self, state: StreamState) -> StreamState:
         """Put the reflection before the first samples, once enough of them are there."""
-        if state.started or state.buffer.shape[1] <= self._hop:
+        if state.reflected or state.buffer.shape[1] <= self._hop:
             return state
         reflection = state.buffer[:, 1 : self._hop + 1].flip(1)
         one_more = state.buffer[:, :1]
-        return replace(state, buffer=torch.cat((one_more, reflection, state.buffer), 1), started=True)
+        return replace(state, buffer=torch.cat((one_more, reflection, state.buffer), 1), reflected=True)
 
     def _advance(self, state: StreamState, *, final: bool) -> tuple[Tensor, StreamState]:
         """Restore all frames that the buffer holds."""
-        state = self._begin(state)
-        frames = max((state.buffer.shape[1] - 1) // self._hop - 1, 0) if state.started else 0
+        state = self._add_reflection(state)
+        frames = max((state.buffer.shape[1] - 1) // self._hop - 1, 0) if state.reflected else 0
         if not frames:
             return state.buffer[:, :0], state
         window = stft.hann_window(self.generator.config.window_samples, state.buffer)
         spectrum = stft.analyze(state.buffer[:, 1 : 1 + (frames + 1) * self._hop], window)
-        restored, history = self.generator.step(spectrum, state.history, final=final)
-        first, second = stft.overlap(restored, window)
-        if not state.given and not state.tail.shape[1]:
+        restored, generator_state = self.generator.step(spectrum, state.generator_state, final=final)
+        first, second = stft.windowed_halves(restored, window)
+        if not state.returned and not state.tail.shape[1]:
             first = first[:, 1:]  # what frame 0 says of the time before the first sample
         second = torch.cat((state.tail, second), 1)
         hops = first.shape[1]
-        samples = stft.join(second[:, :hops], first, window)
+        samples = stft.overlap_add(second[:, :hops], first, window)
         return samples, replace(
             state,
             buffer=state.buffer[:, frames * self._hop :].clone(),
-            history=history,
+            generator_state=generator_state,
             tail=second[:, hops:].clone(),
-            given=state.given + samples.shape[1],
+            returned=state.returned + samples.shape[1],
         )

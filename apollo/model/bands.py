@@ -21,7 +21,7 @@ from apollo.model.layers import NORM_EPSILON
 POWER_FLOOR = float(torch.finfo(torch.float32).eps)
 
 
-def _uniform(shape: Sequence[int], fan_in: int) -> nn.Parameter:
+def _init_linear(shape: Sequence[int], fan_in: int) -> nn.Parameter:
     """Initialise as PyTorch's linear layers do."""
     bound = 1 / math.sqrt(fan_in)
     return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))
@@ -34,8 +34,8 @@ class _SplitGroup(nn.Module):
         super().__init__()
         features = 2 * width + 1
         self.norm = nn.Parameter(torch.ones(bands, features))
-        self.weight = _uniform((bands, dim, features), features)
-        self.bias = _uniform((bands, dim), features)
+        self.weight = _init_linear((bands, dim, features), features)
+        self.bias = _init_linear((bands, dim), features)
 
     def forward(self, bins: Tensor) -> Tensor:
         """Map [batch, frames, bands, width, 2] to [batch, frames, bands, dim]."""
@@ -52,8 +52,8 @@ class _MergeGroup(nn.Module):
     def __init__(self, bands: int, width: int, dim: int) -> None:
         super().__init__()
         self.norm = nn.Parameter(torch.ones(bands, dim))
-        self.weight = _uniform((bands, 4 * width, dim), dim)
-        self.bias = _uniform((bands, 4 * width), dim)
+        self.weight = _init_linear((bands, 4 * width, dim), dim)
+        self.bias = _init_linear((bands, 4 * width), dim)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map [batch, frames, bands, dim] to [batch, frames, bands, width], complex."""
@@ -63,31 +63,33 @@ class _MergeGroup(nn.Module):
         return torch.complex(real, imaginary)
 
 
-class _Layout(nn.Module):
+class _BandGroups(nn.Module):
     """Bands of one width in one group each, and which bands and bins are whose."""
 
     bin_order: Tensor
     band_order: Tensor
-    bin_places: Tensor
-    band_places: Tensor
+    bin_inverse: Tensor
+    band_inverse: Tensor
 
     def __init__(self, widths: Sequence[int], dim: int, group: type[nn.Module]) -> None:
         super().__init__()
-        self.members = {
+        self.bands_by_width = {
             width: [band for band, other in enumerate(widths) if other == width]
             for width in dict.fromkeys(widths)
         }
         starts = [sum(widths[:band]) for band in range(len(widths))]
-        bands = [band for members in self.members.values() for band in members]
+        bands = [band for group_bands in self.bands_by_width.values() for band in group_bands]
         bins = [starts[band] + offset for band in bands for offset in range(widths[band])]
-        self.in_order = bands == sorted(bands)
+        self.is_sorted = bands == sorted(bands)
         for name, order in (("band", torch.tensor(bands)), ("bin", torch.tensor(bins))):
             self.register_buffer(f"{name}_order", order, persistent=False)
-            self.register_buffer(f"{name}_places", order.argsort(), persistent=False)
-        self.groups = nn.ModuleList(group(len(bands), width, dim) for width, bands in self.members.items())
+            self.register_buffer(f"{name}_inverse", order.argsort(), persistent=False)
+        self.groups = nn.ModuleList(
+            group(len(bands), width, dim) for width, bands in self.bands_by_width.items()
+        )
 
 
-class BandSplit(_Layout):
+class BandSplit(_BandGroups):
     """Spectrum to features (gain and shape of every band).
 
     Args:
@@ -101,20 +103,20 @@ class BandSplit(_Layout):
     def forward(self, spectrum: Tensor) -> Tensor:
         """Map [batch, frames, bins] to [batch, frames, bands, dim]."""
         bins = torch.view_as_real(spectrum)
-        if not self.in_order:
+        if not self.is_sorted:
             bins = bins.index_select(2, self.bin_order)
-        parts = bins.split([width * len(bands) for width, bands in self.members.items()], 2)
+        parts = bins.split([width * len(bands) for width, bands in self.bands_by_width.items()], 2)
         features = torch.cat(
             [
                 group(part.unflatten(2, (len(bands), width)))
-                for group, part, (width, bands) in zip(self.groups, parts, self.members.items())
+                for group, part, (width, bands) in zip(self.groups, parts, self.bands_by_width.items())
             ],
             2,
         )
-        return features if self.in_order else features.index_select(2, self.band_places)
+        return features if self.is_sorted else features.index_select(2, self.band_inverse)
 
 
-class BandMerge(_Layout):
+class BandMerge(_BandGroups):
     """Features to spectrum.
 
     Args:
@@ -127,8 +129,8 @@ class BandMerge(_Layout):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map [batch, frames, bands, dim] to [batch, frames, bins]."""
-        if not self.in_order:
+        if not self.is_sorted:
             features = features.index_select(2, self.band_order)
-        parts = features.split([len(bands) for bands in self.members.values()], 2)
+        parts = features.split([len(bands) for bands in self.bands_by_width.values()], 2)
         spectrum = torch.cat([group(part).flatten(2) for group, part in zip(self.groups, parts)], 2)
-        return spectrum if self.in_order else spectrum.index_select(2, self.bin_places)
+        return spectrum if self.is_sorted else spectrum.index_select(2, self.bin_inverse)

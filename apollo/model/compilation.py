@@ -22,9 +22,9 @@ def compile_generator(generator: Generator, *, training: bool = False) -> bool:
     Returns:
         Whether it is compiled now.
     """
-    mix_bands, refine = generator.mix_bands, generator.refine
+    mix_bands, feed_forward = generator.mix_bands, generator.feed_forward
     generator.mix_bands = torch.compile(BandAttention.forward, dynamic=False)
-    generator.refine = torch.compile(TimeBlock.refine, dynamic=False)
+    generator.feed_forward = torch.compile(TimeBlock.feed_forward, dynamic=False)
     device = next(generator.parameters()).device
     try:
         probe = torch.zeros(1, generator.config.sample_rate, device=device)
@@ -34,7 +34,7 @@ def compile_generator(generator: Generator, *, training: bool = False) -> bool:
             with torch.inference_mode():
                 generator(probe)
     except Exception as error:  # whatever the compiler is missing, eager works
-        generator.mix_bands, generator.refine = mix_bands, refine
+        generator.mix_bands, generator.feed_forward = mix_bands, feed_forward
         reason = str(error).strip().partition("\n")[0]
         warnings.warn(f"torch.compile does not work here, running eager: {reason}", stacklevel=2)
         return False

@@ -17,7 +17,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 ROTARY_ROWS = 100  # rows of the released network's rotary table; a longer one continues it
 
 
-WEIGHTS = {  # of the losses by name: the paper's, and 0 for what it does not have
+LOSS_WEIGHTS = {  # of the losses by name: the paper's, and 0 for what it does not have
     "g/stft": 1.0,
     "g/adversarial": 1.0,
     "g/feature": 1.0,
@@ -112,7 +112,7 @@ class GeneratorConfig:
         Raises:
             ValueError: a key is unknown, or a value is out of its range.
         """
-        return cls(**_known(cls, values, "generator"))
+        return cls(**_check_keys(cls, values, "generator"))
 
     def to_dict(self) -> dict[str, Any]:
         """Give all fields, as JSON can hold them."""
@@ -173,14 +173,14 @@ class DiscriminatorConfig:
         Raises:
             ValueError: a key is unknown, or a value is out of its range.
         """
-        return cls(**_known(cls, values, "discriminator"))
+        return cls(**_check_keys(cls, values, "discriminator"))
 
     def to_dict(self) -> dict[str, Any]:
         """Give all fields, as JSON can hold them."""
         return asdict(self)
 
 
-def _known(owner: type, values: Mapping[str, Any], what: str) -> dict[str, Any]:
+def _check_keys(owner: type, values: Mapping[str, Any], what: str) -> dict[str, Any]:
     unknown = set(values) - {field.name for field in fields(owner)}
     if unknown:
         raise ValueError(f"unknown {what} settings: {', '.join(sorted(unknown))}")

@@ -32,11 +32,11 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if name not in PRECISIONS:
         raise ValueError(f"precision is {name!r}: it must be one of {', '.join(PRECISIONS)}")
     if name == "auto":
-        return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
+        return torch.bfloat16 if has_native_bfloat16(device) else torch.float32
     return torch.bfloat16 if name == "bfloat16" else torch.float32
 
 
-def multiplies_bfloat16(device: torch.device) -> bool:
+def has_native_bfloat16(device: torch.device) -> bool:
     """Tell whether a device has instructions for bfloat16, which are at least twice as fast as float32's."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -46,7 +46,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return False
 
 
-def wait(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Wait until a device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -54,7 +54,7 @@ def wait(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def peak_bytes(device: torch.device) -> int:
+def peak_memory_bytes(device: torch.device) -> int:
     """Give the most memory used: allocated on a GPU, resident in this process since its start on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()

@@ -3,9 +3,8 @@
 Source: Li and Luo (2024), section II; decisions where the paper is silent: docs/model.md. The default is the
 released network and computes its numbers.
 
-Time is seen by the convolutions alone, so a stretch of frames can be computed with what the stretch before
-left
-behind: `step` is the whole network on a stretch, `forward` is one step over everything, and streaming is
+Only the convolutions look across frames, so a chunk of frames can be computed with what the chunk before left
+behind: `step` is the whole network on a chunk, `forward` is one step over everything, and streaming is
 many.
 
 Shape legend: samples [batch, samples] or [batch, channels, samples], float32; spectrum [batch, frames, bins],
@@ -23,15 +22,15 @@ from torch import Tensor, nn
 from apollo.model import stft
 from apollo.model.bands import BandMerge, BandSplit
 from apollo.model.config import GeneratorConfig
-from apollo.model.layers import BLOCKS, BandAttention, TimeBlock
+from apollo.model.layers import TIME_BLOCKS, BandAttention, TimeBlock
 
-STRETCH_FEATURES = 1 << 20  # what the whole network takes at a time on a CPU
+CHUNK_FEATURES = 1 << 20  # what the whole network takes at a time on a CPU
 SLICE_FEATURES = 1 << 18  # what parts without memory take at a time on a CPU, so that it stays in the cache
 
 
 @dataclass(frozen=True)
-class History:
-    """What a stretch of frames leaves behind for the next.
+class GeneratorState:
+    """What a chunk of frames leaves behind for the next.
 
     Args:
         blocks: The last inputs of every time block, [batch, up to 6, bands, dim] each.
@@ -48,7 +47,7 @@ class BandSequence(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.bands = BandAttention(config.dim, config.heads, len(config.band_widths))
-        self.time = nn.ModuleList(TimeBlock(config.dim, causal=config.causal) for _ in range(BLOCKS))
+        self.time = nn.ModuleList(TimeBlock(config.dim, causal=config.causal) for _ in range(TIME_BLOCKS))
 
 
 class Generator(nn.Module):
@@ -65,7 +64,7 @@ class Generator(nn.Module):
         self.layers = nn.ModuleList(BandSequence(config) for _ in range(config.layers))
         self.merge = BandMerge(config.band_widths, config.dim)
         self.mix_bands: Callable[[BandAttention, Tensor], Tensor] = BandAttention.forward
-        self.refine: Callable[[TimeBlock, Tensor, Tensor], Tensor] = TimeBlock.refine
+        self.feed_forward: Callable[[TimeBlock, Tensor, Tensor], Tensor] = TimeBlock.feed_forward
         if config.output == "correction":
             for group in self.merge.groups:
                 nn.init.zeros_(cast(Tensor, group.weight))
@@ -91,9 +90,9 @@ class Generator(nn.Module):
         hop, length = self.config.hop_samples, samples.shape[-1]
         rows = nn.functional.pad(samples.reshape(-1, length), (0, padded_length(length, hop) - length))
         window = stft.hann_window(self.config.window_samples, rows)
-        spectrum, _ = self.step(stft.analyze(stft.reflect(rows, hop), window))
-        first, second = stft.overlap(spectrum, window)
-        restored = stft.join(second[:, :-1], first[:, 1:], window)
+        spectrum, _ = self.step(stft.analyze(stft.reflect_pad(rows, hop), window))
+        first, second = stft.windowed_halves(spectrum, window)
+        restored = stft.overlap_add(second[:, :-1], first[:, 1:], window)
         return restored[:, :length].reshape(samples.shape)
 
     @property
@@ -106,8 +105,8 @@ class Generator(nn.Module):
         """Frames before a frame that it depends on."""
         return sum(block.past for block in self._time_blocks())
 
-    def start(self, spectrum: Tensor) -> History:
-        """Give the history before a first stretch that is like `spectrum`."""
+    def initial_state(self, spectrum: Tensor) -> GeneratorState:
+        """Give the state before a first chunk that is like `spectrum`."""
         bands, dim = len(self.config.band_widths), self.config.dim
         blocks = tuple(
             torch.zeros(
@@ -115,53 +114,55 @@ class Generator(nn.Module):
             )
             for block in self._time_blocks()
         )
-        return History(blocks, spectrum[:, :0] if self.config.output == "correction" else None)
+        return GeneratorState(blocks, spectrum[:, :0] if self.config.output == "correction" else None)
 
     def step(
-        self, spectrum: Tensor, history: History | None = None, *, final: bool = True
-    ) -> tuple[Tensor, History]:
-        """Restore the next stretch of frames.
+        self, spectrum: Tensor, state: GeneratorState | None = None, *, final: bool = True
+    ) -> tuple[Tensor, GeneratorState]:
+        """Restore the next chunk of frames.
 
         Args:
             spectrum: [batch, frames, bins]; frames may be 0.
-            history: What the last step gave; None before the first.
+            state: What the last step gave; None before the first.
             final: Whether no frames follow, so that those waiting for later ones are given too.
 
         Returns:
-            Restored frames [batch, frames, bins], and the history for the next step. Without `final`, the
+            Restored frames [batch, frames, bins], and the state for the next step. Without `final`, the
             first steps give `lookahead_frames` fewer frames in all than they take.
         """
-        history = self.start(spectrum) if history is None else history
+        state = self.initial_state(spectrum) if state is None else state
         restored = []
-        stretches = spectrum.split(self._stretch_frames(spectrum), 1)
-        for number, stretch in enumerate(stretches):
-            last = final and number == len(stretches) - 1
-            part, history = self._step(stretch, history, final=last)
+        chunks = spectrum.split(self._chunk_frames(spectrum), 1)
+        for number, chunk in enumerate(chunks):
+            last = final and number == len(chunks) - 1
+            part, state = self._step(chunk, state, final=last)
             restored.append(part)
-        return torch.cat(restored, 1) if len(restored) > 1 else restored[0], history
+        return torch.cat(restored, 1) if len(restored) > 1 else restored[0], state
 
-    def _stretch_frames(self, spectrum: Tensor) -> int:
+    def _chunk_frames(self, spectrum: Tensor) -> int:
         """Give how many frames are computed at a time; few on a CPU, so that they stay in its cache."""
         batch, frames, _ = spectrum.shape
         if torch.is_grad_enabled() or spectrum.device.type != "cpu":
             return max(frames, 1)
-        return max(STRETCH_FEATURES // (batch * len(self.config.band_widths) * self.config.dim), 1)
+        return max(CHUNK_FEATURES // (batch * len(self.config.band_widths) * self.config.dim), 1)
 
-    def _step(self, spectrum: Tensor, history: History, *, final: bool) -> tuple[Tensor, History]:
+    def _step(self, spectrum: Tensor, state: GeneratorState, *, final: bool) -> tuple[Tensor, GeneratorState]:
         device = spectrum.device.type
         with torch.autocast(device, enabled=False):  # what it would save is little, what it would cost is not
-            features, blocks = self.split(spectrum), list(history.blocks)
+            features, blocks = self.split(spectrum), list(state.blocks)
         for number, block in enumerate(self._time_blocks()):
-            if number % BLOCKS == 0:
-                features = self._mix_bands(cast(BandSequence, self.layers[number // BLOCKS]).bands, features)
+            if number % TIME_BLOCKS == 0:
+                features = self._mix_bands(
+                    cast(BandSequence, self.layers[number // TIME_BLOCKS]).bands, features
+                )
             features, blocks[number] = self._mix_time(block, features, blocks[number], final)
         with torch.autocast(device, enabled=False):
             restored = self.merge(features)
-        if history.spectrum is None:
-            return restored, replace(history, blocks=tuple(blocks))
-        waiting = torch.cat((history.spectrum, spectrum), 1)
+        if state.spectrum is None:
+            return restored, replace(state, blocks=tuple(blocks))
+        waiting = torch.cat((state.spectrum, spectrum), 1)
         frames = restored.shape[1]
-        return waiting[:, :frames] + restored, History(tuple(blocks), waiting[:, frames:])
+        return waiting[:, :frames] + restored, GeneratorState(tuple(blocks), waiting[:, frames:])
 
     def with_precision(self, dtype: torch.dtype) -> "Generator":
         """Give a copy whose linear layers compute in `dtype`, in evaluation mode.
@@ -181,25 +182,25 @@ class Generator(nn.Module):
     def _mix_bands(self, attention: BandAttention, x: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             return self.mix_bands(attention, x.flatten(0, 1)).view_as(x)
-        for stretch in _slices(x):
-            mixed = self.mix_bands(attention, x[:, stretch].flatten(0, 1))
-            x[:, stretch] = mixed.unflatten(0, (len(x), -1))
+        for frames in _slices(x):
+            mixed = self.mix_bands(attention, x[:, frames].flatten(0, 1))
+            x[:, frames] = mixed.unflatten(0, (len(x), -1))
         return x
 
-    def _mix_time(self, block: TimeBlock, x: Tensor, history: Tensor, final: bool) -> tuple[Tensor, Tensor]:
-        """Take one time block over a stretch; gives the block's output and what it leaves behind."""
+    def _mix_time(self, block: TimeBlock, x: Tensor, past: Tensor, final: bool) -> tuple[Tensor, Tensor]:
+        """Take one time block over a chunk; gives the block's output and what it leaves behind."""
         future = x.new_zeros(x.shape[0], block.lookahead if final else 0, *x.shape[2:])
-        x = torch.cat((history, x, future), 1)
+        x = torch.cat((past, x, future), 1)
         frames = x.shape[1] - block.past - block.lookahead
         if frames <= 0:
             return x[:, :0], x
-        residual, left = x[:, block.past : block.past + frames], x[:, frames:].clone()
+        residual, carried = x[:, block.past : block.past + frames], x[:, frames:].clone()
         mixed = block.convolve(x)
         if torch.is_grad_enabled():
-            return self.refine(block, residual, mixed), left
-        for stretch in _slices(residual):
-            residual[:, stretch] = self.refine(block, residual[:, stretch], mixed[:, stretch])
-        return residual, left
+            return self.feed_forward(block, residual, mixed), carried
+        for part in _slices(residual):
+            residual[:, part] = self.feed_forward(block, residual[:, part], mixed[:, part])
+        return residual, carried
 
 
 def _slices(x: Tensor) -> list[slice]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 NORM_EPSILON = 1e-5
 KERNEL_FRAMES = 7
-BLOCKS = 3  # convolution blocks of a layer
+TIME_BLOCKS = 3  # convolution blocks of a layer
 _ROTARY_BASE = 10_000.0
 
 
@@ -48,7 +48,7 @@ class RMSNorm(nn.Module):
 class BandAttention(nn.Module):
     """A Roformer block over the bands of a frame; frames do not see each other."""
 
-    turns: Tensor
+    rotary_freqs: Tensor
 
     def __init__(self, dim: int, heads: int, bands: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class BandAttention(nn.Module):
         # [bands, heads, query and key, pairs]: multiplying complex numbers is 15 times faster than sines and
         # cosines
         self.register_buffer(
-            "turns", torch.polar(torch.ones_like(angles), angles)[:, None, None], persistent=False
+            "rotary_freqs", torch.polar(torch.ones_like(angles), angles)[:, None, None], persistent=False
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class BandAttention(nn.Module):
         joint = self.project(self.norm(x, dtype)).view(rows, bands, self.heads, 3, -1)
         joint = joint.to(torch.promote_types(joint.dtype, torch.float32))  # complex numbers have no bfloat16
         pairs = torch.view_as_complex(joint[..., :2, :].unflatten(-1, (-1, 2)))
-        query, key = torch.view_as_real(pairs * self.turns).flatten(-2).unbind(3)
+        query, key = torch.view_as_real(pairs * self.rotary_freqs).flatten(-2).unbind(3)
         value = joint[..., 2, :]  # all three: [rows, bands, heads, head_dim]
         if x.requires_grad:  # as a view it would keep all of joint until the backward pass
             value = value.contiguous()
@@ -113,7 +113,7 @@ class TimeBlock(nn.Module):
         """Map [batch, frames, bands, dim] to [batch, frames - 6, bands, dim]."""
         return cast(Tensor, self.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
-    def refine(self, residual: Tensor, mixed: Tensor) -> Tensor:
+    def feed_forward(self, residual: Tensor, mixed: Tensor) -> Tensor:
         """Add the pointwise network of `mixed` to `residual`, both [..., bands, dim]."""
         hidden = F.silu(self.expand(self.norm(mixed, self.expand.weight.dtype)))
         return residual + cast(Tensor, self.contract(hidden))

@@ -18,7 +18,7 @@ def hann_window(window_samples: int, like: Tensor) -> Tensor:
     return torch.hann_window(window_samples, dtype=like.dtype, device=like.device)
 
 
-def reflect(samples: Tensor, hop: int) -> Tensor:
+def reflect_pad(samples: Tensor, hop: int) -> Tensor:
     """Add a hop of reflected samples at both ends; samples must be at least hop + 1."""
     return F.pad(samples, (hop, hop), mode="reflect")
 
@@ -30,7 +30,7 @@ def analyze(samples: Tensor, window: Tensor) -> Tensor:
     return spectrum
 
 
-def overlap(spectrum: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
+def windowed_halves(spectrum: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
     """Give the windowed halves of frames, of which neighbours are to be added.
 
     Returns:
@@ -43,7 +43,7 @@ def overlap(spectrum: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def join(second: Tensor, first: Tensor, window: Tensor) -> Tensor:
+def overlap_add(second: Tensor, first: Tensor, window: Tensor) -> Tensor:
     """Add second halves of frames to first halves of their successors and take the window's weight out.
 
     Args:

@@ -25,18 +25,24 @@ from apollo.checkpoints.io import atomic_write
 from apollo.model.config import PRESETS, DiscriminatorConfig
 from apollo.model.device import choose_device
 from apollo.model.generator import Generator
-from apollo.training.callbacks import Hooks
-from apollo.training.config import FREE_FIT, FREE_GAN, FitConfig, GanConfig, NotFiniteError
+from apollo.training.callbacks import Callbacks
+from apollo.training.config import (
+    RESUMABLE_FIT_OVERRIDES,
+    RESUMABLE_GAN_OVERRIDES,
+    FitConfig,
+    GanConfig,
+    NonFiniteError,
+)
 from apollo.training.discriminator import Discriminator
-from apollo.training.distributed import World
+from apollo.training.distributed import DistributedContext
 from apollo.training.example_file import ExportedSource, ExportedValidation
 from apollo.training.gan import Gan
 from apollo.training.loop import fit
 
-_FREE = ("output", "device", "history", *FREE_GAN, *FREE_FIT)
+_FREE = ("output", "device", "history", *RESUMABLE_GAN_OVERRIDES, *RESUMABLE_FIT_OVERRIDES)
 
 
-class _Terminal(Hooks):
+class _Terminal(Callbacks):
     """Speaks on the terminal, writes what it is told as lines of JSON, and stops on SIGTERM and Ctrl-C."""
 
     def __init__(self, output: Path, rank: int, *, history: bool) -> None:
@@ -50,11 +56,11 @@ class _Terminal(Hooks):
         self.stopping = True
         signal.signal(number, signal.SIG_DFL)  # the second time ends it at once
 
-    def stepped(self, step: int, metrics: Mapping[str, float], names: Sequence[str]) -> None:
+    def on_train_step_end(self, step: int, metrics: Mapping[str, float], names: Sequence[str]) -> None:
         if self.history:
             _append(self._steps, {"step": step, "examples": list(names), **metrics})
 
-    def logged(self, step: int, metrics: Mapping[str, float]) -> None:
+    def on_log(self, step: int, metrics: Mapping[str, float]) -> None:
         _append(self.output / "metrics.jsonl", {"step": step, **metrics})
 
     def should_stop(self) -> bool:
@@ -83,28 +89,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
     logging.getLogger("apollo").setLevel(logging.INFO)
-    world = _join(device)
+    context = _join(device)
     torch.manual_seed(fit_config.seed)
-    generator = Generator(PRESETS[options.preset]).to(world.device)
-    discriminator = Discriminator(DiscriminatorConfig(norm=options.discriminator_norm)).to(world.device)
+    generator = Generator(PRESETS[options.preset]).to(context.device)
+    discriminator = Discriminator(DiscriminatorConfig(norm=options.discriminator_norm)).to(context.device)
     options.output.mkdir(parents=True, exist_ok=True)
-    hooks = _Terminal(options.output, world.rank, history=options.history)
+    callbacks = _Terminal(options.output, context.rank, history=options.history)
     try:
         ending = fit(
-            Gan(generator, discriminator, gan_config, world),
+            Gan(generator, discriminator, gan_config, context),
             source,
             fit_config,
             output=options.output,
             validation=validation,
-            hooks=hooks,
+            callbacks=callbacks,
         )
-    except (NotFiniteError, ValueError, OSError) as error:
+    except (NonFiniteError, ValueError, OSError) as error:
         print(f"fit: {error}", file=sys.stderr)
         return 1
     finally:
-        if world.size > 1:
+        if context.world_size > 1:
             distributed.destroy_process_group()
-    if world.rank == 0:
+    if context.rank == 0:
         (options.output / "result.json").write_text(json.dumps(asdict(ending), indent=1))
         best = f", best: {options.output / 'best'} (step {ending.best})" if ending.best else ""
         print(f"{ending.status} at step {ending.step}{best}", file=sys.stderr)
@@ -175,15 +181,15 @@ def _weights(given: Sequence[str]) -> dict[str, float]:
     return weights
 
 
-def _join(device: torch.device) -> World:
+def _join(device: torch.device) -> DistributedContext:
     """Join the processes that torchrun started with this one, if it did."""
     if "WORLD_SIZE" not in os.environ:
-        return World(device)
+        return DistributedContext(device)
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return World(device)
+    return DistributedContext(device)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from torch import Tensor
 from apollo.checkpoints import checkpoint, io
 from apollo.checkpoints.checkpoint import CONFIG, TRAINING, WEIGHTS, CheckpointError
 from apollo.checkpoints.published_format import read_container
-from apollo.training.config import NotFiniteError
+from apollo.training.config import NonFiniteError
 from apollo.training.gan import Gan
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ _SCORES = "scores.json"
 _DAMAGED = ".damaged"
 
 
-class Snapshots:
+class CheckpointManager:
     """The checkpoints below a run's output.
 
     Args:
@@ -54,18 +54,18 @@ class Snapshots:
         found = (_NAME.match(entry.name) for entry in self.folder.iterdir())
         return sorted(int(match[1]) for match in found if match)
 
-    def newest(self) -> int | None:
+    def latest_valid_step(self) -> int | None:
         """Find the newest step whose checkpoint is whole; those after it are set aside.
 
         Raises:
             CheckpointError: the disk does not let a file be read.
         """
-        self._sweep()
+        self._delete_incomplete()
         for step in reversed(self.steps()):
             try:
                 checkpoint.verify(self.path(step), (CONFIG, WEIGHTS, TRAINING))
             except CheckpointError as error:
-                if _is_the_disks(error):
+                if _is_read_error(error):
                     raise  # what cannot be read now may be sound
                 aside = self.path(step).with_suffix(_DAMAGED)
                 shutil.rmtree(aside, ignore_errors=True)
@@ -79,12 +79,12 @@ class Snapshots:
         """Write a step's checkpoint.
 
         Raises:
-            NotFiniteError: a weight is no number.
+            NonFiniteError: a weight is no number.
         """
-        states = {"ema": gan.average.state_dict(), "discriminator": gan.discriminator.state_dict()}
+        states = {"ema": gan.ema_generator.state_dict(), "discriminator": gan.discriminator.state_dict()}
         for name, state in {"generator": gan.generator.state_dict(), **states}.items():
             if not all(bool(torch.isfinite(value).all()) for value in state.values()):
-                raise NotFiniteError(f"step {step}: the {name} holds weights that are no numbers; not saved")
+                raise NonFiniteError(f"step {step}: the {name} holds weights that are no numbers; not saved")
         return checkpoint.save(
             gan.generator,
             self.path(step),
@@ -97,7 +97,7 @@ class Snapshots:
             training_state={
                 "generator_optimizer": gan.generator_optimizer.state_dict(),
                 "discriminator_optimizer": gan.discriminator_optimizer.state_dict(),
-                "generator_steps": gan.steps,
+                "generator_steps": gan.generator_steps,
                 "random": torch.get_rng_state(),
                 "progress": dict(progress),
             },
@@ -113,11 +113,11 @@ class Snapshots:
         training = read_container(self.path(step) / TRAINING)
         try:
             gan.generator.load_state_dict(weights["generator"])
-            gan.average.load_state_dict(weights["ema"])
+            gan.ema_generator.load_state_dict(weights["ema"])
             gan.discriminator.load_state_dict(weights["discriminator"])
             gan.generator_optimizer.load_state_dict(training["generator_optimizer"])
             gan.discriminator_optimizer.load_state_dict(training["discriminator_optimizer"])
-            gan.steps = training["generator_steps"]
+            gan.generator_steps = training["generator_steps"]
             torch.set_rng_state(training["random"])
             progress: dict[str, Any] = training["progress"]
         except KeyError as error:
@@ -126,7 +126,7 @@ class Snapshots:
             raise CheckpointError(f"{self.path(step)} is of another network: {error}") from error
         return progress
 
-    def average(self, step: int) -> dict[str, Tensor]:
+    def load_ema(self, step: int) -> dict[str, Tensor]:
         """Read the averaged weights of a step."""
         weights: dict[str, Tensor] = read_container(self.path(step) / WEIGHTS)["ema"]
         return weights
@@ -137,34 +137,34 @@ class Snapshots:
             found = json.loads((self.folder / _SCORES).read_text())
             return {int(step): dict(scores) for step, scores in found.items()}
         except (OSError, ValueError, TypeError, AttributeError):
-            remembered = {step: self._remembered(step) for step in self.steps()}
-            return {step: scores for step, scores in remembered.items() if scores}
+            saved = {step: self._read_saved_scores(step) for step in self.steps()}
+            return {step: scores for step, scores in saved.items() if scores}
 
-    def _remembered(self, step: int) -> dict[str, float]:
+    def _read_saved_scores(self, step: int) -> dict[str, float]:
         try:
             return dict(json.loads((self.path(step) / CONFIG).read_text())["scores"])
         except (OSError, ValueError, TypeError, KeyError):
             return {}
 
-    def note(self, step: int, scores: Mapping[str, float]) -> None:
+    def record_scores(self, step: int, scores: Mapping[str, float]) -> None:
         """Add to what is known of a step."""
         known = self.scores()
         known[step] = {**known.get(step, {}), **scores}
         _replace(self.folder / _SCORES, lambda path: path.write_text(json.dumps(known, indent=1)))
 
-    def best(self) -> int | None:
+    def best_step(self) -> int | None:
         """Give the step that `best` names."""
         link = self.output / checkpoint.BEST
         match = _NAME.match(Path(os.readlink(link)).name) if link.is_symlink() else None
         return int(match[1]) if match else None
 
-    def point_best(self, step: int) -> None:
+    def link_best(self, step: int) -> None:
         """Make `best` name a step's checkpoint.
 
         Raises:
             CheckpointError: it is not whole.
         """
-        if step == self.best():
+        if step == self.best_step():
             return
         checkpoint.verify(self.path(step), (CONFIG, WEIGHTS))
         target = self.path(step).relative_to(self.output)
@@ -172,14 +172,14 @@ class Snapshots:
 
     def prune(self, keep: int, also: Iterable[int]) -> None:
         """Delete all but the last `keep` checkpoints, the best, and those named."""
-        kept = {*self.steps()[-keep:], self.best(), *also}
+        kept = {*self.steps()[-keep:], self.best_step(), *also}
         for step in self.steps():
             if step not in kept:  # under another name first: what a reader holds open may stay for a while
                 doomed = self.folder / f".{self.path(step).name}-old"
                 self.path(step).rename(doomed)
                 shutil.rmtree(doomed, ignore_errors=True)
 
-    def _sweep(self) -> None:
+    def _delete_incomplete(self) -> None:
         """Delete what a killed writer left half done."""
         if self.folder.is_dir():
             for entry in self.folder.iterdir():
@@ -199,7 +199,7 @@ def _replace(target: Path, write: Callable[[Path], object]) -> None:
     io.fsync(target.parent)
 
 
-def _is_the_disks(error: CheckpointError) -> bool:
+def _is_read_error(error: CheckpointError) -> bool:
     """Tell whether a file could not be read at all, rather than being damaged or missing."""
     cause = error.__cause__
     return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError | NotADirectoryError)

@@ -7,15 +7,22 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from apollo.model.config import WEIGHTS
+from apollo.model.config import LOSS_WEIGHTS
 
 # what may change from one start of a run to the next: what is learned stays the same, but for rounding
-FREE_GAN = ("micro_batch", "compile", "recompute", "max_skipped_steps")
-FREE_FIT = ("epochs", "max_steps", "patience_epochs", "keep_checkpoints", "log_steps", "checkpoint_steps")
+RESUMABLE_GAN_OVERRIDES = ("micro_batch", "compile", "recompute", "max_skipped_steps")
+RESUMABLE_FIT_OVERRIDES = (
+    "epochs",
+    "max_steps",
+    "patience_epochs",
+    "keep_checkpoints",
+    "log_steps",
+    "checkpoint_steps",
+)
 RECOMPUTE = ("nothing", "hidden", "layers")
 
 
-class NotFiniteError(RuntimeError):
+class NonFiniteError(RuntimeError):
     """A training cannot go on because of what is no number: too many steps, or a weight."""
 
 
@@ -75,10 +82,10 @@ class GanConfig:
         Raises:
             ValueError: a field is out of its range; says which and what to do.
         """
-        unknown = set(self.weights) - set(WEIGHTS)
+        unknown = set(self.weights) - set(LOSS_WEIGHTS)
         if unknown:
             raise ValueError(
-                f"no loss is called {', '.join(sorted(unknown))}: weights may name {', '.join(WEIGHTS)}"
+                f"no loss is called {', '.join(sorted(unknown))}: weights may name {', '.join(LOSS_WEIGHTS)}"
             )
         for name, weight in self.weights.items():
             if not 0 <= weight < math.inf:
@@ -112,7 +119,7 @@ class GanConfig:
     @property
     def all_weights(self) -> dict[str, float]:
         """Weights of all losses."""
-        return {**WEIGHTS, **self.weights}
+        return {**LOSS_WEIGHTS, **self.weights}
 
     def learning_rate_scale(self, epoch: int) -> float:
         """Give the factor on both learning rates in an epoch, from 0."""

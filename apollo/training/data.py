@@ -52,7 +52,7 @@ class Batch:
         return Batch(clean, degraded, self.names)
 
 
-class Source(Protocol):
+class ExampleSource(Protocol):
     """Where examples come from."""
 
     def read(self, epoch: int, positions: Sequence[int]) -> Iterator[Example]:
@@ -64,7 +64,7 @@ class Source(Protocol):
         """
 
 
-class FixedSource(Source, Protocol):
+class ValidationExamples(ExampleSource, Protocol):
     """Where examples for validation come from: the same ones in every epoch."""
 
     def __len__(self) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from apollo.model.config import DiscriminatorConfig
-from apollo.training.spectra import Spectra, spectra_of
+from apollo.training.spectra import Spectra, as_spectra
 
 WIDTHS = (8, 16, 32, 64, 128, 256)  # Table I
 _STRIDES = (1, 2, 1, 2, 1, 2)
@@ -23,7 +23,7 @@ _SLOPE = 0.2
 _FLOOR = 1e-8
 
 
-class Judgement(NamedTuple):
+class DiscriminatorOutput(NamedTuple):
     """What one window's network says: logits, and the features of its layers for feature matching."""
 
     logits: Tensor
@@ -46,7 +46,7 @@ class WindowDiscriminator(nn.Module):
         )
         self.last = nn.Conv2d(widths[-1], 1, 3, padding=1)
 
-    def forward(self, spectrum: Tensor, scale: Tensor) -> Judgement:
+    def forward(self, spectrum: Tensor, scale: Tensor) -> DiscriminatorOutput:
         """Judge a spectrum [batch, channels, bins, frames], to be scaled by [batch]."""
         scaled = torch.view_as_real(spectrum) * (scale * self.scale)[:, None, None, None, None]
         # [batch, channels x (real, imaginary), bins, frames]
@@ -55,7 +55,7 @@ class WindowDiscriminator(nn.Module):
         for layer in self.layers:
             x = F.leaky_relu(layer(x), _SLOPE)
             features.append(x)
-        return Judgement(self.last(x), features)
+        return DiscriminatorOutput(self.last(x), features)
 
 
 class Discriminator(nn.Module):
@@ -72,7 +72,7 @@ class Discriminator(nn.Module):
             WindowDiscriminator(window, self.config) for window in self.config.windows
         )
 
-    def forward(self, signal: Tensor | Spectra) -> list[Judgement]:
+    def forward(self, signal: Tensor | Spectra) -> list[DiscriminatorOutput]:
         """Judge examples.
 
         Args:
@@ -85,7 +85,7 @@ class Discriminator(nn.Module):
         Raises:
             ValueError: the shape does not fit.
         """
-        spectra = spectra_of(signal)
+        spectra = as_spectra(signal)
         samples = spectra.samples
         if samples.dim() != 3 or samples.shape[1] != self.config.channels:
             raise ValueError(
@@ -98,13 +98,13 @@ class Discriminator(nn.Module):
         scale = level_scale(samples, self.config.norm)
         return [network(spectra[network.window_samples], scale) for network in self._windows()]
 
-    def make_weights(self) -> None:
+    def compute_weights(self) -> None:
         """Compute every weight from its parameter and norm; of use inside `parametrize.cached` only."""
         for network in self._windows():
             for layer in network.layers:
                 _ = layer.weight
 
-    def iterate_norms(self) -> None:
+    def update_spectral_norms(self) -> None:
         """Bring every spectral norm one power iteration closer; they move at no other time.
 
         Torch would iterate at every look at a weight in training mode: how often a step looks would decide

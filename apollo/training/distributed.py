@@ -1,4 +1,4 @@
-"""The processes that train together, through torch.distributed; alone without it."""
+"""The processes of a training run, through torch.distributed; a single process works without it."""
 
 import json
 import warnings
@@ -12,61 +12,61 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 
-class World:
-    """This process among those of the run.
+class DistributedContext:
+    """Device, rank and collectives of this process; collectives are no-ops in a run of one process.
 
     Args:
-        device: Where it computes.
+        device: Device of this process.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         together = distributed.is_available() and distributed.is_initialized()
         self.rank = distributed.get_rank() if together else 0
-        self.size = distributed.get_world_size() if together else 1
+        self.world_size = distributed.get_world_size() if together else 1
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """Let a module's gradients become the mean over ranks in its backward pass."""
-        if self.size == 1:
+    def wrap_ddp(self, module: nn.Module) -> nn.Module:
+        """Wrap a module in DistributedDataParallel; a single process gets the module itself."""
+        if self.world_size == 1:
             return module
         devices = [self.device] if self.device.type == "cuda" else None
-        # those of sizes of 1 differ, which costs nothing
+        # strides of dimensions of size 1 may differ, which costs nothing
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-        with warnings.catch_warnings():  # torch 2.11 has no other name for it yet
+        with warnings.catch_warnings():  # torch 2.11 has no replacement yet
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
             return DistributedDataParallel(module, devices, broadcast_buffers=False)
 
-    def part(self, positions: Iterable[int]) -> list[int]:
-        """Give this rank's share: every position whose remainder is its rank."""
-        return [position for position in positions if position % self.size == self.rank]
+    def shard(self, positions: Iterable[int]) -> list[int]:
+        """Return this rank's positions: those with position % world_size == rank."""
+        return [position for position in positions if position % self.world_size == self.rank]
 
-    def total(self, values: Tensor) -> Tensor:
-        """Sum over ranks; the same numbers on each."""
-        if self.size > 1:
+    def all_reduce(self, values: Tensor) -> Tensor:
+        """Sum over ranks, in place; the result is bitwise the same on each."""
+        if self.world_size > 1:
             distributed.all_reduce(values)
         return values
 
-    def any(self, flag: bool) -> bool:
-        """Tell whether the flag is up on some rank."""
+    def any_rank(self, flag: bool) -> bool:
+        """Return whether the flag is set on at least one rank."""
         return (
-            bool(self.total(torch.tensor([float(flag)], device=self.device)).item())
-            if self.size > 1
+            bool(self.all_reduce(torch.tensor([float(flag)], device=self.device)).item())
+            if self.world_size > 1
             else flag
         )
 
-    def gather(self, items: list[str]) -> list[str]:
-        """Put the ranks' lists together, in the order of ranks."""
-        if self.size == 1:
+    def all_gather(self, items: list[str]) -> list[str]:
+        """Concatenate the lists of all ranks, in the order of ranks."""
+        if self.world_size == 1:
             return items
-        parts = [items if rank == self.rank else [] for rank in range(self.size)]
-        return [item for rank, part in enumerate(parts) for item in self._sent_by(rank, part)]
+        parts = [items if rank == self.rank else [] for rank in range(self.world_size)]
+        return [item for rank, part in enumerate(parts) for item in self._broadcast_json(rank, part)]
 
-    def agree(self, value: Any) -> Any:
-        """Take rank 0's value, which is one that JSON can say."""
-        return value if self.size == 1 else self._sent_by(0, value)
+    def broadcast(self, value: Any) -> Any:
+        """Return rank 0's value, which must be JSON-serializable."""
+        return value if self.world_size == 1 else self._broadcast_json(0, value)
 
-    def _sent_by(self, rank: int, value: Any) -> Any:
-        """Take a rank's value, as JSON: torch would send pickles, and whoever can reach a rank could too."""
+    def _broadcast_json(self, rank: int, value: Any) -> Any:
+        """Return a rank's value, sent as JSON: torch's object collectives unpickle what arrives on a port."""
         content = torch.tensor([*json.dumps(value).encode()], dtype=torch.uint8, device=self.device)
         length = torch.tensor([len(content)], device=self.device)
         distributed.broadcast(length, rank)
@@ -75,16 +75,16 @@ class World:
         distributed.broadcast(content, rank)
         return json.loads(bytes(content.tolist()))
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Wait for all ranks."""
-        if self.size > 1:
+        if self.world_size > 1:
             distributed.barrier()
 
 
 @contextmanager
-def summed_later(module: nn.Module, later: bool) -> Iterator[None]:
-    """Keep a wrapped module's gradients to this rank for now, as far as it is wrapped."""
-    if later and isinstance(module, DistributedDataParallel):
+def no_sync(module: nn.Module, enabled: bool) -> Iterator[None]:
+    """Skip the gradient all-reduce of a DDP-wrapped module; does nothing if disabled or not wrapped."""
+    if enabled and isinstance(module, DistributedDataParallel):
         with module.no_sync():
             yield
     else:

@@ -98,7 +98,7 @@ class ExportedSource:
         return rng.permutation(len(self._examples), self._seed, "exported", number)
 
     def read(self, epoch: int, positions: Sequence[int]) -> Iterator[Example]:
-        """Give the examples at these positions of an epoch; see `apollo.training.data.Source`."""
+        """Give the examples at these positions of an epoch; see `apollo.training.data.ExampleSource`."""
         for position in positions:
             index = epoch * self._epoch_examples + position
             number, place = divmod(index, len(self._examples))

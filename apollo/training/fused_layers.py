@@ -25,7 +25,7 @@ from apollo.model.layers import NORM_EPSILON, BandAttention, TimeBlock
 SLICE_FEATURES = 1 << 18  # of x in a slice on a CPU: with what is made of it, about the size of its cache
 
 
-def train_with(generator: Generator, *, recompute: str, compiled: bool) -> None:
+def configure_training_layers(generator: Generator, *, recompute: str, compiled: bool) -> None:
     """Choose how a generator's layers keep what their backward pass needs.
 
     Args:
@@ -36,14 +36,17 @@ def train_with(generator: Generator, *, recompute: str, compiled: bool) -> None:
     if compiled and compile_generator(generator, training=True):
         return
     keep = recompute == "nothing"
-    generator.mix_bands, generator.refine = partial(mix_bands, keep=keep), partial(refine, keep=keep)
+    generator.mix_bands, generator.feed_forward = (
+        partial(mix_bands, keep=keep),
+        partial(feed_forward, keep=keep),
+    )
     if recompute == "layers":
         generator.mix_bands = partial(checkpoint, mix_bands, use_reentrant=False)
-        generator.refine = partial(checkpoint, refine, use_reentrant=False)
+        generator.feed_forward = partial(checkpoint, feed_forward, use_reentrant=False)
 
 
-def refine(block: TimeBlock, residual: Tensor, mixed: Tensor, *, keep: bool = True) -> Tensor:
-    """Do what `TimeBlock.refine` does, and keep the hidden layer or compute it twice."""
+def feed_forward(block: TimeBlock, residual: Tensor, mixed: Tensor, *, keep: bool = True) -> Tensor:
+    """Do what `TimeBlock.feed_forward` does, and keep the hidden layer or compute it twice."""
     expand, contract = block.expand, block.contract
     parameters = (block.norm.weight, expand.weight, expand.bias, contract.weight, contract.bias)
     return _add_network(residual, mixed, *parameters, False, keep)

@@ -22,11 +22,11 @@ from torch.nn.utils import parametrize
 from apollo.model.generator import Generator
 from apollo.training.config import GanConfig
 from apollo.training.data import Batch
-from apollo.training.discriminator import Discriminator, Judgement
-from apollo.training.distributed import World, summed_later
-from apollo.training.fused_layers import train_with
+from apollo.training.discriminator import Discriminator, DiscriminatorOutput
+from apollo.training.distributed import DistributedContext, no_sync
+from apollo.training.fused_layers import configure_training_layers
 from apollo.training.losses import discriminator_losses, generator_losses
-from apollo.training.spectra import Spectra, join
+from apollo.training.spectra import Spectra, concatenate
 
 SKIPPED = "step/skipped"
 _EMA_WARMUP = 10
@@ -40,24 +40,33 @@ class Gan:
         generator: On its device.
         discriminator: On the same.
         config: How they learn.
-        world: The processes that learn together.
+        context: The processes that learn together.
     """
 
     def __init__(
-        self, generator: Generator, discriminator: Discriminator, config: GanConfig, world: World
+        self,
+        generator: Generator,
+        discriminator: Discriminator,
+        config: GanConfig,
+        context: DistributedContext,
     ) -> None:
-        self.generator, self.discriminator, self.config, self.world = generator, discriminator, config, world
-        self.average = copy.deepcopy(generator).eval().requires_grad_(False)  # the EMA, evaluated and kept
-        self.steps = 0  # optimizer steps of the generator, for the average's warm-up
+        self.generator, self.discriminator, self.config, self.context = (
+            generator,
+            discriminator,
+            config,
+            context,
+        )
+        self.ema_generator = copy.deepcopy(generator).eval().requires_grad_(False)
+        self.generator_steps = 0  # optimizer steps of the generator, for the average's warm-up
         self.weights = config.all_weights
-        self.suspects: list[str] = []  # this rank's examples whose losses were no numbers in the last step
+        self.non_finite_examples: list[str] = []  # of this rank, in the last step
         # accumulating exists to save memory: only where no rank does is a graph kept for both halves. All
         # ranks must do the same, for it decides in which order they meet
-        self._accumulates = -(-config.batch_size // world.size) > config.micro_batch
+        self._accumulates = -(-config.batch_size // context.world_size) > config.micro_batch
         discriminator.eval()  # its spectral norms move once a step, when told to
-        train_with(generator, recompute=config.recompute, compiled=config.compile)
-        self._parallel_generator = world.wrap(generator)
-        self._parallel_discriminator = world.wrap(discriminator)
+        configure_training_layers(generator, recompute=config.recompute, compiled=config.compile)
+        self._parallel_generator = context.wrap_ddp(generator)
+        self._parallel_discriminator = context.wrap_ddp(discriminator)
         self.generator_optimizer = torch.optim.AdamW(
             generator.parameters(),
             lr=config.generator_learning_rate,
@@ -71,14 +80,16 @@ class Gan:
             weight_decay=config.weight_decay,
         )
 
-    def step(self, batches: Sequence[Batch], *, epoch: int, alone: bool = False) -> dict[str, float]:
+    def step(
+        self, batches: Sequence[Batch], *, epoch: int, discriminator_only: bool = False
+    ) -> dict[str, float]:
         """Take one optimizer step.
 
         Args:
             batches: This rank's micro-batches, at least one, on the device; over all ranks they are the
                 config's `batch_size` examples.
             epoch: From 0; decides the learning rates.
-            alone: Let the discriminator alone learn.
+            discriminator_only: Let the discriminator alone learn.
 
         Returns:
             Means over all ranks' examples: the losses by their names in the weight table, `d/margin/<window>`
@@ -88,51 +99,53 @@ class Gan:
             have learned already, from losses that were sound.
         """
         self._set_learning_rates(epoch)
-        record = _Record(self.world, self.config.batch_size)
-        pairs = self._teach_discriminator(batches, record, alone=alone)
+        statistics = _StepStatistics(self.context, self.config.batch_size)
+        pairs = self._discriminator_step(batches, statistics, discriminator_only=discriminator_only)
         learned = pairs is not None
-        if pairs is not None and not alone:
-            learned = self._teach_generator(batches, pairs, record)
-        self.suspects = record.find_suspects()
-        return record.close(skipped=not learned)
+        if pairs is not None and not discriminator_only:
+            learned = self._generator_step(batches, pairs, statistics)
+        self.non_finite_examples = statistics.non_finite_examples()
+        return statistics.reduce(skipped=not learned)
 
-    def _teach_discriminator(
-        self, batches: Sequence[Batch], record: "_Record", *, alone: bool
+    def _discriminator_step(
+        self, batches: Sequence[Batch], statistics: "_StepStatistics", *, discriminator_only: bool
     ) -> "list[_Pair | None] | None":
         """Take the discriminator's half; gives what to go on with, or nothing if it was skipped."""
-        self.discriminator.iterate_norms()
+        self.discriminator.update_spectral_norms()
         pairs: list[_Pair | None] = []
-        graph = not self._accumulates and not alone
-        for batch, later in _with_later(batches):
+        graph = not self._accumulates and not discriminator_only
+        for batch, is_last in _with_is_last(batches):
             model = self._parallel_generator if graph else self.generator
             with torch.set_grad_enabled(graph), self._autocast():
                 estimate = model(batch.degraded).float()
             clean, restored = Spectra(batch.clean), Spectra(estimate)
             pairs.append((clean, restored) if graph else None)
-            both = join(clean, restored.detach())
-            with summed_later(self._parallel_discriminator, later):
-                with self._judging():
-                    real, fake = _halves(self._parallel_discriminator(both))
+            both = concatenate(clean, restored.detach())
+            with no_sync(self._parallel_discriminator, not is_last):
+                with self._discriminator_context():
+                    real, fake = _split_real_fake(self._parallel_discriminator(both))
                 losses = discriminator_losses(real=real, fake=fake)
-                (self._weighted(losses) * self._share(batch)).backward()
+                (self._weighted_sum(losses) * self._micro_batch_scale(batch)).backward()
             margins = _margins(self.discriminator, real, fake)
-            record.add(batch, losses | margins)
-        ok = self._update("discriminator", self.discriminator, self.discriminator_optimizer, record)
+            statistics.add(batch, losses | margins)
+        ok = self._clip_and_step(
+            "discriminator", self.discriminator, self.discriminator_optimizer, statistics
+        )
         return pairs if ok else None
 
-    def _teach_generator(
-        self, batches: Sequence[Batch], pairs: "Sequence[_Pair | None]", record: "_Record"
+    def _generator_step(
+        self, batches: Sequence[Batch], pairs: "Sequence[_Pair | None]", statistics: "_StepStatistics"
     ) -> bool:
         """Take the generator's half, against the discriminator as it is now; tells whether it learned."""
         with _frozen(self.discriminator):
-            for (batch, later), pair in zip(_with_later(batches), pairs, strict=True):
-                with summed_later(self._parallel_generator, later):
+            for (batch, is_last), pair in zip(_with_is_last(batches), pairs, strict=True):
+                with no_sync(self._parallel_generator, not is_last):
                     if pair is None:
                         with self._autocast():
                             estimate = self._parallel_generator(batch.degraded).float()
                         pair = Spectra(batch.clean), Spectra(estimate)
                     clean, restored = pair
-                    with self._judging():
+                    with self._discriminator_context():
                         with torch.no_grad():
                             real = self.discriminator(clean)
                         fake = self.discriminator(restored)
@@ -145,43 +158,44 @@ class Gan:
                         cutoff_hz=self.config.cutoff_hz,
                         sample_rate=self.generator.config.sample_rate,
                     )
-                    (self._weighted(losses) * self._share(batch)).backward()
-                record.add(batch, losses)
-        learned = self._update("generator", self.generator, self.generator_optimizer, record)
+                    (self._weighted_sum(losses) * self._micro_batch_scale(batch)).backward()
+                statistics.add(batch, losses)
+        learned = self._clip_and_step("generator", self.generator, self.generator_optimizer, statistics)
         if learned:
-            self.steps += 1
-            self._follow()
+            self.generator_steps += 1
+            self._update_ema()
         return learned
 
-    def _update(
-        self, name: str, module: nn.Module, optimizer: torch.optim.Optimizer, record: "_Record"
+    def _clip_and_step(
+        self, name: str, module: nn.Module, optimizer: torch.optim.Optimizer, statistics: "_StepStatistics"
     ) -> bool:
         """Clip and step, unless a rank met what is no number; tells whether it did."""
         norm = nn.utils.clip_grad_norm_(module.parameters(), self.config.clip_norm)
-        record.norms[f"norm/{name}"] = float(norm)
-        sound = not self.world.any(bool(record.find_suspects()) or not math.isfinite(float(norm)))
-        if sound:
+        statistics.norms[f"norm/{name}"] = float(norm)
+        finite = math.isfinite(float(norm)) and not statistics.non_finite_examples()
+        finite = not self.context.any_rank(not finite)
+        if finite:
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return sound
+        return finite
 
-    def _weighted(self, losses: dict[str, Tensor]) -> Tensor:
+    def _weighted_sum(self, losses: dict[str, Tensor]) -> Tensor:
         return torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
 
-    def _share(self, batch: Batch) -> float:
+    def _micro_batch_scale(self, batch: Batch) -> float:
         """Weigh a micro-batch's mean so that the mean over ranks is the mean over all examples."""
-        return len(batch) * self.world.size / self.config.batch_size
+        return len(batch) * self.context.world_size / self.config.batch_size
 
     def _autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(
-            self.world.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"
+            self.context.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"
         )
 
     @contextmanager
-    def _judging(self) -> Iterator[None]:
+    def _discriminator_context(self) -> Iterator[None]:
         """Let the discriminator compute its weights once, their norms in float32, before autocast."""
         with parametrize.cached():
-            self.discriminator.make_weights()
+            self.discriminator.compute_weights()
             with self._autocast():
                 yield
 
@@ -195,61 +209,68 @@ class Gan:
                 group["lr"] = rate * scale
 
     @torch.no_grad()
-    def _follow(self) -> None:
+    def _update_ema(self) -> None:
         """Move the average towards the generator; fast at first, so that it is not what it began as."""
-        decay = min(self.config.ema_decay, (1 + self.steps) / (_EMA_WARMUP + self.steps))
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - decay)
+        steps = self.generator_steps
+        decay = min(self.config.ema_decay, (1 + steps) / (_EMA_WARMUP + steps))
+        averaged, current = self.ema_generator.parameters(), self.generator.parameters()
+        torch._foreach_lerp_(list(averaged), list(current), 1 - decay)
 
 
-class _Record:
+class _StepStatistics:
     """Collects a step's numbers, to be reduced over ranks once."""
 
-    def __init__(self, world: World, examples: int) -> None:
-        self._world, self._examples = world, examples
+    def __init__(self, context: DistributedContext, examples: int) -> None:
+        self._context, self._examples = context, examples
         self._sums: dict[str, Tensor] = {}
-        self._sound: list[tuple[Tensor, list[str]]] = []
+        self._finite: list[tuple[Tensor, list[str]]] = []
         self.norms: dict[str, float] = {}
 
     def add(self, batch: Batch, values: dict[str, Tensor]) -> None:
         """Add a micro-batch's means; nothing waits for the device."""
-        self._sound.append(
+        self._finite.append(
             (torch.isfinite(torch.stack([value.detach() for value in values.values()])).all(), batch.names)
         )
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0) + value.detach().double() * len(batch)
 
-    def find_suspects(self) -> list[str]:
+    def non_finite_examples(self) -> list[str]:
         """Name this rank's examples among whose numbers one is none, so far."""
-        flags = torch.stack([flag for flag, _ in self._sound]).tolist()
+        flags = torch.stack([flag for flag, _ in self._finite]).tolist()
         found = [
-            name for sound, (_, names) in zip(flags, self._sound, strict=True) if not sound for name in names
+            name
+            for finite, (_, names) in zip(flags, self._finite, strict=True)
+            if not finite
+            for name in names
         ]
         return list(dict.fromkeys(found))
 
-    def close(self, *, skipped: bool) -> dict[str, float]:
+    def reduce(self, *, skipped: bool) -> dict[str, float]:
         """Give the means over all ranks' examples."""
-        sums = self._world.total(torch.stack(list(self._sums.values())))
+        sums = self._context.all_reduce(torch.stack(list(self._sums.values())))
         means = dict(zip(self._sums, (sums / self._examples).tolist(), strict=True))
         return {**means, **self.norms, SKIPPED: float(skipped)}
 
 
-def _with_later(batches: Sequence[Batch]) -> Iterator[tuple[Batch, bool]]:
+def _with_is_last(batches: Sequence[Batch]) -> Iterator[tuple[Batch, bool]]:
     """Pair every micro-batch with whether more follow, so that gradients wait to be summed over ranks."""
-    return ((batch, number < len(batches)) for number, batch in enumerate(batches, 1))
+    return ((batch, number == len(batches)) for number, batch in enumerate(batches, 1))
 
 
-def _halves(judgements: Sequence[Judgement]) -> tuple[list[Judgement], list[Judgement]]:
-    """Part judgements of real and fake examples that were judged as one batch."""
-    parts = [(one.logits.chunk(2), [features.chunk(2) for features in one.features]) for one in judgements]
+def _split_real_fake(
+    outputs: Sequence[DiscriminatorOutput],
+) -> tuple[list[DiscriminatorOutput], list[DiscriminatorOutput]]:
+    """Part outputs of real and fake examples that were judged as one batch."""
+    parts = [(one.logits.chunk(2), [features.chunk(2) for features in one.features]) for one in outputs]
     real, fake = (
-        [Judgement(logits[half], [pair[half] for pair in features]) for logits, features in parts]
+        [DiscriminatorOutput(logits[half], [pair[half] for pair in features]) for logits, features in parts]
         for half in (0, 1)
     )
     return real, fake
 
 
 def _margins(
-    discriminator: Discriminator, real: Sequence[Judgement], fake: Sequence[Judgement]
+    discriminator: Discriminator, real: Sequence[DiscriminatorOutput], fake: Sequence[DiscriminatorOutput]
 ) -> dict[str, Tensor]:
     """Tell for each window by how much real is judged more real."""
     return {

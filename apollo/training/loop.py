@@ -1,7 +1,7 @@
 """The training loop: epochs of GAN steps, validation, checkpoints; goes on exactly where it was stopped.
 
-Every process of a run calls `fit` with its own part of the world; what is decided is decided on numbers that
-all of them have. Rank 0 alone writes.
+Every process of a run calls `fit`. Decisions are taken on numbers that are the same on all ranks; only rank 0
+writes.
 """
 
 import copy
@@ -14,19 +14,26 @@ from pathlib import Path
 
 from apollo.checkpoints.published_format import CheckpointError
 from apollo.model.generator import Generator
-from apollo.training.callbacks import Hooks
-from apollo.training.checkpoint_manager import Snapshots
-from apollo.training.config import FitConfig, NotFiniteError
-from apollo.training.data import Batch, Example, FixedSource, Source, collate
+from apollo.training.callbacks import Callbacks
+from apollo.training.checkpoint_manager import CheckpointManager
+from apollo.training.config import FitConfig, NonFiniteError
+from apollo.training.data import Batch, Example, ExampleSource, ValidationExamples, collate
 from apollo.training.gan import SKIPPED, Gan
-from apollo.training.step_metrics import Meter, describe_scores
-from apollo.training.validation import LEARNED, LOSS, SETTLED, choose_best, listen, validate
+from apollo.training.step_metrics import MetricTracker, format_scores
+from apollo.training.validation import (
+    GENERATOR_STEPS,
+    SCORES_COMPLETE,
+    STFT_LOSS,
+    choose_best,
+    restore_examples,
+    validate,
+)
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Ending:
+class FitResult:
     """How a run ended.
 
     Args:
@@ -58,13 +65,13 @@ class _Progress:
 
 def fit(
     gan: Gan,
-    source: Source,
+    source: ExampleSource,
     config: FitConfig,
     *,
     output: Path,
-    validation: FixedSource | None = None,
-    hooks: Hooks | None = None,
-) -> Ending:
+    validation: ValidationExamples | None = None,
+    callbacks: Callbacks | None = None,
+) -> FitResult:
     """Train until the end, or until told to stop; from the newest whole checkpoint in `output`, if any.
 
     Args:
@@ -73,78 +80,79 @@ def fit(
         config: The loop.
         output: Folder of the run, seen by all ranks.
         validation: Fixed examples, read at epoch 0; without, there is no best checkpoint and no early end.
-        hooks: Who is told.
+        callbacks: Who is told.
 
     Returns:
         How it ended.
 
     Raises:
         ValueError: a batch has fewer examples than there are ranks, or an epoch fewer than a batch.
-        NotFiniteError: too many steps were no numbers.
+        NonFiniteError: too many steps were no numbers.
         CheckpointError: the output's checkpoints are of another network.
     """
-    return _Loop(gan, source, config, output, validation, hooks or Hooks()).run()
+    return _Loop(gan, source, config, output, validation, callbacks or Callbacks()).run()
 
 
 class _Loop:
     def __init__(
         self,
         gan: Gan,
-        source: Source,
+        source: ExampleSource,
         config: FitConfig,
         output: Path,
-        validation: FixedSource | None,
-        hooks: Hooks,
+        validation: ValidationExamples | None,
+        callbacks: Callbacks,
     ) -> None:
-        self.gan, self.source, self.config, self.hooks = gan, source, config, hooks
-        self.validation, self.world = validation, gan.world
-        self.snapshots, self.progress = Snapshots(output), _Progress()
-        self.first = self.world.rank == 0
+        self.gan, self.source, self.config, self.callbacks = gan, source, config, callbacks
+        self.validation, self.context = validation, gan.context
+        self.checkpoints, self.progress = CheckpointManager(output), _Progress()
+        self.is_rank0 = self.context.rank == 0
         batch_size = gan.config.batch_size
         self.epoch_steps = config.epoch_examples // batch_size
-        if batch_size < self.world.size:
+        if batch_size < self.context.world_size:
             raise ValueError(
-                f"batch_size is {batch_size} for {self.world.size} workers: every worker needs an example"
+                f"batch_size is {batch_size} for {self.context.world_size} workers: "
+                "every worker needs an example"
             )
         if not self.epoch_steps:
             raise ValueError(f"an epoch of {config.epoch_examples} examples has no batch of {batch_size}")
         limit = config.epochs * self.epoch_steps
         self.last_step = min(limit, config.max_steps) if config.max_steps else limit
-        self.meter = Meter(gan, self.last_step)
+        self.metrics = MetricTracker(gan, self.last_step)
 
-    def run(self) -> Ending:
+    def run(self) -> FitResult:
         self._resume()
         while self.progress.step < self.last_step:
-            if self._is_late_to_improve():
-                return self._end("early")
+            if self._should_stop_early():
+                return self._finish("early")
             stopping = self._train_epoch()
             if not stopping:
                 self._validate()
             self._save()
             if stopping:
-                return self._end("interrupted")
-        return self._end("done")
+                return self._finish("interrupted")
+        return self._finish("done")
 
     def _resume(self) -> None:
-        step = self.world.agree(self.snapshots.newest() if self.first else None)
+        step = self.context.broadcast(self.checkpoints.latest_valid_step() if self.is_rank0 else None)
         if step is None:
             return
-        self.progress = _Progress(**self.snapshots.load(self.gan, step))
-        self.meter.sums = self.progress.unlogged
-        if self.first:
+        self.progress = _Progress(**self.checkpoints.load(self.gan, step))
+        self.metrics.sums = self.progress.unlogged
+        if self.is_rank0:
             logger.info(f"continuing from step {step}")
         unvalidated = self.progress.validated != step
         if unvalidated and (step % self.epoch_steps == 0 or step == self.last_step):
             self._validate()  # it was ended before that
-        self._make_up(self.progress.step if unvalidated else None)
+        self._rescore_incomplete(self.progress.step if unvalidated else None)
 
-    def _make_up(self, fresh: int | None) -> None:
+    def _rescore_incomplete(self, exclude: int | None) -> None:
         """Score again what was killed before all its scores had come, but for a step that just was scored."""
-        known, there = self.snapshots.scores(), set(self.snapshots.steps()) - {fresh}
-        missed = sorted(step for step in there if step in known and self._waits(known[step]))
-        for step in self.world.agree(missed):
-            generator = copy.deepcopy(self.gan.average)
-            generator.load_state_dict(self.snapshots.average(step))
+        known, there = self.checkpoints.scores(), set(self.checkpoints.steps()) - {exclude}
+        missed = sorted(step for step in there if step in known and self._is_pending(known[step]))
+        for step in self.context.broadcast(missed):
+            generator = copy.deepcopy(self.gan.ema_generator)
+            generator.load_state_dict(self.checkpoints.load_ema(step))
             self._score(step, generator)
 
     def _train_epoch(self) -> bool:
@@ -153,7 +161,7 @@ class _Loop:
         epoch, done = divmod(progress.step, self.epoch_steps)
         end = min(self.epoch_steps, done + self.last_step - progress.step)
         steps = [
-            self.world.part(range(step * batch_size, (step + 1) * batch_size)) for step in range(done, end)
+            self.context.shard(range(step * batch_size, (step + 1) * batch_size)) for step in range(done, end)
         ]
         examples = self.source.read(epoch, [position for step in steps for position in step])
         for positions in steps:
@@ -161,14 +169,14 @@ class _Loop:
             batches = self._batches(examples, len(positions))
             loaded = time.perf_counter()
             self._step(epoch, batches)
-            self.meter.add_times(loaded - began, time.perf_counter() - loaded)
+            self.metrics.add_seconds(loaded - began, time.perf_counter() - loaded)
             if progress.step % self.config.log_steps == 0:
-                metrics = self.meter.close(progress.skipped / progress.step)
-                if self.first:
-                    self.hooks.logged(progress.step, metrics)
-                    self._tell(epoch, metrics)
-            self._settle(wait=False)
-            if self.world.any(self.hooks.should_stop()):
+                metrics = self.metrics.flush(progress.skipped / progress.step)
+                if self.is_rank0:
+                    self.callbacks.on_log(progress.step, metrics)
+                    self._log_progress(epoch, metrics)
+            self._collect_scores(wait=False)
+            if self.context.any_rank(self.callbacks.should_stop()):
                 return True
             if progress.step % self.config.checkpoint_steps == 0 and positions is not steps[-1]:
                 self._save()
@@ -177,31 +185,33 @@ class _Loop:
     def _batches(self, examples: Iterator[Example], count: int) -> list[Batch]:
         drawn = [next(examples) for _ in range(count)]
         size = self.gan.config.micro_batch
-        return [collate(drawn[begin : begin + size]).to(self.world.device) for begin in range(0, count, size)]
+        return [
+            collate(drawn[begin : begin + size]).to(self.context.device) for begin in range(0, count, size)
+        ]
 
     def _step(self, epoch: int, batches: list[Batch]) -> None:
         progress = self.progress
-        alone = progress.step < self.gan.config.discriminator_warmup_steps
-        metrics = self.gan.step(batches, epoch=epoch, alone=alone)
+        discriminator_only = progress.step < self.gan.config.discriminator_warmup_steps
+        metrics = self.gan.step(batches, epoch=epoch, discriminator_only=discriminator_only)
         progress.step += 1
         names = [name for batch in batches for name in batch.names]
-        self.hooks.stepped(progress.step, metrics, names)
+        self.callbacks.on_train_step_end(progress.step, metrics, names)
         if metrics[SKIPPED]:
-            self._skipped(names)
+            self._handle_skipped(names)
         else:
-            self.meter.add(metrics)
+            self.metrics.add(metrics)
 
-    def _skipped(self, names: list[str]) -> None:
+    def _handle_skipped(self, names: list[str]) -> None:
         self.progress.skipped += 1
-        suspects = self.world.gather(self.gan.suspects) or self.world.gather(names)
+        examples = self.context.all_gather(self.gan.non_finite_examples) or self.context.all_gather(names)
         text = (
             f"step {self.progress.step} met a loss or gradient that is no number and was left out; examples: "
-            + ", ".join(suspects)
+            + ", ".join(examples)
         )
-        if self.first:
+        if self.is_rank0:
             logger.warning(text)
         if self.progress.skipped > self.gan.config.max_skipped_steps:
-            raise NotFiniteError(
+            raise NonFiniteError(
                 f"{self.progress.skipped} steps were left out; max_skipped_steps allows "
                 f"{self.gan.config.max_skipped_steps}. The last: {text}. The newest checkpoint is sound; "
                 "try a lower learning rate or float32"
@@ -209,33 +219,32 @@ class _Loop:
 
     def _validate(self) -> None:
         progress = self.progress
-        scores = self._score(progress.step, self.gan.average)
+        scores = self._score(progress.step, self.gan.ema_generator)
         progress.validated = progress.step
         epoch = -(-progress.step // self.epoch_steps)
-        if not self.gan.steps:
+        if not self.gan.generator_steps:
             progress.lowest_epoch = epoch  # the generator has not begun to learn
-        elif scores and scores[LOSS] < progress.lowest_loss:
-            progress.lowest_loss, progress.lowest_epoch = scores[LOSS], epoch
+        elif scores and scores[STFT_LOSS] < progress.lowest_loss:
+            progress.lowest_loss, progress.lowest_epoch = scores[STFT_LOSS], epoch
 
     def _score(self, step: int, generator: Generator) -> dict[str, float]:
         """Score a generator as that of a step; gives the same scores on all ranks."""
         if self.validation is None:
             return {}
         examples = min(self.config.validation_examples, len(self.validation))
-        scores = validate(generator, self.validation, examples, self.world)
-        if self.first:
-            heard = listen(
-                generator, self.validation, min(self.hooks.heard, len(self.validation)), self.world.device
-            )
-            learned = self.snapshots.scores().get(step, {}).get(LEARNED, float(self.gan.steps))
-            scores[LEARNED] = learned
-            self.snapshots.note(step, scores)
-            self.hooks.validated(step, scores, heard)
+        scores = validate(generator, self.validation, examples, self.context)
+        if self.is_rank0:
+            count = min(self.callbacks.review_examples, len(self.validation))
+            restored = restore_examples(generator, self.validation, count, self.context.device)
+            earlier = self.checkpoints.scores().get(step, {})
+            scores[GENERATOR_STEPS] = earlier.get(GENERATOR_STEPS, float(self.gan.generator_steps))
+            self.checkpoints.record_scores(step, scores)
+            self.callbacks.on_validation_end(step, scores, restored)
             epoch = -(-step // self.epoch_steps)
-            logger.info(f"epoch {epoch}, step {step}: {describe_scores(scores)}")
+            logger.info(f"epoch {epoch}, step {step}: {format_scores(scores)}")
         return scores
 
-    def _is_late_to_improve(self) -> bool:
+    def _should_stop_early(self) -> bool:
         epoch, rest = divmod(self.progress.step, self.epoch_steps)
         if rest or self.validation is None:
             return False
@@ -244,58 +253,58 @@ class _Loop:
     def _save(self) -> None:
         """Write a checkpoint, unless this step has one, and delete those that are not to be kept."""
         step = self.progress.step
-        if self.first and step not in self.snapshots.steps():
-            self.progress.unlogged = self.meter.sums
-            path = self.snapshots.save(self.gan, step, asdict(self.progress))
-            self.hooks.saved(step, path)
-            self._settle(wait=False, anew=True)
+        if self.is_rank0 and step not in self.checkpoints.steps():
+            self.progress.unlogged = self.metrics.sums
+            path = self.checkpoints.save(self.gan, step, asdict(self.progress))
+            self.callbacks.on_checkpoint_saved(step, path)
+            self._collect_scores(wait=False, force_update=True)
             self._prune()
-        self.world.wait()
+        self.context.barrier()
 
     def _prune(self) -> None:
-        waiting = [step for step, scores in self.snapshots.scores().items() if self._waits(scores)]
-        self.snapshots.prune(self.config.keep_checkpoints, waiting)
+        waiting = [step for step, scores in self.checkpoints.scores().items() if self._is_pending(scores)]
+        self.checkpoints.prune(self.config.keep_checkpoints, waiting)
 
-    def _waits(self, scores: Mapping[str, float]) -> bool:
-        return self.hooks.late and SETTLED not in scores
+    def _is_pending(self, scores: Mapping[str, float]) -> bool:
+        return self.callbacks.has_async_scores and SCORES_COMPLETE not in scores
 
-    def _settle(self, *, wait: bool, anew: bool = False) -> None:
-        """Take scores that came late, and choose the best checkpoint again where something changed."""
-        if not self.first:
+    def _collect_scores(self, *, wait: bool, force_update: bool = False) -> None:
+        """Record asynchronous scores that arrived, and update the `best` link where something changed."""
+        if not self.is_rank0:
             return
-        late = self.hooks.late_scores(wait=wait)
-        for step, scores in late.items():
-            self.snapshots.note(step, {**scores, SETTLED: 1.0})
-        if late or anew:
+        scores_by_step = self.callbacks.collect_async_scores(wait=wait)
+        for step, scores in scores_by_step.items():
+            self.checkpoints.record_scores(step, {**scores, SCORES_COMPLETE: 1.0})
+        if scores_by_step or force_update:
             best = self._best()
             try:
                 if best is not None:
-                    self.snapshots.point_best(best)
+                    self.checkpoints.link_best(best)
             except CheckpointError as error:
                 logger.error(f"the best checkpoint stays as it was: {error}")
 
     def _best(self) -> int | None:
         """Find the best step among those that have a checkpoint and all their scores."""
-        there = set(self.snapshots.steps())
+        there = set(self.checkpoints.steps())
         candidates = {
             step: scores
-            for step, scores in self.snapshots.scores().items()
-            if step in there and scores.get(LEARNED) and not self._waits(scores)
+            for step, scores in self.checkpoints.scores().items()
+            if step in there and scores.get(GENERATOR_STEPS) and not self._is_pending(scores)
         }
         return choose_best(candidates, floor_db=self.config.floor_db)
 
-    def _end(self, status: str) -> Ending:
+    def _finish(self, status: str) -> FitResult:
         # what is still to come for an interrupted run is made up for when it goes on
-        self._settle(wait=status != "interrupted", anew=True)
-        if self.first:
+        self._collect_scores(wait=status != "interrupted", force_update=True)
+        if self.is_rank0:
             self._prune()
-        self.world.wait()
-        best = self._best() if self.first else None
-        scores = self.snapshots.scores().get(best, {}) if best is not None else {}
-        ending = Ending(status, self.progress.step, best, scores, self.progress.skipped)
-        return Ending(**self.world.agree(asdict(ending)))
+        self.context.barrier()
+        best = self._best() if self.is_rank0 else None
+        scores = self.checkpoints.scores().get(best, {}) if best is not None else {}
+        result = FitResult(status, self.progress.step, best, scores, self.progress.skipped)
+        return FitResult(**self.context.broadcast(asdict(result)))
 
-    def _tell(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        line = self.meter.line(self.progress.step, metrics)
+    def _log_progress(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        line = self.metrics.progress_line(self.progress.step, metrics)
         if line:
             logger.info(f"epoch {epoch + 1}, {line}")

@@ -18,9 +18,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from apollo.model.config import WEIGHTS, GeneratorConfig
-from apollo.training.discriminator import Judgement
-from apollo.training.spectra import Spectra, spectra_of
+from apollo.model.config import LOSS_WEIGHTS, GeneratorConfig
+from apollo.training.discriminator import DiscriminatorOutput
+from apollo.training.spectra import Spectra, as_spectra
 
 Signal = Tensor | Spectra
 
@@ -39,7 +39,7 @@ def _relative(difference: Tensor, reference: Tensor) -> Tensor:
 
 def magnitude_loss(*, estimate: Signal, reference: Signal, windows: Sequence[int] = WINDOWS) -> Tensor:
     """Compare magnitudes at several resolutions: relative mean absolute error, averaged (eq. 4)."""
-    found, expected = spectra_of(estimate), spectra_of(reference)
+    found, expected = as_spectra(estimate), as_spectra(reference)
     terms = []
     for window in windows:
         magnitude = expected[window].abs()
@@ -55,7 +55,7 @@ def compressed_loss(
     What lies 60 dB below the loudest bins counts an eighth of them instead of a thousandth, so that an empty
     band above the cut-off costs something.
     """
-    found, expected = spectra_of(estimate), spectra_of(reference)
+    found, expected = as_spectra(estimate), as_spectra(reference)
     terms = []
     for window in windows:
         soft = _compress(expected[window])
@@ -70,7 +70,7 @@ def _compress(spectrum: Tensor) -> Tensor:
 
 def waveform_loss(*, estimate: Signal, reference: Signal) -> Tensor:
     """Compare samples: relative mean absolute error."""
-    found, expected = spectra_of(estimate).samples, spectra_of(reference).samples
+    found, expected = as_spectra(estimate).samples, as_spectra(reference).samples
     return _relative(found - expected, expected)
 
 
@@ -89,16 +89,16 @@ def spectrum_loss(*, estimate: Signal, reference: Signal, cutoff_hz: float, samp
     if not 0 <= cutoff_hz <= sample_rate / 2:
         raise ValueError(f"cutoff_hz is {cutoff_hz}: it must be between 0 and {sample_rate / 2:g}")
     bins = int(cutoff_hz * _SPECTRUM_WINDOW / sample_rate) + 1
-    expected = spectra_of(reference)[_SPECTRUM_WINDOW][..., :bins, :]
-    return _relative(spectra_of(estimate)[_SPECTRUM_WINDOW][..., :bins, :] - expected, expected)
+    expected = as_spectra(reference)[_SPECTRUM_WINDOW][..., :bins, :]
+    return _relative(as_spectra(estimate)[_SPECTRUM_WINDOW][..., :bins, :] - expected, expected)
 
 
-def adversarial_loss(fake: Sequence[Judgement]) -> Tensor:
+def adversarial_loss(fake: Sequence[DiscriminatorOutput]) -> Tensor:
     """Ask the generator to be judged real: least squares (eq. 7), averaged over windows."""
     return torch.stack([(one.logits.float() - 1).square().mean() for one in fake]).mean()
 
 
-def feature_loss(*, real: Sequence[Judgement], fake: Sequence[Judgement]) -> Tensor:
+def feature_loss(*, real: Sequence[DiscriminatorOutput], fake: Sequence[DiscriminatorOutput]) -> Tensor:
     """Match features (eq. 8): relative to each layer's own level, averaged over layers and windows.
 
     No gradient flows into the real side.
@@ -111,12 +111,14 @@ def feature_loss(*, real: Sequence[Judgement], fake: Sequence[Judgement]) -> Ten
     return torch.stack(terms).mean()
 
 
-def discriminator_losses(*, real: Sequence[Judgement], fake: Sequence[Judgement]) -> dict[str, Tensor]:
+def discriminator_losses(
+    *, real: Sequence[DiscriminatorOutput], fake: Sequence[DiscriminatorOutput]
+) -> dict[str, Tensor]:
     """Ask the discriminator to tell them apart: least squares (eq. 9), averaged over windows.
 
     Args:
-        real: Judgements of clean audio.
-        fake: Judgements of restored audio, which the caller has detached from the generator.
+        real: Discriminator outputs for clean audio.
+        fake: Discriminator outputs for restored audio, which the caller has detached from the generator.
 
     Returns:
         `d/real` and `d/fake`; their sum is the published loss.
@@ -131,9 +133,9 @@ def generator_losses(
     *,
     estimate: Signal,
     reference: Signal,
-    real: Sequence[Judgement],
-    fake: Sequence[Judgement],
-    weights: Mapping[str, float] = WEIGHTS,
+    real: Sequence[DiscriminatorOutput],
+    fake: Sequence[DiscriminatorOutput],
+    weights: Mapping[str, float] = LOSS_WEIGHTS,
     cutoff_hz: float = 16_000.0,
     sample_rate: int = GeneratorConfig.sample_rate,
 ) -> dict[str, Tensor]:
@@ -142,8 +144,8 @@ def generator_losses(
     Args:
         estimate: Restored audio.
         reference: Clean audio.
-        real: Judgements of the reference.
-        fake: Judgements of the estimate, with its graph.
+        real: Discriminator outputs for the reference.
+        fake: Discriminator outputs for the estimate, with its graph.
         weights: Of the losses by name; those beyond the paper's are computed where theirs is not 0.
         cutoff_hz: Of `g/spectrum`.
         sample_rate: Hz.
@@ -151,7 +153,7 @@ def generator_losses(
     Returns:
         The losses by name, before their weights.
     """
-    estimate, reference = spectra_of(estimate), spectra_of(reference)
+    estimate, reference = as_spectra(estimate), as_spectra(reference)
     losses = {
         "g/stft": magnitude_loss(estimate=estimate, reference=reference),
         "g/adversarial": adversarial_loss(fake),

@@ -16,18 +16,18 @@ class Spectra:
 
     Args:
         samples: [batch, channels, samples].
-        find: How to get a spectrum; unset transforms the samples.
+        compute: How to get a spectrum; unset transforms the samples.
     """
 
-    def __init__(self, samples: Tensor, find: Callable[[int], Tensor] | None = None) -> None:
+    def __init__(self, samples: Tensor, compute: Callable[[int], Tensor] | None = None) -> None:
         self.samples = samples
-        self._find = find  # no bound method of its own: in a cycle, spectra would outlive their step
-        self._found: dict[int, Tensor] = {}
+        self._compute = compute  # no bound method of its own: in a cycle, spectra would outlive their step
+        self._spectra: dict[int, Tensor] = {}
 
     def __getitem__(self, window_samples: int) -> Tensor:
-        if window_samples not in self._found:
-            self._found[window_samples] = (self._find or self._transform)(window_samples)
-        return self._found[window_samples]
+        if window_samples not in self._spectra:
+            self._spectra[window_samples] = (self._compute or self._transform)(window_samples)
+        return self._spectra[window_samples]
 
     def detach(self) -> "Spectra":
         """Give the same without a graph; what is computed through it serves the original too."""
@@ -44,12 +44,12 @@ class Spectra:
         return spectrum.reshape(*samples.shape[:2], *spectrum.shape[1:])
 
 
-def spectra_of(signal: Tensor | Spectra) -> Spectra:
+def as_spectra(signal: Tensor | Spectra) -> Spectra:
     """Take a signal with or without its spectra."""
     return signal if isinstance(signal, Spectra) else Spectra(signal)
 
 
-def join(first: Spectra, second: Spectra) -> Spectra:
+def concatenate(first: Spectra, second: Spectra) -> Spectra:
     """Put two signals' examples into one batch."""
     return Spectra(
         torch.cat((first.samples, second.samples)),

@@ -6,24 +6,24 @@ from collections.abc import Mapping
 
 import torch
 
-from apollo.model.device import peak_bytes
+from apollo.model.device import peak_memory_bytes
 from apollo.training.gan import SKIPPED, Gan
-from apollo.training.validation import DEGRADED, DISTANCE, LOSS, SI_SNR, VISQOL
+from apollo.training.validation import DEGRADED_SUFFIX, LSD, SI_SNR, STFT_LOSS, VISQOL
 
-_SAY_SECONDS = 30.0
+_LINE_SECONDS = 30.0
 
 
-class Meter:
+class MetricTracker:
     """Means of what steps gave, and how fast they went."""
 
     def __init__(self, gan: Gan, last_step: int) -> None:
         self.gan, self.last_step = gan, last_step
         self._reset()
-        self._spoke = -math.inf
+        self._last_line_time = -math.inf
 
     def _reset(self) -> None:
         self.sums: dict[str, list[float]] = {}
-        self._data = self._work = 0.0
+        self._data_seconds = self._compute_seconds = 0.0
         self._steps = 0
 
     def add(self, metrics: Mapping[str, float]) -> None:
@@ -32,35 +32,38 @@ class Meter:
             if name != SKIPPED:
                 self.sums.setdefault(name, []).append(value)
 
-    def add_times(self, data: float, work: float) -> None:
+    def add_seconds(self, data: float, compute: float) -> None:
         """Add a step's seconds: of waiting for examples, and of the rest."""
-        self._data, self._work, self._steps = self._data + data, self._work + work, self._steps + 1
+        self._data_seconds += data
+        self._compute_seconds += compute
+        self._steps += 1
 
-    def close(self, skipped_share: float) -> dict[str, float]:
+    def flush(self, skipped_share: float) -> dict[str, float]:
         """Give the means since the last time."""
         means = {name: math.fsum(values) / len(values) for name, values in self.sums.items()}
-        seconds = (self._data + self._work) / max(self._steps, 1)
+        seconds = (self._data_seconds + self._compute_seconds) / max(self._steps, 1)
         means |= {
-            "time/data": self._data / max(self._steps, 1),
+            "time/data": self._data_seconds / max(self._steps, 1),
             "time/step": seconds,
             "rate/examples_per_second": self.gan.config.batch_size / max(seconds, 1e-9),
-            "rate/data_wait_share": self._data / max(self._data + self._work, 1e-9),
+            "rate/data_wait_share": self._data_seconds
+            / max(self._data_seconds + self._compute_seconds, 1e-9),
             "rate/skipped_share": skipped_share,
             "learning_rate/generator": self.gan.generator_optimizer.param_groups[0]["lr"],
             "learning_rate/discriminator": self.gan.discriminator_optimizer.param_groups[0]["lr"],
-            "memory/process_peak_mib": peak_bytes(torch.device("cpu")) / 2**20,
+            "memory/process_peak_mib": peak_memory_bytes(torch.device("cpu")) / 2**20,
         }
-        if self.gan.world.device.type == "cuda":
-            means["memory/gpu_peak_mib"] = peak_bytes(self.gan.world.device) / 2**20
+        if self.gan.context.device.type == "cuda":
+            means["memory/gpu_peak_mib"] = peak_memory_bytes(self.gan.context.device) / 2**20
         self._reset()
         return means
 
-    def line(self, step: int, metrics: Mapping[str, float]) -> str:
+    def progress_line(self, step: int, metrics: Mapping[str, float]) -> str:
         """Describe progress in a line, or say nothing if that was a moment ago."""
         now = time.monotonic()
-        if now - self._spoke < _SAY_SECONDS and step < self.last_step:
+        if now - self._last_line_time < _LINE_SECONDS and step < self.last_step:
             return ""
-        self._spoke = now
+        self._last_line_time = now
         left = (self.last_step - step) * metrics["time/step"]
         shown = [name for name in ("g/stft", "d/real", "d/fake") if name in metrics]
         parts = [f"{name} {metrics[name]:.3f}" for name in shown]
@@ -69,12 +72,12 @@ class Meter:
         return f"step {step} of {self.last_step}: {', '.join(parts)}, about {_duration(left)} left"
 
 
-def describe_scores(scores: Mapping[str, float]) -> str:
+def format_scores(scores: Mapping[str, float]) -> str:
     """Say what validation found, each score beside the input's."""
     parts = []
-    for name, unit in ((LOSS, ""), (SI_SNR, " dB"), (DISTANCE, " dB"), (VISQOL, "")):
+    for name, unit in ((STFT_LOSS, ""), (SI_SNR, " dB"), (LSD, " dB"), (VISQOL, "")):
         if name in scores:
-            before = scores.get(name + DEGRADED, math.nan)
+            before = scores.get(name + DEGRADED_SUFFIX, math.nan)
             parts.append(f"{name} {scores[name]:.3f}{unit} (input {before:.3f})")
     return ", ".join(parts)
 

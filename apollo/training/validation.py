@@ -9,21 +9,21 @@ from torch import Tensor
 
 from apollo.metrics import log_spectral_distance, si_snr
 from apollo.model.generator import Generator
-from apollo.training.data import Source
-from apollo.training.distributed import World
+from apollo.training.data import ExampleSource
+from apollo.training.distributed import DistributedContext
 from apollo.training.losses import magnitude_loss
 from apollo.training.spectra import Spectra
 
-LOSS, SI_SNR, DISTANCE, VISQOL = "valid/stft", "valid/si_snr", "valid/lsd_above_5khz", "valid/visqol"
-SETTLED = "valid/settled"  # 1 once all scores of a step have come
-LEARNED = "valid/generator_steps"  # steps that the generator had learned from
-DEGRADED = "/degraded"  # the same score of the input as it was
+STFT_LOSS, SI_SNR, LSD, VISQOL = "valid/stft", "valid/si_snr", "valid/lsd_above_5khz", "valid/visqol"
+SCORES_COMPLETE = "valid/settled"  # 1 once all scores of a step have come
+GENERATOR_STEPS = "valid/generator_steps"  # steps that the generator had learned from
+DEGRADED_SUFFIX = "/degraded"  # the same score of the input as it was
 _LEAST_LOSS = 1e-6  # an input without fault cannot be improved
 _DISTANCE_HZ = 5_000.0  # above it every codec setting of the paper has removed something
 
 
 @dataclass(frozen=True)
-class Heard:
+class RestoredExample:
     """A validation example with what became of it; [channels, samples], float32, on the CPU."""
 
     name: str
@@ -32,14 +32,16 @@ class Heard:
     restored: Tensor
 
 
-def validate(generator: Generator, source: Source, examples: int, world: World) -> dict[str, float]:
+def validate(
+    generator: Generator, source: ExampleSource, examples: int, context: DistributedContext
+) -> dict[str, float]:
     """Score a generator and, for comparison, its input.
 
     Args:
         generator: On its device.
         source: Fixed examples, at epoch 0.
         examples: How many of them, dealt out over the ranks.
-        world: The processes that share the work.
+        context: The processes that share the work.
 
     Returns:
         Means over examples, the same on all ranks: reconstruction loss, SI-SNR in dB, log-spectral distance
@@ -47,27 +49,29 @@ def validate(generator: Generator, source: Source, examples: int, world: World) 
     """
     sums: dict[str, float] = {}
     rate = generator.config.sample_rate
-    for example in source.read(0, world.part(range(examples))):
-        clean, degraded = (samples[None].to(world.device) for samples in (example.clean, example.degraded))
+    for example in source.read(0, context.shard(range(examples))):
+        clean, degraded = (samples[None].to(context.device) for samples in (example.clean, example.degraded))
         with torch.no_grad():
             scores = _score(generator(degraded), clean, rate)
-            scores |= {name + DEGRADED: value for name, value in _score(degraded, clean, rate).items()}
+            scores |= {name + DEGRADED_SUFFIX: value for name, value in _score(degraded, clean, rate).items()}
         for name, value in scores.items():
             sums[name] = sums.get(name, 0.0) + value
-    names = sorted({name + ending for name in (LOSS, SI_SNR, DISTANCE) for ending in ("", DEGRADED)})
-    local = torch.tensor([sums.get(name, 0.0) for name in names], dtype=torch.float64, device=world.device)
-    means = (world.total(local) / examples).tolist()
+    names = sorted({name + ending for name in (STFT_LOSS, SI_SNR, LSD) for ending in ("", DEGRADED_SUFFIX)})
+    local = torch.tensor([sums.get(name, 0.0) for name in names], dtype=torch.float64, device=context.device)
+    means = (context.all_reduce(local) / examples).tolist()
     return dict(zip(names, means, strict=True))
 
 
-def listen(generator: Generator, source: Source, examples: int, device: torch.device) -> list[Heard]:
+def restore_examples(
+    generator: Generator, source: ExampleSource, count: int, device: torch.device
+) -> list[RestoredExample]:
     """Restore the first examples to be heard; the same ones, however many ranks there are."""
-    heard = []
-    for example in source.read(0, range(examples)):
+    results = []
+    for example in source.read(0, range(count)):
         with torch.no_grad():
             restored = generator(example.degraded[None].to(device))[0].cpu()
-        heard.append(Heard(example.name, example.clean, example.degraded, restored))
-    return heard
+        results.append(RestoredExample(example.name, example.clean, example.degraded, restored))
+    return results
 
 
 def _score(estimate: Tensor, clean: Tensor, sample_rate: int) -> dict[str, float]:
@@ -76,9 +80,9 @@ def _score(estimate: Tensor, clean: Tensor, sample_rate: int) -> dict[str, float
         estimate=estimate, reference=clean, sample_rate=sample_rate, cutoff_hz=_DISTANCE_HZ
     )
     return {
-        LOSS: float(magnitude_loss(estimate=found, reference=expected)),
+        STFT_LOSS: float(magnitude_loss(estimate=found, reference=expected)),
         SI_SNR: float(si_snr(estimate=estimate, reference=clean).mean()),
-        DISTANCE: float(distance.mean()),
+        LSD: float(distance.mean()),
     }
 
 
@@ -89,11 +93,11 @@ def quality(scores: Mapping[str, float], *, floor_db: float) -> tuple[bool, floa
     alone would choose the network that changes nothing. Then by how much, relative to the input, the
     reconstruction loss fell and ViSQOL (where it was measured) rose.
     """
-    held = scores[SI_SNR] >= scores[SI_SNR + DEGRADED] - floor_db
-    before = scores[LOSS + DEGRADED]
-    gained = (before - scores[LOSS]) / max(before, _LEAST_LOSS)
-    if VISQOL in scores and VISQOL + DEGRADED in scores:
-        gained += scores[VISQOL] / scores[VISQOL + DEGRADED] - 1
+    held = scores[SI_SNR] >= scores[SI_SNR + DEGRADED_SUFFIX] - floor_db
+    before = scores[STFT_LOSS + DEGRADED_SUFFIX]
+    gained = (before - scores[STFT_LOSS]) / max(before, _LEAST_LOSS)
+    if VISQOL in scores and VISQOL + DEGRADED_SUFFIX in scores:
+        gained += scores[VISQOL] / scores[VISQOL + DEGRADED_SUFFIX] - 1
     return held, gained if math.isfinite(gained) else -math.inf
 
 
@@ -102,10 +106,12 @@ def choose_best(candidates: Mapping[int, Mapping[str, float]], *, floor_db: floa
 
     ViSQOL counts where all of them have it: one measurement that failed must not decide.
     """
-    heard = all(VISQOL in scores and VISQOL + DEGRADED in scores for scores in candidates.values())
+    with_visqol = all(
+        VISQOL in scores and VISQOL + DEGRADED_SUFFIX in scores for scores in candidates.values()
+    )
     ranked = {
         step: quality(
-            {name: value for name, value in scores.items() if heard or not name.startswith(VISQOL)},
+            {name: value for name, value in scores.items() if with_visqol or not name.startswith(VISQOL)},
             floor_db=floor_db,
         )
         for step, scores in candidates.items()

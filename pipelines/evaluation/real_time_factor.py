@@ -52,7 +52,7 @@ def measure(bundle: ModelBundle, precision: str, device: str, runs: int, seconds
         began = time.perf_counter()
         with torch.inference_mode():
             generator(samples)
-        devices.wait(place)
+        devices.synchronize(place)
         return time.perf_counter() - began
 
     for _ in range(_WARM_UP_RUNS):

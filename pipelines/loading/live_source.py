@@ -162,7 +162,7 @@ class LiveSource:
         return self._rejects.listed
 
     def read(self, epoch: int, positions: Sequence[int]) -> Iterator[Example]:
-        """Give the examples at these positions of an epoch; see `apollo.training.data.Source`.
+        """Give the examples at these positions of an epoch; see `apollo.training.data.ExampleSource`.
 
         Actors and threads end with the iterator.
         """

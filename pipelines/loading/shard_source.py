@@ -218,7 +218,7 @@ class ShardSource(_Shards):
         self._shuffled = Order(self._split.rows, seed=seed, window_shards=window)
 
     def read(self, epoch: int, positions: Sequence[int]) -> Iterator[Example]:
-        """Give the examples at these positions of an epoch; see `apollo.training.data.Source`."""
+        """Give the examples at these positions of an epoch; see `apollo.training.data.ExampleSource`."""
         return self._stream(rising(epoch * self._epoch_examples, positions))
 
     def _order(self) -> Order:

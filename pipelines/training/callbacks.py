@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from apollo.training.callbacks import Hooks
-from apollo.training.distributed import World
+from apollo.training.callbacks import Callbacks
+from apollo.training.distributed import DistributedContext
 from apollo.training.gan import SKIPPED
-from apollo.training.validation import VISQOL, Heard
+from apollo.training.validation import VISQOL, RestoredExample
 from pipelines.cluster.torch_trainer import Aside, DeskLine
 from pipelines.dataset.bad_rows import Reject
 from pipelines.runtime import prometheus
@@ -27,48 +27,55 @@ logger = logging.getLogger(__name__)
 _REVIEW_SECONDS = 600.0  # longest wait for the last scores at the end
 
 
-class RayCallbacks(Hooks):
+class RayCallbacks(Callbacks):
     """Callbacks of one rank.
 
     Args:
         config: The training.
         run: The MLflow run, which rank 0 logs to.
         desk: Connection to the driver.
-        world: Ranks of the training.
+        context: Ranks of the training.
         sync: Uploads what is written, for an output at a URI.
     """
 
     def __init__(
-        self, config: TrainConfig, run: Run, desk: DeskLine, world: World, sync: CheckpointSync | None
+        self,
+        config: TrainConfig,
+        run: Run,
+        desk: DeskLine,
+        context: DistributedContext,
+        sync: CheckpointSync | None,
     ) -> None:
-        self.config, self.desk, self.world, self.sync = config, desk, world, sync
+        self.config, self.desk, self.context, self.sync = config, desk, context, sync
         self.output = Folder(str(config.folder))
-        self.tracker = Tracker(run) if world.rank == 0 else None
-        self.heard = config.heard_examples
-        self.late = config.heard_examples > 0
+        self.tracker = Tracker(run) if context.rank == 0 else None
+        self.review_examples = config.heard_examples
+        self.has_async_scores = config.heard_examples > 0
         self._reviews: dict[int, Aside] = {}
-        self._counts = _TrainingCounts(world.rank)
+        self._counts = _TrainingCounts(context.rank)
 
-    def stepped(self, step: int, metrics: Mapping[str, float], names: Sequence[str]) -> None:
+    def on_train_step_end(self, step: int, metrics: Mapping[str, float], names: Sequence[str]) -> None:
         """Count a step, and append it to the history if that is configured."""
         self._counts.stepped(names, skipped=bool(metrics[SKIPPED]))
         if self.config.history:
             line = json.dumps({"step": step, "examples": list(names), **metrics})
-            with open(self.output.path(f"history-{self.world.rank}.jsonl"), "a") as stream:
+            with open(self.output.path(f"history-{self.context.rank}.jsonl"), "a") as stream:
                 stream.write(line + "\n")
 
-    def logged(self, step: int, metrics: Mapping[str, float]) -> None:
+    def on_log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log step metrics to Prometheus and, on rank 0, to MLflow."""
         self._counts.logged(metrics)
         if self.tracker:
             self.tracker.log(step, metrics)
 
-    def validated(self, step: int, scores: Mapping[str, float], heard: Sequence[Heard]) -> None:
+    def on_validation_end(
+        self, step: int, scores: Mapping[str, float], restored: Sequence[RestoredExample]
+    ) -> None:
         """Log validation scores and start the review of the example audio."""
         if self.tracker:
             self.tracker.log(step, scores, kind="validation")
         examples = [
-            (one.name, one.clean.numpy(), one.degraded.numpy(), one.restored.numpy()) for one in heard
+            (one.name, one.clean.numpy(), one.degraded.numpy(), one.restored.numpy()) for one in restored
         ]
         folder = self._review_folder(step)
         self._reviews[step] = Aside(
@@ -80,7 +87,7 @@ class RayCallbacks(Hooks):
             here=self.sync is not None,
         )
 
-    def late_scores(self, *, wait: bool) -> dict[int, dict[str, float]]:
+    def collect_async_scores(self, *, wait: bool) -> dict[int, dict[str, float]]:
         """Return the scores of reviews that have ended, by step; with `wait`, of all of them."""
         arrived: dict[int, dict[str, float]] = {}
         deadline = time.monotonic() + (_REVIEW_SECONDS if wait else 0.0)
@@ -110,7 +117,7 @@ class RayCallbacks(Hooks):
     def _review_folder(self, step: int) -> str:
         return self.output.path(f".review/step-{step:08d}")
 
-    def saved(self, step: int, path: Path) -> None:
+    def on_checkpoint_saved(self, step: int, path: Path) -> None:
         """Log a checkpoint, and upload it if the output is in a store."""
         prometheus.record("apollo_training_checkpoints_total")
         logger.info(f"checkpoint {os.fspath(path)}")
@@ -119,13 +126,13 @@ class RayCallbacks(Hooks):
 
     def should_stop(self) -> bool:
         """Return whether the driver requested a stop."""
-        return self.world.rank == 0 and self.desk.is_stopping()
+        return self.context.rank == 0 and self.desk.is_stopping()
 
     def rejected(self, reject: Reject) -> None:
         """Log a skipped row and append it to rejects-<rank>.jsonl."""
         prometheus.rejected("apollo_training_rows_rejected_total", [reject.reason])
         logger.warning(f"row skipped: {reject.name}: {reject.reason}")
-        with open(self.output.path(f"rejects-{self.world.rank}.jsonl"), "a") as stream:
+        with open(self.output.path(f"rejects-{self.context.rank}.jsonl"), "a") as stream:
             stream.write(json.dumps(reject._asdict()) + "\n")
         if self.sync:
             self.sync.try_push_rejects()

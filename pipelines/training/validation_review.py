@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apollo.training.validation import DEGRADED, VISQOL
+from apollo.training.validation import DEGRADED_SUFFIX, VISQOL
 from pipelines.audio import visqol
 from pipelines.reporting import clips
 
@@ -50,5 +50,7 @@ def review_examples(
         found["scores"]["valid/visqol_examples"] = float(len(defined))
         if defined:
             found["scores"][VISQOL] = math.fsum(after for after, _ in defined) / len(defined)
-            found["scores"][VISQOL + DEGRADED] = math.fsum(before for _, before in defined) / len(defined)
+            found["scores"][VISQOL + DEGRADED_SUFFIX] = math.fsum(before for _, before in defined) / len(
+                defined
+            )
     return found

@@ -8,10 +8,10 @@ import torch
 from apollo.checkpoints.checkpoint import WEIGHTS
 from apollo.checkpoints.published_format import read_container
 from apollo.model.generator import Generator
-from apollo.training.config import NotFiniteError
-from apollo.training.data import Source
+from apollo.training.config import NonFiniteError
+from apollo.training.data import ExampleSource
 from apollo.training.discriminator import Discriminator
-from apollo.training.distributed import World
+from apollo.training.distributed import DistributedContext
 from apollo.training.gan import Gan
 from apollo.training.loop import fit
 from pipelines.cluster.torch_trainer import DeskLine
@@ -42,44 +42,44 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
     desk = DeskLine(settings["desk"])
     if desk.failure():
         return {}
-    world = World(_device())
-    logs.forward(desk.log, rank=world.rank, level=settings["log_level"])
-    if world.rank == 0:
+    context = DistributedContext(_device())
+    logs.forward(desk.log, rank=context.rank, level=settings["log_level"])
+    if context.rank == 0:
         desk.beat()
-    sync = _checkpoint_sync(config, world)
-    hooks = RayCallbacks(config, settings["run"], desk, world, sync)
+    sync = _checkpoint_sync(config, context)
+    callbacks = RayCallbacks(config, settings["run"], desk, context, sync)
     try:
         validation = ValidationSource(
-            config.shards, config.loader, limit=config.fit.validation_examples, on_reject=hooks.rejected
+            config.shards, config.loader, limit=config.fit.validation_examples, on_reject=callbacks.rejected
         )
         ending = fit(
-            _build(config, world),
-            _source(config, world, hooks),
+            _build(config, context),
+            _source(config, context, callbacks),
             config.fit,
             output=config.folder,
             validation=validation,
-            hooks=hooks,
+            callbacks=callbacks,
         )
-        if sync and world.rank == 0:
+        if sync and context.rank == 0:
             sync.push()
-    except (NotFiniteError, CorruptDataError, torch.OutOfMemoryError, ValueError) as error:
+    except (NonFiniteError, CorruptDataError, torch.OutOfMemoryError, ValueError) as error:
         desk.fail(f"{type(error).__name__}: {error}")
         raise
     finally:
-        hooks.close()
+        callbacks.close()
     return asdict(ending)
 
 
-def _checkpoint_sync(config: TrainConfig, world: World) -> CheckpointSync | None:
+def _checkpoint_sync(config: TrainConfig, context: DistributedContext) -> CheckpointSync | None:
     """Upload what an earlier run could not, and download the output to this node, if it is at a URI."""
     if not is_uri(config.output):
         return None
-    sync = CheckpointSync(config.output, config.folder, world.rank)
-    if world.rank == 0:
+    sync = CheckpointSync(config.output, config.folder, context.rank)
+    if context.rank == 0:
         sync.push_newer()
-    world.wait()
+    context.barrier()
     sync.pull()
-    world.wait()
+    context.barrier()
     return sync
 
 
@@ -90,7 +90,7 @@ def _device() -> torch.device:
     return device
 
 
-def _build(config: TrainConfig, world: World) -> Gan:
+def _build(config: TrainConfig, context: DistributedContext) -> Gan:
     torch.manual_seed(config.fit.seed)  # the same first weights on every rank
     generator, discriminator = Generator(config.generator), Discriminator(config.discriminator)
     if config.init is not None:
@@ -98,16 +98,16 @@ def _build(config: TrainConfig, world: World) -> Gan:
         generator.load_state_dict(states["generator"])
         if "discriminator" in states:
             discriminator.load_state_dict(states["discriminator"])
-    return Gan(generator.to(world.device), discriminator.to(world.device), config.gan, world)
+    return Gan(generator.to(context.device), discriminator.to(context.device), config.gan, context)
 
 
-def _source(config: TrainConfig, world: World, hooks: RayCallbacks) -> Source:
+def _source(config: TrainConfig, context: DistributedContext, callbacks: RayCallbacks) -> ExampleSource:
     settings: dict[str, Any] = {
         "epoch_examples": config.fit.epoch_examples,
         "seed": config.fit.seed,
-        "on_reject": hooks.rejected,
+        "on_reject": callbacks.rejected,
     }
     if config.source == "live":
-        actors = max(config.live_actors // world.size, 1)
+        actors = max(config.live_actors // context.world_size, 1)
         return LiveSource(config.shards, config.loader, actors=actors, cache=config.live_cache, **settings)
     return ShardSource(config.shards, config.loader, **settings)

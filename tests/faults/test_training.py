@@ -157,10 +157,10 @@ def test_20_another_number_of_workers_changes_no_example_and_no_loss_beyond_roun
     undisturbed_run: Run, tmp_path: Path
 ) -> None:
     run = Run(tmp_path / "run")
-    assert launch(run, world=4, stop={2: 5}) == [0] * 4
-    assert launch(run, world=2, stop={0: 11}) == [0] * 2
-    assert launch(run, world=4, stop={0: 14}) == [0] * 4
-    assert launch(run, world=1) == [0]
+    assert launch(run, world_size=4, stop={2: 5}) == [0] * 4
+    assert launch(run, world_size=2, stop={0: 11}) == [0] * 2
+    assert launch(run, world_size=4, stop={0: 14}) == [0] * 4
+    assert launch(run, world_size=1) == [0]
     assert names(run, 4) == names(undisturbed_run, 2)
     expected = steps(undisturbed_run)
     for step, line in steps(run).items():
@@ -169,31 +169,31 @@ def test_20_another_number_of_workers_changes_no_example_and_no_loss_beyond_roun
 
 
 @pytest.mark.parametrize("gan", [{"micro_batch": 1}, {"micro_batch": 3}, {"micro_batch": 4}])
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("world_size", [1, 2])
 def test_20_workers_and_accumulation_give_one_loss_curve(
-    world: int, gan: dict[str, int], undisturbed_run: Run, tmp_path: Path
+    world_size: int, gan: dict[str, int], undisturbed_run: Run, tmp_path: Path
 ) -> None:
-    run = Run(tmp_path / "run", world=world, gan=replace(undisturbed_run.gan, **gan))
-    assert launch(run) == [0] * world
+    run = Run(tmp_path / "run", world_size=world_size, gan=replace(undisturbed_run.gan, **gan))
+    assert launch(run) == [0] * world_size
     expected = steps(undisturbed_run)
     for step, line in steps(run).items():
         for name in ("g/stft", "g/feature", "d/real", "d/fake"):
             assert line[name] == pytest.approx(expected[step][name], rel=1e-3), (step, name)
 
 
-@pytest.mark.parametrize(("world", "batch_size", "validation"), [(2, 5, 1), (3, 4, 2), (4, 7, 3)])
+@pytest.mark.parametrize(("world_size", "batch_size", "validation"), [(2, 5, 1), (3, 4, 2), (4, 7, 3)])
 def test_21_odd_numbers_of_examples_leave_no_rank_waiting(
-    world: int, batch_size: int, validation: int, tmp_path: Path
+    world_size: int, batch_size: int, validation: int, tmp_path: Path
 ) -> None:
     """Ranks have different numbers of examples, and some none in validation."""
     run = Run(
         tmp_path / "run",
-        world=world,
+        world_size=world_size,
         gan=GanConfig(batch_size=batch_size),
         fit=FitConfig(epochs=2, epoch_examples=15, validation_examples=validation),
     )
-    assert launch(run) == [0] * world
-    taken = names(run, world)
+    assert launch(run) == [0] * world_size
+    taken = names(run, world_size)
     per_epoch = 15 // batch_size
     assert len(taken) == 2 * per_epoch
     for step, found in taken.items():
@@ -202,7 +202,7 @@ def test_21_odd_numbers_of_examples_leave_no_rank_waiting(
 
 
 def test_21_fewer_examples_than_workers_are_refused(tmp_path: Path) -> None:
-    run = Run(tmp_path / "run", world=2, gan=GanConfig(batch_size=1))
+    run = Run(tmp_path / "run", world_size=2, gan=GanConfig(batch_size=1))
     assert launch(run) == [1, 1]
 
 
@@ -237,7 +237,7 @@ def test_22_a_run_that_keeps_meeting_no_numbers_ends_with_a_sound_checkpoint(tmp
 
 
 def test_late_scores_choose_the_best_and_a_kill_before_they_came_validates_again(tmp_path: Path) -> None:
-    run = Run(tmp_path / "run", late=True)
+    run = Run(tmp_path / "run", has_async_scores=True)
     assert launch(run, kill={0: 7, 1: 7}) == [KILLED, KILLED]
     assert launch(run) == [0, 0]
     scores = json.loads((run.output / "checkpoints/scores.json").read_text())

@@ -18,17 +18,17 @@ import torch.distributed as distributed
 
 from apollo.model.config import DiscriminatorConfig, GeneratorConfig
 from apollo.model.generator import Generator
-from apollo.training.callbacks import Hooks
+from apollo.training.callbacks import Callbacks
 from apollo.training.config import FitConfig, GanConfig
 from apollo.training.data import Example
 from apollo.training.discriminator import Discriminator
-from apollo.training.distributed import World
+from apollo.training.distributed import DistributedContext
 from apollo.training.gan import Gan
-from apollo.training.loop import Ending, fit
+from apollo.training.loop import FitResult, fit
 
 SAMPLES = 1_500
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["training_runs"])  # imports torch once for all runs
+_PROCESSES.set_forkserver_preload(["tests.support.gloo_runs"])  # imports torch once for all runs
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Run:
     """What a run does, and what is done to it."""
 
     output: Path
-    world: int = 2
+    world_size: int = 2
     gan: GanConfig = field(default_factory=lambda: GanConfig(batch_size=4, micro_batch=2, ema_decay=0.9))
     fit: FitConfig = field(
         default_factory=lambda: FitConfig(
@@ -50,7 +50,7 @@ class Run:
     kill: Mapping[int, int] = field(default_factory=dict)  # rank: step after which it is killed
     stop: Mapping[int, int] = field(default_factory=dict)  # rank: step after which it asks to stop
     poison: frozenset[str] = frozenset()  # examples whose samples are no numbers
-    late: bool = False  # whether scores come late
+    has_async_scores: bool = False  # whether scores come late
 
 
 class Noise:
@@ -71,27 +71,27 @@ class Noise:
             yield Example(clean, degraded * torch.nan if name in self.poison else degraded, name)
 
 
-class Recorder(Hooks):
+class Recorder(Callbacks):
     """Writes every step down, and kills its process or asks to stop where it is told."""
 
     def __init__(self, run: Run, rank: int) -> None:
         self.run, self.rank, self.step, self.waiting = run, rank, 0, {}
-        self.late = run.late
+        self.has_async_scores = run.has_async_scores
 
-    def stepped(self, step: int, metrics: Mapping[str, float], names: Sequence[str]) -> None:
+    def on_train_step_end(self, step: int, metrics: Mapping[str, float], names: Sequence[str]) -> None:
         self.step = step
         _append(self.run.output / f"steps-{self.rank}.jsonl", {"step": step, "names": list(names), **metrics})
         if self.run.kill.get(self.rank) == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def logged(self, step: int, metrics: Mapping[str, float]) -> None:
+    def on_log(self, step: int, metrics: Mapping[str, float]) -> None:
         _append(self.run.output / "logged.jsonl", {"step": step, **metrics})
 
-    def validated(self, step: int, scores: Mapping[str, float], heard: Sequence[object]) -> None:
+    def on_validation_end(self, step: int, scores: Mapping[str, float], restored: Sequence[object]) -> None:
         _append(self.run.output / "validated.jsonl", {"step": step, **scores})
         self.waiting[step] = {"valid/visqol": 2.0 + step / 100, "valid/visqol/degraded": 2.0}
 
-    def late_scores(self, *, wait: bool) -> dict[int, dict[str, float]]:
+    def collect_async_scores(self, *, wait: bool) -> dict[int, dict[str, float]]:
         arrived = {step: scores for step, scores in self.waiting.items() if wait or step < self.step - 2}
         self.waiting = {step: scores for step, scores in self.waiting.items() if step not in arrived}
         return arrived
@@ -105,34 +105,34 @@ def _append(path: Path, line: Mapping[str, Any]) -> None:
         stream.write(json.dumps(line) + "\n")
 
 
-def build(run: Run, world: World) -> Gan:
+def build(run: Run, context: DistributedContext) -> Gan:
     """Make the small networks of a run; the same on every rank."""
     torch.manual_seed(run.fit.seed)
     generator = Generator(GeneratorConfig(dim=8, layers=1, heads=2, output="correction"))
     discriminator = Discriminator(DiscriminatorConfig(windows=(64, 256), norm="rms"))
-    return Gan(generator, discriminator, run.gan, world)
+    return Gan(generator, discriminator, run.gan, context)
 
 
 def _work(run: Run, rank: int, meeting: str) -> None:
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    if run.world > 1:
+    if run.world_size > 1:
         distributed.init_process_group(
             "gloo",
             init_method=f"file://{meeting}",
             rank=rank,
-            world_size=run.world,
+            world_size=run.world_size,
             timeout=timedelta(seconds=60),
         )
     logging.basicConfig(filename=run.output / "log.txt", level=logging.INFO)
-    world = World(torch.device("cpu"))
+    context = DistributedContext(torch.device("cpu"))
     ending = fit(
-        build(run, world),
+        build(run, context),
         Noise(run.poison),
         run.fit,
         output=run.output,
         validation=Noise(count=50),
-        hooks=Recorder(run, rank),
+        callbacks=Recorder(run, rank),
     )
     if rank == 0:
         (run.output / "ending.json").write_text(json.dumps(ending.__dict__))
@@ -145,7 +145,7 @@ def launch(run: Run, **changes: Any) -> list[int | None]:
     with tempfile.TemporaryDirectory() as folder:
         workers = [
             _PROCESSES.Process(target=_work, args=(run, rank, f"{folder}/meeting"), daemon=True)
-            for rank in range(run.world)
+            for rank in range(run.world_size)
         ]
         for worker in workers:
             worker.start()
@@ -155,13 +155,13 @@ def launch(run: Run, **changes: Any) -> list[int | None]:
         for worker in hanging:
             worker.kill()
             worker.join()
-        assert not hanging, f"{len(hanging)} of {run.world} ranks hang"
+        assert not hanging, f"{len(hanging)} of {run.world_size} ranks hang"
     return [worker.exitcode for worker in workers]
 
 
-def ending(run: Run) -> Ending:
+def ending(run: Run) -> FitResult:
     """Read how the last run ended."""
-    return Ending(**json.loads((run.output / "ending.json").read_text()))
+    return FitResult(**json.loads((run.output / "ending.json").read_text()))
 
 
 def steps(run: Run, rank: int = 0) -> dict[int, dict[str, Any]]:

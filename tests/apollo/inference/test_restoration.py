@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from apollo.inference.restoration import reach_frames, reach_samples, restore
+from apollo.inference.restoration import receptive_field_frames, receptive_field_samples, restore
 from apollo.inference.streaming import StreamRestorer
 from apollo.model.config import GeneratorConfig
 from apollo.model.generator import Generator
@@ -114,13 +114,13 @@ def test_gradient_is_exactly_zero_beyond_the_reach_and_not_at_its_edges(
     changes: dict[str, Any], offset: int, path: Any
 ) -> None:
     generator = _generator(**changes).double()
-    past, future = reach_samples(generator)
+    past, future = receptive_field_samples(generator)
     position = (past // HOP + 2) * HOP + offset  # a hop away from the reflections at the ends
     samples = _noise(position + future + 2 * HOP).double().requires_grad_()
     path(generator, samples)[position].backward()
     assert samples.grad is not None
     heard = samples.grad.nonzero().flatten()
-    low, high = _heard(position, *reach_frames(generator))
+    low, high = _heard(position, *receptive_field_frames(generator))
     assert (int(heard[0]), int(heard[-1])) == (low, high)
     assert position - low <= past and high - position <= future
     if offset == HOP - 1:
@@ -142,7 +142,7 @@ def test_reach_has_its_known_numbers(
 ) -> None:
     with torch.device("meta"):
         generator = Generator(config)
-    assert (reach_frames(generator), reach_samples(generator)) == (frames, samples)
+    assert (receptive_field_frames(generator), receptive_field_samples(generator)) == (frames, samples)
 
 
 @pytest.mark.parametrize(

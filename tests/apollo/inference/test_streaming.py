@@ -61,7 +61,7 @@ def _assert_equal(found: Tensor, expected: Tensor, scale: Tensor) -> None:
 
 
 def _tensors(state: StreamState) -> list[Tensor]:
-    history = state.history
+    history = state.generator_state
     waiting = [] if history is None else [*history.blocks]
     if history is not None and history.spectrum is not None:
         waiting.append(history.spectrum)
@@ -102,13 +102,13 @@ def test_a_state_is_never_changed_and_may_be_used_again(changes: dict[str, Any],
     restorer, samples = StreamRestorer(_generator(**changes)), _noise(1, 12_000)
     _, state = restorer.push(restorer.start(1), samples[:, :before])
     kept = [tensor.clone() for tensor in _tensors(state)]
-    counters = (state.started, state.received, state.given)
+    counters = (state.reflected, state.received, state.returned)
     first, _ = restorer.push(state, samples[:, before:])
     ended = restorer.finish(state)
     _ = restorer.push(state, 10 * samples)
     again, _ = restorer.push(state, samples[:, before:])
     assert torch.equal(first, again) and torch.equal(ended, restorer.finish(state))
-    assert (state.started, state.received, state.given) == counters
+    assert (state.reflected, state.received, state.returned) == counters
     assert all(torch.equal(one, other) for one, other in zip(kept, _tensors(state), strict=True))
 
 
@@ -121,7 +121,7 @@ def test_samples_are_given_within_the_latency_and_never_early(changes: dict[str,
         part, state = restorer.push(state, _noise(1, size))
         received, given = received + size, given + part.shape[1]
         assert received - restorer.latency_samples <= given <= received
-        assert (state.received, state.given) == (received, given)
+        assert (state.received, state.returned) == (received, given)
         backlog.append(received - given)
     assert max(backlog) > restorer.latency_samples - 2 * HOP  # the latency is no idle promise
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from apollo.model.config import WEIGHTS
+from apollo.model.config import LOSS_WEIGHTS
 from apollo.training.config import FitConfig, GanConfig
 
 
@@ -74,8 +74,8 @@ def test_learning_rates_are_scaled_by_steps_of_epochs() -> None:
 
 
 def test_weights_given_change_those_of_the_paper_and_no_others() -> None:
-    assert GanConfig().all_weights == WEIGHTS
+    assert GanConfig().all_weights == LOSS_WEIGHTS
     config = GanConfig(weights={"g/feature": 2.0, "g/waveform": 0.1})
-    assert config.all_weights == WEIGHTS | {"g/feature": 2.0, "g/waveform": 0.1}
-    assert list(config.all_weights) == list(WEIGHTS)
-    assert (WEIGHTS["g/feature"], WEIGHTS["g/waveform"]) == (1.0, 0.0)  # the table itself stays
+    assert config.all_weights == LOSS_WEIGHTS | {"g/feature": 2.0, "g/waveform": 0.1}
+    assert list(config.all_weights) == list(LOSS_WEIGHTS)
+    assert (LOSS_WEIGHTS["g/feature"], LOSS_WEIGHTS["g/waveform"]) == (1.0, 0.0)  # the table itself stays

@@ -16,7 +16,7 @@ import torch
 
 import apollo
 import apollo.training.loop
-from apollo.training.checkpoint_manager import Snapshots
+from apollo.training.checkpoint_manager import CheckpointManager
 
 SAMPLES, ROOT = 1_500, Path(__file__).parents[3]
 SMALL = ("--preset", "demo", "--batch-size", "1", "--epoch-examples", "2", "--validation-examples", "1")
@@ -85,7 +85,7 @@ def test_it_trains_tells_and_goes_on(
     assert (out, said.splitlines()[-1]) == ("", f"done at step 2, best: {tmp_path / 'best'} (step 2)")
     result = json.loads((tmp_path / "result.json").read_text())
     assert (result["status"], result["step"], result["best"], result["skipped"]) == ("done", 2, 2, 0)
-    assert result["scores"] == Snapshots(tmp_path).scores()[2]
+    assert result["scores"] == CheckpointManager(tmp_path).scores()[2]
     assert apollo.load(tmp_path).config == apollo.PRESETS["demo"]
     history, metrics = _lines(tmp_path / "history-0.jsonl"), _lines(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in history] == [line["step"] for line in metrics] == [1, 2]
@@ -123,7 +123,7 @@ def test_a_signal_ends_it_with_a_checkpoint(examples: Path, tmp_path: Path) -> N
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["status"] == "interrupted"
     last = len(_lines(history))
-    assert result["step"] == last == Snapshots(tmp_path).newest()
+    assert result["step"] == last == CheckpointManager(tmp_path).latest_valid_step()
     assert f"interrupted at step {last}" in said
 
 

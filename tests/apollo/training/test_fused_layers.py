@@ -25,7 +25,7 @@ def _generator(recompute: str | None = None) -> Generator:
         {name: value + 0.1 * torch.randn_like(value) for name, value in generator.state_dict().items()}
     )
     if recompute:
-        fused_layers.train_with(generator, recompute=recompute, compiled=False)
+        fused_layers.configure_training_layers(generator, recompute=recompute, compiled=False)
     return generator
 
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from apollo.model.config import WEIGHTS, DiscriminatorConfig, GeneratorConfig
+from apollo.model.config import LOSS_WEIGHTS, DiscriminatorConfig, GeneratorConfig
 from apollo.model.generator import Generator
 from apollo.training import gan as module
 from apollo.training.config import GanConfig
 from apollo.training.data import Batch, collate
 from apollo.training.discriminator import Discriminator
-from apollo.training.distributed import World
+from apollo.training.distributed import DistributedContext
 from apollo.training.gan import Gan
 from tests.support.gloo_runs import Noise
 
@@ -42,7 +42,7 @@ def _networks() -> tuple[Generator, Discriminator]:
 def _gan(*, double: bool = False, **settings: Any) -> Gan:
     networks = [network.double() if double else network for network in _networks()]
     config = GanConfig(**{"batch_size": EXAMPLES, "micro_batch": EXAMPLES, **settings})
-    return Gan(*networks, config, World(torch.device("cpu")))
+    return Gan(*networks, config, DistributedContext(torch.device("cpu")))
 
 
 def _batches(step: int, size: int = EXAMPLES, *, double: bool = False) -> list[Batch]:
@@ -62,11 +62,11 @@ def _learned(gan: Gan) -> dict[str, Any]:
     """All that learning changes; the singular vectors of the spectral norms are not learned."""
     return {
         "generator": _copies(dict(gan.generator.named_parameters())),
-        "average": _copies(dict(gan.average.named_parameters())),
+        "average": _copies(dict(gan.ema_generator.named_parameters())),
         "discriminator": _copies(dict(gan.discriminator.named_parameters())),
         "generator_optimizer": copy.deepcopy(gan.generator_optimizer.state_dict()),
         "discriminator_optimizer": copy.deepcopy(gan.discriminator_optimizer.state_dict()),
-        "steps": gan.steps,
+        "steps": gan.generator_steps,
     }
 
 
@@ -123,7 +123,7 @@ class Plain:
     def __init__(self, config: GanConfig) -> None:
         self.generator, self.discriminator = (network.double() for network in _networks())
         self.discriminator.eval()
-        self.average = copy.deepcopy(self.generator)
+        self.ema_generator = copy.deepcopy(self.generator)
         self.weights, self.clip, self.decay = config.all_weights, config.clip_norm, config.ema_decay
         self.taken = 0
         self.generator_optimizer = torch.optim.AdamW(
@@ -185,7 +185,7 @@ class Plain:
         self.taken += 1
         decay = min(self.decay, (1 + self.taken) / (10 + self.taken))
         with torch.no_grad():
-            for slow, fast in zip(self.average.parameters(), self.generator.parameters(), strict=True):
+            for slow, fast in zip(self.ema_generator.parameters(), self.generator.parameters(), strict=True):
                 slow.copy_(decay * slow + (1 - decay) * fast)
         return numbers | {name: loss.item() for name, loss in losses.items()} | {"step/skipped": 0.0}
 
@@ -222,17 +222,17 @@ def test_steps_are_those_of_the_plain_ones(settings: dict[str, Any], monkeypatch
         found = gan.step(_batches(step, gan.config.micro_batch, double=True), epoch=step)
         expected = plain.step(_batches(step, double=True)[0], epoch=step)
         assert found == pytest.approx(expected, rel=1e-8, abs=1e-10), f"step {step}"
-        for name in ("generator", "discriminator", "average"):
+        for name in ("generator", "discriminator", "ema_generator"):
             ours, theirs = getattr(gan, name).state_dict(), getattr(plain, name).state_dict()
             torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-9)
-    assert gan.steps == 4
+    assert gan.generator_steps == 4
 
 
 def test_numbers_are_one_flat_dict_named_as_the_weights() -> None:
     found = _gan(weights=EVERYTHING).step(_batches(0), epoch=0)
     assert all(isinstance(value, float) for value in found.values())
     others = {"d/margin/64", "d/margin/256", "norm/generator", "norm/discriminator", "step/skipped"}
-    assert set(found) == set(WEIGHTS) | others
+    assert set(found) == set(LOSS_WEIGHTS) | others
 
 
 def test_terms_beyond_the_paper_are_absent_at_weight_zero() -> None:
@@ -250,14 +250,14 @@ def test_a_weight_of_zero_teaches_nothing() -> None:
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 4])
-@pytest.mark.parametrize("alone", [False, True])
-def test_singular_vectors_move_by_one_iteration_a_step(micro_batch: int, alone: bool) -> None:
+@pytest.mark.parametrize("discriminator_only", [False, True])
+def test_singular_vectors_move_by_one_iteration_a_step(micro_batch: int, discriminator_only: bool) -> None:
     gan = _gan(micro_batch=micro_batch)
     parts = [
         layer.parametrizations.weight for network in gan.discriminator.networks for layer in network.layers
     ]
     before = [(part.original.detach().flatten(1).clone(), part[0]._u, part[0]._v.clone()) for part in parts]
-    gan.step(_batches(0, micro_batch), epoch=0, alone=alone)
+    gan.step(_batches(0, micro_batch), epoch=0, discriminator_only=discriminator_only)
     for part, (weight, _, right) in zip(parts, before, strict=True):
         left = nn.functional.normalize(weight @ right, dim=0)
         torch.testing.assert_close(part[0]._u, left)
@@ -349,7 +349,7 @@ def test_the_generator_runs_once_a_batch_unless_memory_is_to_be_saved(micro_batc
     gan.step(_batches(0, micro_batch), epoch=0)
     assert runs == ([True] if micro_batch == 4 else [False] * 4 + [True] * 4)
     runs.clear()
-    gan.step(_batches(1, micro_batch), epoch=0, alone=True)
+    gan.step(_batches(1, micro_batch), epoch=0, discriminator_only=True)
     assert runs == [False] * (EXAMPLES // micro_batch)  # nobody will go back through it
 
 
@@ -360,7 +360,9 @@ def test_compiled_is_the_same_within_rounding(monkeypatch: pytest.MonkeyPatch) -
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="torch.compile does not work here")
         compiled = _gan(compile=True)
-    assert not isinstance(compiled.generator.refine, partial)  # what is not compiled is a partial function
+    assert not isinstance(
+        compiled.generator.feed_forward, partial
+    )  # what is not compiled is a partial function
     expected, found = plain.step(_batches(0), epoch=0), compiled.step(_batches(0), epoch=0)
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
@@ -385,7 +387,7 @@ def test_bfloat16_stays_near_and_keeps_parameters_and_states_in_float32() -> Non
     states = [
         *rough.generator.state_dict().values(),
         *rough.discriminator.state_dict().values(),
-        *rough.average.state_dict().values(),
+        *rough.ema_generator.state_dict().values(),
         *(value for state in rough.generator_optimizer.state.values() for value in state.values()),
         *(value for state in rough.discriminator_optimizer.state.values() for value in state.values()),
     ]
@@ -396,7 +398,7 @@ def test_bfloat16_stays_near_and_keeps_parameters_and_states_in_float32() -> Non
 def test_learning_rates_fall_by_two_hundredths_every_two_epochs() -> None:
     gan, scales = _gan(), [1, 1, 0.98, 0.98, 0.98**2, 0.98**2]
     for epoch, scale in enumerate(scales):
-        gan.step(_batches(0), epoch=epoch, alone=True)
+        gan.step(_batches(0), epoch=epoch, discriminator_only=True)
         assert gan.generator_optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * scale, rel=1e-12)
         assert gan.discriminator_optimizer.param_groups[0]["lr"] == pytest.approx(1e-4 * scale, rel=1e-12)
 
@@ -411,8 +413,8 @@ def test_the_average_follows_by_the_warm_up_formula(limit: float) -> None:
         decay = min(decay, limit)
         now = gan.generator.state_dict()
         expected = {name: decay * expected[name] + (1 - decay) * now[name] for name in now}
-        torch.testing.assert_close(gan.average.state_dict(), expected)
-    now, slow = gan.generator.state_dict(), gan.average.state_dict()
+        torch.testing.assert_close(gan.ema_generator.state_dict(), expected)
+    now, slow = gan.generator.state_dict(), gan.ema_generator.state_dict()
     moved = sum((now[name] - first[name]).norm() for name in now)
     assert sum((slow[name] - first[name]).norm() for name in now) > 0.5 * moved > 0
 
@@ -420,14 +422,14 @@ def test_the_average_follows_by_the_warm_up_formula(limit: float) -> None:
 def test_an_average_without_decay_is_the_generator() -> None:
     gan = _gan(ema_decay=0.0)
     gan.step(_batches(0), epoch=0)
-    torch.testing.assert_close(gan.average.state_dict(), gan.generator.state_dict(), rtol=0, atol=0)
-    assert not any(parameter.requires_grad for parameter in gan.average.parameters())
+    torch.testing.assert_close(gan.ema_generator.state_dict(), gan.generator.state_dict(), rtol=0, atol=0)
+    assert not any(parameter.requires_grad for parameter in gan.ema_generator.parameters())
 
 
 def test_alone_the_discriminator_alone_learns() -> None:
     gan = _gan()
     before = _learned(gan)
-    found = gan.step(_batches(0), epoch=0, alone=True)
+    found = gan.step(_batches(0), epoch=0, discriminator_only=True)
     after = _learned(gan)
     _assert_same(after, before, "generator", "average", "generator_optimizer", "steps")
     assert not _same(after["discriminator"], before["discriminator"])
@@ -451,11 +453,11 @@ def test_an_example_that_is_no_number_teaches_nobody_and_is_named(
     before = _learned(gan)
     found = gan.step(_poisoned(1, 2, size, value), epoch=0)
     assert found["step/skipped"] == 1
-    assert gan.suspects == (suspects or ["1-0", "1-1", "1-2", "1-3"])
+    assert gan.non_finite_examples == (suspects or ["1-0", "1-1", "1-2", "1-3"])
     _assert_same(_learned(gan), before)
     again = gan.step(_batches(2, size), epoch=0)  # and the next one goes on
     assert again["step/skipped"] == 0
-    assert gan.suspects == []
+    assert gan.non_finite_examples == []
     assert not _same(_learned(gan)["generator"], before["generator"])
 
 
@@ -468,7 +470,7 @@ def test_a_discriminators_gradient_that_is_no_number_teaches_nobody(size: int) -
     found = gan.step(_batches(1, size), epoch=0)
     handle.remove()
     assert found["step/skipped"] == 1
-    assert gan.suspects == []  # the losses were numbers: nobody is suspected
+    assert gan.non_finite_examples == []  # the losses were numbers: nobody is suspected
     _assert_same(_learned(gan), before)
 
 
@@ -500,7 +502,7 @@ def test_a_loss_that_is_no_number_teaches_nobody_though_its_gradient_is_one(
     found = gan.step(_batches(0), epoch=0)
     assert found["step/skipped"] == 1
     assert found["norm/discriminator"] > 0
-    assert gan.suspects == ["0-0", "0-1", "0-2", "0-3"]
+    assert gan.non_finite_examples == ["0-0", "0-1", "0-2", "0-3"]
     _assert_same(_learned(gan), before, "generator", "average", "generator_optimizer", "steps")
     learned = not _same(_learned(gan)["discriminator"], before["discriminator"])
     assert learned == (half == "generator_losses")

@@ -12,7 +12,7 @@ from apollo.model.generator import Generator
 from apollo.training.config import GanConfig
 from apollo.training.data import Batch
 from apollo.training.discriminator import Discriminator
-from apollo.training.distributed import World
+from apollo.training.distributed import DistributedContext
 from apollo.training.gan import Gan
 from apollo.training.losses import magnitude_loss
 
@@ -84,7 +84,7 @@ def _learn(output: str, batch: Batch) -> list[float]:
             generator_learning_rate=3e-3,
             weights={"g/adversarial": 0.1, "g/feature": 0.1},
         ),
-        World(torch.device("cpu")),
+        DistributedContext(torch.device("cpu")),
     )
     losses: list[float] = []
     while len(losses) < MOST_STEPS and (not losses or losses[-1] >= losses[0] / 2):

@@ -16,15 +16,15 @@ import apollo
 from apollo.model.config import DiscriminatorConfig, GeneratorConfig
 from apollo.model.generator import Generator
 from apollo.training import loop, step_metrics
-from apollo.training.callbacks import Hooks
-from apollo.training.checkpoint_manager import Snapshots
+from apollo.training.callbacks import Callbacks
+from apollo.training.checkpoint_manager import CheckpointManager
 from apollo.training.config import FitConfig, GanConfig
 from apollo.training.data import Example
 from apollo.training.discriminator import Discriminator
-from apollo.training.distributed import World
+from apollo.training.distributed import DistributedContext
 from apollo.training.gan import Gan
-from apollo.training.loop import Ending, fit
-from apollo.training.validation import DEGRADED, DISTANCE, LOSS, SI_SNR
+from apollo.training.loop import FitResult, fit
+from apollo.training.validation import DEGRADED_SUFFIX, LSD, SI_SNR, STFT_LOSS
 from tests.support.gloo_runs import SAMPLES, Noise
 
 EPOCH_STEPS = 3  # of 2 examples; the epoch's seventh is taken by no step
@@ -32,28 +32,28 @@ SMALL = FitConfig(epochs=2, epoch_examples=7, validation_examples=2, log_steps=2
 
 
 @dataclass
-class Recorder(Hooks):
+class Recorder(Callbacks):
     """Writes every call down, in order."""
 
     stop_after: int = 0
-    heard: int = 1
+    review_examples: int = 1
     calls: list[tuple[Any, ...]] = field(default_factory=list)
 
-    def stepped(self, step: int, metrics: Mapping[str, float], names: Sequence[str]) -> None:
-        self.calls.append(("stepped", step, dict(metrics), list(names)))
+    def on_train_step_end(self, step: int, metrics: Mapping[str, float], names: Sequence[str]) -> None:
+        self.calls.append(("step", step, dict(metrics), list(names)))
 
-    def logged(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.calls.append(("logged", step, dict(metrics)))
+    def on_log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.calls.append(("log", step, dict(metrics)))
 
-    def validated(self, step: int, scores: Mapping[str, float], heard: Sequence[Any]) -> None:
-        self.calls.append(("validated", step, dict(scores), list(heard)))
+    def on_validation_end(self, step: int, scores: Mapping[str, float], restored: Sequence[Any]) -> None:
+        self.calls.append(("validation", step, dict(scores), list(restored)))
 
-    def saved(self, step: int, path: Path) -> None:
+    def on_checkpoint_saved(self, step: int, path: Path) -> None:
         assert (path / "MANIFEST.json").exists()
-        self.calls.append(("saved", step, path))
+        self.calls.append(("checkpoint", step, path))
 
     def should_stop(self) -> bool:
-        return bool(self.stop_after) and self.of("stepped")[-1][1] >= self.stop_after
+        return bool(self.stop_after) and self.of("step")[-1][1] >= self.stop_after
 
     def of(self, kind: str) -> list[tuple[Any, ...]]:
         return [call for call in self.calls if call[0] == kind]
@@ -71,23 +71,23 @@ def _gan(**settings: Any) -> Gan:
         Generator(GeneratorConfig(dim=8, layers=1, heads=2, output="correction")),
         Discriminator(DiscriminatorConfig(windows=(64,))),
         GanConfig(**{"batch_size": 2, "micro_batch": 2, "ema_decay": 0.5, **settings}),
-        World(torch.device("cpu")),
+        DistributedContext(torch.device("cpu")),
     )
 
 
 def _fit(
-    output: Path, *, validation: Any = "noise", hooks: Hooks | None = None, **settings: Any
-) -> tuple[Ending, Recorder]:
-    hooks = hooks or Recorder()
+    output: Path, *, validation: Any = "noise", callbacks: Callbacks | None = None, **settings: Any
+) -> tuple[FitResult, Recorder]:
+    callbacks = callbacks or Recorder()
     ending = fit(
         _gan(),
         Noise(),
         replace(SMALL, **settings),
         output=output,
         validation=Noise(count=9) if validation == "noise" else validation,
-        hooks=hooks,
+        callbacks=callbacks,
     )
-    return ending, hooks  # type: ignore[return-value]
+    return ending, callbacks  # type: ignore[return-value]
 
 
 @pytest.fixture
@@ -98,8 +98,12 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Any:
         left, levels = iter(losses), iter(si_snr)
 
         def find(*_: Any, **__: Any) -> dict[str, float]:
-            scores = {LOSS: next(left), SI_SNR: next(levels, 10.0), DISTANCE: 20.0}
-            return scores | {LOSS + DEGRADED: 0.5, SI_SNR + DEGRADED: 10.0, DISTANCE + DEGRADED: 30.0}
+            scores = {STFT_LOSS: next(left), SI_SNR: next(levels, 10.0), LSD: 20.0}
+            return scores | {
+                STFT_LOSS + DEGRADED_SUFFIX: 0.5,
+                SI_SNR + DEGRADED_SUFFIX: 10.0,
+                LSD + DEGRADED_SUFFIX: 30.0,
+            }
 
         monkeypatch.setattr(loop, "validate", find)
 
@@ -107,30 +111,43 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def _kept(output: Path) -> list[int]:
-    return Snapshots(output).steps()
+    return CheckpointManager(output).steps()
 
 
-def test_hooks_are_called_in_order(tmp_path: Path) -> None:
-    ending, hooks = _fit(tmp_path)
-    assert hooks.order() == [
-        *(("stepped", 1), ("stepped", 2), ("logged", 2), ("stepped", 3), ("validated", 3), ("saved", 3)),
-        *(("stepped", 4), ("logged", 4), ("stepped", 5), ("stepped", 6), ("logged", 6)),
-        *(("validated", 6), ("saved", 6)),
+def test_callbacks_are_called_in_order(tmp_path: Path) -> None:
+    ending, callbacks = _fit(tmp_path)
+    assert callbacks.order() == [
+        *(
+            ("step", 1),
+            ("step", 2),
+            ("log", 2),
+            ("step", 3),
+            ("validation", 3),
+            ("checkpoint", 3),
+        ),
+        *(
+            ("step", 4),
+            ("log", 4),
+            ("step", 5),
+            ("step", 6),
+            ("log", 6),
+        ),
+        *(("validation", 6), ("checkpoint", 6)),
     ]
-    assert [call[3] for call in hooks.of("stepped")] == [
+    assert [call[3] for call in callbacks.of("step")] == [
         *(["0-0", "0-1"], ["0-2", "0-3"], ["0-4", "0-5"], ["1-0", "1-1"], ["1-2", "1-3"], ["1-4", "1-5"])
     ]
-    assert [one.name for one in hooks.of("validated")[0][3]] == ["0-0"]
+    assert [one.name for one in callbacks.of("validation")[0][3]] == ["0-0"]
     assert (ending.status, ending.step, ending.skipped) == ("done", 6, 0)
-    assert ending.scores == hooks.of("validated")[hooks.steps("validated").index(ending.best)][2]
+    assert ending.scores == callbacks.of("validation")[callbacks.steps("validation").index(ending.best)][2]
 
 
 def test_what_is_validated_is_the_average_that_is_saved(tmp_path: Path) -> None:
-    ending, hooks = _fit(tmp_path)
-    restored = apollo.load(tmp_path)(hooks.of("validated")[0][3][0].degraded)
-    heard = hooks.of("validated")[hooks.steps("validated").index(ending.best)][3][0]
-    torch.testing.assert_close(restored, heard.restored)
-    assert restored.shape == (2, SAMPLES)
+    ending, callbacks = _fit(tmp_path)
+    expected = apollo.load(tmp_path)(callbacks.of("validation")[0][3][0].degraded)
+    found = callbacks.of("validation")[callbacks.steps("validation").index(ending.best)][3][0]
+    torch.testing.assert_close(expected, found.restored)
+    assert expected.shape == (2, SAMPLES)
 
 
 def test_validation_has_at_most_the_examples_there_are(tmp_path: Path) -> None:
@@ -144,13 +161,13 @@ def test_validation_has_at_most_the_examples_there_are(tmp_path: Path) -> None:
     few = Few(count=3)
     _fit(tmp_path / "few", validation=few, validation_examples=500, epochs=1)
     _fit(tmp_path / "fewer", validation=few, validation_examples=2, epochs=1)
-    assert asked[::2] == [[0, 1, 2], [0, 1]]  # between them is read what is heard
+    assert asked[::2] == [[0, 1, 2], [0, 1]]  # between them is read what is restored
 
 
 def test_logged_are_means_of_the_steps_since_the_last_time(tmp_path: Path) -> None:
-    _, hooks = _fit(tmp_path)
-    steps = [call[2] for call in hooks.of("stepped")]
-    for number, (_, step, logged) in enumerate(hooks.of("logged")):
+    _, callbacks = _fit(tmp_path)
+    steps = [call[2] for call in callbacks.of("step")]
+    for number, (_, step, logged) in enumerate(callbacks.of("log")):
         assert step == 2 * number + 2
         for name in ("g/stft", "d/real", "d/margin/64", "norm/generator"):
             by_hand = (steps[step - 2][name] + steps[step - 1][name]) / 2
@@ -163,13 +180,13 @@ def test_logged_are_means_of_the_steps_since_the_last_time(tmp_path: Path) -> No
 
 def test_times_and_rates_by_hand() -> None:
     gan = _gan()
-    one = step_metrics.Meter(gan, last_step=10)
+    one = step_metrics.MetricTracker(gan, last_step=10)
     one.add({"g/stft": 1.0, "step/skipped": 0.0})
-    one.add_times(0.5, 1.5)
+    one.add_seconds(0.5, 1.5)
     one.add({"g/stft": 4.0, "step/skipped": 0.0})
-    one.add_times(1.5, 0.5)
-    one.add_times(1.0, 1.0)  # a skipped step takes its time, and counts in no mean
-    found = one.close(0.25)
+    one.add_seconds(1.5, 0.5)
+    one.add_seconds(1.0, 1.0)  # a skipped step takes its time, and counts in no mean
+    found = one.flush(0.25)
     expected = {
         **{"g/stft": 2.5, "time/data": 1.0, "time/step": 2.0, "rate/examples_per_second": 1.0},
         **{"rate/data_wait_share": 0.5, "rate/skipped_share": 0.25},
@@ -177,16 +194,21 @@ def test_times_and_rates_by_hand() -> None:
     assert {name: found[name] for name in expected} == pytest.approx(expected)
     assert found["memory/process_peak_mib"] > 50
     one.add({"g/stft": 7.0})
-    one.add_times(0.0, 4.0)
-    again = one.close(0.2)
+    one.add_seconds(0.0, 4.0)
+    again = one.flush(0.2)
     assert (again["g/stft"], again["time/step"], again["time/data"]) == (7.0, 4.0, 0.0)
 
 
 def test_a_skipped_step_counts_in_no_mean(tmp_path: Path) -> None:
-    ending, hooks = Recorder(), Recorder()
-    ending = fit(_gan(), Noise(frozenset({"0-2"})), replace(SMALL, epochs=1), output=tmp_path, hooks=hooks)
+    ending, callbacks = Recorder(), Recorder()
+    ending = fit(
+        _gan(), Noise(frozenset({"0-2"})), replace(SMALL, epochs=1), output=tmp_path, callbacks=callbacks
+    )
     assert ending.skipped == 1
-    steps, (logged,) = [call[2] for call in hooks.of("stepped")], [call[2] for call in hooks.of("logged")]
+    steps, (logged,) = (
+        [call[2] for call in callbacks.of("step")],
+        [call[2] for call in callbacks.of("log")],
+    )
     assert [one["step/skipped"] for one in steps] == [0, 1, 0]
     assert math.isnan(steps[1]["d/fake"])
     assert all(logged[name] == steps[0][name] for name in ("g/stft", "d/fake", "norm/discriminator"))
@@ -196,7 +218,7 @@ def test_a_skipped_step_counts_in_no_mean(tmp_path: Path) -> None:
 def test_the_progress_line_says_where_how_fast_and_how_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, now = step_metrics.Meter(_gan(), last_step=1_000), [100.0]
+    one, now = step_metrics.MetricTracker(_gan(), last_step=1_000), [100.0]
     monkeypatch.setattr(step_metrics.time, "monotonic", lambda: now[0])
     numbers = {
         **{"g/stft": 0.51249, "d/real": 0.25, "d/fake": 0.125, "time/step": 4.0},
@@ -205,23 +227,24 @@ def test_the_progress_line_says_where_how_fast_and_how_long(
     expected = (
         "step 100 of 1000: g/stft 0.512, d/real 0.250, d/fake 0.125, 0.50 examples/s, 13% waiting for data"
     )
-    assert one.line(100, numbers) == expected + ", about 1 h 00 min left"
+    assert one.progress_line(100, numbers) == expected + ", about 1 h 00 min left"
     now[0] += 29
-    assert one.line(105, numbers) == ""  # that was a moment ago
-    assert one.line(1_000, numbers).endswith("about 0 min 00 s left")  # but the last is always told
+    assert one.progress_line(105, numbers) == ""  # that was a moment ago
+    assert one.progress_line(1_000, numbers).endswith("about 0 min 00 s left")  # but the last is always told
     now[0] += 31
-    assert one.line(985, numbers).endswith("about 1 min 00 s left")
+    assert one.progress_line(985, numbers).endswith("about 1 min 00 s left")
 
 
 def test_log_lines_can_be_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    _, hooks = _fit(tmp_path)
+    _, callbacks = _fit(tmp_path)
     said = caplog.messages
     assert re.match(r"epoch 1, step 2 of 6: g/stft \d\.\d{3}, d/real \d\.\d{3}, d/fake \d\.\d{3}, ", said[0])
-    scores = hooks.of("validated")[0][2]
+    scores = callbacks.of("validation")[0][2]
     assert said[1] == (
-        f"epoch 1, step 3: valid/stft {scores[LOSS]:.3f} (input {scores[LOSS + DEGRADED]:.3f}), "
-        f"valid/si_snr {scores[SI_SNR]:.3f} dB (input {scores[SI_SNR + DEGRADED]:.3f}), "
-        f"valid/lsd_above_5khz {scores[DISTANCE]:.3f} dB (input {scores[DISTANCE + DEGRADED]:.3f})"
+        f"epoch 1, step 3: valid/stft {scores[STFT_LOSS]:.3f} "
+        f"(input {scores[STFT_LOSS + DEGRADED_SUFFIX]:.3f}), "
+        f"valid/si_snr {scores[SI_SNR]:.3f} dB (input {scores[SI_SNR + DEGRADED_SUFFIX]:.3f}), "
+        f"valid/lsd_above_5khz {scores[LSD]:.3f} dB (input {scores[LSD + DEGRADED_SUFFIX]:.3f})"
     )
     assert said[2].startswith("epoch 2, step 6 of 6: ")
     assert len(said) == 4
@@ -239,15 +262,17 @@ def test_it_ends_early_after_epochs_without_a_lower_loss(
     losses: list[float], patience: int, epochs: int, scripted: Any, tmp_path: Path
 ) -> None:
     scripted(*losses)
-    ending, hooks = _fit(tmp_path, epochs=50, patience_epochs=patience)
+    ending, callbacks = _fit(tmp_path, epochs=50, patience_epochs=patience)
     assert (ending.status, ending.step) == ("early", epochs * EPOCH_STEPS)
-    assert hooks.steps("validated") == [EPOCH_STEPS * (epoch + 1) for epoch in range(epochs)]
+    assert callbacks.steps("validation") == [EPOCH_STEPS * (epoch + 1) for epoch in range(epochs)]
     assert ending.best == EPOCH_STEPS * (1 + losses.index(min(losses)))
-    again, hooks = _fit(tmp_path, epochs=50, patience_epochs=patience)  # it stays ended
+    again, callbacks = _fit(tmp_path, epochs=50, patience_epochs=patience)  # it stays ended
     assert again == ending
-    assert hooks.order() == []
+    assert callbacks.order() == []
     scripted(0.1, 0.1)
-    more, hooks = _fit(tmp_path, epochs=epochs + 1, patience_epochs=patience + 5)  # with patience it goes on
+    more, callbacks = _fit(
+        tmp_path, epochs=epochs + 1, patience_epochs=patience + 5
+    )  # with patience it goes on
     assert (more.status, more.step) == ("done", (epochs + 1) * EPOCH_STEPS)
 
 
@@ -258,46 +283,46 @@ def test_falling_losses_end_with_the_last_epoch(scripted: Any, tmp_path: Path) -
 
 
 def test_max_steps_may_end_it_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
-    ending, hooks = _fit(tmp_path, max_steps=4, epochs=50)
+    ending, callbacks = _fit(tmp_path, max_steps=4, epochs=50)
     assert (ending.status, ending.step) == ("done", 4)
-    assert hooks.steps("stepped") == [1, 2, 3, 4]
-    assert hooks.steps("validated") == hooks.steps("saved") == [3, 4]
+    assert callbacks.steps("step") == [1, 2, 3, 4]
+    assert callbacks.steps("validation") == callbacks.steps("checkpoint") == [3, 4]
     assert ending.best in (3, 4)
 
 
 def test_more_steps_go_on_where_the_last_run_ended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    _, hooks = _fit(tmp_path / "whole")
+    _, callbacks = _fit(tmp_path / "whole")
     _fit(tmp_path / "parts", max_steps=2)
     _, more = _fit(tmp_path / "parts")
     assert "continuing from step 2" in caplog.messages
-    assert [call[2:] for call in more.of("stepped")] == [call[2:] for call in hooks.of("stepped")[2:]]
-    assert hooks.of("validated")[-1][2] == more.of("validated")[-1][2]
+    assert [call[2:] for call in more.of("step")] == [call[2:] for call in callbacks.of("step")[2:]]
+    assert callbacks.of("validation")[-1][2] == more.of("validation")[-1][2]
 
 
 @pytest.mark.parametrize("keep", [1, 2])
 def test_the_last_checkpoints_and_the_best_are_kept(keep: int, scripted: Any, tmp_path: Path) -> None:
     scripted(0.5, 0.2, 0.4, 0.3, 0.3)
-    ending, hooks = _fit(tmp_path, epochs=5, keep_checkpoints=keep)
-    assert hooks.steps("saved") == [3, 6, 9, 12, 15]
+    ending, callbacks = _fit(tmp_path, epochs=5, keep_checkpoints=keep)
+    assert callbacks.steps("checkpoint") == [3, 6, 9, 12, 15]
     assert ending.best == 6
     assert _kept(tmp_path) == ([6, 15] if keep == 1 else [6, 12, 15])
     assert os.readlink(tmp_path / "best") == "checkpoints/step-00000006"
 
 
 def test_checkpoints_come_between_epochs_too(tmp_path: Path) -> None:
-    _, hooks = _fit(tmp_path, checkpoint_steps=2, keep_checkpoints=9)
-    assert hooks.steps("saved") == [2, 3, 4, 6]
-    assert hooks.steps("validated") == [3, 6]
+    _, callbacks = _fit(tmp_path, checkpoint_steps=2, keep_checkpoints=9)
+    assert callbacks.steps("checkpoint") == [2, 3, 4, 6]
+    assert callbacks.steps("validation") == [3, 6]
 
 
 def test_best_is_only_what_was_validated_and_never_step_zero(scripted: Any, tmp_path: Path) -> None:
     """The untrained network is better than both: validation of what begins finds so."""
-    Snapshots(tmp_path).save(_gan(), 0, {})
+    CheckpointManager(tmp_path).save(_gan(), 0, {})
     scripted(0.1, 0.9, 0.8)
     ending, _ = _fit(tmp_path, checkpoint_steps=2, keep_checkpoints=9)
     assert ending.best == 6
     assert _kept(tmp_path) == [0, 2, 3, 4, 6]
-    assert Snapshots(tmp_path).scores()[0][LOSS] == 0.1
+    assert CheckpointManager(tmp_path).scores()[0][STFT_LOSS] == 0.1
 
 
 def test_of_equal_ones_the_earlier_is_best_and_the_floor_comes_first(scripted: Any, tmp_path: Path) -> None:
@@ -310,24 +335,29 @@ def test_of_equal_ones_the_earlier_is_best_and_the_floor_comes_first(scripted: A
 
 
 def test_without_validation_there_is_no_best_and_no_early_end(tmp_path: Path) -> None:
-    ending, hooks = _fit(tmp_path, validation=None, patience_epochs=1, epochs=3)
-    assert ending == Ending("done", 9, None, {}, 0)
-    assert hooks.of("validated") == []
-    assert hooks.steps("saved") == [3, 6, 9]
+    ending, callbacks = _fit(tmp_path, validation=None, patience_epochs=1, epochs=3)
+    assert ending == FitResult("done", 9, None, {}, 0)
+    assert callbacks.of("validation") == []
+    assert callbacks.steps("checkpoint") == [3, 6, 9]
     assert not os.path.lexists(tmp_path / "best")
     assert not (tmp_path / "checkpoints/scores.json").exists()
 
 
 def test_a_stop_saves_the_step_without_validating(tmp_path: Path) -> None:
-    ending, hooks = _fit(tmp_path, hooks=Recorder(stop_after=2))
+    ending, callbacks = _fit(tmp_path, callbacks=Recorder(stop_after=2))
     assert (ending.status, ending.step, ending.best) == ("interrupted", 2, None)
-    assert hooks.order() == [("stepped", 1), ("stepped", 2), ("logged", 2), ("saved", 2)]
+    assert callbacks.order() == [
+        ("step", 1),
+        ("step", 2),
+        ("log", 2),
+        ("checkpoint", 2),
+    ]
 
 
 def test_a_stop_at_an_epochs_end_is_validated_by_the_next_run(tmp_path: Path) -> None:
-    _fit(tmp_path, hooks=Recorder(stop_after=3))
-    ending, hooks = _fit(tmp_path)
-    assert hooks.order()[:2] == [("validated", 3), ("stepped", 4)]
+    _fit(tmp_path, callbacks=Recorder(stop_after=3))
+    ending, callbacks = _fit(tmp_path)
+    assert callbacks.order()[:2] == [("validation", 3), ("step", 4)]
     assert ending.status == "done"
 
 
@@ -343,34 +373,44 @@ def test_an_ended_run_stays_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFi
     ending, _ = _fit(tmp_path)
     before = _contents(tmp_path)
     caplog.clear()
-    again, hooks = _fit(tmp_path)
+    again, callbacks = _fit(tmp_path)
     assert again == ending
     assert _contents(tmp_path) == before
-    assert hooks.calls == []
+    assert callbacks.calls == []
     assert caplog.messages == ["continuing from step 6"]
 
 
 def test_progress_is_kept_in_the_checkpoint(scripted: Any, tmp_path: Path) -> None:
     scripted(0.4, 0.5)
     _fit(tmp_path)
-    assert Snapshots(tmp_path).load(_gan(), 6) == {
-        **{"step": 6, "skipped": 0, "lowest_loss": 0.4, "lowest_epoch": 1, "validated": 6, "unlogged": {}}
+    assert CheckpointManager(tmp_path).load(_gan(), 6) == {
+        **{
+            "step": 6,
+            "skipped": 0,
+            "lowest_loss": 0.4,
+            "lowest_epoch": 1,
+            "validation": 6,
+            "unlogged": {},
+        }
     }
-    assert {step: one[LOSS] for step, one in Snapshots(tmp_path).scores().items()} == {3: 0.4, 6: 0.5}
+    assert {step: one[STFT_LOSS] for step, one in CheckpointManager(tmp_path).scores().items()} == {
+        3: 0.4,
+        6: 0.5,
+    }
 
 
 def test_learning_rates_fall_with_epochs(tmp_path: Path) -> None:
-    _, hooks = _fit(tmp_path, epochs=3, log_steps=3, validation=None)
-    rates = [call[2]["learning_rate/generator"] for call in hooks.of("logged")]
+    _, callbacks = _fit(tmp_path, epochs=3, log_steps=3, validation=None)
+    rates = [call[2]["learning_rate/generator"] for call in callbacks.of("log")]
     assert rates == pytest.approx([1e-3, 1e-3, 0.98e-3])
 
 
 def test_the_discriminator_warms_up_alone(tmp_path: Path) -> None:
-    hooks = Recorder()
+    callbacks = Recorder()
     gan = _gan(discriminator_warmup_steps=2)
-    fit(gan, Noise(), replace(SMALL, epochs=1), output=tmp_path, hooks=hooks)
-    assert ["g/stft" in call[2] for call in hooks.of("stepped")] == [False, False, True]
-    assert gan.steps == 1
+    fit(gan, Noise(), replace(SMALL, epochs=1), output=tmp_path, callbacks=callbacks)
+    assert ["g/stft" in call[2] for call in callbacks.of("step")] == [False, False, True]
+    assert gan.generator_steps == 1
 
 
 def test_an_epoch_smaller_than_a_batch_is_refused(tmp_path: Path) -> None:
@@ -380,7 +420,11 @@ def test_an_epoch_smaller_than_a_batch_is_refused(tmp_path: Path) -> None:
 
 
 def test_results_are_plain_numbers(tmp_path: Path) -> None:
-    ending, hooks = _fit(tmp_path, epochs=1)
-    for _, _, numbers, *_ in [*hooks.of("stepped"), *hooks.of("logged"), *hooks.of("validated")]:
+    ending, callbacks = _fit(tmp_path, epochs=1)
+    for _, _, numbers, *_ in [
+        *callbacks.of("step"),
+        *callbacks.of("log"),
+        *callbacks.of("validation"),
+    ]:
         assert all(math.isfinite(value) for value in json.loads(json.dumps(numbers)).values())
     assert json.loads(json.dumps(ending.__dict__))["best"] == 3

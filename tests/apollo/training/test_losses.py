@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from apollo.training import losses
-from apollo.training.discriminator import Discriminator, DiscriminatorConfig, Judgement
+from apollo.training.discriminator import Discriminator, DiscriminatorConfig, DiscriminatorOutput
 from apollo.training.losses import (
     FLOOR,
     adversarial_loss,
@@ -34,7 +34,7 @@ def _spectrum_loss(*, estimate: Tensor, reference: Tensor) -> Tensor:
 
 
 def _as_features(*, estimate: Tensor, reference: Tensor) -> Tensor:
-    real, fake = (Judgement(one, [one[:, :1], one[:, 1:]]) for one in (reference, estimate))
+    real, fake = (DiscriminatorOutput(one, [one[:, :1], one[:, 1:]]) for one in (reference, estimate))
     return feature_loss(real=[real], fake=[fake])
 
 
@@ -51,8 +51,8 @@ RELATIVE = [magnitude_loss, waveform_loss, _spectrum_loss, _as_features]
 Loss = Callable[..., Tensor]
 
 
-def _judgement(*logits: float) -> Judgement:
-    return Judgement(torch.tensor(logits).view(1, 1, 1, -1), [])
+def _judgement(*logits: float) -> DiscriminatorOutput:
+    return DiscriminatorOutput(torch.tensor(logits).view(1, 1, 1, -1), [])
 
 
 def test_least_squares_by_hand() -> None:
@@ -72,8 +72,8 @@ def test_perfect_judgements_cost_nothing() -> None:
 
 
 def test_feature_matching_by_hand() -> None:
-    real = Judgement(torch.zeros(1), [torch.tensor([[1.0, -3.0]]), torch.tensor([[4.0]])])
-    fake = Judgement(torch.zeros(1), [torch.tensor([[2.0, -3.0]]), torch.tensor([[1.0]])])
+    real = DiscriminatorOutput(torch.zeros(1), [torch.tensor([[1.0, -3.0]]), torch.tensor([[4.0]])])
+    fake = DiscriminatorOutput(torch.zeros(1), [torch.tensor([[2.0, -3.0]]), torch.tensor([[1.0]])])
     # layers: 1/2 over 2, and 3 over 4
     assert feature_loss(real=[real], fake=[fake]).item() == pytest.approx((0.25 + 0.75) / 2)
     assert feature_loss(real=[real, real], fake=[fake, real]).item() == pytest.approx(0.25)
@@ -82,7 +82,9 @@ def test_feature_matching_by_hand() -> None:
 
 def test_feature_matching_moves_the_fake_side_alone() -> None:
     real, fake = (torch.tensor([[value]], requires_grad=True) for value in (2.0, 3.0))
-    feature_loss(real=[Judgement(real, [real])], fake=[Judgement(fake, [fake])]).backward()
+    feature_loss(
+        real=[DiscriminatorOutput(real, [real])], fake=[DiscriminatorOutput(fake, [fake])]
+    ).backward()
     assert real.grad is None
     assert fake.grad is not None and fake.grad.item() == pytest.approx(0.5)
 
@@ -202,11 +204,13 @@ def test_generator_losses_are_the_three_published_terms() -> None:
 
 def test_losses_beyond_the_paper_appear_with_their_weight() -> None:
     estimate, reference = 0.1 * torch.randn(2, 2, 4_096), 0.1 * torch.randn(2, 2, 4_096)
-    judged = [Judgement(torch.zeros(2, 1, 3, 3), [torch.ones(2, 4, 3, 3)])]
+    judged = [DiscriminatorOutput(torch.zeros(2, 1, 3, 3), [torch.ones(2, 4, 3, 3)])]
     sides = {"estimate": estimate, "reference": reference, "real": judged, "fake": judged}
     published = losses.generator_losses(**sides)
-    assert set(published) == {name for name, weight in losses.WEIGHTS.items() if weight and name[0] == "g"}
-    weights = losses.WEIGHTS | {"g/waveform": 0.1, "g/spectrum": 0.1, "g/compressed": 0.1}
+    assert set(published) == {
+        name for name, weight in losses.LOSS_WEIGHTS.items() if weight and name[0] == "g"
+    }
+    weights = losses.LOSS_WEIGHTS | {"g/waveform": 0.1, "g/spectrum": 0.1, "g/compressed": 0.1}
     more = losses.generator_losses(**sides, weights=weights, cutoff_hz=4_000.0)
     assert set(more) == set(published) | {"g/waveform", "g/spectrum", "g/compressed"}
     alone = losses.spectrum_loss(

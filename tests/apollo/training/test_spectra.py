@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from apollo.training.spectra import Spectra, join, spectra_of
+from apollo.training.spectra import Spectra, as_spectra, concatenate
 
 
 def _noise(*shape: int, seed: int = 1) -> Tensor:
@@ -97,7 +97,7 @@ def test_detached_spectra_are_shared_both_ways(first: str, windows: list[int]) -
 
 def test_joined_spectra_are_those_of_both_after_each_other(windows: list[int]) -> None:
     one, other = Spectra(_noise(2, 2, 1_000)), Spectra(_noise(1, 2, 1_000, seed=2))
-    both = join(one, other)
+    both = concatenate(one, other)
     assert torch.equal(both.samples, torch.cat((one.samples, other.samples)))
     assert torch.equal(both[64], torch.cat((one[64], other[64])))
     _ = both[64], one[64], other[64]
@@ -109,7 +109,7 @@ def test_spectra_are_freed_when_nobody_holds_them() -> None:
     """Not when Python next looks for cycles: it does not know how large they are."""
     samples = _noise(1, 2, 1_000)
     spectra = Spectra(samples)
-    both = join(spectra, spectra.detach())
+    both = concatenate(spectra, spectra.detach())
     spectrum = weakref.ref(both[64])
     first = weakref.ref(spectra[64])
     gc.disable()
@@ -122,6 +122,6 @@ def test_spectra_are_freed_when_nobody_holds_them() -> None:
 
 def test_samples_become_spectra_and_spectra_stay_what_they_are() -> None:
     samples = _noise(1, 2, 1_000)
-    spectra = spectra_of(samples)
+    spectra = as_spectra(samples)
     assert spectra.samples is samples
-    assert spectra_of(spectra) is spectra
+    assert as_spectra(spectra) is spectra

@@ -12,22 +12,22 @@ from apollo.metrics import log_spectral_distance, si_snr
 from apollo.model.config import GeneratorConfig
 from apollo.model.generator import Generator
 from apollo.training.data import Example
-from apollo.training.distributed import World
+from apollo.training.distributed import DistributedContext
 from apollo.training.losses import magnitude_loss
 from apollo.training.validation import (
-    DEGRADED,
-    DISTANCE,
-    LOSS,
+    DEGRADED_SUFFIX,
+    LSD,
     SI_SNR,
+    STFT_LOSS,
     VISQOL,
     choose_best,
-    listen,
     quality,
+    restore_examples,
     validate,
 )
 from tests.support.gloo_runs import Noise
 
-WORLD = World(torch.device("cpu"))
+CONTEXT = DistributedContext(torch.device("cpu"))
 SMALL = GeneratorConfig(dim=8, layers=1, heads=2, output="correction")
 
 
@@ -53,46 +53,46 @@ class Recorded(Noise):
 
 
 def _scores(generator: Any, examples: int = 3) -> dict[str, float]:
-    return validate(generator, Noise(), examples, WORLD)
+    return validate(generator, Noise(), examples, CONTEXT)
 
 
 def test_scores_are_means_of_the_metrics() -> None:
     expected: dict[str, list[float]] = {}
     for example in Noise().read(0, range(3)):
-        for ending, estimate in (("", example.degraded / 2), (DEGRADED, example.degraded)):
+        for ending, estimate in (("", example.degraded / 2), (DEGRADED_SUFFIX, example.degraded)):
             sides = {"estimate": estimate[None], "reference": example.clean[None]}
             distance = log_spectral_distance(**sides, sample_rate=44_100, cutoff_hz=5_000)
             for name, value in (
-                (LOSS, magnitude_loss(**sides)),
+                (STFT_LOSS, magnitude_loss(**sides)),
                 (SI_SNR, si_snr(**sides).mean()),
-                (DISTANCE, distance.mean()),
+                (LSD, distance.mean()),
             ):
                 expected.setdefault(name + ending, []).append(float(value))
     found = _scores(Halving())
     means = {name: math.fsum(values) / 3 for name, values in expected.items()}
     assert found == pytest.approx(means, rel=1e-6)
-    assert found[LOSS] != pytest.approx(found[LOSS + DEGRADED], rel=0.1)
+    assert found[STFT_LOSS] != pytest.approx(found[STFT_LOSS + DEGRADED_SUFFIX], rel=0.1)
 
 
 def test_scores_of_the_input_are_those_of_an_untrained_correction() -> None:
     torch.manual_seed(0)
     found = _scores(Generator(SMALL).eval())
-    for name in (LOSS, SI_SNR, DISTANCE):
-        assert found[name] == pytest.approx(found[name + DEGRADED], rel=1e-3), name
+    for name in (STFT_LOSS, SI_SNR, LSD):
+        assert found[name] == pytest.approx(found[name + DEGRADED_SUFFIX], rel=1e-3), name
     assert quality(found, floor_db=3.0)[0]
     assert quality(found, floor_db=3.0)[1] == pytest.approx(0, abs=1e-3)
 
 
 def test_the_first_examples_are_read_at_epoch_zero() -> None:
     source = Recorded()
-    validate(Halving(), source, 4, WORLD)
+    validate(Halving(), source, 4, CONTEXT)
     assert source.asked == [(0, [0, 1, 2, 3])]
 
 
 def test_the_first_examples_are_heard_with_what_became_of_them() -> None:
-    heard = listen(Halving(), Noise(), 3, torch.device("cpu"))
-    assert len(heard) == 3
-    for one, example in zip(heard, Noise().read(0, range(3)), strict=True):
+    restored = restore_examples(Halving(), Noise(), 3, torch.device("cpu"))
+    assert len(restored) == 3
+    for one, example in zip(restored, Noise().read(0, range(3)), strict=True):
         assert one.name == example.name
         assert torch.equal(one.clean, example.clean) and torch.equal(one.degraded, example.degraded)
         assert torch.equal(one.restored, example.degraded / 2)
@@ -103,7 +103,12 @@ def _quality(
     loss: float, *, si_snr: float = 10.0, floor_db: float = 3.0, **more: float
 ) -> tuple[bool, float]:
     """Rank scores beside an input of loss 0.5 and 10 dB."""
-    scores = {LOSS: loss, LOSS + DEGRADED: 0.5, SI_SNR: si_snr, SI_SNR + DEGRADED: 10.0}
+    scores = {
+        STFT_LOSS: loss,
+        STFT_LOSS + DEGRADED_SUFFIX: 0.5,
+        SI_SNR: si_snr,
+        SI_SNR + DEGRADED_SUFFIX: 10.0,
+    }
     scores |= {VISQOL + name.removeprefix("visqol"): value for name, value in more.items()}
     return quality(scores, floor_db=floor_db)
 
@@ -135,20 +140,25 @@ def test_the_floor_comes_before_any_gain() -> None:
 
 
 def test_an_input_without_fault_can_only_be_made_worse() -> None:
-    untouched = {LOSS: 0.0, LOSS + DEGRADED: 0.0, SI_SNR: 100.0, SI_SNR + DEGRADED: 100.0}
+    untouched = {
+        STFT_LOSS: 0.0,
+        STFT_LOSS + DEGRADED_SUFFIX: 0.0,
+        SI_SNR: 100.0,
+        SI_SNR + DEGRADED_SUFFIX: 100.0,
+    }
     assert quality(untouched, floor_db=3.0) == (True, 0.0)
-    assert quality(untouched | {LOSS: 0.1}, floor_db=3.0)[1] < 0
+    assert quality(untouched | {STFT_LOSS: 0.1}, floor_db=3.0)[1] < 0
 
 
 def _candidate(loss: float, **more: float) -> dict[str, float]:
-    scores = {LOSS: loss, LOSS + DEGRADED: 1.0, SI_SNR: 10.0, SI_SNR + DEGRADED: 10.0}
+    scores = {STFT_LOSS: loss, STFT_LOSS + DEGRADED_SUFFIX: 1.0, SI_SNR: 10.0, SI_SNR + DEGRADED_SUFFIX: 10.0}
     return scores | {f"valid/{name}": value for name, value in more.items()}
 
 
 def test_visqol_that_was_not_measured_everywhere_decides_nothing() -> None:
     good, worse = _candidate(0.5), _candidate(0.8, visqol=4.0, **{"visqol/degraded": 2.0})
     assert choose_best({1: good, 2: worse}, floor_db=3.0) == 1
-    good |= {VISQOL: 2.0, VISQOL + DEGRADED: 2.0}
+    good |= {VISQOL: 2.0, VISQOL + DEGRADED_SUFFIX: 2.0}
     assert choose_best({1: good, 2: worse}, floor_db=3.0) == 2
 
 
