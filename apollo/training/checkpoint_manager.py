@@ -25,6 +25,7 @@ from apollo.checkpoints.checkpoint import CONFIG, TRAINING, WEIGHTS, CheckpointE
 from apollo.checkpoints.published_format import read_container
 from apollo.training.config import NonFiniteError
 from apollo.training.gan import Gan
+from apollo.training.validation import GENERATOR_STEPS, SCORES_COMPLETE, choose_best
 
 logger = logging.getLogger(__name__)
 
@@ -151,6 +152,21 @@ class CheckpointManager:
         known = self.scores()
         known[step] = {**known.get(step, {}), **scores}
         _replace(self.folder / _SCORES, lambda path: path.write_text(json.dumps(known, indent=1)))
+
+    def incomplete_steps(self) -> list[int]:
+        """Return the scored steps some of whose asynchronous scores have not arrived."""
+        return [step for step, scores in self.scores().items() if SCORES_COMPLETE not in scores]
+
+    def select_best(self, *, floor_db: float, complete_only: bool) -> int | None:
+        """Return the best step that has a checkpoint, scores, and a generator that has learned."""
+        skip = set(self.incomplete_steps()) if complete_only else set()
+        existing = set(self.steps()) - skip
+        candidates = {
+            step: scores
+            for step, scores in self.scores().items()
+            if step in existing and scores.get(GENERATOR_STEPS)
+        }
+        return choose_best(candidates, floor_db=floor_db)
 
     def best_step(self) -> int | None:
         """Give the step that `best` names."""

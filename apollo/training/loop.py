@@ -20,14 +20,7 @@ from apollo.training.config import FitConfig, NonFiniteError
 from apollo.training.data import Batch, Example, ExampleSource, ValidationExamples, collate
 from apollo.training.gan import SKIPPED, Gan
 from apollo.training.step_metrics import MetricTracker, format_scores
-from apollo.training.validation import (
-    GENERATOR_STEPS,
-    SCORES_COMPLETE,
-    STFT_LOSS,
-    choose_best,
-    restore_examples,
-    validate,
-)
+from apollo.training.validation import GENERATOR_STEPS, SCORES_COMPLETE, STFT_LOSS, restore_examples, validate
 
 logger = logging.getLogger(__name__)
 
@@ -148,9 +141,8 @@ class _Loop:
 
     def _rescore_incomplete(self, exclude: int | None) -> None:
         """Score again what was killed before all its scores had come, but for a step that just was scored."""
-        known, there = self.checkpoints.scores(), set(self.checkpoints.steps()) - {exclude}
-        missed = sorted(step for step in there if step in known and self._is_pending(known[step]))
-        for step in self.context.broadcast(missed):
+        existing = set(self.checkpoints.steps()) - {exclude}
+        for step in self.context.broadcast(sorted(existing.intersection(self._incomplete_steps()))):
             generator = copy.deepcopy(self.gan.ema_generator)
             generator.load_state_dict(self.checkpoints.load_ema(step))
             self._score(step, generator)
@@ -261,12 +253,11 @@ class _Loop:
             self._prune()
         self.context.barrier()
 
-    def _prune(self) -> None:
-        waiting = [step for step, scores in self.checkpoints.scores().items() if self._is_pending(scores)]
-        self.checkpoints.prune(self.config.keep_checkpoints, waiting)
+    def _incomplete_steps(self) -> list[int]:
+        return self.checkpoints.incomplete_steps() if self.callbacks.has_async_scores else []
 
-    def _is_pending(self, scores: Mapping[str, float]) -> bool:
-        return self.callbacks.has_async_scores and SCORES_COMPLETE not in scores
+    def _prune(self) -> None:
+        self.checkpoints.prune(self.config.keep_checkpoints, self._incomplete_steps())
 
     def _collect_scores(self, *, wait: bool, force_update: bool = False) -> None:
         """Record asynchronous scores that arrived, and update the `best` link where something changed."""
@@ -284,14 +275,9 @@ class _Loop:
                 logger.error(f"the best checkpoint stays as it was: {error}")
 
     def _best(self) -> int | None:
-        """Find the best step among those that have a checkpoint and all their scores."""
-        there = set(self.checkpoints.steps())
-        candidates = {
-            step: scores
-            for step, scores in self.checkpoints.scores().items()
-            if step in there and scores.get(GENERATOR_STEPS) and not self._is_pending(scores)
-        }
-        return choose_best(candidates, floor_db=self.config.floor_db)
+        return self.checkpoints.select_best(
+            floor_db=self.config.floor_db, complete_only=self.callbacks.has_async_scores
+        )
 
     def _finish(self, status: str) -> FitResult:
         # what is still to come for an interrupted run is made up for when it goes on
