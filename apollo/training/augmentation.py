@@ -1,11 +1,12 @@
-"""Levels and free augmentation of a training pair, the same for every source of examples.
+"""Levels and augmentation of a training pair, the same for every source of examples.
 
-The codec's gain is taken out, the pair is divided by its joint maximum, and a random level follows, because a
-model must work at any level. `published` does what the public code of Apollo does instead.
+`gain_compensated` removes the codec's gain, divides the pair by its joint peak and applies a random level,
+because a model must work at any level. `paper` does what the public code of Apollo does instead.
 
 Shape legend: samples [channels, samples], float32.
 """
 
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,31 +15,36 @@ from torch import Tensor
 
 from apollo import rng
 
+OLD_MODES = {"honest": "gain_compensated", "published": "paper"}  # still accepted in this release
 _ORTHONORMAL = 0.5**0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class LevelsConfig:
-    """At which levels, sides and polarities pairs are learned.
+    """Levels and augmentation of training pairs.
 
     Args:
-        mode: `honest` takes the codec's gain out, divides by the joint maximum and draws a level;
-            `published` divides by the joint maximum and does nothing else, whatever the fields below say.
+        mode: `gain_compensated` removes the codec's gain, divides by the joint peak and draws a level;
+            `paper` divides by the joint peak and does nothing else, whatever the fields below say.
         level_db: Lowest and highest peak of a pair, in dB below full scale; drawn uniformly in dB.
         polarity_share: Share of pairs that are turned upside down.
         swap_share: Share of pairs whose left and right change places.
         mid_side_share: Share of stereo pairs whose channels become mid and side.
     """
 
-    mode: Literal["honest", "published"] = "honest"
+    mode: Literal["gain_compensated", "paper", "honest", "published"] = "gain_compensated"
     level_db: tuple[float, float] = (-30.0, 0.0)
     polarity_share: float = 0.5
     swap_share: float = 0.5
     mid_side_share: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.mode not in ("honest", "published"):
-            raise ValueError(f"levels.mode is {self.mode!r}: choose honest or published")
+        if self.mode in OLD_MODES:
+            new = OLD_MODES[self.mode]
+            warnings.warn(f"levels.mode {self.mode!r} is now called {new!r}", FutureWarning, stacklevel=3)
+            object.__setattr__(self, "mode", new)
+        if self.mode not in ("gain_compensated", "paper"):
+            raise ValueError(f"levels.mode is {self.mode!r}: choose gain_compensated or paper")
         low, high = self.level_db
         if not -120 <= low <= high <= 0:
             raise ValueError(
@@ -74,7 +80,7 @@ def set_levels(
     Returns:
         Both as new tensors; silence stays silence.
     """
-    if config.mode == "published":
+    if config.mode == "paper":
         scale = _inverse(max(find_peak(clean), find_peak(degraded)))
         return clean * scale, degraded * scale
     if _drawn(config.swap_share, "swap", seed, index):

@@ -119,8 +119,18 @@ def hold(output: Folder) -> Iterator[None]:
         yield
 
 
-def claim(output: Folder, fingerprint: dict[str, Any]) -> None:
+def claim(
+    output: Folder,
+    fingerprint: dict[str, Any],
+    *,
+    upgrade: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+) -> None:
     """Write the fingerprint of a new output, or compare it with the one there.
+
+    Args:
+        output: Of the run.
+        fingerprint: What decides the result.
+        upgrade: Converts a fingerprint that an earlier release wrote.
 
     Raises:
         UsageError: the output belongs to another configuration; the text says what differs.
@@ -129,6 +139,7 @@ def claim(output: Folder, fingerprint: dict[str, Any]) -> None:
         output.write(FINGERPRINT, json.dumps(fingerprint, indent=1, sort_keys=True).encode())
         return
     there = json.loads(output.read(FINGERPRINT))
+    there = upgrade(there) if upgrade else there
     here = json.loads(json.dumps(fingerprint))
     if there != here:
         found = describe_differences(there, here)

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from apollo.model.config import DiscriminatorConfig
-from apollo.training.config import FREE_FIT, FREE_GAN
+from apollo.training.augmentation import OLD_MODES
+from apollo.training.config import RESUMABLE_FIT_OVERRIDES, RESUMABLE_GAN_OVERRIDES
 from pipelines.errors import UsageError
 from pipelines.runtime.outcome import RESULT, Exit, Outcome
 from pipelines.runtime.run import claim
@@ -17,8 +18,8 @@ from pipelines.training.checkpoint_sync import CheckpointSync
 from pipelines.training.config import INIT, TrainConfig
 
 _FREE = {  # may change from one start to the next: what is learned stays the same, but for rounding
-    "gan": FREE_GAN,
-    "fit": FREE_FIT,
+    "gan": RESUMABLE_GAN_OVERRIDES,
+    "fit": RESUMABLE_FIT_OVERRIDES,
     "loader": ("look_ahead", "decode_threads", "fetch_threads", "max_corrupt_share"),
 }
 
@@ -64,13 +65,21 @@ def resolve(config: TrainConfig) -> ResolvedTraining:
         config = replace(config, **_init_shapes(config))
     tracking_uri = tracking.resolve_uri(config.tracking.uri, config.output)
     output, fingerprint = Folder(config.output), _fingerprint(config)
-    claim(output, fingerprint)
+    claim(output, fingerprint, upgrade=_upgrade_fingerprint)
     return ResolvedTraining(
         config=config,
         fingerprint=fingerprint,
         tracking_uri=tracking_uri,
         finished=_finished(config, output),
     )
+
+
+def _upgrade_fingerprint(stored: dict[str, Any]) -> dict[str, Any]:
+    """Return a stored fingerprint with values that an earlier release named differently."""
+    loader = stored.get("loader", {})
+    levels = loader.get("levels", {})
+    mode = levels.get("mode")
+    return {**stored, "loader": {**loader, "levels": {**levels, "mode": OLD_MODES.get(mode, mode)}}}
 
 
 def _check_tracking(config: TrainConfig) -> None:

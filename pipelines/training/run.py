@@ -123,7 +123,7 @@ def report(resolved: ResolvedTraining, outcome: Outcome) -> Outcome:
 
 
 def _outcome(ending: dict[str, Any], config: TrainConfig) -> Outcome:
-    """Turn what rank 0 returned (`apollo.training.loop.Ending`) into an outcome."""
+    """Turn what rank 0 returned (`apollo.training.loop.FitResult`) into an outcome."""
     facts = {
         "ending": ending["status"],
         "patience_epochs": config.fit.patience_epochs,

@@ -32,18 +32,25 @@ def test_joint_maximum_is_the_louder_ones_after_the_gain() -> None:
     torch.testing.assert_close(clean, CLEAN / 1.2)
 
 
-def test_published_levels_are_the_joint_maximum_and_nothing_else() -> None:
-    config = LevelsConfig(mode="published", polarity_share=1, swap_share=1, mid_side_share=1)
+def test_the_papers_levels_are_the_joint_maximum_and_nothing_else() -> None:
+    config = LevelsConfig(mode="paper", polarity_share=1, swap_share=1, mid_side_share=1)
     for index in range(20):
         clean, degraded = _set(config, index=index)
         torch.testing.assert_close(clean, CLEAN / 0.4)
         torch.testing.assert_close(degraded, CLEAN / 0.4 * 0.5)
 
 
-@pytest.mark.parametrize("mode", ["honest", "published"])
+@pytest.mark.parametrize("mode", ["gain_compensated", "paper"])
 def test_silence_stays_silence(mode: str) -> None:
     clean, degraded = _set(LevelsConfig(mode=mode), torch.zeros(2, 5))
     assert not clean.any() and not degraded.any()
+
+
+@pytest.mark.parametrize(("old", "new"), [("honest", "gain_compensated"), ("published", "paper")])
+def test_old_mode_names_are_accepted_with_a_warning(old: str, new: str) -> None:
+    with pytest.warns(FutureWarning, match=f"{old!r} is now called {new!r}"):
+        config = LevelsConfig(mode=old)
+    assert config == LevelsConfig(mode=new)
 
 
 def test_silent_clean_with_a_degraded_that_is_not_is_brought_to_the_level() -> None:
@@ -114,7 +121,7 @@ def test_peak_shows_samples_that_are_no_numbers(bad: float) -> None:
 @pytest.mark.parametrize(
     "wrong, said",
     [
-        ({"mode": "loud"}, "honest or published"),
+        ({"mode": "loud"}, "gain_compensated or paper"),
         ({"level_db": (0, -30)}, "rising"),
         ({"level_db": (-30, 3)}, "-120 to 0"),
         ({"polarity_share": 1.5}, "from 0 to 1"),

@@ -1,4 +1,4 @@
-"""Examples from one file of tensors: an exact order, honest levels, and a clear refusal of other files."""
+"""Examples from one file of tensors: an exact order, levels, and a clear refusal of other files."""
 
 import statistics
 from collections import Counter
@@ -82,7 +82,7 @@ def test_gain_is_taken_out_and_the_pair_is_at_full_scale(file: Path) -> None:
 
 
 def test_published_levels_keep_the_gain(file: Path) -> None:
-    for example in _read(ExportedSource(file, LevelsConfig(mode="published"), epoch_examples=6), 0, 12):
+    for example in _read(ExportedSource(file, LevelsConfig(mode="paper"), epoch_examples=6), 0, 12):
         torch.testing.assert_close(example.degraded, example.clean * 0.5, atol=2e-4, rtol=0)
 
 

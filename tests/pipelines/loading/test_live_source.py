@@ -25,7 +25,7 @@ from pipelines.loading.live_source import LiveSource, Mixer
 from pipelines.loading.shard_source import LoaderConfig
 from pipelines.storage.folder import Folder
 
-PLAIN = LevelsConfig(mode="published")
+PLAIN = LevelsConfig(mode="paper")
 
 
 def _source(output: Path, **changes: Any) -> LiveSource:

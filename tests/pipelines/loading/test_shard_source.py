@@ -22,7 +22,7 @@ from pipelines.loading.shard_source import LoaderConfig, ShardSource, Validation
 from pipelines.storage.folder import Folder
 from tests.support import shard_outputs
 
-PLAIN = LevelsConfig(mode="published")
+PLAIN = LevelsConfig(mode="paper")
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_samples_are_the_decoded_ones_at_the_published_level(output: Path) -> No
         np.testing.assert_allclose(example.degraded, degraded / peak, atol=1e-6)
 
 
-def test_honest_pairs_have_one_level_and_no_lag(output: Path) -> None:
+def test_gain_compensated_pairs_have_one_level_and_no_lag(output: Path) -> None:
     source = _source(output, degradations=("mp3_128000",))
     for clean, degraded in ((e.clean, e.degraded) for e in source.read(0, range(12))):
         assert clean.shape == degraded.shape == (schema.CHANNELS, schema.EXCERPT_FRAMES)

@@ -14,6 +14,7 @@ from pipelines.cluster import placement, resources
 from pipelines.cluster.resources import WorkersConfig
 from pipelines.errors import UsageError
 from pipelines.runtime.outcome import Exit, write_result
+from pipelines.runtime.run import claim
 from pipelines.training import resolve, run
 from pipelines.training.config import TrainConfig
 
@@ -140,6 +141,21 @@ def test_only_what_decides_the_result_is_in_the_fingerprint(undisturbed: Path, t
     assert resolve._fingerprint(same) == fingerprint
     assert resolve._fingerprint(other) != fingerprint
     assert resolve._fingerprint(replace(config, fit=replace(config.fit, seed=1))) != fingerprint
+
+
+def test_an_output_of_an_earlier_release_is_resumed_though_values_were_renamed(tmp_path: Path) -> None:
+    output, here = Folder(str(tmp_path)), {"loader": {"levels": {"mode": "paper", "swap_share": 0.5}}}
+    claim(output, {"loader": {"levels": {"mode": "published", "swap_share": 0.5}}})
+    claim(output, here, upgrade=resolve._upgrade_fingerprint)
+    here["loader"]["levels"]["mode"] = "gain_compensated"
+    with pytest.raises(UsageError, match="mode was 'paper', is 'gain_compensated'"):
+        claim(output, here, upgrade=resolve._upgrade_fingerprint)
+
+
+@pytest.mark.filterwarnings("ignore:levels.mode")
+def test_old_names_of_options_are_accepted() -> None:
+    config = parse("--shards", "/s", "--output", "/o", "--loader.levels.mode", "honest")
+    assert config == parse("--shards", "/s", "--output", "/o")
 
 
 def test_the_first_signal_requests_a_stop_and_the_second_interrupts() -> None:
