@@ -1,4 +1,4 @@
-"""The multi-frequency discriminator: one small convolutional network a STFT window.
+"""The multi-resolution STFT discriminator: one small convolutional network per window length.
 
 Source: Li and Luo (2024), section II-D and Table I. Seven windows, as the table lists and the released
 network has (the text says five). The last convolution has no spectral norm, as in the released network.
@@ -24,14 +24,14 @@ _FLOOR = 1e-8
 
 
 class DiscriminatorOutput(NamedTuple):
-    """What one window's network says: logits, and the features of its layers for feature matching."""
+    """Output of one window's network: logits, and the layers' activations for feature matching."""
 
     logits: Tensor
     features: list[Tensor]
 
 
 class WindowDiscriminator(nn.Module):
-    """The network of one STFT window."""
+    """Convolutional network on the STFT of one window length."""
 
     def __init__(self, window_samples: int, config: DiscriminatorConfig) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class WindowDiscriminator(nn.Module):
         window = torch.hann_window(window_samples)
         self.scale = 1.0 if config.norm == "l2" else float(window.square().sum().rsqrt())
         widths = (2 * config.channels, *WIDTHS)
-        # torch iterates the singular vectors 15 times at creation; unwarmed ones would give any scale
+        # torch runs 15 power iterations at creation; unconverged singular vectors would give a wrong scale
         self.layers = nn.ModuleList(
             spectral_norm(nn.Conv2d(into, out, 3, stride, padding=1), n_power_iterations=1)
             for into, out, stride in zip(widths, widths[1:], _STRIDES)
@@ -47,7 +47,7 @@ class WindowDiscriminator(nn.Module):
         self.last = nn.Conv2d(widths[-1], 1, 3, padding=1)
 
     def forward(self, spectrum: Tensor, scale: Tensor) -> DiscriminatorOutput:
-        """Judge a spectrum [batch, channels, bins, frames], to be scaled by [batch]."""
+        """Classify a spectrum [batch, channels, bins, frames] after multiplying it by scale [batch]."""
         scaled = torch.view_as_real(spectrum) * (scale * self.scale)[:, None, None, None, None]
         # [batch, channels x (real, imaginary), bins, frames]
         x = scaled.movedim(-1, 2).flatten(1, 2)
@@ -59,10 +59,10 @@ class WindowDiscriminator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """All windows' networks.
+    """The networks of all windows.
 
     Args:
-        config: Its shape.
+        config: Channels, windows and normalization.
     """
 
     def __init__(self, config: DiscriminatorConfig | None = None) -> None:
@@ -73,17 +73,16 @@ class Discriminator(nn.Module):
         )
 
     def forward(self, signal: Tensor | Spectra) -> list[DiscriminatorOutput]:
-        """Judge examples.
+        """Classify examples as real or fake.
 
         Args:
-            signal: [batch, channels, samples], more samples than half the longest window; or such with its
-                spectra, of which those of the windows are used.
+            signal: [batch, channels, samples] or its `Spectra`, longer than half the longest window.
 
         Returns:
-            One judgement a window.
+            One output per window.
 
         Raises:
-            ValueError: the shape does not fit.
+            ValueError: the channels are not the config's, or there are too few samples.
         """
         spectra = as_spectra(signal)
         samples = spectra.samples
@@ -99,16 +98,16 @@ class Discriminator(nn.Module):
         return [network(spectra[network.window_samples], scale) for network in self._windows()]
 
     def compute_weights(self) -> None:
-        """Compute every weight from its parameter and norm; of use inside `parametrize.cached` only."""
+        """Compute all normalized weights, to be called inside `parametrize.cached`."""
         for network in self._windows():
             for layer in network.layers:
                 _ = layer.weight
 
     def update_spectral_norms(self) -> None:
-        """Bring every spectral norm one power iteration closer; they move at no other time.
+        """Run one power iteration of every spectral norm; there are no others.
 
-        Torch would iterate at every look at a weight in training mode: how often a step looks would decide
-        what it computes.
+        In training mode, torch would run one at every access of a weight, so results would depend on the
+        number of forward passes in a step.
         """
         with torch.no_grad():
             for network in self._windows():
@@ -122,6 +121,6 @@ class Discriminator(nn.Module):
 
 
 def level_scale(samples: Tensor, norm: str) -> Tensor:
-    """Give the factors [batch] that bring examples to unit energy (`l2`) or unit RMS (`rms`)."""
+    """Return the factors [batch] that scale examples to unit energy (`l2`) or unit RMS (`rms`)."""
     energy = samples.square().flatten(1)
     return (energy.sum(1) if norm == "l2" else energy.mean(1)).clamp_min(_FLOOR**2).rsqrt()

@@ -1,11 +1,11 @@
 """One step of the GAN, in the paper's order: the discriminator first, then the generator against it.
 
-Source: Li and Luo (2024), section II-D and III. Differs from the published code in what is computed twice
-there: the generator's output serves both halves, real and fake pass the discriminator together in its half,
-every signal is transformed once a window (where a batch is accumulated: once a half), and the frozen
-discriminator keeps no graph of the target.
+Source: Li and Luo (2024), section II-D and III. Unlike the published code, nothing is computed twice: both
+updates share the generator's output, real and fake examples are one batch in the discriminator's update, every
+signal is transformed once per window (with gradient accumulation: once per update), and the generator's update
+keeps no graph of the reference.
 
-Losses are means over examples, so how a batch is cut over ranks and micro-batches changes rounding alone.
+Losses are means over examples: splitting a batch over ranks and micro-batches changes only rounding.
 
 Shape legend: samples [examples, channels, samples].
 """
@@ -30,17 +30,17 @@ from apollo.training.spectra import Spectra, concatenate
 
 SKIPPED = "step/skipped"
 _EMA_WARMUP = 10
-_Pair = tuple[Spectra, Spectra]  # clean, and restored with its graph
+_Pair = tuple[Spectra, Spectra]  # clean, and restored with the generator's graph
 
 
 class Gan:
-    """A generator and a discriminator that learn from each other.
+    """Generator, discriminator, their optimizers, and the exponential moving average (EMA) of the generator.
 
     Args:
-        generator: On its device.
-        discriminator: On the same.
-        config: How they learn.
-        context: The processes that learn together.
+        generator: Network to train, on its device.
+        discriminator: Network to train, on the same device.
+        config: Losses, optimizers and batches.
+        context: Device and processes of the run.
     """
 
     def __init__(
@@ -57,13 +57,13 @@ class Gan:
             context,
         )
         self.ema_generator = copy.deepcopy(generator).eval().requires_grad_(False)
-        self.generator_steps = 0  # optimizer steps of the generator, for the average's warm-up
+        self.generator_steps = 0  # optimizer steps of the generator, for the warm-up of the EMA
         self.weights = config.all_weights
         self.non_finite_examples: list[str] = []  # of this rank, in the last step
-        # accumulating exists to save memory: only where no rank does is a graph kept for both halves. All
-        # ranks must do the same, for it decides in which order they meet
+        # Without accumulation, the generator's graph is kept for both updates. With it, memory counts: the
+        # output is computed again. The same on all ranks, since it determines the order of collectives.
         self._accumulates = -(-config.batch_size // context.world_size) > config.micro_batch
-        discriminator.eval()  # its spectral norms move once a step, when told to
+        discriminator.eval()  # spectral norms are updated explicitly, once a step
         configure_training_layers(generator, recompute=config.recompute, compiled=config.compile)
         self._parallel_generator = context.wrap_ddp(generator)
         self._parallel_discriminator = context.wrap_ddp(discriminator)
@@ -86,40 +86,40 @@ class Gan:
         """Take one optimizer step.
 
         Args:
-            batches: This rank's micro-batches, at least one, on the device; over all ranks they are the
+            batches: Micro-batches of this rank, at least one, on the device; over all ranks they hold the
                 config's `batch_size` examples.
-            epoch: From 0; decides the learning rates.
-            discriminator_only: Let the discriminator alone learn.
+            epoch: From 0; determines the learning rates.
+            discriminator_only: Update only the discriminator.
 
         Returns:
-            Means over all ranks' examples: the losses by their names in the weight table, `d/margin/<window>`
-            (mean of D(real) - D(fake)), `norm/generator` and `norm/discriminator` (of the gradients before
-            clipping), and `step/skipped`, 1 where a loss or gradient was no number: then its half and what
-            comes after are left out, on all ranks, and the losses are what they were. The discriminator may
-            have learned already, from losses that were sound.
+            Means over the examples of all ranks: the losses by their names in the weight table,
+            `d/margin/<window>` (mean of D(real) - D(fake)), `norm/generator` and `norm/discriminator`
+            (gradient norms before clipping), and `step/skipped`: 1 if a loss or gradient was non-finite on
+            any rank. Then that update and the following one are skipped on all ranks; a discriminator update
+            before it, from finite losses, stands.
         """
         self._set_learning_rates(epoch)
         statistics = _StepStatistics(self.context, self.config.batch_size)
         pairs = self._discriminator_step(batches, statistics, discriminator_only=discriminator_only)
-        learned = pairs is not None
+        updated = pairs is not None
         if pairs is not None and not discriminator_only:
-            learned = self._generator_step(batches, pairs, statistics)
+            updated = self._generator_step(batches, pairs, statistics)
         self.non_finite_examples = statistics.non_finite_examples()
-        return statistics.reduce(skipped=not learned)
+        return statistics.reduce(skipped=not updated)
 
     def _discriminator_step(
         self, batches: Sequence[Batch], statistics: "_StepStatistics", *, discriminator_only: bool
     ) -> "list[_Pair | None] | None":
-        """Take the discriminator's half; gives what to go on with, or nothing if it was skipped."""
+        """Update the discriminator; return pairs to reuse in the generator's update, None if skipped."""
         self.discriminator.update_spectral_norms()
         pairs: list[_Pair | None] = []
-        graph = not self._accumulates and not discriminator_only
+        keep_graph = not self._accumulates and not discriminator_only
         for batch, is_last in _with_is_last(batches):
-            model = self._parallel_generator if graph else self.generator
-            with torch.set_grad_enabled(graph), self._autocast():
+            model = self._parallel_generator if keep_graph else self.generator
+            with torch.set_grad_enabled(keep_graph), self._autocast():
                 estimate = model(batch.degraded).float()
             clean, restored = Spectra(batch.clean), Spectra(estimate)
-            pairs.append((clean, restored) if graph else None)
+            pairs.append((clean, restored) if keep_graph else None)
             both = concatenate(clean, restored.detach())
             with no_sync(self._parallel_discriminator, not is_last):
                 with self._discriminator_context():
@@ -128,15 +128,15 @@ class Gan:
                 (self._weighted_sum(losses) * self._micro_batch_scale(batch)).backward()
             margins = _margins(self.discriminator, real, fake)
             statistics.add(batch, losses | margins)
-        ok = self._clip_and_step(
+        updated = self._clip_and_step(
             "discriminator", self.discriminator, self.discriminator_optimizer, statistics
         )
-        return pairs if ok else None
+        return pairs if updated else None
 
     def _generator_step(
         self, batches: Sequence[Batch], pairs: "Sequence[_Pair | None]", statistics: "_StepStatistics"
     ) -> bool:
-        """Take the generator's half, against the discriminator as it is now; tells whether it learned."""
+        """Update the generator against the updated discriminator; return False if skipped."""
         with _frozen(self.discriminator):
             for (batch, is_last), pair in zip(_with_is_last(batches), pairs, strict=True):
                 with no_sync(self._parallel_generator, not is_last):
@@ -160,16 +160,16 @@ class Gan:
                     )
                     (self._weighted_sum(losses) * self._micro_batch_scale(batch)).backward()
                 statistics.add(batch, losses)
-        learned = self._clip_and_step("generator", self.generator, self.generator_optimizer, statistics)
-        if learned:
+        updated = self._clip_and_step("generator", self.generator, self.generator_optimizer, statistics)
+        if updated:
             self.generator_steps += 1
             self._update_ema()
-        return learned
+        return updated
 
     def _clip_and_step(
         self, name: str, module: nn.Module, optimizer: torch.optim.Optimizer, statistics: "_StepStatistics"
     ) -> bool:
-        """Clip and step, unless a rank met what is no number; tells whether it did."""
+        """Clip gradients and step; return False, without a step, if any rank has non-finite values."""
         norm = nn.utils.clip_grad_norm_(module.parameters(), self.config.clip_norm)
         statistics.norms[f"norm/{name}"] = float(norm)
         finite = math.isfinite(float(norm)) and not statistics.non_finite_examples()
@@ -183,7 +183,7 @@ class Gan:
         return torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
 
     def _micro_batch_scale(self, batch: Batch) -> float:
-        """Weigh a micro-batch's mean so that the mean over ranks is the mean over all examples."""
+        """Return the factor on a micro-batch's mean that makes DDP's mean the mean over all examples."""
         return len(batch) * self.context.world_size / self.config.batch_size
 
     def _autocast(self) -> AbstractContextManager[object]:
@@ -193,7 +193,7 @@ class Gan:
 
     @contextmanager
     def _discriminator_context(self) -> Iterator[None]:
-        """Let the discriminator compute its weights once, their norms in float32, before autocast."""
+        """Autocast with normalized weights computed once, in float32."""
         with parametrize.cached():
             self.discriminator.compute_weights()
             with self._autocast():
@@ -210,7 +210,7 @@ class Gan:
 
     @torch.no_grad()
     def _update_ema(self) -> None:
-        """Move the average towards the generator; fast at first, so that it is not what it began as."""
+        """Update the moving average; its decay rises over the first steps, so initial weights fade fast."""
         steps = self.generator_steps
         decay = min(self.config.ema_decay, (1 + steps) / (_EMA_WARMUP + steps))
         averaged, current = self.ema_generator.parameters(), self.generator.parameters()
@@ -218,7 +218,7 @@ class Gan:
 
 
 class _StepStatistics:
-    """Collects a step's numbers, to be reduced over ranks once."""
+    """Sums of one step's losses, reduced over ranks once at the end."""
 
     def __init__(self, context: DistributedContext, examples: int) -> None:
         self._context, self._examples = context, examples
@@ -227,7 +227,7 @@ class _StepStatistics:
         self.norms: dict[str, float] = {}
 
     def add(self, batch: Batch, values: dict[str, Tensor]) -> None:
-        """Add a micro-batch's means; nothing waits for the device."""
+        """Add the means of a micro-batch, without device synchronization."""
         self._finite.append(
             (torch.isfinite(torch.stack([value.detach() for value in values.values()])).all(), batch.names)
         )
@@ -235,7 +235,7 @@ class _StepStatistics:
             self._sums[name] = self._sums.get(name, 0) + value.detach().double() * len(batch)
 
     def non_finite_examples(self) -> list[str]:
-        """Name this rank's examples among whose numbers one is none, so far."""
+        """Return the names of this rank's examples in micro-batches with a non-finite value so far."""
         flags = torch.stack([flag for flag, _ in self._finite]).tolist()
         found = [
             name
@@ -246,21 +246,21 @@ class _StepStatistics:
         return list(dict.fromkeys(found))
 
     def reduce(self, *, skipped: bool) -> dict[str, float]:
-        """Give the means over all ranks' examples."""
+        """Return the means over the examples of all ranks."""
         sums = self._context.all_reduce(torch.stack(list(self._sums.values())))
         means = dict(zip(self._sums, (sums / self._examples).tolist(), strict=True))
         return {**means, **self.norms, SKIPPED: float(skipped)}
 
 
 def _with_is_last(batches: Sequence[Batch]) -> Iterator[tuple[Batch, bool]]:
-    """Pair every micro-batch with whether more follow, so that gradients wait to be summed over ranks."""
+    """Yield (micro-batch, is_last): gradients are all-reduced in the last backward pass only."""
     return ((batch, number == len(batches)) for number, batch in enumerate(batches, 1))
 
 
 def _split_real_fake(
     outputs: Sequence[DiscriminatorOutput],
 ) -> tuple[list[DiscriminatorOutput], list[DiscriminatorOutput]]:
-    """Part outputs of real and fake examples that were judged as one batch."""
+    """Split outputs for a batch of real examples followed by fake ones."""
     parts = [(one.logits.chunk(2), [features.chunk(2) for features in one.features]) for one in outputs]
     real, fake = (
         [DiscriminatorOutput(logits[half], [pair[half] for pair in features]) for logits, features in parts]
@@ -272,7 +272,7 @@ def _split_real_fake(
 def _margins(
     discriminator: Discriminator, real: Sequence[DiscriminatorOutput], fake: Sequence[DiscriminatorOutput]
 ) -> dict[str, Tensor]:
-    """Tell for each window by how much real is judged more real."""
+    """Return mean D(real) - mean D(fake) by window."""
     return {
         f"d/margin/{window}": (one.logits.detach().float().mean() - other.logits.detach().float().mean())
         for window, one, other in zip(discriminator.config.windows, real, fake, strict=True)
@@ -281,7 +281,7 @@ def _margins(
 
 @contextmanager
 def _frozen(module: nn.Module) -> Iterator[None]:
-    """Let no gradient reach a module's parameters."""
+    """Disable gradients of a module's parameters."""
     module.requires_grad_(False)
     try:
         yield

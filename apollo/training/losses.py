@@ -1,16 +1,14 @@
-"""The losses of the paper as pure functions that return named parts.
+"""Training losses as pure functions of estimate and reference.
 
-Source: Li and Luo (2024), section II-D, equations 4 to 9. Reconstruction and feature matching are relative,
-as in the released code. Differs from it by taking every ratio per example with a floored denominator, and the
-mean over examples last: equal at one example, independent of how a batch is cut over devices, and never NaN
-for silence.
+Source: Li and Luo (2024), section II-D, equations 4 to 9. Reconstruction and feature losses are relative, as
+in the released code. Unlike it, ratios are taken per example, with a floored denominator, and averaged over
+examples last: equal for one example, independent of how a batch is split, and finite for silence.
 
-The parts' names are the keys of the weight table. Terms beyond the paper, of weight 0 by default:
-`g/waveform` and `g/spectrum`, which hold the phase inside the band that the codec kept, and `g/compressed`,
-which hears what is soft.
+Loss names are the keys of the weight table. Losses beyond the paper have weight 0 by default: `g/waveform`
+and `g/spectrum` preserve the phase in the band that the codec kept, `g/compressed` weighs quiet bins more.
 
-Shape legend: estimate and reference [batch, channels, samples], float32, as they are or with their spectra;
-every loss is a scalar.
+Shape legend: estimate and reference [batch, channels, samples], float32, as tensors or `Spectra`; every loss
+is a scalar.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +23,7 @@ from apollo.training.spectra import Spectra, as_spectra
 Signal = Tensor | Spectra
 
 WINDOWS = (32, 64, 128, 256, 512, 1024, 2048)  # samples; the hop is half of each
-FLOOR = 1e-5  # of mean magnitudes: about -100 dB
+FLOOR = 1e-5  # floor of mean magnitudes: about -100 dB
 COMPRESSED_WINDOWS = (512, 2048)
 _SPECTRUM_WINDOW = 2048
 _POWER, _SOFT_FLOOR = 0.3, 1e-3
@@ -38,7 +36,7 @@ def _relative(difference: Tensor, reference: Tensor) -> Tensor:
 
 
 def magnitude_loss(*, estimate: Signal, reference: Signal, windows: Sequence[int] = WINDOWS) -> Tensor:
-    """Compare magnitudes at several resolutions: relative mean absolute error, averaged (eq. 4)."""
+    """Compute the multi-resolution STFT magnitude loss: relative L1, averaged over windows (eq. 4)."""
     found, expected = as_spectra(estimate), as_spectra(reference)
     terms = []
     for window in windows:
@@ -50,10 +48,10 @@ def magnitude_loss(*, estimate: Signal, reference: Signal, windows: Sequence[int
 def compressed_loss(
     *, estimate: Signal, reference: Signal, windows: Sequence[int] = COMPRESSED_WINDOWS
 ) -> Tensor:
-    """Compare magnitudes to the power 0.3: relative mean absolute error, averaged over windows.
+    """Compute the relative L1 of magnitudes to the power 0.3, averaged over windows.
 
-    What lies 60 dB below the loudest bins counts an eighth of them instead of a thousandth, so that an empty
-    band above the cut-off costs something.
+    A bin 60 dB below the loudest ones counts an eighth of them instead of a thousandth, which penalizes an
+    empty band above the codec's cutoff.
     """
     found, expected = as_spectra(estimate), as_spectra(reference)
     terms = []
@@ -64,23 +62,23 @@ def compressed_loss(
 
 
 def _compress(spectrum: Tensor) -> Tensor:
-    """Give |spectrum|^0.3; the floor keeps the gradient finite at silence."""
+    """Return |spectrum|^0.3; the floor keeps the gradient finite at silence."""
     return (torch.view_as_real(spectrum).square().sum(-1) + _SOFT_FLOOR**2) ** (_POWER / 2)
 
 
 def waveform_loss(*, estimate: Signal, reference: Signal) -> Tensor:
-    """Compare samples: relative mean absolute error."""
+    """Compute the relative L1 of samples."""
     found, expected = as_spectra(estimate).samples, as_spectra(reference).samples
     return _relative(found - expected, expected)
 
 
 def spectrum_loss(*, estimate: Signal, reference: Signal, cutoff_hz: float, sample_rate: int) -> Tensor:
-    """Compare complex spectra below a frequency: relative mean absolute error.
+    """Compute the relative L1 of complex spectra below a frequency.
 
     Args:
         estimate: Restored audio.
         reference: Clean audio.
-        cutoff_hz: Bins up to this frequency count, the band that a codec kept.
+        cutoff_hz: Highest frequency compared: the band that the codec kept.
         sample_rate: Hz.
 
     Raises:
@@ -94,14 +92,14 @@ def spectrum_loss(*, estimate: Signal, reference: Signal, cutoff_hz: float, samp
 
 
 def adversarial_loss(fake: Sequence[DiscriminatorOutput]) -> Tensor:
-    """Ask the generator to be judged real: least squares (eq. 7), averaged over windows."""
+    """Compute the generator's least-squares adversarial loss (eq. 7), averaged over windows."""
     return torch.stack([(one.logits.float() - 1).square().mean() for one in fake]).mean()
 
 
 def feature_loss(*, real: Sequence[DiscriminatorOutput], fake: Sequence[DiscriminatorOutput]) -> Tensor:
-    """Match features (eq. 8): relative to each layer's own level, averaged over layers and windows.
+    """Compute the feature matching loss (eq. 8): relative L1, averaged over layers and windows.
 
-    No gradient flows into the real side.
+    No gradient flows into the real features.
     """
     terms = [
         _relative(found.float() - expected.detach().float(), expected.detach().float())
@@ -114,7 +112,7 @@ def feature_loss(*, real: Sequence[DiscriminatorOutput], fake: Sequence[Discrimi
 def discriminator_losses(
     *, real: Sequence[DiscriminatorOutput], fake: Sequence[DiscriminatorOutput]
 ) -> dict[str, Tensor]:
-    """Ask the discriminator to tell them apart: least squares (eq. 9), averaged over windows.
+    """Compute the discriminator's least-squares losses (eq. 9), averaged over windows.
 
     Args:
         real: Discriminator outputs for clean audio.
@@ -139,19 +137,19 @@ def generator_losses(
     cutoff_hz: float = 16_000.0,
     sample_rate: int = GeneratorConfig.sample_rate,
 ) -> dict[str, Tensor]:
-    """Give the published losses, whose sum is the published loss, and what else has a weight.
+    """Compute the generator's losses: the paper's three, and others whose weight is not 0.
 
     Args:
         estimate: Restored audio.
         reference: Clean audio.
         real: Discriminator outputs for the reference.
         fake: Discriminator outputs for the estimate, with its graph.
-        weights: Of the losses by name; those beyond the paper's are computed where theirs is not 0.
-        cutoff_hz: Of `g/spectrum`.
+        weights: Weights by loss name.
+        cutoff_hz: See `spectrum_loss`.
         sample_rate: Hz.
 
     Returns:
-        The losses by name, before their weights.
+        Unweighted losses by name.
     """
     estimate, reference = as_spectra(estimate), as_spectra(reference)
     losses = {

@@ -1,6 +1,4 @@
-"""The short-time spectra of one signal, each computed once, when it is first asked for.
-
-Losses and discriminator look at a signal through the same windows; sharing the transforms saves most of them.
+"""Lazily computed STFTs of a signal, shared by losses and discriminator, which use the same windows.
 
 Shape legend: samples [batch, channels, samples]; spectra [batch, channels, bins, frames], complex.
 """
@@ -12,16 +10,16 @@ from torch import Tensor
 
 
 class Spectra:
-    """A signal with its spectra by window, in samples; the hop is half a window, the window is Hann's.
+    """A signal and its STFTs by window length, each computed on first access: Hann windows, half overlap.
 
     Args:
         samples: [batch, channels, samples].
-        compute: How to get a spectrum; unset transforms the samples.
+        compute: Returns the spectrum of a window length in samples; None transforms `samples`.
     """
 
     def __init__(self, samples: Tensor, compute: Callable[[int], Tensor] | None = None) -> None:
         self.samples = samples
-        self._compute = compute  # no bound method of its own: in a cycle, spectra would outlive their step
+        self._compute = compute  # not a bound method: a reference cycle would outlive the step
         self._spectra: dict[int, Tensor] = {}
 
     def __getitem__(self, window_samples: int) -> Tensor:
@@ -30,7 +28,7 @@ class Spectra:
         return self._spectra[window_samples]
 
     def detach(self) -> "Spectra":
-        """Give the same without a graph; what is computed through it serves the original too."""
+        """Return a detached view; spectra computed through it are cached in the original too."""
         return Spectra(self.samples.detach(), lambda window: self[window].detach())
 
     def _transform(self, window_samples: int) -> Tensor:
@@ -45,12 +43,12 @@ class Spectra:
 
 
 def as_spectra(signal: Tensor | Spectra) -> Spectra:
-    """Take a signal with or without its spectra."""
+    """Return a signal as Spectra."""
     return signal if isinstance(signal, Spectra) else Spectra(signal)
 
 
 def concatenate(first: Spectra, second: Spectra) -> Spectra:
-    """Put two signals' examples into one batch."""
+    """Concatenate two batches; their cached spectra are reused."""
     return Spectra(
         torch.cat((first.samples, second.samples)),
         lambda window: torch.cat((first[window], second[window])),
