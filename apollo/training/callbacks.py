@@ -1,4 +1,4 @@
-"""Who a training run speaks to."""
+"""Callbacks of the training loop."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,29 +7,29 @@ from apollo.training.validation import RestoredExample
 
 
 class Callbacks:
-    """What a run tells and asks whoever drives it; the defaults do nothing. Called on rank 0 unless said."""
+    """Base class of callbacks; by default all methods do nothing. Called on rank 0 unless noted."""
 
-    review_examples = 0  # validation examples to restore and pass to `on_validation_end`
-    has_async_scores = False  # whether more scores of a validation come through `collect_async_scores`
+    review_examples = 0  # number of validation examples to restore and pass to `on_validation_end`
+    has_async_scores = False  # whether `collect_async_scores` returns further scores of each validation
 
     def on_train_step_end(self, step: int, metrics: Mapping[str, float], names: Sequence[str]) -> None:
-        """A step was taken; on every rank, with the names of the rank's own examples."""
+        """Handle the metrics of a step, with the names of this rank's examples; called on every rank."""
 
     def on_log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Means over the last `log_steps` steps."""
+        """Handle the mean metrics of the last `log_steps` steps."""
 
     def on_validation_end(
         self, step: int, scores: Mapping[str, float], restored: Sequence[RestoredExample]
     ) -> None:
-        """A validation is done."""
+        """Handle validation scores and the first `review_examples` restored examples."""
 
     def collect_async_scores(self, *, wait: bool) -> dict[int, dict[str, float]]:
-        """Give scores that have come since the last time, by step; with `wait`, all that are to come."""
+        """Return scores by step that arrived since the last call; with `wait`, wait for all pending ones."""
         return {}
 
     def on_checkpoint_saved(self, step: int, path: Path) -> None:
-        """A checkpoint is written."""
+        """Handle a checkpoint folder that was written."""
 
     def should_stop(self) -> bool:
-        """Tell whether to end after this step, with a checkpoint; asked on every rank, one is enough."""
+        """Return whether to stop after this step, with a checkpoint; called on every rank, one suffices."""
         return False

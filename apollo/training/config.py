@@ -1,4 +1,4 @@
-"""What a training run is told: the GAN step and the loop around it. Free of torch.
+"""Configuration of the GAN step and the training loop. Imports no torch.
 
 The defaults are the paper's (Li and Luo, 2024, section III), where the published code agrees.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from apollo.model.config import LOSS_WEIGHTS
 
-# what may change from one start of a run to the next: what is learned stays the same, but for rounding
+# fields that may differ when a run is resumed: the result stays the same, but for rounding
 RESUMABLE_GAN_OVERRIDES = ("micro_batch", "compile", "recompute", "max_skipped_steps")
 RESUMABLE_FIT_OVERRIDES = (
     "epochs",
@@ -23,37 +23,36 @@ RECOMPUTE = ("nothing", "hidden", "layers")
 
 
 class NonFiniteError(RuntimeError):
-    """A training cannot go on because of what is no number: too many steps, or a weight."""
+    """Training stopped: too many steps with non-finite losses or gradients, or a non-finite weight."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GanConfig:
-    """One optimizer step.
+    """Configuration of one optimizer step.
 
     Args:
-        generator_learning_rate: Of the first epochs, for AdamW.
-        discriminator_learning_rate: Of the first epochs, for AdamW.
-        generator_betas: Of AdamW.
-        discriminator_betas: Of AdamW.
-        weight_decay: Of both.
-        decay: Both learning rates are multiplied by this every `decay_epochs` epochs.
+        generator_learning_rate: Initial learning rate of AdamW.
+        discriminator_learning_rate: Initial learning rate of AdamW.
+        generator_betas: Betas of AdamW.
+        discriminator_betas: Betas of AdamW.
+        weight_decay: Weight decay of both optimizers.
+        decay: Factor on both learning rates every `decay_epochs` epochs.
         decay_epochs: See `decay`.
-        clip_norm: Gradients, of all ranks together, are scaled down to this norm.
-        weights: Of the losses by name; those not named keep the paper's.
-        cutoff_hz: Up to here `g/spectrum` compares phases.
-        batch_size: Examples of an optimizer step, over all ranks.
-        micro_batch: Examples that a rank computes at once; more than that are accumulated.
+        clip_norm: Maximum gradient norm, of the gradients averaged over ranks.
+        weights: Loss weights by name; others keep the paper's.
+        cutoff_hz: Highest frequency of `g/spectrum`.
+        batch_size: Examples per optimizer step, over all ranks.
+        micro_batch: Examples per forward pass of a rank; more are accumulated.
         precision: `float32`, or `bfloat16` for matrix products and the discriminator's convolutions. Residual
-            stream, transforms and losses are float32 always.
-        compile: Compile the generator's layers, where there is a compiler.
-        recompute: What of the generator's forward pass is computed again in the backward pass, to save
-            memory: `nothing`, `hidden` (the widest results) or `layers` (all but the layers' inputs). What
-            each costs: docs/benchmarks.md.
-        ema_decay: Of the average of the generator's weights that is evaluated; after n steps it is at most
-            (1 + n) / (10 + n).
-        discriminator_warmup_steps: Steps in which the discriminator learns alone; for generators that come
-            without theirs.
-        max_skipped_steps: Steps with a loss or gradient that is no number are left out; more than this in the
+            stream, transforms and losses are always float32.
+        compile: Compile the generator's layers with torch.compile, if it works here.
+        recompute: Activations of the generator to recompute in the backward pass, to save memory: `nothing`,
+            `hidden` (the widest ones) or `layers` (all but the layers' inputs). Costs: docs/benchmarks.md.
+        ema_decay: Decay of the moving average of the generator's weights, which is evaluated; after n steps
+            at most (1 + n) / (10 + n).
+        discriminator_warmup_steps: Initial steps that update only the discriminator; for a trained generator
+            with a new discriminator.
+        max_skipped_steps: Steps with a non-finite loss or gradient are skipped; more than this many in the
             whole run end it.
     """
 
@@ -77,19 +76,20 @@ class GanConfig:
     max_skipped_steps: int = 20
 
     def __post_init__(self) -> None:
-        """Refuse what makes no step.
+        """Check all fields.
 
         Raises:
-            ValueError: a field is out of its range; says which and what to do.
+            ValueError: a field is out of range.
         """
         unknown = set(self.weights) - set(LOSS_WEIGHTS)
         if unknown:
             raise ValueError(
-                f"no loss is called {', '.join(sorted(unknown))}: weights may name {', '.join(LOSS_WEIGHTS)}"
+                f"unknown losses in weights: {', '.join(sorted(unknown))}; "
+                f"the losses are {', '.join(LOSS_WEIGHTS)}"
             )
         for name, weight in self.weights.items():
             if not 0 <= weight < math.inf:
-                raise ValueError(f"the weight of {name} is {weight}: a weight must be a number from 0")
+                raise ValueError(f"the weight of {name} is {weight}: it must be finite and at least 0")
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision is {self.precision!r}: it must be 'float32' or 'bfloat16'")
         for name in ("batch_size", "micro_batch", "decay_epochs"):
@@ -112,36 +112,36 @@ class GanConfig:
             raise ValueError(f"recompute is {self.recompute!r}: it must be one of {', '.join(RECOMPUTE)}")
         if self.compile and self.recompute != "nothing":
             raise ValueError(
-                f"compile is {self.compile} and recompute is {self.recompute!r}: a compiler decides by "
-                "itself what to keep; leave recompute at 'nothing', or do not compile"
+                f"compile is {self.compile} and recompute is {self.recompute!r}: torch.compile decides "
+                "itself what to recompute; leave recompute at 'nothing', or do not compile"
             )
 
     @property
     def all_weights(self) -> dict[str, float]:
-        """Weights of all losses."""
+        """Weights of all losses by name."""
         return {**LOSS_WEIGHTS, **self.weights}
 
     def learning_rate_scale(self, epoch: int) -> float:
-        """Give the factor on both learning rates in an epoch, from 0."""
+        """Return the factor on both learning rates in an epoch, from 0."""
         return float(self.decay ** (epoch // self.decay_epochs))
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitConfig:
-    """The loop around the steps.
+    """Configuration of the training loop.
 
     Args:
-        epochs: Most epochs.
-        epoch_examples: Examples of an epoch, whatever the data hold.
-        max_steps: Most steps in all; 0 is no limit.
-        patience_epochs: The run ends after so many epochs without a lower reconstruction loss in validation.
-        checkpoint_steps: Steps from one checkpoint to the next, beside the one at every epoch's end.
-        keep_checkpoints: So many of the last are kept, and the best.
-        validation_examples: Examples of a validation, the first of those there are.
-        floor_db: A checkpoint whose SI-SNR is further below the degraded input's than this is `best` only
-            where none is better.
-        log_steps: Losses are logged as means over so many steps.
-        seed: Of the first weights.
+        epochs: Maximum number of epochs.
+        epoch_examples: Examples per epoch, independent of the size of the data.
+        max_steps: Maximum number of steps in total; 0 for no limit.
+        patience_epochs: Stop early after this many epochs without a lower STFT loss in validation.
+        checkpoint_steps: Steps between checkpoints; every epoch ends with one as well.
+        keep_checkpoints: Number of latest checkpoints to keep, besides the best.
+        validation_examples: Number of examples per validation, from the first on.
+        floor_db: A checkpoint whose SI-SNR is lower than the degraded input's by more than this becomes
+            `best` only if there is no other.
+        log_steps: Steps per log entry; losses are means over them.
+        seed: Seed of the initial weights.
     """
 
     epochs: int = 500
@@ -156,10 +156,10 @@ class FitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what makes no run.
+        """Check all fields.
 
         Raises:
-            ValueError: a field is out of its range; says which and what to do.
+            ValueError: a field is out of range.
         """
         for name in (
             *("epochs", "epoch_examples", "patience_epochs", "checkpoint_steps", "keep_checkpoints"),
@@ -170,4 +170,4 @@ class FitConfig:
         if not 0 <= self.floor_db < math.inf:
             raise ValueError(f"floor_db is {self.floor_db}: it must be 0 or more")
         if self.max_steps < 0:
-            raise ValueError(f"max_steps is {self.max_steps}: give 0 for no limit, or a number of steps")
+            raise ValueError(f"max_steps is {self.max_steps}: it must be 0 (no limit) or more")

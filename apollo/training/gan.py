@@ -1,9 +1,9 @@
 """One step of the GAN, in the paper's order: the discriminator first, then the generator against it.
 
 Source: Li and Luo (2024), section II-D and III. Unlike the published code, nothing is computed twice: both
-updates share the generator's output, real and fake examples are one batch in the discriminator's update, every
-signal is transformed once per window (with gradient accumulation: once per update), and the generator's update
-keeps no graph of the reference.
+updates share the generator's output, real and fake examples are one batch in the discriminator's update,
+every signal is transformed once per window (with gradient accumulation: once per update), and the generator's
+update keeps no graph of the reference.
 
 Losses are means over examples: splitting a batch over ranks and micro-batches changes only rounding.
 
