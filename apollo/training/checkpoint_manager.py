@@ -1,11 +1,11 @@
-"""The checkpoints of a run in its folder: what is kept, which is trusted, which is best.
+"""Checkpoints of a run: save, load, verify, select the best, delete old ones.
 
     checkpoints/step-00012000/   weights.pt training.pt config.json MANIFEST.json
-    checkpoints/scores.json      what validation said of them, by step
-    best                         a link to the best of them
+    checkpoints/scores.json      validation scores by step
+    best                         a link to the best checkpoint
 
-A checkpoint is trusted when every file is what its manifest promises. One that is not is set aside under
-another name, and the newest that is takes its place.
+A checkpoint is valid if all files match the digests in its manifest. Invalid ones are renamed to
+`step-….damaged`, and the latest valid one is used.
 """
 
 import json
@@ -35,31 +35,31 @@ _DAMAGED = ".damaged"
 
 
 class CheckpointManager:
-    """The checkpoints below a run's output.
+    """Manages the checkpoints in a run's folder.
 
     Args:
-        output: The run's folder, on a disk that all ranks see.
+        output: Folder of the run, on a disk that all ranks see.
     """
 
     def __init__(self, output: Path) -> None:
         self.output, self.folder = output, output / "checkpoints"
 
     def path(self, step: int) -> Path:
-        """Give where a step's checkpoint lies."""
+        """Return the folder of a step's checkpoint."""
         return self.folder / f"step-{step:08d}"
 
     def steps(self) -> list[int]:
-        """List the steps that have a checkpoint, rising; whether it is whole is not looked at."""
+        """Return the steps that have a checkpoint, ascending, without verifying them."""
         if not self.folder.is_dir():
             return []
         found = (_NAME.match(entry.name) for entry in self.folder.iterdir())
         return sorted(int(match[1]) for match in found if match)
 
     def latest_valid_step(self) -> int | None:
-        """Find the newest step whose checkpoint is whole; those after it are set aside.
+        """Return the latest step with a valid checkpoint; later ones are renamed, with a warning.
 
         Raises:
-            CheckpointError: the disk does not let a file be read.
+            CheckpointError: a file cannot be read.
         """
         self._delete_incomplete()
         for step in reversed(self.steps()):
@@ -67,11 +67,11 @@ class CheckpointManager:
                 checkpoint.verify(self.path(step), (CONFIG, WEIGHTS, TRAINING))
             except CheckpointError as error:
                 if _is_read_error(error):
-                    raise  # what cannot be read now may be sound
+                    raise  # a file that cannot be read now may be valid
                 aside = self.path(step).with_suffix(_DAMAGED)
                 shutil.rmtree(aside, ignore_errors=True)
                 self.path(step).rename(aside)
-                logger.warning(f"{error}; set aside as {aside.name}, taking the one before it")
+                logger.warning(f"{error}; set aside as {aside.name}, trying the checkpoint before it")
             else:
                 return step
         return None
@@ -80,12 +80,12 @@ class CheckpointManager:
         """Write a step's checkpoint.
 
         Raises:
-            NonFiniteError: a weight is no number.
+            NonFiniteError: a weight is non-finite.
         """
         states = {"ema": gan.ema_generator.state_dict(), "discriminator": gan.discriminator.state_dict()}
         for name, state in {"generator": gan.generator.state_dict(), **states}.items():
             if not all(bool(torch.isfinite(value).all()) for value in state.values()):
-                raise NonFiniteError(f"step {step}: the {name} holds weights that are no numbers; not saved")
+                raise NonFiniteError(f"step {step}: the {name} has non-finite weights, checkpoint not saved")
         return checkpoint.save(
             gan.generator,
             self.path(step),
@@ -105,10 +105,10 @@ class CheckpointManager:
         )
 
     def load(self, gan: Gan, step: int) -> dict[str, Any]:
-        """Bring everything back to a step; gives its progress.
+        """Load networks, optimizers and random state of a step; return its `progress`.
 
         Raises:
-            CheckpointError: the checkpoint is of another network, lacks something, or asks to run code.
+            CheckpointError: the checkpoint holds a different network, is incomplete, or would run code.
         """
         weights = read_container(self.path(step) / WEIGHTS)
         training = read_container(self.path(step) / TRAINING)
@@ -122,18 +122,20 @@ class CheckpointManager:
             torch.set_rng_state(training["random"])
             progress: dict[str, Any] = training["progress"]
         except KeyError as error:
-            raise CheckpointError(f"{self.path(step)} is no checkpoint of a run: it lacks {error}") from error
+            raise CheckpointError(
+                f"{self.path(step)} is not a training checkpoint: {error} is missing"
+            ) from error
         except (RuntimeError, ValueError) as error:
-            raise CheckpointError(f"{self.path(step)} is of another network: {error}") from error
+            raise CheckpointError(f"{self.path(step)} holds a different network: {error}") from error
         return progress
 
     def load_ema(self, step: int) -> dict[str, Tensor]:
-        """Read the averaged weights of a step."""
+        """Load the averaged weights of a step."""
         weights: dict[str, Tensor] = read_container(self.path(step) / WEIGHTS)["ema"]
         return weights
 
     def scores(self) -> dict[int, dict[str, float]]:
-        """Give what validation said, by step; where that was lost, what the checkpoints remember of it."""
+        """Return validation scores by step; without scores.json, those that the checkpoints hold."""
         try:
             found = json.loads((self.folder / _SCORES).read_text())
             return {int(step): dict(scores) for step, scores in found.items()}
@@ -148,7 +150,7 @@ class CheckpointManager:
             return {}
 
     def record_scores(self, step: int, scores: Mapping[str, float]) -> None:
-        """Add to what is known of a step."""
+        """Add scores to those of a step."""
         known = self.scores()
         known[step] = {**known.get(step, {}), **scores}
         _replace(self.folder / _SCORES, lambda path: path.write_text(json.dumps(known, indent=1)))
@@ -169,16 +171,16 @@ class CheckpointManager:
         return choose_best(candidates, floor_db=floor_db)
 
     def best_step(self) -> int | None:
-        """Give the step that `best` names."""
+        """Return the step that `best` links to."""
         link = self.output / checkpoint.BEST
         match = _NAME.match(Path(os.readlink(link)).name) if link.is_symlink() else None
         return int(match[1]) if match else None
 
     def link_best(self, step: int) -> None:
-        """Make `best` name a step's checkpoint.
+        """Link `best` to a step's checkpoint.
 
         Raises:
-            CheckpointError: it is not whole.
+            CheckpointError: the checkpoint is invalid.
         """
         if step == self.best_step():
             return
@@ -187,16 +189,16 @@ class CheckpointManager:
         _replace(self.output / checkpoint.BEST, lambda path: path.symlink_to(target))
 
     def prune(self, keep: int, also: Iterable[int]) -> None:
-        """Delete all but the last `keep` checkpoints, the best, and those named."""
+        """Delete all checkpoints but the latest `keep`, the best, and the steps in `also`."""
         kept = {*self.steps()[-keep:], self.best_step(), *also}
         for step in self.steps():
-            if step not in kept:  # under another name first: what a reader holds open may stay for a while
+            if step not in kept:  # rename first: a reader may keep files open for a while
                 doomed = self.folder / f".{self.path(step).name}-old"
                 self.path(step).rename(doomed)
                 shutil.rmtree(doomed, ignore_errors=True)
 
     def _delete_incomplete(self) -> None:
-        """Delete what a killed writer left half done."""
+        """Delete incomplete checkpoints of a killed process."""
         if self.folder.is_dir():
             for entry in self.folder.iterdir():
                 if entry.name.startswith(".step-"):
@@ -204,7 +206,7 @@ class CheckpointManager:
 
 
 def _replace(target: Path, write: Callable[[Path], object]) -> None:
-    """Write under a temporary name, then take the real one in one go."""
+    """Write a temporary file and rename it atomically."""
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = target.with_name(f".{target.name}.{os.getpid()}")
     scratch.unlink(missing_ok=True)
@@ -216,6 +218,6 @@ def _replace(target: Path, write: Callable[[Path], object]) -> None:
 
 
 def _is_read_error(error: CheckpointError) -> bool:
-    """Tell whether a file could not be read at all, rather than being damaged or missing."""
+    """Return whether a file could not be read, rather than being damaged or missing."""
     cause = error.__cause__
     return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError | NotADirectoryError)

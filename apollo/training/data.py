@@ -1,7 +1,7 @@
-"""What training eats: examples, and the order in which they come.
+"""Training examples, batches, and the interface of their sources.
 
-The order is a pure function of (epoch, position): any process may ask for any positions, so the number of
-processes decides nothing about what is learned, and a run that was stopped goes on exactly where it was.
+Examples are a pure function of (epoch, position), so results do not depend on the number of processes, and a
+run is resumed exactly.
 
 Shape legend: samples [channels, samples], float32, 44,100 Hz; batches [examples, channels, samples].
 """
@@ -16,12 +16,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Example:
-    """One pair to learn from, of equal level and without lag.
+    """A pair of clean and degraded audio, time-aligned.
 
     Args:
         clean: [channels, samples], float32.
         degraded: The same shape.
-        name: Where it comes from, for messages and logs: recipe id and degradation.
+        name: Name for logs: recipe id and degradation.
     """
 
     clean: Tensor
@@ -31,12 +31,12 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples of one length, side by side.
+    """Stacked examples of equal length.
 
     Args:
         clean: [examples, channels, samples], float32.
         degraded: The same shape.
-        names: Of the examples.
+        names: Names of the examples.
     """
 
     clean: Tensor
@@ -47,32 +47,32 @@ class Batch:
         return len(self.names)
 
     def to(self, device: torch.device) -> "Batch":
-        """Give the same on a device."""
+        """Return the batch on a device."""
         clean, degraded = (samples.to(device, non_blocking=True) for samples in (self.clean, self.degraded))
         return Batch(clean, degraded, self.names)
 
 
 class ExampleSource(Protocol):
-    """Where examples come from."""
+    """Source of training examples."""
 
     def read(self, epoch: int, positions: Sequence[int]) -> Iterator[Example]:
-        """Give the examples at these positions of an epoch, one each, in their order.
+        """Yield the example at each position of an epoch, in order.
 
         Args:
             epoch: From 0.
-            positions: Rising, from 0; an epoch has no end, so what there is comes again.
+            positions: Ascending, from 0; positions beyond the data repeat it.
         """
 
 
 class ValidationExamples(ExampleSource, Protocol):
-    """Where examples for validation come from: the same ones in every epoch."""
+    """Source of validation examples: a fixed number, the same in every epoch."""
 
     def __len__(self) -> int:
-        """Count them."""
+        """Return the number of examples."""
 
 
 def collate(examples: Iterable[Example]) -> Batch:
-    """Put examples side by side."""
+    """Stack examples into a batch."""
     listed = list(examples)
     return Batch(
         torch.stack([example.clean for example in listed]),

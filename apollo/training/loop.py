@@ -1,4 +1,4 @@
-"""The training loop: epochs of GAN steps, validation, checkpoints; goes on exactly where it was stopped.
+"""The training loop: epochs of GAN steps, validation, checkpoints, exact resume.
 
 Every process of a run calls `fit`. Decisions are taken on numbers that are the same on all ranks; only rank 0
 writes.
@@ -27,14 +27,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FitResult:
-    """How a run ended.
+    """Result of a training run.
 
     Args:
-        status: `done`, `early` (no improvement for long enough), or `interrupted`.
-        step: Steps taken.
+        status: `done`, `early` (stopped early, without improvement), or `interrupted`.
+        step: Number of steps taken.
         best: Step of the best checkpoint.
-        scores: Of the best checkpoint.
-        skipped: Steps left out because something was no number.
+        scores: Validation scores of the best checkpoint.
+        skipped: Number of steps skipped because of non-finite values.
     """
 
     status: str
@@ -46,14 +46,14 @@ class FitResult:
 
 @dataclass
 class _Progress:
-    """What of the loop is kept in a checkpoint."""
+    """State of the loop that a checkpoint holds."""
 
     step: int = 0
     skipped: int = 0
     lowest_loss: float = math.inf
     lowest_epoch: int = 0
-    validated: int = -1  # the last step that was
-    unlogged: dict[str, list[float]] = field(default_factory=dict)  # what steps gave since the last log
+    validated: int = -1  # step of the last validation
+    unlogged: dict[str, list[float]] = field(default_factory=dict)  # metrics of steps since the last log
 
 
 def fit(
@@ -65,23 +65,24 @@ def fit(
     validation: ValidationExamples | None = None,
     callbacks: Callbacks | None = None,
 ) -> FitResult:
-    """Train until the end, or until told to stop; from the newest whole checkpoint in `output`, if any.
+    """Train to the end, or until a callback requests a stop; resume from the latest valid checkpoint, if any.
 
     Args:
-        gan: What learns; freshly made.
-        source: Examples to learn from.
-        config: The loop.
-        output: Folder of the run, seen by all ranks.
-        validation: Fixed examples, read at epoch 0; without, there is no best checkpoint and no early end.
-        callbacks: Who is told.
+        gan: Newly created networks and optimizers.
+        source: Training examples.
+        config: Configuration of the loop.
+        output: Folder of the run, visible to all ranks.
+        validation: Validation examples, read as epoch 0; without them there is no best checkpoint and no
+            early stopping.
+        callbacks: Called during training.
 
     Returns:
-        How it ended.
+        The result, the same on all ranks.
 
     Raises:
         ValueError: a batch has fewer examples than there are ranks, or an epoch fewer than a batch.
-        NonFiniteError: too many steps were no numbers.
-        CheckpointError: the output's checkpoints are of another network.
+        NonFiniteError: more than `max_skipped_steps` steps had non-finite losses or gradients.
+        CheckpointError: the output's checkpoints hold a different network.
     """
     return _Loop(gan, source, config, output, validation, callbacks or Callbacks()).run()
 
@@ -133,14 +134,14 @@ class _Loop:
         self.progress = _Progress(**self.checkpoints.load(self.gan, step))
         self.metrics.sums = self.progress.unlogged
         if self.is_rank0:
-            logger.info(f"continuing from step {step}")
+            logger.info(f"resuming from step {step}")
         unvalidated = self.progress.validated != step
         if unvalidated and (step % self.epoch_steps == 0 or step == self.last_step):
-            self._validate()  # it was ended before that
+            self._validate()  # the run ended before its validation
         self._rescore_incomplete(self.progress.step if unvalidated else None)
 
     def _rescore_incomplete(self, exclude: int | None) -> None:
-        """Score again what was killed before all its scores had come, but for a step that just was scored."""
+        """Validate checkpoints again whose asynchronous scores were lost, except the step just validated."""
         existing = set(self.checkpoints.steps()) - {exclude}
         for step in self.context.broadcast(sorted(existing.intersection(self._incomplete_steps()))):
             generator = copy.deepcopy(self.gan.ema_generator)
@@ -148,7 +149,7 @@ class _Loop:
             self._score(step, generator)
 
     def _train_epoch(self) -> bool:
-        """Train to the end of the epoch or of the run, or until told to stop; tells whether it was."""
+        """Train to the end of the epoch or the run; return True if a callback requested a stop before."""
         progress, batch_size = self.progress, self.gan.config.batch_size
         epoch, done = divmod(progress.step, self.epoch_steps)
         end = min(self.epoch_steps, done + self.last_step - progress.step)
@@ -197,16 +198,16 @@ class _Loop:
         self.progress.skipped += 1
         examples = self.context.all_gather(self.gan.non_finite_examples) or self.context.all_gather(names)
         text = (
-            f"step {self.progress.step} met a loss or gradient that is no number and was left out; examples: "
+            f"step {self.progress.step}: non-finite loss or gradient, step skipped; examples: "
             + ", ".join(examples)
         )
         if self.is_rank0:
             logger.warning(text)
         if self.progress.skipped > self.gan.config.max_skipped_steps:
             raise NonFiniteError(
-                f"{self.progress.skipped} steps were left out; max_skipped_steps allows "
-                f"{self.gan.config.max_skipped_steps}. The last: {text}. The newest checkpoint is sound; "
-                "try a lower learning rate or float32"
+                f"{self.progress.skipped} steps skipped, more than max_skipped_steps "
+                f"({self.gan.config.max_skipped_steps}). The last: {text}. The latest checkpoint has finite "
+                "weights; try a lower learning rate or float32"
             )
 
     def _validate(self) -> None:
@@ -215,12 +216,12 @@ class _Loop:
         progress.validated = progress.step
         epoch = -(-progress.step // self.epoch_steps)
         if not self.gan.generator_steps:
-            progress.lowest_epoch = epoch  # the generator has not begun to learn
+            progress.lowest_epoch = epoch  # no patience is used up before the generator is trained
         elif scores and scores[STFT_LOSS] < progress.lowest_loss:
             progress.lowest_loss, progress.lowest_epoch = scores[STFT_LOSS], epoch
 
     def _score(self, step: int, generator: Generator) -> dict[str, float]:
-        """Score a generator as that of a step; gives the same scores on all ranks."""
+        """Validate the generator of a step; return the scores, the same on all ranks."""
         if self.validation is None:
             return {}
         examples = min(self.config.validation_examples, len(self.validation))
@@ -243,7 +244,7 @@ class _Loop:
         return epoch - self.progress.lowest_epoch >= self.config.patience_epochs
 
     def _save(self) -> None:
-        """Write a checkpoint, unless this step has one, and delete those that are not to be kept."""
+        """Write a checkpoint, unless this step has one, and delete old ones."""
         step = self.progress.step
         if self.is_rank0 and step not in self.checkpoints.steps():
             self.progress.unlogged = self.metrics.sums
@@ -280,7 +281,7 @@ class _Loop:
         )
 
     def _finish(self, status: str) -> FitResult:
-        # what is still to come for an interrupted run is made up for when it goes on
+        # pending scores of an interrupted run are computed again when it is resumed
         self._collect_scores(wait=status != "interrupted", force_update=True)
         if self.is_rank0:
             self._prune()

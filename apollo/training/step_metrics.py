@@ -1,4 +1,4 @@
-"""What a run tells of itself: means of what its steps gave, how fast they went, how long it will take."""
+"""Step metrics: means over steps, throughput, memory, remaining time."""
 
 import math
 import time
@@ -14,7 +14,7 @@ _LINE_SECONDS = 30.0
 
 
 class MetricTracker:
-    """Means of what steps gave, and how fast they went."""
+    """Means of step metrics between log entries, with throughput."""
 
     def __init__(self, gan: Gan, last_step: int) -> None:
         self.gan, self.last_step = gan, last_step
@@ -27,19 +27,19 @@ class MetricTracker:
         self._steps = 0
 
     def add(self, metrics: Mapping[str, float]) -> None:
-        """Add a step's numbers."""
+        """Add the metrics of a step."""
         for name, value in metrics.items():
             if name != SKIPPED:
                 self.sums.setdefault(name, []).append(value)
 
     def add_seconds(self, data: float, compute: float) -> None:
-        """Add a step's seconds: of waiting for examples, and of the rest."""
+        """Add the seconds of a step: waiting for data, and computing."""
         self._data_seconds += data
         self._compute_seconds += compute
         self._steps += 1
 
     def flush(self, skipped_share: float) -> dict[str, float]:
-        """Give the means since the last time."""
+        """Return the means since the last call, and reset."""
         means = {name: math.fsum(values) / len(values) for name, values in self.sums.items()}
         seconds = (self._data_seconds + self._compute_seconds) / max(self._steps, 1)
         means |= {
@@ -59,7 +59,7 @@ class MetricTracker:
         return means
 
     def progress_line(self, step: int, metrics: Mapping[str, float]) -> str:
-        """Describe progress in a line, or say nothing if that was a moment ago."""
+        """Return a progress line, or an empty string within 30 s of the last one."""
         now = time.monotonic()
         if now - self._last_line_time < _LINE_SECONDS and step < self.last_step:
             return ""
@@ -73,7 +73,7 @@ class MetricTracker:
 
 
 def format_scores(scores: Mapping[str, float]) -> str:
-    """Say what validation found, each score beside the input's."""
+    """Format validation scores, each with the degraded input's."""
     parts = []
     for name, unit in ((STFT_LOSS, ""), (SI_SNR, " dB"), (LSD, " dB"), (VISQOL, "")):
         if name in scores:

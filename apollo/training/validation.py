@@ -1,4 +1,4 @@
-"""Scoring a generator on examples that stay the same, and choosing among checkpoints by the scores."""
+"""Validation of a generator on fixed examples, and selection of the best checkpoint."""
 
 import math
 from collections.abc import Mapping
@@ -15,16 +15,16 @@ from apollo.training.losses import magnitude_loss
 from apollo.training.spectra import Spectra
 
 STFT_LOSS, SI_SNR, LSD, VISQOL = "valid/stft", "valid/si_snr", "valid/lsd_above_5khz", "valid/visqol"
-SCORES_COMPLETE = "valid/settled"  # 1 once all scores of a step have come
-GENERATOR_STEPS = "valid/generator_steps"  # steps that the generator had learned from
-DEGRADED_SUFFIX = "/degraded"  # the same score of the input as it was
-_LEAST_LOSS = 1e-6  # an input without fault cannot be improved
+SCORES_COMPLETE = "valid/settled"  # 1 once all asynchronous scores of a step have arrived
+GENERATOR_STEPS = "valid/generator_steps"  # optimizer steps of the generator so far
+DEGRADED_SUFFIX = "/degraded"  # suffix of the degraded input's score
+_LEAST_LOSS = 1e-6  # avoids a division by 0 where the input is perfect
 _DISTANCE_HZ = 5_000.0  # above it every codec setting of the paper has removed something
 
 
 @dataclass(frozen=True)
 class RestoredExample:
-    """A validation example with what became of it; [channels, samples], float32, on the CPU."""
+    """A validation example and its restoration: [channels, samples], float32, on the CPU."""
 
     name: str
     clean: Tensor
@@ -35,17 +35,17 @@ class RestoredExample:
 def validate(
     generator: Generator, source: ExampleSource, examples: int, context: DistributedContext
 ) -> dict[str, float]:
-    """Score a generator and, for comparison, its input.
+    """Compute validation scores of a generator and of its degraded input.
 
     Args:
-        generator: On its device.
-        source: Fixed examples, at epoch 0.
-        examples: How many of them, dealt out over the ranks.
-        context: The processes that share the work.
+        generator: Network, on its device.
+        source: Validation examples, read as epoch 0.
+        examples: Number of examples, split over the ranks.
+        context: Device and processes of the run.
 
     Returns:
-        Means over examples, the same on all ranks: reconstruction loss, SI-SNR in dB, log-spectral distance
-        above 5 kHz in dB, each also of the input, with the ending `/degraded`.
+        Means over examples, the same on all ranks: STFT loss, SI-SNR in dB, log-spectral distance above 5 kHz
+        in dB; each also for the input, with the suffix `/degraded`.
     """
     sums: dict[str, float] = {}
     rate = generator.config.sample_rate
@@ -65,7 +65,7 @@ def validate(
 def restore_examples(
     generator: Generator, source: ExampleSource, count: int, device: torch.device
 ) -> list[RestoredExample]:
-    """Restore the first examples to be heard; the same ones, however many ranks there are."""
+    """Restore the first `count` examples."""
     results = []
     for example in source.read(0, range(count)):
         with torch.no_grad():
@@ -87,11 +87,11 @@ def _score(estimate: Tensor, clean: Tensor, sample_rate: int) -> dict[str, float
 
 
 def quality(scores: Mapping[str, float], *, floor_db: float) -> tuple[bool, float]:
-    """Rank a checkpoint; the greater tuple is the better one.
+    """Return a sort key for a checkpoint's scores; greater is better.
 
-    First whether its SI-SNR is at most `floor_db` below its input's: what is invented costs some, and SI-SNR
-    alone would choose the network that changes nothing. Then by how much, relative to the input, the
-    reconstruction loss fell and ViSQOL (where it was measured) rose.
+    First, whether its SI-SNR is at most `floor_db` below the degraded input's: generated content lowers
+    SI-SNR, which alone would select a network that changes nothing. Then the improvement over the input: the
+    relative decrease of the STFT loss plus the relative increase of ViSQOL, where measured.
     """
     held = scores[SI_SNR] >= scores[SI_SNR + DEGRADED_SUFFIX] - floor_db
     before = scores[STFT_LOSS + DEGRADED_SUFFIX]
@@ -102,9 +102,9 @@ def quality(scores: Mapping[str, float], *, floor_db: float) -> tuple[bool, floa
 
 
 def choose_best(candidates: Mapping[int, Mapping[str, float]], *, floor_db: float) -> int | None:
-    """Choose among steps by their scores; the earlier of two equals.
+    """Return the step with the best scores, the earliest of equals; None without candidates.
 
-    ViSQOL counts where all of them have it: one measurement that failed must not decide.
+    ViSQOL counts only if all candidates have it: a failed measurement must not decide.
     """
     with_visqol = all(
         VISQOL in scores and VISQOL + DEGRADED_SUFFIX in scores for scores in candidates.values()

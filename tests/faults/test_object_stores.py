@@ -153,7 +153,7 @@ def test_a_training_whose_machine_is_lost_goes_on_from_the_bucket_and_is_evaluat
     shutil.rmtree(mine)
     bucket.proxy.fail("cut_upload", r"PUT /\S+/run/checkpoints/.*/weights.pt", times=2)
     assert training_jobs.start(ray_address, shards, mine, *more).wait(300) == 0, training_jobs.log(mine)
-    assert "continuing from step" in training_jobs.log(mine)
+    assert "resuming from step" in training_jobs.log(mine)
     back = bucket.download("run", tmp_path / "back")
     ours, theirs = (gloo_runs.weights(gloo_runs.Run(run), training_jobs.LAST) for run in (back, alone))
     assert ours.keys() == theirs.keys()

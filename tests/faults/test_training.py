@@ -59,7 +59,7 @@ def test_17_a_worker_killed_at_a_random_step_changes_nothing(
     assert codes[rank] == KILLED
     assert codes[1 - rank] == 1  # it lost its partner
     assert launch(run) == [0, 0]
-    assert "continuing from step" in log(run)
+    assert "resuming from step" in log(run)
     assert_same(run, undisturbed_run)
 
 
@@ -123,7 +123,7 @@ def test_19_the_newest_whole_checkpoint_is_taken_and_said(
     assert launch(run) == [0, 0]
     text = log(run)
     assert ("set aside as step-00000008.damaged" in text) == (damage != "older gone")
-    assert f"continuing from step {8 if damage == 'older gone' else 6}" in text
+    assert f"resuming from step {8 if damage == 'older gone' else 6}" in text
     assert_same(run, undisturbed_run)
 
 
@@ -210,8 +210,8 @@ def test_22_a_step_with_no_numbers_is_left_out_on_all_ranks_and_named(tmp_path: 
     run = Run(tmp_path / "run", poison=frozenset({"0-13", "1-2"}))
     assert launch(run) == [0, 0]
     text = log(run)
-    assert "step 4 met a loss or gradient that is no number and was left out; examples: 0-13, 0-15\n" in text
-    assert "step 7 met a loss or gradient that is no number and was left out; examples: 1-0, 1-2\n" in text
+    assert "step 4: non-finite loss or gradient, step skipped; examples: 0-13, 0-15\n" in text
+    assert "step 7: non-finite loss or gradient, step skipped; examples: 1-0, 1-2\n" in text
     assert ending(run).skipped == 2
     for rank in range(2):
         assert [step for step, line in steps(run, rank).items() if line["step/skipped"]] == [4, 7]
@@ -232,7 +232,7 @@ def test_22_a_run_that_keeps_meeting_no_numbers_ends_with_a_sound_checkpoint(tmp
     poison = frozenset(f"1-{position}" for position in range(24))
     run = Run(tmp_path / "run", poison=poison, gan=GanConfig(batch_size=4, max_skipped_steps=2))
     assert launch(run) == [1, 1]
-    assert log(run).count("was left out") == 3
+    assert log(run).count("step skipped") == 3
     apollo.load(run.output / "checkpoints/step-00000006")
 
 

@@ -148,13 +148,13 @@ def train(rack: Rack, shards: Path, output: Path) -> None:
     before = steps()
     rack.pull("birch", SHORT_SECONDS)
     rack.wait(lambda: steps() >= before + 3, "train")
-    assert "continuing from step" not in said(), "such a pause is no failure"
+    assert "resuming from step" not in said(), "such a pause is no failure"
     rack.say(f"training has gone on: step {steps()}")
     rack.kill("cedar")
     kept = max(int(path.parent.name[5:]) for path in output.glob("checkpoints/step-????????/MANIFEST.json"))
     rack.up("ash")
-    rack.wait(lambda: "continuing from step" in said(), "train", 240)
-    (resumed,) = re.findall(r"continuing from step (\d+)", said())
+    rack.wait(lambda: "resuming from step" in said(), "train", 240)
+    (resumed,) = re.findall(r"resuming from step (\d+)", said())
     assert int(resumed) >= kept > 0, said()
     rack.say(f"training goes on from its checkpoint of step {resumed}")
     assert driver.wait(240) == 0, said()

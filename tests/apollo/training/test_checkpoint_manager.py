@@ -201,7 +201,7 @@ def test_weights_that_are_no_numbers_are_not_saved(
         next(getattr(gan, part).parameters()).view(-1)[0] = value
     name = "ema" if part == "ema_generator" else part
     with pytest.raises(
-        RuntimeError, match=f"step 5: the {name} holds weights that are no numbers; not saved"
+        RuntimeError, match=f"step 5: the {name} has non-finite weights, checkpoint not saved"
     ):
         manager.save(gan, 5, PROGRESS)
     assert manager.steps() == []
@@ -213,7 +213,7 @@ def test_another_networks_checkpoint_is_refused(
 ) -> None:
     _filled(manager, trained, 1)
     with pytest.raises(
-        CheckpointError, match=r"(?s)step-00000001 is of another network: .*(size mismatch|Missing)"
+        CheckpointError, match=r"(?s)step-00000001 holds a different network: .*(size mismatch|Missing)"
     ):
         manager.load(_gan(**changes), 1)
 

@@ -11,7 +11,10 @@ from apollo.training.config import FitConfig, GanConfig
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"weights": {"g/sftf": 1.0}}, r"unknown losses in weights: g/sftf; the losses are g/stft, g/adversarial, "),
+        (
+            {"weights": {"g/sftf": 1.0}},
+            r"unknown losses in weights: g/sftf; the losses are g/stft, g/adversarial, ",
+        ),
         ({"weights": {"g/stft": -1.0}}, r"g/stft is -1.0: it must be finite and at least 0"),
         ({"weights": {"d/real": float("nan")}}, r"d/real is nan: it must be finite and at least 0"),
         ({"precision": "float16"}, r"precision is 'float16': it must be 'float32' or 'bfloat16'"),
@@ -45,7 +48,7 @@ def test_what_makes_no_step_is_refused(values: dict[str, Any], said: str) -> Non
                 *("validation_examples", "log_steps"),
             )
         ),
-        ({"max_steps": -5}, "max_steps is -5: it must be 0 \(no limit\) or more"),
+        ({"max_steps": -5}, r"max_steps is -5: it must be 0 \(no limit\) or more"),
     ],
 )
 def test_what_makes_no_run_is_refused(values: dict[str, Any], said: str) -> None:

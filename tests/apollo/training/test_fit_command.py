@@ -97,7 +97,7 @@ def test_it_trains_tells_and_goes_on(
     assert refused.value.code == 2
     assert "was begun with something else: --clip-norm was 5.0, is 7.0" in capsys.readouterr().err
     assert main(_options(examples, tmp_path, "--max-steps", "3", *told)) == 0
-    assert "continuing from step 2" in capsys.readouterr().err
+    assert "resuming from step 2" in capsys.readouterr().err
     assert json.loads((tmp_path / "result.json").read_text())["step"] == 3
     history = _lines(tmp_path / "history-0.jsonl")
     assert [line["step"] for line in history] == [1, 2, 3]
@@ -105,7 +105,7 @@ def test_it_trains_tells_and_goes_on(
 
     (tmp_path / "options.json").unlink()
     assert main(_options(examples, tmp_path, "--max-steps", "4", "--preset", "causal", *told)) == 1
-    assert "step-00000003 is of another network" in capsys.readouterr().err
+    assert "step-00000003 holds a different network" in capsys.readouterr().err
 
 
 def test_a_signal_ends_it_with_a_checkpoint(examples: Path, tmp_path: Path) -> None:

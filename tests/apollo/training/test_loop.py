@@ -294,7 +294,7 @@ def test_more_steps_go_on_where_the_last_run_ended(tmp_path: Path, caplog: pytes
     _, callbacks = _fit(tmp_path / "whole")
     _fit(tmp_path / "parts", max_steps=2)
     _, more = _fit(tmp_path / "parts")
-    assert "continuing from step 2" in caplog.messages
+    assert "resuming from step 2" in caplog.messages
     assert [call[2:] for call in more.of("step")] == [call[2:] for call in callbacks.of("step")[2:]]
     assert callbacks.of("validation")[-1][2] == more.of("validation")[-1][2]
 
@@ -377,7 +377,7 @@ def test_an_ended_run_stays_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert again == ending
     assert _contents(tmp_path) == before
     assert callbacks.calls == []
-    assert caplog.messages == ["continuing from step 6"]
+    assert caplog.messages == ["resuming from step 6"]
 
 
 def test_progress_is_kept_in_the_checkpoint(scripted: Any, tmp_path: Path) -> None:

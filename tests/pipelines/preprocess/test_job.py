@@ -83,7 +83,7 @@ def test_a_stopped_training_leaves_a_checkpoint_and_can_be_continued(
     command = [RAY, "job", "submit", "--working-dir", ".", *job]
     done = subprocess.run(command, env=cluster, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"continuing from step {stopped['step']}" in done.stdout + done.stderr
+    assert f"resuming from step {stopped['step']}" in done.stdout + done.stderr
     assert json.loads((output / "result.json").read_text())["step"] == 16
 
 

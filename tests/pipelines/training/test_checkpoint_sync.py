@@ -134,7 +134,7 @@ def test_a_run_whose_machine_is_gone_goes_on_from_the_newest_whole_checkpoint_of
     shutil.rmtree(config.folder)
 
     desk = _work(config, monkeypatch)
-    assert "continuing from step 6" in desk.said
+    assert "resuming from step 6" in desk.said
     back = bucket.download("run", tmp_path / "back")
     assert _weights(back, LAST).keys() == _weights(alone, LAST).keys()
     for name, value in _weights(alone, LAST).items():
@@ -170,7 +170,7 @@ def test_checkpoints_that_the_store_was_away_for_go_there_later(
     shutil.rmtree(config.folder)
     bucket.put("run/checkpoints/step-00000008/weights.pt", there["step-00000008/weights.pt"][:-1])
     desk = _work(config, monkeypatch)
-    assert "continuing from step 6" in desk.said
+    assert "resuming from step 6" in desk.said
     assert any("step-00000008" in text and "damaged" in text for text in desk.said)
     now = bucket.objects("run/checkpoints/step-00000008/")
     assert len(now["weights.pt"]) == len(there["step-00000008/weights.pt"]), "it was made and sent again"
