@@ -32,7 +32,7 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
         settings: `config` (TrainConfig), `run` (tracking.Run), `log_level`, `desk`.
 
     Returns:
-        Fields of `apollo.training.loop.FitResult`; empty if a rank has failed with an error that is not retried.
+        Fields of `apollo.training.loop.FitResult`; empty after an error that is not retried.
 
     Raises:
         Exception: any error, since the other ranks wait for this one; those that a retry would meet again are

@@ -15,6 +15,7 @@ from pipelines.cluster.resources import WorkersConfig
 from pipelines.errors import UsageError
 from pipelines.runtime.outcome import Exit, write_result
 from pipelines.runtime.run import claim
+from pipelines.storage.folder import Folder
 from pipelines.training import resolve, run
 from pipelines.training.config import TrainConfig
 
@@ -214,7 +215,6 @@ def test_a_checkpoint_that_is_not_there_is_refused_and_nothing_is_touched(
 
 
 def test_a_finished_run_goes_on_only_where_more_is_asked_for(tmp_path: Path) -> None:
-    from pipelines.storage.folder import Folder
 
     def finished(text: str, **changes: Any) -> bool:
         (tmp_path / "result.json").write_text(text)
@@ -234,7 +234,6 @@ def test_a_finished_run_goes_on_only_where_more_is_asked_for(tmp_path: Path) -> 
 
 
 def test_an_early_end_is_remembered_with_its_patience(tmp_path: Path) -> None:
-    from pipelines.storage.folder import Folder
 
     config = TrainConfig(shards="/s", output=str(tmp_path))
     found = {"status": "early", "step": 10, "best": 5, "scores": {}, "skipped": 0}
