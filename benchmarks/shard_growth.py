@@ -37,7 +37,8 @@ from pipelines.preprocess.plan_writer import write_recipes
 from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.render import cpu_seconds, to_flac
 from pipelines.storage import parquet
-from pipelines.storage.folder import Folder, parquet_bytes
+from pipelines.storage.folder import Folder
+from pipelines.storage.parquet import parquet_bytes
 
 _SHARDS = (1_000, 10_000)
 _CODEC = CodecConfig(bitrates_bps=(32_000,))

@@ -18,7 +18,7 @@ from pipelines.registry.registry import CANDIDATE, CHAMPION, Version
 from pipelines.reporting.clips import write_picture
 from pipelines.reporting.html import template_environment
 from pipelines.runtime.outcome import Outcome
-from pipelines.storage.folder import write_locally
+from pipelines.storage.atomic import write_atomic
 
 PAGE = "index.html"
 _FOLDER = "pictures"
@@ -94,7 +94,7 @@ def write_page(output: str, steps: Mapping[str, Step], uri: str, model: Version)
         )
     )
     target = os.path.join(output, PAGE)
-    write_locally(target, content.encode())
+    write_atomic(target, content.encode())
     return target
 
 

@@ -11,7 +11,8 @@ from pipelines.audio.reading import Reader
 from pipelines.preprocess.render import to_16_bit, to_flac
 from pipelines.schema import MIXTURE, SAMPLE_RATE
 from pipelines.storage import parquet
-from pipelines.storage.folder import Folder, join, write_locally
+from pipelines.storage.atomic import write_atomic
+from pipelines.storage.folder import Folder, join
 
 _LONGEST_TITLE = 60
 
@@ -47,7 +48,7 @@ def write_songs(folder: str, shards: str, *, songs: int, seconds: float, bitrate
         samples = reader.read(row["files"], (row["frames"] - frames) // 2, frames)
         clean, _ = to_16_bit(np.asarray(samples, np.float32))
         (made,) = encoder.encode(clean).values()
-        write_locally(str(Path(f"{folder}-clean", f"{name}.flac")), to_flac(clean))
-        write_locally(str(target), made.stream)
+        write_atomic(str(Path(f"{folder}-clean", f"{name}.flac")), to_flac(clean))
+        write_atomic(str(target), made.stream)
     reader.close()
     return names

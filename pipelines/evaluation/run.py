@@ -43,7 +43,8 @@ from pipelines.runtime.run import claim, run_held
 from pipelines.runtime.signals import catch_sigterm
 from pipelines.runtime.versions import software_versions
 from pipelines.schema import METRICS, STATUSES, UNREADABLE
-from pipelines.storage.folder import Folder, join, parquet_bytes
+from pipelines.storage.folder import Folder, join
+from pipelines.storage.parquet import parquet_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,9 @@ import pyarrow as pa
 from pipelines import schema
 from pipelines.dataset.shards import digest
 from pipelines.storage import parquet
-from pipelines.storage.folder import Folder, parquet_bytes
+from pipelines.storage.folder import Folder
 from pipelines.storage.object_store import StoreError
+from pipelines.storage.parquet import parquet_bytes
 
 FOLDER = "scores"
 

@@ -11,11 +11,8 @@ passages 15 dB coarser, and so fill the band that the codec emptied.
     gains [examples, degradations] float32, valid: the same keys for validation
 """
 
-import os
-import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +30,8 @@ from pipelines.dataset.split import CommittedSplit
 from pipelines.errors import UsageError
 from pipelines.loading.shard_source import LoaderConfig
 from pipelines.runtime.run import resolve
-from pipelines.storage.folder import TEMPORARY_SUFFIX, is_uri, sync_folder
+from pipelines.storage.atomic import open_atomic
+from pipelines.storage.folder import is_uri
 
 _LARGEST = 32_767
 
@@ -174,18 +172,7 @@ def _to_16_bit(samples: Tensor, step: float) -> Tensor:
 
 
 def _write(path: Path, content: dict[str, Any]) -> int:
-    """Write under a temporary name, sync, rename; give the size in bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
-    try:
-        with open(temporary, "xb") as stream:
-            torch.save(content, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    sync_folder(str(path.parent))
+    """Write a file of tensors and return its size in bytes."""
+    with open_atomic(path) as stream:
+        torch.save(content, stream)
     return path.stat().st_size

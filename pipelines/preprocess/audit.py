@@ -13,7 +13,8 @@ from pipelines.dataset.plan import PLAN, planned_shards
 from pipelines.dataset.shards import Commit, find_damaged, read_commits
 from pipelines.errors import UsageError
 from pipelines.storage import parquet
-from pipelines.storage.folder import Folder, parquet_bytes
+from pipelines.storage.folder import Folder
+from pipelines.storage.parquet import parquet_bytes
 
 REPORT, PAGE, MANIFEST, REJECTS = "report.json", "report.html", "manifest.jsonl", "rejects.parquet"
 _SHOWN = 3

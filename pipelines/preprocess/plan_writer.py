@@ -15,7 +15,8 @@ from pipelines.preprocess.catalog import Catalog
 from pipelines.preprocess.layouts import Findings
 from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.sources import Sources
-from pipelines.storage.folder import Folder, parquet_bytes
+from pipelines.storage.folder import Folder
+from pipelines.storage.parquet import parquet_bytes
 
 
 def write_plan(

@@ -3,7 +3,6 @@
 Shape legend: samples are [channels, samples], float32.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from apollo.audio.spectrogram import Spectrogram
+from pipelines.storage.atomic import open_atomic
 
 ROLES = ("clean", "degraded", "restored")
 _RANGE_DB = 90.0
@@ -63,13 +63,8 @@ def write_picture(
     panels[0].set_ylabel("kHz")
     panels[0].yaxis.set_major_locator(MultipleLocator(5))
     figure.colorbar(image, ax=panels, label="dB", pad=0.01, fraction=0.05, aspect=25)
-    target = Path(path)
-    scratch = _scratch(target)
-    try:
-        figure.savefig(scratch, format="png", dpi=100)
-        scratch.replace(target)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with open_atomic(path) as stream:
+        figure.savefig(stream, format="png", dpi=100)
 
 
 def _levels(samples: NDArray[np.float32], sample_rate: int) -> NDArray[np.float32]:
@@ -111,20 +106,10 @@ def write_clips(
     ]
     peak = max(float(np.abs(clip).max(initial=0.0)) for clip in clips)
     gain = max(min(1.0, 32_767 / 32_768 / peak), _MOST_QUIETER) if peak else 1.0
-    Path(folder).mkdir(parents=True, exist_ok=True)
     paths = []
     for role, clip in zip(ROLES, clips):
         target = Path(folder, f"{name}-{role}.flac")
-        scratch = _scratch(target)
-        try:
-            with scratch.open("wb") as stream:
-                soundfile.write(stream, gain * clip.T, sample_rate, format=_CLIP_FORMAT, subtype=_SUBTYPE)
-            scratch.replace(target)
-        finally:
-            scratch.unlink(missing_ok=True)
+        with open_atomic(target) as stream:
+            soundfile.write(stream, gain * clip.T, sample_rate, format=_CLIP_FORMAT, subtype=_SUBTYPE)
         paths.append(target)
     return paths
-
-
-def _scratch(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{os.getpid()}.part")

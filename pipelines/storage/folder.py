@@ -6,12 +6,9 @@ and renamed; object stores show an object only when its upload is complete, so t
 """
 
 import hashlib
-import io
 import os
 import posixpath
-import secrets
 import shutil
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,12 +17,11 @@ from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
 from pipelines.errors import UsageError
+from pipelines.storage.atomic import temporary_files, write_atomic
 from pipelines.storage.object_store import StoreError, connect, explained, read_ranges
 
-TEMPORARY_SUFFIX = ".part"
 _COPY_BYTES = 1 << 22
 
 
@@ -144,7 +140,7 @@ class Folder:
         """Write a whole file: afterwards it is there with this content, or as it was before."""
         path = self.path(name)
         if self.is_local:
-            write_locally(path, content)
+            write_atomic(path, content)
             return
         with self._explained("write", name), self._target[0].open_output_stream(path) as stream:
             stream.write(content)
@@ -154,7 +150,7 @@ class Folder:
         path = self.path(name)
         if self.is_local:
             with open(local, "rb") as source:
-                write_locally(path, source)
+                write_atomic(path, source)
             return
         # in one call: leaving a stream, by whatever error, ends the upload, and what it had so far would stay
         with (
@@ -200,50 +196,3 @@ class Folder:
         for found in temporary_files(self.path()):
             with suppress(FileNotFoundError):
                 os.unlink(found)
-
-
-def temporary_files(path: str) -> Iterator[str]:
-    """Walk over the temporary files of ours below a local folder; others' unfinished files are not ours."""
-    for folder, _, names in os.walk(path):
-        yield from (os.path.join(folder, name) for name in names if _is_temporary(name))
-
-
-def _is_temporary(name: str) -> bool:
-    return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
-
-
-def write_locally(path: str, content: bytes | BinaryIO) -> None:
-    """Write a local file under a temporary name, sync it, and rename it."""
-    folder, name = os.path.split(path)
-    os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
-    try:
-        with open(temporary, "xb") as stream:
-            if isinstance(content, bytes):
-                stream.write(content)
-            else:
-                shutil.copyfileobj(content, stream, _COPY_BYTES)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
-    sync_folder(folder)
-
-
-def sync_folder(folder: str) -> None:
-    """Make a rename in a local folder last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def parquet_bytes(table: pa.Table) -> bytes:
-    """Write a table as a Parquet file in memory."""
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    return sink.getvalue()

@@ -5,6 +5,7 @@ values are pickles: in a process that has imported it, merely looking at such a 
 file of ours has such types, so whatever declares one is refused before a value is looked at.
 """
 
+import io
 from typing import Any
 
 import pyarrow as pa
@@ -37,6 +38,13 @@ def open_file(stream: Any, *, pre_buffer: bool = False) -> pq.ParquetFile:
     file = pq.ParquetFile(stream, page_checksum_verification=True, pre_buffer=pre_buffer)
     _refuse_foreign(file.schema_arrow)
     return file
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """Return a table as the content of a Parquet file."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return sink.getvalue()
 
 
 def _refuse_foreign(schema: pa.Schema) -> None:

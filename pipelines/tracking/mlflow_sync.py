@@ -15,7 +15,7 @@ from typing import Any
 
 from pipelines.errors import root_cause
 from pipelines.redaction import shown
-from pipelines.storage.folder import write_locally
+from pipelines.storage.atomic import write_atomic
 from pipelines.tracking.client import KEY_TAG, log_metrics, log_params, make_client, short_timeouts
 from pipelines.tracking.spool import Spool
 
@@ -65,7 +65,7 @@ def read_run_file(folder: str) -> dict[str, Any]:
 def write_run_file(target: Target, run_id: str | None, status: str) -> None:
     """Write what `read_run_file` reads, without passwords."""
     content = {"run_id": run_id, "status": status, "target": {**asdict(target), "uri": shown(target.uri)}}
-    write_locally(str(Path(target.folder) / RUN_FILE), json.dumps(content, indent=1).encode())
+    write_atomic(str(Path(target.folder) / RUN_FILE), json.dumps(content, indent=1).encode())
 
 
 class MlflowSync:

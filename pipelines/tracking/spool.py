@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.storage.folder import write_locally
+from pipelines.storage.atomic import write_atomic
 
 LINES, ARTIFACTS, _CURSOR, _LOCK = "metrics.jsonl", "artifacts", "cursor.json", ".lock"
 _UNSAFE_CHARACTERS = re.compile(r"[^\w.\-]+")
@@ -104,7 +104,7 @@ class Spool:
 
     def write_cursor(self, cursor: Cursor) -> None:
         """Write how much a run has, atomically."""
-        write_locally(str(self.folder / _CURSOR), json.dumps(asdict(cursor)).encode())
+        write_atomic(str(self.folder / _CURSOR), json.dumps(asdict(cursor)).encode())
 
     @contextmanager
     def lock_for_sending(self) -> Iterator[None]:
@@ -170,7 +170,7 @@ class SpoolWriter:
             return False
         artifact = f"{kind}/step-{step:08d}/{name}{Path(path).suffix}"
         with open(path, "rb") as stream:
-            write_locally(str(self.spool.artifacts / artifact), stream)
+            write_atomic(str(self.spool.artifacts / artifact), stream)
         return self._append(f"{kind}/{name}", step, {"artifact": artifact})
 
     def _append(self, kind: str, step: int, content: dict[str, Any]) -> bool:

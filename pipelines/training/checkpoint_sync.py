@@ -31,7 +31,8 @@ from apollo.checkpoints.checkpoint import (
 )
 from apollo.checkpoints.io import file_sha256
 from pipelines.registry.checkpoint_cache import fetch
-from pipelines.storage.folder import Folder, write_locally
+from pipelines.storage.atomic import write_atomic
+from pipelines.storage.folder import Folder
 from pipelines.storage.object_store import StoreError
 from pipelines.training.config import INIT
 
@@ -74,7 +75,7 @@ class CheckpointSync:
             self._link_best()
             rejects = self._local / self._rejects
             if not rejects.exists() and self._store.exists(self._rejects):
-                write_locally(str(rejects), self._store.read(self._rejects))
+                write_atomic(str(rejects), self._store.read(self._rejects))
 
     def pull_initial(self) -> None:
         """Download what the driver needs: the initial checkpoint and the id of the MLflow run."""
@@ -190,7 +191,7 @@ class CheckpointSync:
         lines = self._local / _LINES
         if stored.get(_LINES, 0) > (lines.stat().st_size if lines.exists() else -1):
             for name in sorted(stored, key=_LINES.__eq__):  # the metrics last: their length says what is here
-                write_locally(str(self._local / name), self._store.read(name))
+                write_atomic(str(self._local / name), self._store.read(name))
 
     def _merge_scores(self) -> None:
         """Merge the scores of the folder and of the store, by step."""
@@ -199,7 +200,7 @@ class CheckpointSync:
         stored = json.loads(self._store.read(_SCORES)) if self._store.exists(_SCORES) else {}
         merged = {step: {**stored.get(step, {}), **known.get(step, {})} for step in {**stored, **known}}
         if merged != known:
-            write_locally(str(path), json.dumps(merged, indent=1).encode())
+            write_atomic(str(path), json.dumps(merged, indent=1).encode())
 
     def _link_best(self) -> None:
         name = self._store.read(BEST).decode() if self._store.exists(BEST) else ""

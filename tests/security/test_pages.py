@@ -21,7 +21,8 @@ from pipelines.demo import page as road_page
 from pipelines.preprocess import report
 from pipelines.registry.registry import Version
 from pipelines.runtime.outcome import Exit, Outcome
-from pipelines.storage.folder import Folder, parquet_bytes
+from pipelines.storage.folder import Folder
+from pipelines.storage.parquet import parquet_bytes
 from tests.support import shard_outputs
 
 ROOT = Path(__file__).parents[2]

@@ -23,7 +23,8 @@ from pipelines.preprocess.scan import SongScanner, scan_name
 from pipelines.registry import resolve_uris
 from pipelines.restoration import songs
 from pipelines.runtime.versions import software_versions
-from pipelines.storage.folder import Entry, Folder, parquet_bytes
+from pipelines.storage.folder import Entry, Folder
+from pipelines.storage.parquet import parquet_bytes
 from tests.support import datasets, evaluation_jobs, shard_outputs
 
 NAMES = (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipelines.storage.folder import temporary_files
+from pipelines.storage.atomic import temporary_files
 
 
 def shards(output: Path) -> dict[str, Path]:

@@ -16,7 +16,7 @@ from apollo.checkpoints import checkpoint
 from apollo.model.config import GeneratorConfig
 from apollo.model.generator import Generator
 from pipelines.restoration.run import RestoreConfig
-from pipelines.storage.folder import temporary_files
+from pipelines.storage.atomic import temporary_files
 from tests.support.datasets import encode, music, write
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from pipelines.dataset.sampling import Order
 from pipelines.errors import UsageError
 from pipelines.loading.export import ExportConfig, export
 from pipelines.loading.shard_source import LoaderConfig, ShardSource, ValidationSource
-from pipelines.storage.folder import temporary_files
+from pipelines.storage.atomic import temporary_files
 from tests.support import shard_outputs
 
 ROOT = Path(__file__).parents[3]

@@ -32,7 +32,8 @@ from pipelines.preprocess.render import (
 )
 from pipelines.runtime.versions import software_versions
 from pipelines.schema import EXCERPT_FRAMES
-from pipelines.storage.folder import Folder, parquet_bytes
+from pipelines.storage.folder import Folder
+from pipelines.storage.parquet import parquet_bytes
 
 RATE = 44_100
 CODEC = CodecConfig(bitrates_bps=(32_000, 128_000))

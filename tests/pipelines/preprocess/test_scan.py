@@ -19,7 +19,8 @@ from pipelines.preprocess.layouts import Song, find_songs
 from pipelines.preprocess.scan import SongScanner, cached_names, read_scans, scan_name, songs_without_cache
 from pipelines.runtime.versions import software_versions
 from pipelines.schema import MIXTURE
-from pipelines.storage.folder import Folder, parquet_bytes
+from pipelines.storage.folder import Folder
+from pipelines.storage.parquet import parquet_bytes
 
 RATE = 44_100
 

@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.storage import folder as storage
-from pipelines.storage.folder import Folder, is_uri, join, open_filesystem, parquet_bytes, temporary_files
+from pipelines.storage.atomic import temporary_files
+from pipelines.storage.folder import Folder, is_uri, join, open_filesystem
+from pipelines.storage.parquet import parquet_bytes
 
 
 @pytest.fixture(params=["path", "uri"])
