@@ -1,10 +1,9 @@
-"""Band split and band reconstruction: between a spectrum and one feature vector a band and frame.
+"""Band split and band merge: between a spectrum and one feature vector per band and frame.
 
 Source: Li and Luo (2024), section II-A and II-C. Differs from its equation 2 as the released network does:
-the norm of a band is one value a frame and band, not one a bin, so that a band of M bins has 2M + 1 features.
+the norm is one value per frame and band, not per bin, so a band of M bins has 2M + 1 features.
 
-Bands of one width are computed together, by one batched matrix product. Always in float32: this is 0.2 % of
-the work.
+Bands of equal width are computed by one batched matrix product. Always float32: this is 0.2 % of the work.
 
 Shape legend: spectrum [batch, frames, bins], complex; features [batch, frames, bands, dim].
 """
@@ -22,13 +21,13 @@ POWER_FLOOR = float(torch.finfo(torch.float32).eps)
 
 
 def _init_linear(shape: Sequence[int], fan_in: int) -> nn.Parameter:
-    """Initialise as PyTorch's linear layers do."""
+    """Return a parameter initialized like `nn.Linear`'s."""
     bound = 1 / math.sqrt(fan_in)
     return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))
 
 
 class _SplitGroup(nn.Module):
-    """The input side of all bands of one width."""
+    """Input layers of all bands of one width."""
 
     def __init__(self, bands: int, width: int, dim: int) -> None:
         super().__init__()
@@ -47,7 +46,7 @@ class _SplitGroup(nn.Module):
 
 
 class _MergeGroup(nn.Module):
-    """The output side of all bands of one width."""
+    """Output layers of all bands of one width."""
 
     def __init__(self, bands: int, width: int, dim: int) -> None:
         super().__init__()
@@ -64,7 +63,7 @@ class _MergeGroup(nn.Module):
 
 
 class _BandGroups(nn.Module):
-    """Bands of one width in one group each, and which bands and bins are whose."""
+    """Base of split and merge: one group of layers per band width, and the order of bands and bins."""
 
     bin_order: Tensor
     band_order: Tensor
@@ -90,7 +89,7 @@ class _BandGroups(nn.Module):
 
 
 class BandSplit(_BandGroups):
-    """Spectrum to features (gain and shape of every band).
+    """Map a spectrum to features: normalized bins and the log norm of every band.
 
     Args:
         widths: Widths of the bands in bins.
@@ -117,7 +116,7 @@ class BandSplit(_BandGroups):
 
 
 class BandMerge(_BandGroups):
-    """Features to spectrum.
+    """Map features to a spectrum.
 
     Args:
         widths: Widths of the bands in bins.

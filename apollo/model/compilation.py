@@ -1,6 +1,4 @@
-"""Compiling the generator's pointwise parts with torch.compile, where a compiler is there and time is worth
-it.
-"""
+"""Compile the generator's frame-wise layers with torch.compile."""
 
 import warnings
 
@@ -11,16 +9,16 @@ from apollo.model.layers import BandAttention, TimeBlock
 
 
 def compile_generator(generator: Generator, *, training: bool = False) -> bool:
-    """Let a generator run compiled; without a compiler it stays as it is, and a warning says so.
+    """Compile a generator in place; if torch.compile fails here, warn and leave it as it is.
 
-    What is compiled are the parts without memory, so one compilation serves chunks of every length.
+    Only layers without state are compiled, so one compilation serves chunks of every length.
 
     Args:
-        generator: At its precision, on its device; changed in place.
-        training: Whether there will be backward passes.
+        generator: Network at its final precision, on its device.
+        training: Whether to compile backward passes too.
 
     Returns:
-        Whether it is compiled now.
+        True if it is compiled now.
     """
     mix_bands, feed_forward = generator.mix_bands, generator.feed_forward
     generator.mix_bands = torch.compile(BandAttention.forward, dynamic=False)
@@ -33,9 +31,9 @@ def compile_generator(generator: Generator, *, training: bool = False) -> bool:
         else:
             with torch.inference_mode():
                 generator(probe)
-    except Exception as error:  # whatever the compiler is missing, eager works
+    except Exception as error:  # eager mode works whatever the compiler lacks
         generator.mix_bands, generator.feed_forward = mix_bands, feed_forward
         reason = str(error).strip().partition("\n")[0]
-        warnings.warn(f"torch.compile does not work here, running eager: {reason}", stacklevel=2)
+        warnings.warn(f"torch.compile does not work here, running in eager mode: {reason}", stacklevel=2)
         return False
     return True

@@ -1,4 +1,4 @@
-"""What a generator is: its configuration and presets. Free of torch, so that commands answer at once.
+"""Configuration of generator and discriminator, presets, names of losses. Imports no torch.
 
 Source: Li and Luo (2024), "Apollo: Band-sequence Modeling for High-Quality Audio Restoration", section II.
 Where the paper is silent or contradicts itself, the defaults are the released network's (docs/model.md).
@@ -17,7 +17,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 ROTARY_ROWS = 100  # rows of the released network's rotary table; a longer one continues it
 
 
-LOSS_WEIGHTS = {  # of the losses by name: the paper's, and 0 for what it does not have
+LOSS_WEIGHTS = {  # default weights: the paper's, and 0 for further losses
     "g/stft": 1.0,
     "g/adversarial": 1.0,
     "g/feature": 1.0,
@@ -31,20 +31,20 @@ LOSS_WEIGHTS = {  # of the losses by name: the paper's, and 0 for what it does n
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig:
-    """Shape of a generator. The defaults are the released network: 16,539,308 parameters.
+    """Architecture of a generator. The defaults are the released network: 16,539,308 parameters.
 
     Args:
         sample_rate: Hz.
         window_samples: Length of the Hann window in samples; the hop is half of it.
-        bands: `released`: 79 bands of 5 bins (250 Hz) and one of the rest. `paper`: 160 Hz, as the paper's
-            text says, rounded to whole bins. Or the widths of the bands in bins, from low to high, which sum
-            to `window_samples // 2 + 1`.
+        bands: `released`: 79 bands of 5 bins (250 Hz) and one of the remaining bins. `paper`: 160 Hz, as in
+            the paper's text, rounded to whole bins. Or the widths of the bands in bins, from low to high,
+            with the sum `window_samples // 2 + 1`.
         dim: Feature dimension of a band.
         layers: Number of band-sequence modules.
         heads: Attention heads over bands; `dim / heads` must be even.
-        causal: Whether the time convolutions see the past only: 20 ms of latency instead of 0.56 s.
-        output: `direct`: the restored spectrum, as published. `correction`: what is added to the input's
-            spectrum, zero at initialisation.
+        causal: Use causal time convolutions: 20 ms of latency instead of 0.56 s.
+        output: `direct`: predict the restored spectrum, as published. `correction`: predict a residual that
+            is added to the input's spectrum, zero at initialization.
     """
 
     sample_rate: int = 44100
@@ -57,10 +57,10 @@ class GeneratorConfig:
     output: str = "direct"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built.
+        """Check all fields.
 
         Raises:
-            ValueError: a field is out of its range; says which and what to do.
+            ValueError: a field is out of range.
         """
         if not isinstance(self.bands, str):
             object.__setattr__(self, "bands", tuple(self.bands))
@@ -93,7 +93,7 @@ class GeneratorConfig:
         """Widths of the bands in bins, from low to high.
 
         Raises:
-            ValueError: the layout does not fit the bins.
+            ValueError: the widths do not sum to the number of bins.
         """
         if isinstance(self.bands, str):
             return _named_layout(self.bands, self)
@@ -107,15 +107,15 @@ class GeneratorConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "GeneratorConfig":
-        """Build from what `asdict` gave.
+        """Create from the output of `to_dict`.
 
         Raises:
-            ValueError: a key is unknown, or a value is out of its range.
+            ValueError: a key is unknown, or a value is out of range.
         """
         return cls(**_check_keys(cls, values, "generator"))
 
     def to_dict(self) -> dict[str, Any]:
-        """Give all fields, as JSON can hold them."""
+        """Return all fields as JSON-serializable values."""
         return asdict(self)
 
 
@@ -138,14 +138,13 @@ def _named_layout(name: str, config: GeneratorConfig) -> tuple[int, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorConfig:
-    """Shape of a discriminator.
+    """Architecture of a discriminator.
 
     Args:
-        channels: Channels of the audio, judged together.
+        channels: Channels of the audio, classified jointly.
         windows: STFT windows in samples; the hop is half of each.
-        norm: `l2`: every example is brought to unit energy, as published. `rms`: to unit RMS, with transforms
-            divided by the root of their window's energy, so that what the network sees does not fade with
-            length.
+        norm: `l2`: scale every example to unit energy, as published. `rms`: to unit RMS, with spectra divided
+            by the root of the window's energy, so that the input level does not depend on the length.
     """
 
     channels: int = 2
@@ -153,10 +152,10 @@ class DiscriminatorConfig:
     norm: str = "l2"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built.
+        """Check all fields.
 
         Raises:
-            ValueError: a field is out of its range.
+            ValueError: a field is out of range.
         """
         object.__setattr__(self, "windows", tuple(self.windows))
         if self.norm not in ("l2", "rms"):
@@ -168,15 +167,15 @@ class DiscriminatorConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "DiscriminatorConfig":
-        """Build from what `to_dict` gave.
+        """Create from the output of `to_dict`.
 
         Raises:
-            ValueError: a key is unknown, or a value is out of its range.
+            ValueError: a key is unknown, or a value is out of range.
         """
         return cls(**_check_keys(cls, values, "discriminator"))
 
     def to_dict(self) -> dict[str, Any]:
-        """Give all fields, as JSON can hold them."""
+        """Return all fields as JSON-serializable values."""
         return asdict(self)
 
 

@@ -1,4 +1,4 @@
-"""Choosing where and how precisely to compute, and watching it."""
+"""Device and precision selection, synchronization, peak memory."""
 
 import sys
 
@@ -8,10 +8,10 @@ from apollo.model.config import PRECISIONS
 
 
 def choose_device(name: str) -> torch.device:
-    """Turn a name into a device; `auto` takes a GPU where there is one.
+    """Return a device by name; `auto` takes CUDA, then MPS, then the CPU.
 
     Raises:
-        ValueError: there is no such device here.
+        ValueError: the device is not available.
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
@@ -19,15 +19,15 @@ def choose_device(name: str) -> torch.device:
     kind = name.partition(":")[0]
     if not there.get(kind, False):
         found = ", ".join(device for device, is_there in there.items() if is_there)
-        raise ValueError(f"device {name!r} is not here; torch {torch.__version__} finds: {found}")
+        raise ValueError(f"device {name!r} is not available; torch {torch.__version__} finds: {found}")
     return torch.device(name)
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """Turn a name into the dtype of the linear layers; `auto` is bfloat16 where hardware multiplies in it.
+    """Return the dtype of the linear layers; `auto` is bfloat16 if the hardware multiplies in it.
 
     Raises:
-        ValueError: it is no precision.
+        ValueError: the name is not in `PRECISIONS`.
     """
     if name not in PRECISIONS:
         raise ValueError(f"precision is {name!r}: it must be one of {', '.join(PRECISIONS)}")
@@ -37,7 +37,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def has_native_bfloat16(device: torch.device) -> bool:
-    """Tell whether a device has instructions for bfloat16, which are at least twice as fast as float32's."""
+    """Return whether a device has bfloat16 instructions, at least twice as fast as float32's."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
@@ -47,7 +47,7 @@ def has_native_bfloat16(device: torch.device) -> bool:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a device has done what it was given."""
+    """Wait for all queued work of a device."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     elif device.type == "mps":
@@ -55,10 +55,10 @@ def synchronize(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Give the most memory used: allocated on a GPU, resident in this process since its start on a CPU."""
+    """Return peak memory in bytes: allocated on a GPU, or resident in this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
-    import resource  # there is none on Windows
+    import resource  # not available on Windows
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,11 +1,10 @@
-"""Apollo's generator: from degraded samples to restored ones.
+"""The generator: restores degraded samples.
 
-Source: Li and Luo (2024), section II; decisions where the paper is silent: docs/model.md. The default is the
-released network and computes its numbers.
+Source: Li and Luo (2024), section II; decisions where the paper is silent: docs/model.md. The default
+configuration computes the released network's outputs.
 
-Only the convolutions look across frames, so a chunk of frames can be computed with what the chunk before left
-behind: `step` is the whole network on a chunk, `forward` is one step over everything, and streaming is
-many.
+Only the time convolutions look across frames. `step` runs the whole network on a chunk of frames, with the
+state of the chunk before; `forward` is one step over all frames, streaming is many.
 
 Shape legend: samples [batch, samples] or [batch, channels, samples], float32; spectrum [batch, frames, bins],
 complex64; features [batch, frames, bands, dim]. Channels are restored independently.
@@ -24,17 +23,17 @@ from apollo.model.bands import BandMerge, BandSplit
 from apollo.model.config import GeneratorConfig
 from apollo.model.layers import TIME_BLOCKS, BandAttention, TimeBlock
 
-CHUNK_FEATURES = 1 << 20  # what the whole network takes at a time on a CPU
-SLICE_FEATURES = 1 << 18  # what parts without memory take at a time on a CPU, so that it stays in the cache
+CHUNK_FEATURES = 1 << 20  # features per pass of the whole network on a CPU
+SLICE_FEATURES = 1 << 18  # features per pass of layers without state on a CPU, to fit its cache
 
 
 @dataclass(frozen=True)
 class GeneratorState:
-    """What a chunk of frames leaves behind for the next.
+    """State carried from one chunk of frames to the next.
 
     Args:
-        blocks: The last inputs of every time block, [batch, up to 6, bands, dim] each.
-        spectrum: Input frames whose correction is still to come; None in direct output.
+        blocks: Last input frames of every time block, [batch, up to 6, bands, dim] each.
+        spectrum: Input frames whose output is pending; None with output `direct`.
     """
 
     blocks: tuple[Tensor, ...]
@@ -42,7 +41,7 @@ class GeneratorState:
 
 
 class BandSequence(nn.Module):
-    """One band-sequence module: attention over bands, convolutions over time."""
+    """Band-sequence module: attention over bands, convolutions over time."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -73,14 +72,14 @@ class Generator(nn.Module):
     def forward(self, samples: Tensor) -> Tensor:
         """Restore samples of any length.
 
-        Lengths that are multiples of the hop equal the published network's; others are padded with silence to
-        the next multiple and trimmed, because the inverse transform has next to no weight at their ends.
+        For multiples of the hop, the output equals the published network's. Other lengths are padded with
+        silence to the next multiple and trimmed: the window's weight is close to zero at their ends.
 
         Args:
             samples: [..., samples], float32 (or float64 in a float64 generator), at the config's sample rate.
 
         Returns:
-            The same shape.
+            Restored samples of the same shape.
 
         Raises:
             ValueError: there are no samples.
@@ -97,16 +96,16 @@ class Generator(nn.Module):
 
     @property
     def lookahead_frames(self) -> int:
-        """Frames after a frame that it depends on."""
+        """Number of following frames that a frame depends on."""
         return sum(block.lookahead for block in self._time_blocks())
 
     @property
     def past_frames(self) -> int:
-        """Frames before a frame that it depends on."""
+        """Number of preceding frames that a frame depends on."""
         return sum(block.past for block in self._time_blocks())
 
     def initial_state(self, spectrum: Tensor) -> GeneratorState:
-        """Give the state before a first chunk that is like `spectrum`."""
+        """Return the state before the first chunk, for a spectrum of this batch size, dtype and device."""
         bands, dim = len(self.config.band_widths), self.config.dim
         blocks = tuple(
             torch.zeros(
@@ -123,12 +122,12 @@ class Generator(nn.Module):
 
         Args:
             spectrum: [batch, frames, bins]; frames may be 0.
-            state: What the last step gave; None before the first.
-            final: Whether no frames follow, so that those waiting for later ones are given too.
+            state: State returned by the previous step; None before the first.
+            final: Whether this is the last chunk: frames that wait for later ones are returned too.
 
         Returns:
-            Restored frames [batch, frames, bins], and the state for the next step. Without `final`, the
-            first steps give `lookahead_frames` fewer frames in all than they take.
+            Restored frames [batch, frames, bins], and the state for the next step. Until the final step, the
+            output lags by `lookahead_frames` frames.
         """
         state = self.initial_state(spectrum) if state is None else state
         restored = []
@@ -140,7 +139,7 @@ class Generator(nn.Module):
         return torch.cat(restored, 1) if len(restored) > 1 else restored[0], state
 
     def _chunk_frames(self, spectrum: Tensor) -> int:
-        """Give how many frames are computed at a time; few on a CPU, so that they stay in its cache."""
+        """Return the number of frames per pass: few on a CPU, to fit its cache."""
         batch, frames, _ = spectrum.shape
         if torch.is_grad_enabled() or spectrum.device.type != "cpu":
             return max(frames, 1)
@@ -148,7 +147,7 @@ class Generator(nn.Module):
 
     def _step(self, spectrum: Tensor, state: GeneratorState, *, final: bool) -> tuple[Tensor, GeneratorState]:
         device = spectrum.device.type
-        with torch.autocast(device, enabled=False):  # what it would save is little, what it would cost is not
+        with torch.autocast(device, enabled=False):  # saves little time and costs accuracy
             features, blocks = self.split(spectrum), list(state.blocks)
         for number, block in enumerate(self._time_blocks()):
             if number % TIME_BLOCKS == 0:
@@ -165,7 +164,7 @@ class Generator(nn.Module):
         return waiting[:, :frames] + restored, GeneratorState(tuple(blocks), waiting[:, frames:])
 
     def with_precision(self, dtype: torch.dtype) -> "Generator":
-        """Give a copy whose linear layers compute in `dtype`, in evaluation mode.
+        """Return a copy in evaluation mode whose linear layers compute in `dtype`.
 
         Args:
             dtype: float32 or bfloat16. The residual stream, norms, convolutions and band split stay float32.
@@ -188,7 +187,7 @@ class Generator(nn.Module):
         return x
 
     def _mix_time(self, block: TimeBlock, x: Tensor, past: Tensor, final: bool) -> tuple[Tensor, Tensor]:
-        """Take one time block over a chunk; gives the block's output and what it leaves behind."""
+        """Run one time block on a chunk; return its output and the input frames to carry over."""
         future = x.new_zeros(x.shape[0], block.lookahead if final else 0, *x.shape[2:])
         x = torch.cat((past, x, future), 1)
         frames = x.shape[1] - block.past - block.lookahead
@@ -204,12 +203,12 @@ class Generator(nn.Module):
 
 
 def _slices(x: Tensor) -> list[slice]:
-    """Cut the frames of [batch, frames, bands, dim] into what stays in a CPU's cache; a GPU takes all."""
+    """Return slices of the frames of x [batch, frames, bands, dim] that fit a CPU's cache; all on a GPU."""
     batch, frames, bands, dim = x.shape
     size = max(SLICE_FEATURES // (batch * bands * dim), 1) if x.device.type == "cpu" else max(frames, 1)
     return [slice(begin, begin + size) for begin in range(0, frames, size)]
 
 
 def padded_length(samples: int, hop: int) -> int:
-    """Give the length at which the transform is exact: a multiple of the hop, at least two hops."""
+    """Return the next multiple of the hop, at least two hops: there, the transform is exact."""
     return max(2, -(-samples // hop)) * hop

@@ -3,12 +3,12 @@
 Source: Li and Luo (2024), section II-B; the order of gates, norms and biases is the released network's
 (docs/model.md).
 
-Everything between band split and band reconstruction is `[batch, frames, bands, dim]`, contiguous: linear
-layers see rows of `dim`, attention sees a frame's bands as its sequence, and the depthwise convolution over
-frames is a 2-D convolution in channels-last layout. No pass transposes.
+All activations are `[batch, frames, bands, dim]`, contiguous: linear layers see rows of `dim`, attention sees
+a frame's bands as its sequence, and the depthwise convolution over frames is a 2-D convolution in
+channels-last layout, so nothing is transposed.
 
-The residual stream and the norms are float32. Linear layers compute in the dtype of their weights, or in that
-of an autocast around them: bfloat16 in the residual stream would cost 10 dB.
+The residual stream and the norms are float32. Linear layers compute in the dtype of their weights or of the
+surrounding autocast. A bfloat16 residual stream would cost 10 dB.
 """
 
 from typing import cast
@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 NORM_EPSILON = 1e-5
 KERNEL_FRAMES = 7
-TIME_BLOCKS = 3  # convolution blocks of a layer
+TIME_BLOCKS = 3  # time blocks per band-sequence module
 _ROTARY_BASE = 10_000.0
 
 
 def rotary_angles(bands: int, head_dim: int) -> Tensor:
-    """Give the angles of the rotary embedding (Su et al., 2021); positions are band indices.
+    """Return the angles of the rotary embedding (Su et al., 2021); positions are band indices.
 
     Returns:
         [bands, head_dim // 2], float32: the angle of each pair of dimensions.
@@ -34,7 +34,7 @@ def rotary_angles(bands: int, head_dim: int) -> Tensor:
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm over the last dimension, in float32, ready for a linear layer of `dtype`."""
+    """Root-mean-square norm over the last dimension, computed in float32, returned in `dtype`."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class RMSNorm(nn.Module):
 
 
 class BandAttention(nn.Module):
-    """A Roformer block over the bands of a frame; frames do not see each other."""
+    """Roformer block over the bands of a frame; frames are independent."""
 
     rotary_freqs: Tensor
 
@@ -73,16 +73,18 @@ class BandAttention(nn.Module):
         return x + cast(Tensor, self.gate_output(F.silu(gate) * up))
 
     def attend(self, x: Tensor) -> Tensor:
-        """Give what attention adds to x."""
+        """Return the attention output, to be added to x [rows, bands, dim]."""
         rows, bands, dim = x.shape
         dtype = self.project.weight.dtype
         # per head, the output of the projection is query, key, value
         joint = self.project(self.norm(x, dtype)).view(rows, bands, self.heads, 3, -1)
-        joint = joint.to(torch.promote_types(joint.dtype, torch.float32))  # complex numbers have no bfloat16
+        joint = joint.to(
+            torch.promote_types(joint.dtype, torch.float32)
+        )  # there is no bfloat16 complex dtype
         pairs = torch.view_as_complex(joint[..., :2, :].unflatten(-1, (-1, 2)))
         query, key = torch.view_as_real(pairs * self.rotary_freqs).flatten(-2).unbind(3)
         value = joint[..., 2, :]  # all three: [rows, bands, heads, head_dim]
-        if x.requires_grad:  # as a view it would keep all of joint until the backward pass
+        if x.requires_grad:  # a view would keep all of joint for the backward pass
             value = value.contiguous()
         if x.is_cuda:  # half the memory traffic; CPUs are faster in float32
             query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
@@ -93,11 +95,11 @@ class BandAttention(nn.Module):
 
 
 class TimeBlock(nn.Module):
-    """A depthwise convolution over frames and a pointwise network after it, shared by all bands.
+    """Depthwise convolution over frames and a feed-forward network, shared by all bands.
 
     Args:
         dim: Feature dimension.
-        causal: Whether a frame sees no later one.
+        causal: Whether frames depend on no later ones.
     """
 
     def __init__(self, dim: int, *, causal: bool) -> None:
@@ -114,6 +116,6 @@ class TimeBlock(nn.Module):
         return cast(Tensor, self.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
     def feed_forward(self, residual: Tensor, mixed: Tensor) -> Tensor:
-        """Add the pointwise network of `mixed` to `residual`, both [..., bands, dim]."""
+        """Return residual + the feed-forward network of `mixed`, both [..., bands, dim]."""
         hidden = F.silu(self.expand(self.norm(mixed, self.expand.weight.dtype)))
         return residual + cast(Tensor, self.contract(hidden))

@@ -1,8 +1,7 @@
-"""Short-time Fourier transform at half-window hops, in pieces that fit together.
+"""Short-time Fourier transform at half-window hops, in parts that work on streams and on whole files.
 
-The same numbers as `torch.stft(center=True)` and `torch.istft` with a periodic Hann window, without their
-edges: `reflect` adds the ends, the others work on any stretch of hops. So a stream and a
-whole file go through one implementation.
+Equal to `torch.stft(center=True)` and `torch.istft` with a periodic Hann window, but without their edges:
+`reflect_pad` adds these, the other functions work on any consecutive hops.
 
 Shape legend: samples [batch, samples]; spectrum [batch, frames, bins], complex64 or complex128. Frame k is
 centred on sample k * hop.
@@ -14,24 +13,24 @@ from torch import Tensor
 
 
 def hann_window(window_samples: int, like: Tensor) -> Tensor:
-    """Give the periodic Hann window in the dtype and on the device of `like`."""
+    """Return the periodic Hann window with the dtype and device of `like`."""
     return torch.hann_window(window_samples, dtype=like.dtype, device=like.device)
 
 
 def reflect_pad(samples: Tensor, hop: int) -> Tensor:
-    """Add a hop of reflected samples at both ends; samples must be at least hop + 1."""
+    """Pad both ends by a hop of reflected samples; requires at least hop + 1 samples."""
     return F.pad(samples, (hop, hop), mode="reflect")
 
 
 def analyze(samples: Tensor, window: Tensor) -> Tensor:
-    """Transform samples [batch, (frames + 1) * hop] to a spectrum [batch, frames, bins]."""
+    """Compute the spectrum [batch, frames, bins] of samples [batch, (frames + 1) * hop]."""
     frames = samples.unfold(-1, window.numel(), window.numel() // 2)
     spectrum: Tensor = torch.fft.rfft(frames * window)
     return spectrum
 
 
 def windowed_halves(spectrum: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the windowed halves of frames, of which neighbours are to be added.
+    """Compute the windowed inverse transform of each frame, as two halves for `overlap_add`.
 
     Returns:
         First and second halves, each [batch, frames, hop].
@@ -44,12 +43,12 @@ def windowed_halves(spectrum: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def overlap_add(second: Tensor, first: Tensor, window: Tensor) -> Tensor:
-    """Add second halves of frames to first halves of their successors and take the window's weight out.
+    """Add second halves of frames to first halves of the next ones, and divide by the window's weight.
 
     Args:
-        second: [batch, hops, hop], of frames k.
-        first: [batch, hops, hop], of frames k + 1.
-        window: The window.
+        second: Second halves of frames k, [batch, hops, hop].
+        first: First halves of frames k + 1, [batch, hops, hop].
+        window: Analysis and synthesis window, [2 * hop].
 
     Returns:
         Samples [batch, hops * hop].

@@ -140,7 +140,7 @@ def test_a_signal_ends_it_with_a_checkpoint(examples: Path, tmp_path: Path) -> N
         (["--weight", "g/waveform=much"], "--weight is 'g/waveform=much': give LOSS=WEIGHT"),
         (["--weight", "g/waveform=-1"], "the weight of g/waveform is -1.0"),
         (["--max-steps", "-1"], "max_steps is -1: it must be 0"),
-        (["--device", "abacus"], "device 'abacus' is not here"),
+        (["--device", "abacus"], "device 'abacus' is not available"),
         (["--max-step", "1"], "unrecognized arguments: --max-step"),
         (["--examples", "nowhere.pt"], "nowhere.pt"),
         (["--examples", __file__], "is no file of examples"),

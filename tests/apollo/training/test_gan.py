@@ -372,7 +372,7 @@ def test_without_a_compiler_it_says_so_and_is_the_same(monkeypatch: pytest.Monke
         raise RuntimeError("no compiler")
 
     monkeypatch.setattr(torch, "compile", lambda *_, **__: fail)
-    with pytest.warns(UserWarning, match="does not work here, running eager: no compiler"):
+    with pytest.warns(UserWarning, match="does not work here, running in eager mode: no compiler"):
         eager = _gan(compile=True)
     assert eager.step(_batches(0), epoch=0) == _gan().step(_batches(0), epoch=0)
 
