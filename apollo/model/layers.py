@@ -80,7 +80,7 @@ class BandAttention(nn.Module):
         joint = self.project(self.norm(x, dtype)).view(rows, bands, self.heads, 3, -1)
         joint = joint.to(
             torch.promote_types(joint.dtype, torch.float32)
-        )  # there is no bfloat16 complex dtype
+        )  # no complex bfloat16 exists
         pairs = torch.view_as_complex(joint[..., :2, :].unflatten(-1, (-1, 2)))
         query, key = torch.view_as_real(pairs * self.rotary_freqs).flatten(-2).unbind(3)
         value = joint[..., 2, :]  # all three: [rows, bands, heads, head_dim]
