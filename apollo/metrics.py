@@ -8,7 +8,6 @@ Shape legend: estimate and reference [..., samples], of one shape; results [...]
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -147,24 +146,3 @@ def mid_side(samples: Tensor) -> Tensor:
         raise ValueError(f"mid and side need two channels: the shape is {tuple(samples.shape)}")
     left, right = samples.unbind(-2)
     return torch.stack(((left + right) / 2, (left - right) / 2), -2)
-
-
-def of_mid_side(
-    metric: Callable[..., Tensor], *, estimate: Tensor, reference: Tensor, **settings: float
-) -> tuple[Tensor, Tensor]:
-    """Score mid and side apart: a downmix hides what happens to the side.
-
-    Args:
-        metric: One of this module's.
-        estimate: [..., 2, samples].
-        reference: [..., 2, samples].
-        settings: The metric's own.
-
-    Returns:
-        Scores of mid and of side, [...] each.
-
-    Raises:
-        ValueError: there are not two channels, or the metric refuses.
-    """
-    scores = metric(estimate=mid_side(estimate), reference=mid_side(reference), **settings)
-    return scores[..., 0], scores[..., 1]

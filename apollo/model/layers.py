@@ -78,9 +78,7 @@ class BandAttention(nn.Module):
         dtype = self.project.weight.dtype
         # per head, the output of the projection is query, key, value
         joint = self.project(self.norm(x, dtype)).view(rows, bands, self.heads, 3, -1)
-        joint = joint.to(
-            torch.promote_types(joint.dtype, torch.float32)
-        )  # no complex bfloat16 exists
+        joint = joint.to(torch.promote_types(joint.dtype, torch.float32))  # no complex bfloat16 exists
         pairs = torch.view_as_complex(joint[..., :2, :].unflatten(-1, (-1, 2)))
         query, key = torch.view_as_real(pairs * self.rotary_freqs).flatten(-2).unbind(3)
         value = joint[..., 2, :]  # all three: [rows, bands, heads, head_dim]

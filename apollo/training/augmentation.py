@@ -83,14 +83,14 @@ def set_levels(
     if config.mode == "paper":
         scale = _inverse(max(find_peak(clean), find_peak(degraded)))
         return clean * scale, degraded * scale
-    if _drawn(config.swap_share, "swap", seed, index):
+    if _occurs(config.swap_share, "swap", seed, index):
         clean, degraded = clean.flip(0), degraded.flip(0)
-    if len(clean) == 2 and _drawn(config.mid_side_share, "mid/side", seed, index):
+    if len(clean) == 2 and _occurs(config.mid_side_share, "mid/side", seed, index):
         clean, degraded = to_mid_side(clean), to_mid_side(degraded)
     low, high = config.level_db
-    level_db = low + (high - low) * rng.unit(index, seed, "level")
+    level_db = low + (high - low) * rng.uniform(index, seed, "level")
     scale = 10 ** (level_db / 20) * _inverse(max(find_peak(clean), find_peak(degraded) / gain))
-    if _drawn(config.polarity_share, "polarity", seed, index):
+    if _occurs(config.polarity_share, "polarity", seed, index):
         scale = -scale
     return clean * scale, degraded * (scale / gain)
 
@@ -105,5 +105,5 @@ def _inverse(peak: float) -> float:
     return 1 / peak if peak else 1.0
 
 
-def _drawn(share: float, purpose: str, seed: int, index: int) -> bool:
-    return rng.unit(index, seed, purpose) < share
+def _occurs(share: float, purpose: str, seed: int, index: int) -> bool:
+    return rng.uniform(index, seed, purpose) < share

@@ -102,7 +102,7 @@ class ExportedSource:
         for position in positions:
             index = epoch * self._epoch_examples + position
             number, place = divmod(index, len(self._examples))
-            kind = self._kinds[rng.below(len(self._kinds), index, self._seed, "degradation")]
+            kind = self._kinds[rng.integer_below(len(self._kinds), index, self._seed, "degradation")]
             yield self._make(self._pass(number)[place], kind, index)
 
     def _make(self, number: int, kind: int, index: int) -> Example:

@@ -193,7 +193,7 @@ class LiveSource:
             chosen = batch.select(["recipe_id", "components"]).take(pa.array(inside, pa.int64()))
             for offset, row in zip(inside, chosen.to_pylist(), strict=True):
                 number = epoch * self._epoch_examples + first + offset
-                kind = rng.below(len(self.degradations), number, self._seed, "degradation")
+                kind = rng.integer_below(len(self.degradations), number, self._seed, "degradation")
                 yield {
                     "number": number,
                     "recipe_id": row["recipe_id"],

@@ -225,7 +225,7 @@ class ShardSource(_Shards):
         return self._shuffled
 
     def _degradation(self, index: int) -> str:
-        return self.degradations[rng.below(len(self.degradations), index, self._seed, "degradation")]
+        return self.degradations[rng.integer_below(len(self.degradations), index, self._seed, "degradation")]
 
     def _finish(self, clean: Tensor, degraded: Tensor, gain: float, index: int) -> tuple[Tensor, Tensor]:
         return set_levels(clean, degraded, gain=gain, config=self.config.levels, seed=self._seed, index=index)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from apollo.metrics import log_spectral_distance, mid_side, of_mid_side, sdr, si_snr, snr
+from apollo.metrics import log_spectral_distance, mid_side, sdr, si_snr, snr
 
 RATE = 44_100
 Metric = Callable[..., Tensor]
@@ -238,10 +238,10 @@ def test_mid_and_side_by_hand() -> None:
 def test_side_shows_what_a_downmix_hides() -> None:
     reference = _noise(4, 2, 2000)
     downmixed = reference.mean(1, keepdim=True).expand(-1, 2, -1)
-    mid, side = of_mid_side(snr, estimate=downmixed, reference=reference)
+    pair = {"estimate": mid_side(downmixed), "reference": mid_side(reference)}
+    mid, side = snr(**pair).unbind(-1)
     assert mid.shape == side.shape == (4,)
     assert (mid >= 99).all()
     torch.testing.assert_close(side, torch.zeros(4, dtype=torch.float64))
-    settings = {"sample_rate": RATE, "cutoff_hz": 4000.0}
-    mid, side = of_mid_side(log_spectral_distance, estimate=downmixed, reference=reference, **settings)
+    mid, side = log_spectral_distance(**pair, sample_rate=RATE, cutoff_hz=4000.0).unbind(-1)
     assert (mid < 1e-6).all() and (side > 20).all()

@@ -134,19 +134,19 @@ def test_configuration_that_makes_no_sense_is_refused(wrong: dict[str, object], 
         LevelsConfig(**wrong)
 
 
-def test_words_are_splitmix64s() -> None:
-    """The third word from a start of 0 is known: Vigna's reference code, seed 0."""
+def test_random_bits_are_splitmix64s() -> None:
+    """The first three outputs of seed 0 are known: Vigna's reference code, seed 0."""
     known = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
-    start = rng._start("x")
+    start = rng._stream_seed("x")
     step = 0x9E3779B97F4A7C15
     shift = -start * pow(step, -1, 2**64) % 2**64  # so many steps on, the stream stands at 0
-    assert [rng.word(shift + k, "x") for k in range(3)] == known
+    assert [rng.random_bits(shift + k, "x") for k in range(3)] == known
 
 
 def test_draws_are_uniform_and_streams_differ() -> None:
-    values = [rng.unit(k, 5, "a") for k in range(4000)]
+    values = [rng.uniform(k, 5, "a") for k in range(4000)]
     assert min(values) >= 0 and max(values) < 1
     assert statistics.mean(values) == pytest.approx(0.5, abs=0.02)
-    assert values != [rng.unit(k, 5, "b") for k in range(4000)]
-    assert {rng.below(3, k, 5, "a") for k in range(100)} == {0, 1, 2}
+    assert values != [rng.uniform(k, 5, "b") for k in range(4000)]
+    assert {rng.integer_below(3, k, 5, "a") for k in range(100)} == {0, 1, 2}
     assert sorted(rng.permutation(50, 1)) == list(range(50)) != rng.permutation(50, 1)

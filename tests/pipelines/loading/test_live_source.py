@@ -89,7 +89,7 @@ def test_levels_are_drawn_as_for_shards(here: list[int], undisturbed: Path) -> N
     source = _source(undisturbed, config=LoaderConfig(levels=levels), seed=5)
     for place, example in enumerate(source.read(2, range(4))):
         peak = max(find_peak(example.clean), find_peak(example.degraded))
-        level_db = -30 + 20 * rng.unit(2 * 6 + place, 5, "level")
+        level_db = -30 + 20 * rng.uniform(2 * 6 + place, 5, "level")
         assert 20 * math.log10(peak) == pytest.approx(level_db, abs=1e-3)
 
 
