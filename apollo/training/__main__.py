@@ -35,14 +35,14 @@ from apollo.training.config import (
 )
 from apollo.training.discriminator import Discriminator
 from apollo.training.distributed import DistributedContext
-from apollo.training.example_file import ExportedSource, ExportedValidation
+from apollo.training.example_file import ExampleFileSource, ExampleFileValidation
 from apollo.training.gan import Gan
 from apollo.training.loop import fit
 
-_FREE = ("output", "device", "history", *RESUMABLE_GAN_OVERRIDES, *RESUMABLE_FIT_OVERRIDES)
+_RESUMABLE = ("output", "device", "history", *RESUMABLE_GAN_OVERRIDES, *RESUMABLE_FIT_OVERRIDES)
 
 
-class _Terminal(Callbacks):
+class _FileCallbacks(Callbacks):
     """Speaks on the terminal, writes what it is told as lines of JSON, and stops on SIGTERM and Ctrl-C."""
 
     def __init__(self, output: Path, rank: int, *, history: bool) -> None:
@@ -77,26 +77,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        gan_config = GanConfig(**_given(GanConfig, options), weights=_weights(options.weight))
-        fit_config = FitConfig(**_given(FitConfig, options))
-        source = ExportedSource(
+        gan_config = GanConfig(**_config_options(GanConfig, options), weights=_parse_weights(options.weight))
+        fit_config = FitConfig(**_config_options(FitConfig, options))
+        source = ExampleFileSource(
             options.examples, epoch_examples=fit_config.epoch_examples, seed=fit_config.seed
         )
-        validation = ExportedValidation(options.examples)
+        validation = ExampleFileValidation(options.examples)
         device = choose_device(options.device)
-        _claim(options)
+        _check_options(options)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
     logging.getLogger("apollo").setLevel(logging.INFO)
-    context = _join(device)
+    context = _init_distributed(device)
     torch.manual_seed(fit_config.seed)
     generator = Generator(PRESETS[options.preset]).to(context.device)
     discriminator = Discriminator(DiscriminatorConfig(norm=options.discriminator_norm)).to(context.device)
     options.output.mkdir(parents=True, exist_ok=True)
-    callbacks = _Terminal(options.output, context.rank, history=options.history)
+    callbacks = _FileCallbacks(options.output, context.rank, history=options.history)
     try:
-        ending = fit(
+        result = fit(
             Gan(generator, discriminator, gan_config, context),
             source,
             fit_config,
@@ -111,10 +111,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if context.world_size > 1:
             distributed.destroy_process_group()
     if context.rank == 0:
-        (options.output / "result.json").write_text(json.dumps(asdict(ending), indent=1))
-        best = f", best: {options.output / 'best'} (step {ending.best})" if ending.best else ""
-        print(f"{ending.status} at step {ending.step}{best}", file=sys.stderr)
-    return 130 if ending.status == "interrupted" else 0
+        (options.output / "result.json").write_text(json.dumps(asdict(result), indent=1))
+        best = f", best: {options.output / 'best'} (step {result.best})" if result.best else ""
+        print(f"{result.status} at step {result.step}{best}", file=sys.stderr)
+    return 130 if result.status == "interrupted" else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -141,13 +141,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _claim(options: argparse.Namespace) -> None:
+def _check_options(options: argparse.Namespace) -> None:
     """Note what decides the result, or refuse to go on with something else.
 
     Raises:
         ValueError: the output was begun with other options; says which.
     """
-    here = {name: str(value) for name, value in vars(options).items() if name not in _FREE}
+    here = {name: str(value) for name, value in vars(options).items() if name not in _RESUMABLE}
     path = options.output / "options.json"
     options.output.mkdir(parents=True, exist_ok=True)
     try:
@@ -165,12 +165,12 @@ def _claim(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.output} was begun with something else: {'; '.join(changed)}")
 
 
-def _given(kind: type, options: argparse.Namespace) -> dict[str, Any]:
+def _config_options(kind: type, options: argparse.Namespace) -> dict[str, Any]:
     there = vars(options)
     return {field.name: there[field.name] for field in fields(kind) if field.name in there}
 
 
-def _weights(given: Sequence[str]) -> dict[str, float]:
+def _parse_weights(given: Sequence[str]) -> dict[str, float]:
     weights = {}
     for pair in given:
         name, _, weight = pair.partition("=")
@@ -181,7 +181,7 @@ def _weights(given: Sequence[str]) -> dict[str, float]:
     return weights
 
 
-def _join(device: torch.device) -> DistributedContext:
+def _init_distributed(device: torch.device) -> DistributedContext:
     """Join the processes that torchrun started with this one, if it did."""
     if "WORLD_SIZE" not in os.environ:
         return DistributedContext(device)

@@ -58,7 +58,7 @@ class _Examples:
         return f"{self.names[number]}/{self.degradations[kind]}"
 
 
-class ExportedSource:
+class ExampleFileSource:
     """Training examples: shuffled in every pass, a degradation, level and sides drawn for each.
 
     All is a function of (seed, epoch, position). Epochs follow each other in the stream of passes, so an
@@ -113,7 +113,7 @@ class ExportedSource:
         return Example(clean, degraded, self._examples.name(number, kind))
 
 
-class ExportedValidation:
+class ExampleFileValidation:
     """Validation examples: always the same ones, as `apollo restore` would get them.
 
     Example i has degradation i modulo their number, and levels are the decoder's.

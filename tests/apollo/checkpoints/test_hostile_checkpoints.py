@@ -17,7 +17,7 @@ from apollo.checkpoints.checkpoint import CheckpointError, load, save, save_safe
 from apollo.checkpoints.published_format import to_published
 from apollo.model.config import GeneratorConfig
 from apollo.model.generator import Generator
-from apollo.training.example_file import ExportedSource, ExportedValidation
+from apollo.training.example_file import ExampleFileSource, ExampleFileValidation
 from tests.support.malicious_payloads import Planted
 
 
@@ -167,7 +167,10 @@ def test_what_is_planted_in_a_folder_of_ours_is_not_run(
 def test_what_is_planted_among_examples_is_not_run(tmp_path: Path, kind: str) -> None:
     path, mark = tmp_path / "examples.pt", tmp_path / "ran"
     path.write_bytes(PLANTED[kind](Planted(mark)))
-    for open_examples in (lambda: ExportedSource(path, epoch_examples=1), lambda: ExportedValidation(path)):
+    for open_examples in (
+        lambda: ExampleFileSource(path, epoch_examples=1),
+        lambda: ExampleFileValidation(path),
+    ):
         with pytest.raises(ValueError, match="is no file of examples") as caught:
             open_examples()
         assert "weights_only" not in str(caught.value)

@@ -10,7 +10,7 @@ import torch
 
 from apollo.training.augmentation import LevelsConfig
 from apollo.training.data import Example
-from apollo.training.example_file import ExportedSource, ExportedValidation
+from apollo.training.example_file import ExampleFileSource, ExampleFileValidation
 
 COUNT, KINDS, SAMPLES = 6, ["mp3_24000", "mp3_64000"], 40
 PLAIN = LevelsConfig(level_db=(0, 0), polarity_share=0, swap_share=0)
@@ -41,7 +41,7 @@ def file(stored: dict[str, Any], tmp_path: Path) -> Path:
     return tmp_path / "examples.pt"
 
 
-def _read(source: ExportedSource | ExportedValidation, epoch: int, *positions: int) -> list[Example]:
+def _read(source: ExampleFileSource | ExampleFileValidation, epoch: int, *positions: int) -> list[Example]:
     return list(source.read(epoch, range(*positions)))
 
 
@@ -50,16 +50,18 @@ def _names(examples: list[Example]) -> list[str]:
 
 
 def test_every_pass_has_every_example_once_in_another_order(file: Path) -> None:
-    names = [name.partition("/")[0] for name in _names(_read(ExportedSource(file, epoch_examples=4), 0, 60))]
+    names = [
+        name.partition("/")[0] for name in _names(_read(ExampleFileSource(file, epoch_examples=4), 0, 60))
+    ]
     passes = [tuple(names[first : first + COUNT]) for first in range(0, 60, COUNT)]
     assert all(sorted(one) == [f"t{number}" for number in range(COUNT)] for one in passes)
     assert len(set(passes)) > 5
 
 
 def test_order_is_exact_for_any_number_of_workers(file: Path) -> None:
-    alone = _read(ExportedSource(file, epoch_examples=9, seed=3), 2, 9)
+    alone = _read(ExampleFileSource(file, epoch_examples=9, seed=3), 2, 9)
     for workers in (2, 4, 11):
-        source = ExportedSource(file, epoch_examples=9, seed=3)
+        source = ExampleFileSource(file, epoch_examples=9, seed=3)
         shares = [_read(source, 2, rank, 9, workers) for rank in range(workers)]
         for place, example in enumerate(alone):
             other = shares[place % workers][place // workers]
@@ -68,26 +70,26 @@ def test_order_is_exact_for_any_number_of_workers(file: Path) -> None:
 
 
 def test_epochs_follow_each_other_and_seeds_differ(file: Path) -> None:
-    source = ExportedSource(file, epoch_examples=4)
+    source = ExampleFileSource(file, epoch_examples=4)
     assert _names(_read(source, 2, 4)) == _names(_read(source, 0, 8, 12))
     assert _names(_read(source, 0, 12)) != _names(
-        _read(ExportedSource(file, epoch_examples=4, seed=1), 0, 12)
+        _read(ExampleFileSource(file, epoch_examples=4, seed=1), 0, 12)
     )
 
 
 def test_gain_is_taken_out_and_the_pair_is_at_full_scale(file: Path) -> None:
-    for example in _read(ExportedSource(file, PLAIN, epoch_examples=6), 0, 12):
+    for example in _read(ExampleFileSource(file, PLAIN, epoch_examples=6), 0, 12):
         assert example.clean.abs().max() == pytest.approx(1, abs=1e-4)
         torch.testing.assert_close(example.degraded, example.clean, atol=2e-4, rtol=0)
 
 
 def test_published_levels_keep_the_gain(file: Path) -> None:
-    for example in _read(ExportedSource(file, LevelsConfig(mode="paper"), epoch_examples=6), 0, 12):
+    for example in _read(ExampleFileSource(file, LevelsConfig(mode="paper"), epoch_examples=6), 0, 12):
         torch.testing.assert_close(example.degraded, example.clean * 0.5, atol=2e-4, rtol=0)
 
 
 def test_levels_and_degradations_are_drawn_for_each(file: Path) -> None:
-    examples = _read(ExportedSource(file, LevelsConfig(level_db=(-30, -10)), epoch_examples=6), 0, 600)
+    examples = _read(ExampleFileSource(file, LevelsConfig(level_db=(-30, -10)), epoch_examples=6), 0, 600)
     levels = [20 * example.clean.abs().max().log10().item() for example in examples]
     assert statistics.mean(levels) == pytest.approx(-20, abs=1)
     kinds = Counter(name.partition("/")[2] for name in _names(examples))
@@ -95,14 +97,14 @@ def test_levels_and_degradations_are_drawn_for_each(file: Path) -> None:
 
 
 def test_only_asked_for_degradations_come(file: Path) -> None:
-    source = ExportedSource(file, epoch_examples=6, degradations=("mp3_64000",))
+    source = ExampleFileSource(file, epoch_examples=6, degradations=("mp3_64000",))
     assert {name.partition("/")[2] for name in _names(_read(source, 0, 30))} == {"mp3_64000"}
     with pytest.raises(ValueError, match="no degradation opus; there is mp3_24000, mp3_64000"):
-        ExportedSource(file, epoch_examples=6, degradations=("opus",))
+        ExampleFileSource(file, epoch_examples=6, degradations=("opus",))
 
 
 def test_validation_is_fixed_and_as_decoded(file: Path, stored: dict[str, Any]) -> None:
-    source = ExportedValidation(file)
+    source = ExampleFileValidation(file)
     examples = _read(source, 0, len(source))
     assert _names(examples) == [f"v{number}/{KINDS[number % 2]}" for number in range(5)]
     assert _names(_read(source, 9, 5)) == _names(examples)
@@ -110,11 +112,11 @@ def test_validation_is_fixed_and_as_decoded(file: Path, stored: dict[str, Any]) 
         clean = stored["valid"]["clean"][number] / 32_768
         assert torch.equal(example.clean, clean)
         torch.testing.assert_close(example.degraded, clean / 2, atol=4e-5, rtol=0)
-    assert len(ExportedValidation(file, limit=2)) == 2
+    assert len(ExampleFileValidation(file, limit=2)) == 2
 
 
 def test_file_is_mapped_not_read(file: Path) -> None:
-    source = ExportedSource(file, epoch_examples=6)
+    source = ExampleFileSource(file, epoch_examples=6)
     assert str(file) in Path("/proc/self/maps").read_text()
     del source
 
@@ -123,12 +125,12 @@ def test_file_is_mapped_not_read(file: Path) -> None:
 def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.pt").write_bytes(content)
     with pytest.raises(ValueError, match="no file of examples"):
-        ExportedSource(tmp_path / "x.pt", epoch_examples=1)
+        ExampleFileSource(tmp_path / "x.pt", epoch_examples=1)
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"x\.pt"):
-        ExportedSource(tmp_path / "x.pt", epoch_examples=1)
+        ExampleFileSource(tmp_path / "x.pt", epoch_examples=1)
 
 
 @pytest.mark.parametrize(
@@ -147,13 +149,13 @@ def test_damaged_content_is_refused(
 ) -> None:
     torch.save(stored | change, tmp_path / "x.pt")
     with pytest.raises(ValueError, match=said):
-        ExportedSource(tmp_path / "x.pt", epoch_examples=1)
+        ExampleFileSource(tmp_path / "x.pt", epoch_examples=1)
 
 
 def test_file_without_validation_is_refused_for_validation(stored: dict[str, Any], tmp_path: Path) -> None:
     torch.save(stored | {"valid": _part(0, "v")}, tmp_path / "x.pt")
     with pytest.raises(ValueError, match="holds no such examples"):
-        ExportedValidation(tmp_path / "x.pt")
+        ExampleFileValidation(tmp_path / "x.pt")
 
 
 class _Harmful:
@@ -167,5 +169,5 @@ class _Harmful:
 def test_file_that_would_run_code_is_refused(stored: dict[str, Any], tmp_path: Path) -> None:
     torch.save(stored | {"more": _Harmful(tmp_path / "ran")}, tmp_path / "x.pt")
     with pytest.raises(ValueError, match="no file of examples"):
-        ExportedSource(tmp_path / "x.pt", epoch_examples=1)
+        ExampleFileSource(tmp_path / "x.pt", epoch_examples=1)
     assert not (tmp_path / "ran").exists()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from apollo.training.augmentation import LevelsConfig
-from apollo.training.example_file import ExportedSource, ExportedValidation
+from apollo.training.example_file import ExampleFileSource, ExampleFileValidation
 from pipelines.audio import codec
 from pipelines.dataset.bad_rows import CorruptDataError
 from pipelines.dataset.sampling import Order
@@ -67,7 +67,7 @@ def test_exported_examples_are_those_of_the_shards(output: Path, file: Path) -> 
     names = {name.partition("/")[0] for name in torch.load(file, weights_only=True)["names"]}
     config = LoaderConfig(degradations=("mp3_64000",), levels=levels)
     shards = {e.name: e for e in ShardSource(str(output), config, epoch_examples=7).read(0, range(7))}
-    exported = ExportedSource(file, levels, epoch_examples=5, degradations=("mp3_64000",))
+    exported = ExampleFileSource(file, levels, epoch_examples=5, degradations=("mp3_64000",))
     for example in exported.read(0, range(5)):
         assert example.name.partition("/")[0] in names
         torch.testing.assert_close(example.clean, shards[example.name].clean, atol=1e-6, rtol=0)
@@ -75,7 +75,7 @@ def test_exported_examples_are_those_of_the_shards(output: Path, file: Path) -> 
 
 
 def test_exported_validation_is_that_of_the_shards(output: Path, file: Path) -> None:
-    shards, exported = ValidationSource(str(output)).read(0, range(2)), ExportedValidation(file)
+    shards, exported = ValidationSource(str(output)).read(0, range(2)), ExampleFileValidation(file)
     for ours, theirs in zip(exported.read(0, range(len(exported))), shards, strict=True):
         assert ours.name == theirs.name
         assert torch.equal(ours.clean, theirs.clean)
