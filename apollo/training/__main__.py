@@ -1,10 +1,10 @@
-"""Train on a machine that has torch and nothing else, from one file of examples.
+"""Train with torch alone, from one file of examples.
 
 python -m apollo.training --examples examples.pt --output runs/first --preset demo --max-steps 2000
 torchrun --nproc-per-node 8 -m apollo.training --examples examples.pt --output runs/first
 
-jobs/export.py writes the file. Run the same command again to continue. This is a script: import `apollo` and
-call `apollo.fit` for the loop itself.
+jobs/export.py writes the file. Run the same command again to resume. This is a script; in Python, call
+`apollo.fit`.
 """
 
 import argparse
@@ -43,7 +43,7 @@ _RESUMABLE = ("output", "device", "history", *RESUMABLE_GAN_OVERRIDES, *RESUMABL
 
 
 class _FileCallbacks(Callbacks):
-    """Speaks on the terminal, writes what it is told as lines of JSON, and stops on SIGTERM and Ctrl-C."""
+    """Write metrics as JSON lines, and stop on SIGTERM and Ctrl-C."""
 
     def __init__(self, output: Path, rank: int, *, history: bool) -> None:
         self.stopping = False
@@ -54,7 +54,7 @@ class _FileCallbacks(Callbacks):
 
     def _stop(self, number: int, frame: object) -> None:
         self.stopping = True
-        signal.signal(number, signal.SIG_DFL)  # the second time ends it at once
+        signal.signal(number, signal.SIG_DFL)  # a second signal ends the process at once
 
     def on_train_step_end(self, step: int, metrics: Mapping[str, float], names: Sequence[str]) -> None:
         if self.history:
@@ -124,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--examples", type=Path, required=True, help="file that jobs/export.py wrote")
+    parser.add_argument("--examples", type=Path, required=True, help="file written by jobs/export.py")
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
     parser.add_argument("--preset", choices=PRESETS, default="released")
     parser.add_argument("--device", default="auto")
@@ -142,10 +142,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_options(options: argparse.Namespace) -> None:
-    """Note what decides the result, or refuse to go on with something else.
+    """Write the options that determine the result, or compare them with those of the run to resume.
 
     Raises:
-        ValueError: the output was begun with other options; says which.
+        ValueError: the output was created with different options.
     """
     here = {name: str(value) for name, value in vars(options).items() if name not in _RESUMABLE}
     path = options.output / "options.json"
@@ -162,7 +162,7 @@ def _check_options(options: argparse.Namespace) -> None:
         if there.get(name) != value
     ]
     if changed:
-        raise ValueError(f"{options.output} was begun with something else: {'; '.join(changed)}")
+        raise ValueError(f"{options.output} was created with different options: {'; '.join(changed)}")
 
 
 def _config_options(kind: type, options: argparse.Namespace) -> dict[str, Any]:
@@ -177,12 +177,12 @@ def _parse_weights(given: Sequence[str]) -> dict[str, float]:
         try:
             weights[name] = float(weight)
         except ValueError:
-            raise ValueError(f"--weight is {pair!r}: give LOSS=WEIGHT, such as g/waveform=0.1") from None
+            raise ValueError(f"--weight is {pair!r}: use LOSS=WEIGHT, such as g/waveform=0.1") from None
     return weights
 
 
 def _init_distributed(device: torch.device) -> DistributedContext:
-    """Join the processes that torchrun started with this one, if it did."""
+    """Join the process group of torchrun, if it started this process."""
     if "WORLD_SIZE" not in os.environ:
         return DistributedContext(device)
     if device.type == "cuda":

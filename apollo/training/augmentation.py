@@ -26,10 +26,10 @@ class LevelsConfig:
     Args:
         mode: `gain_compensated` removes the codec's gain, divides by the joint peak and draws a level;
             `paper` divides by the joint peak and does nothing else, whatever the fields below say.
-        level_db: Lowest and highest peak of a pair, in dB below full scale; drawn uniformly in dB.
-        polarity_share: Share of pairs that are turned upside down.
-        swap_share: Share of pairs whose left and right change places.
-        mid_side_share: Share of stereo pairs whose channels become mid and side.
+        level_db: Lowest and highest peak of a pair in dBFS; drawn uniformly in dB.
+        polarity_share: Share of pairs with inverted polarity.
+        swap_share: Share of pairs with swapped channels.
+        mid_side_share: Share of stereo pairs converted to mid and side.
     """
 
     mode: Literal["gain_compensated", "paper", "honest", "published"] = "gain_compensated"
@@ -57,7 +57,7 @@ class LevelsConfig:
 
 
 def find_peak(samples: Tensor) -> float:
-    """Find the largest absolute value; not finite where a sample is not, 0 where there is none."""
+    """Return the largest absolute value; non-finite if a sample is, 0 without samples."""
     if not samples.numel():
         return 0.0
     low, high = torch.aminmax(samples)
@@ -67,18 +67,18 @@ def find_peak(samples: Tensor) -> float:
 def set_levels(
     clean: Tensor, degraded: Tensor, *, gain: float, config: LevelsConfig, seed: int, index: int
 ) -> tuple[Tensor, Tensor]:
-    """Bring a pair to its level, side and polarity; a pure function of its arguments.
+    """Set levels and augment a pair; a pure function of its arguments.
 
     Args:
         clean: [channels, samples], float32, finite.
-        degraded: The same, as decoded.
-        gain: Linear level of degraded over clean, which the codec made.
-        config: What to do.
-        seed: Of the run.
-        index: Of the example in the run.
+        degraded: The same shape, as decoded.
+        gain: Linear gain of the codec: the level of degraded over clean.
+        config: Levels and augmentation.
+        seed: Seed of the run.
+        index: Index of the example in the run.
 
     Returns:
-        Both as new tensors; silence stays silence.
+        Clean and degraded as new tensors; silence stays silent.
     """
     if config.mode == "paper":
         scale = _inverse(max(find_peak(clean), find_peak(degraded)))
@@ -96,7 +96,7 @@ def set_levels(
 
 
 def to_mid_side(samples: Tensor) -> Tensor:
-    """Turn left and right [2, samples] into mid and side, or back; energy stays."""
+    """Convert left and right [2, samples] to orthonormal mid and side, or back."""
     left, right = samples
     return torch.stack([left + right, left - right]) * _ORTHONORMAL
 

@@ -1,9 +1,9 @@
-"""Training and validation examples from one file of tensors, for machines that have torch and nothing else.
+"""Training and validation examples from one file of tensors, for training with torch alone.
 
-`pipelines.loading.export` writes the file. It is mapped into memory, so it may be larger than that, and
-processes on one machine share it.
+`pipelines.loading.export` writes the file. It is memory-mapped: it may be larger than memory, and processes
+on one machine share it.
 
-Shape legend: samples [channels, samples]; stored as int16, given as float32.
+Shape legend: samples [channels, samples]; stored as int16, returned as float32.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,11 +21,11 @@ from apollo.training.data import Example
 
 FORMAT = 1
 _FULL_SCALE = 32_768
-_KEPT_PASSES = 2
+_CACHED_PASSES = 2
 
 
 class _Examples:
-    """Examples of a file: clean once, and degraded in every way that there is."""
+    """Examples of a file: one clean version each, and one degraded version per degradation."""
 
     def __init__(self, stored: dict[str, Any]) -> None:
         self.names: list[str] = stored["names"]
@@ -42,38 +42,38 @@ class _Examples:
             or self._steps.shape != (count, kinds)
             or self._gains.shape != (count, kinds)
         ):
-            raise ValueError("its tensors do not fit each other")
+            raise ValueError("the shapes of its tensors do not match")
 
     def __len__(self) -> int:
         return len(self.names)
 
     def pair(self, number: int, kind: int) -> tuple[Tensor, Tensor, float]:
-        """Give clean, degraded as decoded, and the codec's gain."""
+        """Return clean, degraded as decoded, and the codec's linear gain."""
         gain = float(self._gains[number, kind])
         clean = self._clean[number].float() / _FULL_SCALE
         return clean, self._degraded[number, kind].float() * (float(self._steps[number, kind]) * gain), gain
 
     def name(self, number: int, kind: int) -> str:
-        """Name an example with its degradation."""
+        """Return the name of an example with its degradation."""
         return f"{self.names[number]}/{self.degradations[kind]}"
 
 
 class ExampleFileSource:
-    """Training examples: shuffled in every pass, a degradation, level and sides drawn for each.
+    """Source of training examples: shuffled in every pass, with a random degradation, level and augmentation.
 
-    All is a function of (seed, epoch, position). Epochs follow each other in the stream of passes, so an
-    epoch may be shorter or longer than a pass.
+    Everything is a function of (seed, epoch, position). Epochs are consecutive parts of the stream of passes,
+    so an epoch may be shorter or longer than a pass over the file.
 
     Args:
-        path: The file.
+        path: File of examples.
         config: Levels and augmentation.
-        epoch_examples: Examples of an epoch, of all processes together.
-        seed: Another seed gives another order and other draws.
-        degradations: Names of those to learn; none takes all in the file.
+        epoch_examples: Examples per epoch, over all processes.
+        seed: Seed of order, degradations, levels and augmentation.
+        degradations: Names of degradations to use; empty for all in the file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no file of examples, has none, or lacks a degradation.
+        FileNotFoundError: the file does not exist.
+        ValueError: it is not a file of examples, is empty, or lacks a degradation.
     """
 
     def __init__(
@@ -86,19 +86,19 @@ class ExampleFileSource:
         degradations: tuple[str, ...] = (),
     ) -> None:
         if epoch_examples < 1:
-            raise ValueError(f"epoch_examples is {epoch_examples}: give 1 or more")
+            raise ValueError(f"epoch_examples is {epoch_examples}: it must be at least 1")
         self.config = config or LevelsConfig()
         self._examples = _opened(path, _load(path))
         self._seed, self._epoch_examples = seed, epoch_examples
         self.degradations = degradations or tuple(self._examples.degradations)
         self._kinds = _find_kinds(self._examples, self.degradations)
-        self._pass = lru_cache(_KEPT_PASSES)(self._draw_pass)
+        self._pass = lru_cache(_CACHED_PASSES)(self._draw_pass)
 
     def _draw_pass(self, number: int) -> list[int]:
         return rng.permutation(len(self._examples), self._seed, "exported", number)
 
     def read(self, epoch: int, positions: Sequence[int]) -> Iterator[Example]:
-        """Give the examples at these positions of an epoch; see `apollo.training.data.ExampleSource`."""
+        """Yield the examples at positions of an epoch; see `apollo.training.data.ExampleSource`."""
         for position in positions:
             index = epoch * self._epoch_examples + position
             number, place = divmod(index, len(self._examples))
@@ -114,18 +114,18 @@ class ExampleFileSource:
 
 
 class ExampleFileValidation:
-    """Validation examples: always the same ones, as `apollo restore` would get them.
+    """Source of validation examples, without augmentation, at the levels that the decoder returns.
 
-    Example i has degradation i modulo their number, and levels are the decoder's.
+    Example i has degradation i modulo the number of degradations.
 
     Args:
-        path: The file.
-        degradations: Names of those to use; none takes all in the file.
-        limit: Most examples.
+        path: File of examples.
+        degradations: Names of degradations to use; empty for all in the file.
+        limit: Maximum number of examples.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no file of examples, has none for validation, or lacks a degradation.
+        FileNotFoundError: the file does not exist.
+        ValueError: it is not a file of examples, has none for validation, or lacks a degradation.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class ExampleFileValidation:
         return self._length
 
     def read(self, epoch: int, positions: Sequence[int]) -> Iterator[Example]:
-        """Give the examples at these positions, the same in every epoch; after the last comes the first."""
+        """Yield the examples at positions modulo the number of examples, the same in every epoch."""
         for position in positions:
             number = position % self._length
             kind = self._kinds[number % len(self._kinds)]
@@ -153,10 +153,10 @@ def _load(path: str | Path) -> dict[str, Any]:
         stored: Any = torch.load(path, weights_only=True, mmap=True)
     except FileNotFoundError:
         raise
-    except Exception as error:  # torch raises many kinds for what is no file of its own
-        raise ValueError(f"{path} is no file of examples: {explain_load_error(error)}") from error
+    except Exception as error:  # torch.load raises many types for other files
+        raise ValueError(f"{path} is not a file of examples: {explain_load_error(error)}") from error
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-        raise ValueError(f"{path} is no file of examples of format {FORMAT}: make it with jobs/export.py")
+        raise ValueError(f"{path} is not a file of examples of format {FORMAT}: use jobs/export.py")
     return stored
 
 
@@ -164,15 +164,15 @@ def _opened(path: str | Path, stored: dict[str, Any]) -> _Examples:
     try:
         examples = _Examples(stored)
     except (KeyError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: {error}; make it again with jobs/export.py") from error
+        raise ValueError(f"{path} is damaged: {error}; create it again with jobs/export.py") from error
     if not len(examples):
-        raise ValueError(f"{path} holds no such examples: ask jobs/export.py for some")
+        raise ValueError(f"{path} holds no such examples: create it again with jobs/export.py")
     return examples
 
 
 def _find_kinds(examples: _Examples, degradations: Sequence[str]) -> list[int]:
     if unknown := [name for name in degradations if name not in examples.degradations]:
         raise ValueError(
-            f"the file has no degradation {', '.join(unknown)}; there is {', '.join(examples.degradations)}"
+            f"the file has no degradation {', '.join(unknown)}; it has {', '.join(examples.degradations)}"
         )
     return [examples.degradations.index(name) for name in degradations]

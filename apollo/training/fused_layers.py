@@ -1,10 +1,9 @@
-"""The pointwise networks in training: one autograd function that keeps little and stays in the cache.
+"""Fused feed-forward layers for training: one autograd function that saves memory and CPU cache traffic.
 
-Nine tenths of the generator's arithmetic are two networks of one form: what is added to the residual is
-`contract(activation(expand(norm(x))))`. Autograd would keep five intermediate results of them, four of them
-four or eight times as wide as x. This function keeps x and the output of `expand` (or not even that), and
-computes the cheap rest again; and on a CPU it takes forward and backward pass in slices of rows that stay in
-the cache.
+Nine tenths of the generator's arithmetic are feed-forward networks of the form
+`residual + contract(activation(expand(norm(x))))`. Autograd would save five intermediate results, four of
+them four or eight times as wide as x. This function saves x and optionally the output of `expand`, and
+recomputes the rest; on a CPU, both passes work on slices of rows that fit the cache.
 
 Shape legend: rows [rows, dim].
 """
@@ -22,16 +21,16 @@ from apollo.model.compilation import compile_generator
 from apollo.model.generator import Generator
 from apollo.model.layers import NORM_EPSILON, BandAttention, TimeBlock
 
-SLICE_FEATURES = 1 << 18  # of x in a slice on a CPU: with what is made of it, about the size of its cache
+SLICE_FEATURES = 1 << 18  # features of x per slice on a CPU, so that intermediate results fit its cache
 
 
 def configure_training_layers(generator: Generator, *, recompute: str, compiled: bool) -> None:
-    """Choose how a generator's layers keep what their backward pass needs.
+    """Set how a generator's layers save activations for the backward pass, in place.
 
     Args:
-        generator: Changed in place.
-        recompute: `nothing`, `hidden` (the widest results) or `layers` (all but their inputs).
-        compiled: Let torch.compile decide; without a compiler, a warning says so and nothing changes.
+        generator: Network to train.
+        recompute: `nothing`, `hidden` (the widest activations) or `layers` (all but the layers' inputs).
+        compiled: Use torch.compile instead; if it fails here, warn and use `recompute`.
     """
     if compiled and compile_generator(generator, training=True):
         return
@@ -46,14 +45,14 @@ def configure_training_layers(generator: Generator, *, recompute: str, compiled:
 
 
 def feed_forward(block: TimeBlock, residual: Tensor, mixed: Tensor, *, keep: bool = True) -> Tensor:
-    """Do what `TimeBlock.feed_forward` does, and keep the hidden layer or compute it twice."""
+    """Compute `TimeBlock.feed_forward`; save the hidden layer (`keep`) or recompute it."""
     expand, contract = block.expand, block.contract
     parameters = (block.norm.weight, expand.weight, expand.bias, contract.weight, contract.bias)
     return _add_network(residual, mixed, *parameters, False, keep)
 
 
 def mix_bands(attention: BandAttention, x: Tensor, *, keep: bool = True) -> Tensor:
-    """Do what `BandAttention.forward` does, and keep the hidden layer or compute it twice."""
+    """Compute `BandAttention.forward`; save the hidden layer (`keep`) or recompute it."""
     x = x + attention.attend(x)
     gate, contract = attention.gate.weight, attention.gate_output.weight
     return _add_network(x, x, attention.gate_norm.weight, gate, None, contract, None, True, keep)
@@ -68,7 +67,7 @@ def _add_network(residual: Tensor, x: Tensor, *arguments: Any) -> Tensor:
 
 
 class _Pointwise(torch.autograd.Function):
-    """residual + contract(activation(expand(norm(x)))), with matrix products in `dtype`."""
+    """Compute residual + contract(activation(expand(norm(x)))), with matrix products in `dtype`."""
 
     @staticmethod
     def forward(
@@ -143,7 +142,7 @@ def _slices(rows: Tensor) -> list[slice]:
 
 
 def _accumulate(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add left^T right to a sum that is kept in its own precision."""
+    """Add left^T right to `total`, in the precision of `total`."""
     if total.dtype == left.dtype:
         total.addmm_(left.T, right)
     else:
@@ -156,7 +155,7 @@ def _gate(hidden: Tensor) -> Tensor:
 
 
 def _gate_backward(into_activated: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the activation again, and the gradient of what went into it."""
+    """Return the recomputed activation, and the gradient of its input."""
     once = F.silu(hidden)
     gate, up = once.chunk(2, -1)
     twice = F.silu(gate)

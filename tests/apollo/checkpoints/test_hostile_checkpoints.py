@@ -171,7 +171,7 @@ def test_what_is_planted_among_examples_is_not_run(tmp_path: Path, kind: str) ->
         lambda: ExampleFileSource(path, epoch_examples=1),
         lambda: ExampleFileValidation(path),
     ):
-        with pytest.raises(ValueError, match="is no file of examples") as caught:
+        with pytest.raises(ValueError, match="is not a file of examples") as caught:
             open_examples()
         assert "weights_only" not in str(caught.value)
     assert not mark.exists()

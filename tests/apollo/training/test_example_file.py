@@ -99,7 +99,7 @@ def test_levels_and_degradations_are_drawn_for_each(file: Path) -> None:
 def test_only_asked_for_degradations_come(file: Path) -> None:
     source = ExampleFileSource(file, epoch_examples=6, degradations=("mp3_64000",))
     assert {name.partition("/")[2] for name in _names(_read(source, 0, 30))} == {"mp3_64000"}
-    with pytest.raises(ValueError, match="no degradation opus; there is mp3_24000, mp3_64000"):
+    with pytest.raises(ValueError, match="no degradation opus; it has mp3_24000, mp3_64000"):
         ExampleFileSource(file, epoch_examples=6, degradations=("opus",))
 
 
@@ -124,7 +124,7 @@ def test_file_is_mapped_not_read(file: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"text", bytes(1_000)])
 def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.pt").write_bytes(content)
-    with pytest.raises(ValueError, match="no file of examples"):
+    with pytest.raises(ValueError, match="not a file of examples"):
         ExampleFileSource(tmp_path / "x.pt", epoch_examples=1)
 
 
@@ -141,7 +141,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         ({"degraded": torch.zeros(6, 1, 2, SAMPLES)}, "do not fit"),
         ({"names": []}, "do not fit"),
         ({"clean": None}, "damaged"),
-        (_part(0, "t"), "ask jobs/export.py for some"),
+        (_part(0, "t"), "create it again with jobs/export.py"),
     ],
 )
 def test_damaged_content_is_refused(
@@ -168,6 +168,6 @@ class _Harmful:
 
 def test_file_that_would_run_code_is_refused(stored: dict[str, Any], tmp_path: Path) -> None:
     torch.save(stored | {"more": _Harmful(tmp_path / "ran")}, tmp_path / "x.pt")
-    with pytest.raises(ValueError, match="no file of examples"):
+    with pytest.raises(ValueError, match="not a file of examples"):
         ExampleFileSource(tmp_path / "x.pt", epoch_examples=1)
     assert not (tmp_path / "ran").exists()

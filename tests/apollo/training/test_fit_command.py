@@ -95,7 +95,7 @@ def test_it_trains_tells_and_goes_on(
     with pytest.raises(SystemExit) as refused:
         main(_options(examples, tmp_path, "--max-steps", "3", "--clip-norm", "7", *told))
     assert refused.value.code == 2
-    assert "was begun with something else: --clip-norm was 5.0, is 7.0" in capsys.readouterr().err
+    assert "was created with different options: --clip-norm was 5.0, is 7.0" in capsys.readouterr().err
     assert main(_options(examples, tmp_path, "--max-steps", "3", *told)) == 0
     assert "resuming from step 2" in capsys.readouterr().err
     assert json.loads((tmp_path / "result.json").read_text())["step"] == 3
@@ -136,14 +136,17 @@ def test_a_signal_ends_it_with_a_checkpoint(examples: Path, tmp_path: Path) -> N
         (["--preset", "huge"], "invalid choice: 'huge'"),
         (["--discriminator-norm", "l1"], "invalid choice: 'l1'"),
         (["--weight", "g/wave=1"], "unknown losses in weights: g/wave; the losses are g/stft"),
-        (["--weight", "g/waveform"], "--weight is 'g/waveform': give LOSS=WEIGHT, such as g/waveform=0.1"),
-        (["--weight", "g/waveform=much"], "--weight is 'g/waveform=much': give LOSS=WEIGHT"),
+        (
+            ["--weight", "g/waveform"],
+            "--weight is 'g/waveform': use LOSS=WEIGHT, such as g/waveform=0.1",
+        ),
+        (["--weight", "g/waveform=much"], "--weight is 'g/waveform=much': use LOSS=WEIGHT"),
         (["--weight", "g/waveform=-1"], "the weight of g/waveform is -1.0"),
         (["--max-steps", "-1"], "max_steps is -1: it must be 0"),
         (["--device", "abacus"], "device 'abacus' is not available"),
         (["--max-step", "1"], "unrecognized arguments: --max-step"),
         (["--examples", "nowhere.pt"], "nowhere.pt"),
-        (["--examples", __file__], "is no file of examples"),
+        (["--examples", __file__], "is not a file of examples"),
     ],
 )
 def test_wrong_options_are_usage_errors_that_write_nothing(
