@@ -1,10 +1,10 @@
-"""Scores of restored audio. All take and return float64 inside, and never give NaN.
+"""Objective metrics of restored audio, computed in float64; results are never NaN.
 
-Every ratio is in dB, kept within ±100: identity gives 100, and so does silence restored as silence; sound
-where there should be silence gives -100. Silence where there should be sound gives 0 dB of plain SNR, as its
-definition says, and -100 where scale or filter are fitted, since nothing can be fitted to nothing.
+Ratios are in dB, clamped to ±100: 100 for identical signals, also for silence restored as silence; -100 for a
+signal where the reference is silent. A silent estimate of a signal gives 0 dB of SNR, by its definition, and
+-100 for metrics that fit a scale or filter.
 
-Shape legend: estimate and reference [..., samples], of one shape; results [...], float64: one a channel.
+Shape legend: estimate and reference [..., samples], of equal shape; results [...], float64, one per channel.
 """
 
 import math
@@ -21,11 +21,11 @@ _LSD_FLOOR_DB = -100.0
 def _prepared(estimate: Tensor, reference: Tensor, *, centred: bool) -> tuple[Tensor, Tensor]:
     if estimate.shape != reference.shape or not estimate.numel():
         raise ValueError(
-            f"estimate {tuple(estimate.shape)} and reference {tuple(reference.shape)} must have one shape "
-            "and at least one sample"
+            f"estimate {tuple(estimate.shape)} and reference {tuple(reference.shape)} must have the same "
+            "shape and at least one sample"
         )
     if not (torch.isfinite(estimate).all() and torch.isfinite(reference).all()):
-        raise ValueError("estimate or reference hold samples that are no numbers (NaN or infinite)")
+        raise ValueError("estimate or reference hold non-finite samples (NaN or infinity)")
     estimate, reference = estimate.double(), reference.double()
     if centred:
         estimate = estimate - estimate.mean(-1, keepdim=True)
@@ -34,14 +34,14 @@ def _prepared(estimate: Tensor, reference: Tensor, *, centred: bool) -> tuple[Te
 
 
 def _ratio_db(signal: Tensor, noise: Tensor) -> Tensor:
-    """Give 10 log10(signal / noise) of energies within ±LIMIT_DB; nothing over nothing is the best."""
+    """Return 10 log10(signal / noise) of energies, clamped to ±LIMIT_DB; 0 / 0 gives the maximum."""
     ratio = 10 * torch.log10(signal / noise)
     ratio = torch.where(noise == 0, math.inf, ratio)
     return torch.where((signal == 0) & (noise > 0), -math.inf, ratio).clamp(-LIMIT_DB, LIMIT_DB)
 
 
 def snr(*, estimate: Tensor, reference: Tensor) -> Tensor:
-    """Plain signal-to-noise ratio in dB: no scale, no mean, no filter is forgiven.
+    """Compute the signal-to-noise ratio in dB, without fitting a scale, mean or filter.
 
     Raises:
         ValueError: the shapes differ, there are no samples, or one is not finite.
@@ -51,7 +51,7 @@ def snr(*, estimate: Tensor, reference: Tensor) -> Tensor:
 
 
 def si_snr(*, estimate: Tensor, reference: Tensor) -> Tensor:
-    """Scale-invariant signal-to-noise ratio in dB, of zero-mean signals (Le Roux et al., 2019).
+    """Compute the scale-invariant signal-to-noise ratio in dB, of zero-mean signals (Le Roux et al., 2019).
 
     Raises:
         ValueError: the shapes differ, there are no samples, or one is not finite.
@@ -66,14 +66,14 @@ def si_snr(*, estimate: Tensor, reference: Tensor) -> Tensor:
 
 
 def _is_defined(estimate: Tensor, reference: Tensor) -> Tensor:
-    """Tell where a fitted ratio means something: something was estimated, or nothing was to be."""
+    """Return where a fitted ratio is defined: the estimate is not silent, or the reference is."""
     return (estimate.square().sum(-1) > 0) | (reference.square().sum(-1) == 0)
 
 
 def sdr(*, estimate: Tensor, reference: Tensor, taps: int = SDR_TAPS) -> Tensor:
-    """BSS-eval signal-to-distortion ratio in dB (Vincent et al., 2006; version 3), of zero-mean signals.
+    """Compute BSS Eval v3's signal-to-distortion ratio in dB (Vincent et al., 2006), of zero-mean signals.
 
-    Any filter of `taps` coefficients between reference and estimate is forgiven, so most of a low-pass is.
+    Invariant to a filter of `taps` coefficients between reference and estimate, so to most of a low-pass.
 
     Raises:
         ValueError: the shapes differ, there are no samples, or one is not finite.
@@ -105,16 +105,16 @@ def _sdr(estimate: Tensor, reference: Tensor, taps: int) -> Tensor:
 def log_spectral_distance(
     *, estimate: Tensor, reference: Tensor, sample_rate: int, cutoff_hz: float = 0.0
 ) -> Tensor:
-    """Log-spectral distance in dB above a frequency: what was rebuilt where the codec left nothing.
+    """Compute the log-spectral distance in dB above a frequency, such as a codec's cutoff.
 
-    Root mean square over bins of the level differences, mean over frames of 2,048 samples every 512. Levels
-    are dB of a full-scale sine, floored at -100, so that silence has a distance too.
+    Root mean square of level differences over bins, mean over frames of 2,048 samples every 512. Levels are
+    in dB relative to a full-scale sine, at least -100, so that it is defined for silence.
 
     Args:
         estimate: Restored audio.
         reference: Clean audio.
         sample_rate: Hz.
-        cutoff_hz: Bins from this frequency on count.
+        cutoff_hz: Lowest frequency of the bins compared.
 
     Raises:
         ValueError: the shapes differ, there are no samples, one is not finite, or no bin is above cutoff_hz.
@@ -137,12 +137,12 @@ def log_spectral_distance(
 
 
 def mid_side(samples: Tensor) -> Tensor:
-    """Turn stereo [..., 2, samples] into mid and side, (left ± right) / 2.
+    """Convert stereo [..., 2, samples] to mid and side, (left ± right) / 2.
 
     Raises:
         ValueError: there are not two channels.
     """
     if samples.dim() < 2 or samples.shape[-2] != 2:
-        raise ValueError(f"mid and side need two channels: the shape is {tuple(samples.shape)}")
+        raise ValueError(f"mid and side require two channels, not shape {tuple(samples.shape)}")
     left, right = samples.unbind(-2)
     return torch.stack(((left + right) / 2, (left - right) / 2), -2)

@@ -1,8 +1,7 @@
-"""Restoring audio of any length at bounded memory: in chunks, with the result of the whole.
+"""Restore audio of any length with bounded memory: in chunks, with the result of a single pass.
 
-Chunks do not overlap and are not cross-faded. What a chunk's frames leave in the time convolutions is carried
-to the next one (`Generator.step`), so the result is that of one pass over everything, to float rounding, and
-no frame is computed twice.
+Chunks neither overlap nor are cross-faded: the state of the time convolutions is carried from chunk to chunk
+(`Generator.step`), so the result equals one pass over the whole audio to float rounding.
 """
 
 import math
@@ -17,15 +16,15 @@ CHUNK_SECONDS = 10.0
 
 
 def receptive_field_frames(generator: Generator) -> tuple[int, int]:
-    """Give how many frames before and after a frame can change it."""
+    """Return the number of frames before and after a frame that it depends on."""
     return generator.past_frames, generator.lookahead_frames
 
 
 def receptive_field_samples(generator: Generator) -> tuple[int, int]:
-    """Give how many samples before and after a sample can change it.
+    """Return the number of samples before and after a sample that it depends on.
 
-    A sample lies in two frames, each of which sees a window; a periodic Hann window begins with a zero, so
-    that a window's reach is a sample less than a hop to either side.
+    A sample lies in two frames of a window each. A periodic Hann window begins with a zero, so a window
+    extends one sample less than a hop to either side.
     """
     hop = generator.config.hop_samples
     past, future = receptive_field_frames(generator)
@@ -37,32 +36,32 @@ def restore(generator: Generator, degraded: Tensor, *, chunk_seconds: float = CH
     """Restore audio of any length.
 
     Args:
-        generator: In float32, or as `Generator.with_precision` gives it, on any device.
+        generator: Network in float32, or from `Generator.with_precision`, on any device.
         degraded: [..., samples], at the generator's sample rate; channels are restored independently.
-        chunk_seconds: How much is computed at a time. Memory grows with it; the result does not depend on it.
+        chunk_seconds: Seconds per chunk. Affects memory, not the result.
 
     Returns:
-        The same shape, dtype and device, on the scale of the input.
+        Restored audio of the same shape, dtype, device and level.
 
     Raises:
-        ValueError: there are no samples, a sample is not finite or no floating-point number, or chunk_seconds
-            is not positive.
+        ValueError: there are no samples, samples are non-finite or not floating-point, or chunk_seconds is
+            not positive.
     """
     if not degraded.dim() or not degraded.numel():
         raise ValueError(f"nothing to restore: the shape is {tuple(degraded.shape)}")
     if not 0 < chunk_seconds < math.inf:
         raise ValueError(f"chunk_seconds is {chunk_seconds}: it must be positive and finite")
     if not degraded.is_floating_point():
-        raise ValueError(f"the audio is {degraded.dtype}: convert it to floating point, full scale being 1")
+        raise ValueError(f"the audio is {degraded.dtype}: convert it to floating point with full scale 1")
     if not bool(torch.isfinite(degraded).all()):
-        raise ValueError("the audio holds samples that are no numbers (NaN or infinite)")
+        raise ValueError("the audio holds non-finite samples (NaN or infinity)")
     rows = degraded.reshape(-1, degraded.shape[-1])
     restorer = StreamRestorer(generator)
     state = restorer.start(len(rows))
-    restored, given = torch.empty_like(rows), 0
+    restored, written = torch.empty_like(rows), 0
     for chunk in rows.split(max(int(chunk_seconds * generator.config.sample_rate), 1), 1):
         part, state = restorer.push(state, chunk)
-        restored[:, given : given + part.shape[1]] = part
-        given += part.shape[1]
-    restored[:, given:] = restorer.finish(state)
+        restored[:, written : written + part.shape[1]] = part
+        written += part.shape[1]
+    restored[:, written:] = restorer.finish(state)
     return restored.reshape(degraded.shape)

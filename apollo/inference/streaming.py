@@ -1,10 +1,10 @@
-"""Restoring samples as they come, exactly as the generator restores the whole.
+"""Restore a stream of samples, with the result of restoring the whole.
 
-A sample is given as soon as it is final: `latency_samples` after it came. That is 20 ms with a causal
-generator (its window) and 0.56 s with the released one (its reach to later frames as well). Between calls
-everything is in a state that the caller holds, so streams can be kept, copied, dropped and started again.
+A sample is returned as soon as it is final, at most `latency_samples` after it was received: 20 ms with a
+causal generator (its window), 0.56 s with the released one (its window and look-ahead). The caller holds the
+state between calls, so streams can be saved, copied and restarted.
 
-Shape legend: samples [batch, samples]: rows are channels, or channels of several streams, which keep in step.
+Shape legend: samples [batch, samples]; rows are channels, of one stream or of several synchronous ones.
 """
 
 from dataclasses import dataclass, replace
@@ -18,16 +18,16 @@ from apollo.model.generator import Generator, GeneratorState, padded_length
 
 @dataclass(frozen=True)
 class StreamState:
-    """What a stream knows of its past.
+    """State of a stream between calls.
 
     Args:
-        buffer: Samples that later frames need; after the start preceded by one that the reflection at the end
-            may need, and including the reflection at the start.
-        reflected: Whether the reflection at the start is in the buffer.
-        generator_state: The generator's, None before the first frame.
+        buffer: Samples that later frames need, [batch, samples]: with the padding at the start, and one
+            preceding sample that the padding at the end may need.
+        reflected: Whether the buffer has the reflection padding of the start.
+        generator_state: State of the generator, None before the first frame.
         tail: Second half of the last restored frame, [batch, 0 or 1, hop].
-        received: Samples taken so far.
-        returned: Samples given back so far.
+        received: Number of samples received.
+        returned: Number of samples returned.
     """
 
     buffer: Tensor
@@ -39,10 +39,10 @@ class StreamState:
 
 
 class StreamRestorer:
-    """Restores streams; holds nothing between calls.
+    """Restores streams; holds no state itself.
 
     Args:
-        generator: Causal for 20 ms of latency; any other streams as exactly, later.
+        generator: Any generator; a causal one for 20 ms of latency.
     """
 
     def __init__(self, generator: Generator) -> None:
@@ -51,11 +51,11 @@ class StreamRestorer:
 
     @property
     def latency_samples(self) -> int:
-        """The most samples that come in after a sample before it is given back."""
+        """Maximum number of samples received after a sample before it is returned."""
         return self.generator.config.window_samples + self.generator.lookahead_frames * self._hop
 
     def start(self, batch: int) -> StreamState:
-        """Begin `batch` streams in step."""
+        """Return the initial state of `batch` rows."""
         like = next(
             self.generator.merge.parameters()
         )  # float32 or float64, whatever the linear layers compute in
@@ -63,23 +63,23 @@ class StreamRestorer:
 
     @torch.no_grad()
     def push(self, state: StreamState, samples: Tensor) -> tuple[Tensor, StreamState]:
-        """Take samples and give what became final.
+        """Process samples and return those that became final.
 
         Args:
-            state: The last one given.
-            samples: [batch, samples], any number of them, on the generator's device.
+            state: State returned by the previous call.
+            samples: [batch, samples], any number, on the generator's device.
 
         Returns:
             Restored samples [batch, restored], in order, possibly none; and the next state.
 
         Raises:
-            ValueError: the batch is not the state's, or the samples are no floating-point numbers.
+            ValueError: the batch size is not the state's, or the samples are not floating-point.
         """
         return self._push(state, samples)
 
     @torch.no_grad()
     def finish(self, state: StreamState) -> Tensor:
-        """Give what is left, [batch, restored], so that as many samples were given as came."""
+        """Return the remaining restored samples, [batch, restored]: then as many as were received."""
         return self._finish(state)
 
     def _push(self, state: StreamState, samples: Tensor) -> tuple[Tensor, StreamState]:
@@ -88,9 +88,7 @@ class StreamRestorer:
                 f"the state has {len(state.buffer)} rows, samples have shape {tuple(samples.shape)}"
             )
         if not samples.is_floating_point():
-            raise ValueError(
-                f"samples are {samples.dtype}: convert them to floating point, full scale being 1"
-            )
+            raise ValueError(f"samples are {samples.dtype}: convert them to floating point with full scale 1")
         buffer = torch.cat((state.buffer, samples.to(state.buffer)), 1)
         state = replace(state, buffer=buffer, received=state.received + samples.shape[1])
         return self._advance(state, final=False)
@@ -107,7 +105,7 @@ class StreamRestorer:
         return restored[:, : state.received - state.returned]
 
     def _add_reflection(self, state: StreamState) -> StreamState:
-        """Put the reflection before the first samples, once enough of them are there."""
+        """Add the reflection padding of the start, once there are enough samples."""
         if state.reflected or state.buffer.shape[1] <= self._hop:
             return state
         reflection = state.buffer[:, 1 : self._hop + 1].flip(1)
@@ -115,7 +113,7 @@ class StreamRestorer:
         return replace(state, buffer=torch.cat((one_more, reflection, state.buffer), 1), reflected=True)
 
     def _advance(self, state: StreamState, *, final: bool) -> tuple[Tensor, StreamState]:
-        """Restore all frames that the buffer holds."""
+        """Restore all complete frames in the buffer."""
         state = self._add_reflection(state)
         frames = max((state.buffer.shape[1] - 1) // self._hop - 1, 0) if state.reflected else 0
         if not frames:
@@ -125,7 +123,7 @@ class StreamRestorer:
         restored, generator_state = self.generator.step(spectrum, state.generator_state, final=final)
         first, second = stft.windowed_halves(restored, window)
         if not state.returned and not state.tail.shape[1]:
-            first = first[:, 1:]  # what frame 0 says of the time before the first sample
+            first = first[:, 1:]  # the half of frame 0 before the first sample
         second = torch.cat((state.tail, second), 1)
         hops = first.shape[1]
         samples = stft.overlap_add(second[:, :hops], first, window)
