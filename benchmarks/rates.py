@@ -209,7 +209,7 @@ def _measure_score(output: str) -> float:
     items = ShardItems(output, "valid", (), _ITEMS)
     degradation = items.degradations[0].name
     scorer = Scorer(items, {degradation: find_cutoff_hz(items, degradation)}, "float32", output)
-    numbers = items.numbers(degradation)
+    numbers = items.indices(degradation)
     return _each(lambda: scorer.score(numbers, degradation, "untouched", None)) / len(numbers)
 
 

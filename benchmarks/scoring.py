@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipelines.demo.album import album_folders
 from pipelines.evaluation.config import EvaluateConfig
-from pipelines.evaluation.items import Loaded, find_cutoff_hz
+from pipelines.evaluation.items import EvaluationItem, find_cutoff_hz
 from pipelines.evaluation.metrics import score
 from pipelines.evaluation.scorer import Scorer
 from pipelines.evaluation.shard_items import ShardItems
@@ -63,8 +63,8 @@ def _rounds(items: ShardItems, shards: str, degradation: str) -> tuple[list[floa
     """Take both by turns, after a round that does not count."""
     cutoff_hz = find_cutoff_hz(items, degradation)
     scorer = Scorer(items, {degradation: cutoff_hz}, "float32", shards)
-    numbers = items.numbers(degradation)
-    there = [one for one in items.load(numbers, degradation) if isinstance(one, Loaded)]
+    numbers = items.indices(degradation)
+    there = [one for one in items.load(numbers, degradation) if isinstance(one, EvaluationItem)]
     alone, through = [], []
     for turn in range(_ROUNDS + 1):
         before = time.process_time()
@@ -81,7 +81,7 @@ def _rounds(items: ShardItems, shards: str, degradation: str) -> tuple[list[floa
 def _on_ray(items: ShardItems, shards: str, degradation: str, scratch: str) -> float:
     """Give the CPU seconds of a trial, over all that the machine does meanwhile."""
     from pipelines.cluster import connection
-    from pipelines.evaluation.models import find_contestants
+    from pipelines.evaluation.models import load_models
     from pipelines.evaluation.score_files import Trial
     from pipelines.evaluation.tune_trials import run_trials, scoring_pool
 
@@ -89,7 +89,7 @@ def _on_ray(items: ShardItems, shards: str, degradation: str, scratch: str) -> f
     config = EvaluateConfig(data=shards, output=str(Path(scratch, "out")))
     cutoffs = {degradation: find_cutoff_hz(items, degradation)}
     trial = Trial("untouched", "untouched", degradation, len(items.items))
-    with scoring_pool(config, items, find_contestants((), ()), cutoffs) as pool:
+    with scoring_pool(config, items, load_models((), ()), cutoffs) as pool:
         run_trials(pool, [trial])  # compiles what ViSQOL compiles
         before = _busy_seconds()
         run_trials(pool, [trial])

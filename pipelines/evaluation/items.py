@@ -19,7 +19,7 @@ _EDGE_ITEMS = 24
 _HIGHEST_EDGE_HZ = 20_000.0
 
 
-class Item(NamedTuple):
+class ItemInfo(NamedTuple):
     """One thing to score, at one or more degradations.
 
     Args:
@@ -46,7 +46,7 @@ class Degradation(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Loaded:
+class EvaluationItem:
     """An item at one degradation.
 
     Args:
@@ -63,35 +63,35 @@ class Loaded:
     restored: dict[str, NDArray[np.float32] | str] = field(default_factory=dict)
 
 
-class Collection(Protocol):
+class ItemSource(Protocol):
     """Items; safe to send to other nodes.
 
     Attributes:
         items: All of them.
         degradations: By bitrate.
-        given: Models whose results the data bring along.
+        result_models: Models whose results the data bring along.
         fingerprint: Of everything that decides the scores.
     """
 
-    items: tuple[Item, ...]
+    items: tuple[ItemInfo, ...]
     degradations: tuple[Degradation, ...]
-    given: tuple[str, ...]
+    result_models: tuple[str, ...]
 
     @property
     def fingerprint(self) -> str:
         """A hash; with another one, other scores come."""
         ...
 
-    def numbers(self, degradation: str) -> list[int]:
+    def indices(self, degradation: str) -> list[int]:
         """Give the places in `items` of those that have a degradation."""
         ...
 
-    def load(self, numbers: Sequence[int], degradation: str) -> Iterator[Loaded | str]:
+    def load(self, indices: Sequence[int], degradation: str) -> Iterator[EvaluationItem | str]:
         """Give items at one degradation, in their order; one that cannot be used as the reason why."""
         ...
 
 
-def spread(categories: Sequence[str], limit: int | None) -> list[int]:
+def choose_evenly(categories: Sequence[str], limit: int | None) -> list[int]:
     """Choose places evenly: of every category its share, and each from all over the split."""
     if limit is None or limit >= len(categories):
         return list(range(len(categories)))
@@ -99,15 +99,15 @@ def spread(categories: Sequence[str], limit: int | None) -> list[int]:
     return sorted(by_category[place * len(by_category) // limit] for place in range(limit))
 
 
-def find_cutoff_hz(collection: Collection, degradation: str) -> float:
+def find_cutoff_hz(item_source: ItemSource, degradation: str) -> float:
     """Find a degradation's low-pass edge, over the mean spectra of some items; 20 kHz is the highest.
 
     Returns:
         Hz; 20 kHz too where no item can be used.
     """
-    numbers = collection.numbers(degradation)
-    numbers = [numbers[place] for place in spread([""] * len(numbers), min(_EDGE_ITEMS, len(numbers)))]
-    sound = [one for one in collection.load(numbers, degradation) if isinstance(one, Loaded)]
+    numbers = item_source.indices(degradation)
+    numbers = [numbers[place] for place in choose_evenly([""] * len(numbers), min(_EDGE_ITEMS, len(numbers)))]
+    sound = [one for one in item_source.load(numbers, degradation) if isinstance(one, EvaluationItem)]
     if not sound:
         return _HIGHEST_EDGE_HZ
     clean, degraded = (

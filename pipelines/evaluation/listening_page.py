@@ -35,7 +35,7 @@ _KILO = re.compile(r"(\d+)k")
 Samples = NDArray[np.float32]
 
 
-class Together(NamedTuple):
+class MultiValueCell(NamedTuple):
     """Several values shown as one cell.
 
     Args:
@@ -47,7 +47,7 @@ class Together(NamedTuple):
     number: float | None
 
 
-Value = str | float | int | Together | None
+Value = str | float | int | MultiValueCell | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +187,7 @@ def _table(table: Table) -> dict[str, Any]:
 
 
 def _cell(value: Value) -> _Cell:
-    if isinstance(value, Together):
+    if isinstance(value, MultiValueCell):
         return _Cell(value.text.replace("-", _MINUS), None if value.number is None else repr(value.number))
     if value is None or (not isinstance(value, str) and math.isnan(value)):
         return _Cell(MISSING, missing=True)

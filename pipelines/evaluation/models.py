@@ -18,7 +18,7 @@ _FILES = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
 
 
 @dataclass(frozen=True)
-class Contestant:
+class EvaluatedModel:
     """One model.
 
     Args:
@@ -44,7 +44,7 @@ class Contestant:
         return sum(value.size for value in self.bundle.weights.values())
 
 
-def find_contestants(models: Sequence[str], given: Sequence[str]) -> tuple[Contestant, ...]:
+def load_models(models: Sequence[str], given: Sequence[str]) -> tuple[EvaluatedModel, ...]:
     """Load all models of an evaluation, the untouched codec first.
 
     Args:
@@ -56,7 +56,10 @@ def find_contestants(models: Sequence[str], given: Sequence[str]) -> tuple[Conte
     """
     from apollo.checkpoints import checkpoint
 
-    found = [Contestant(UNTOUCHED, UNTOUCHED), *(Contestant(name, "results in the data") for name in given)]
+    found = [
+        EvaluatedModel(UNTOUCHED, UNTOUCHED),
+        *(EvaluatedModel(name, "results in the data") for name in given),
+    ]
     for model in models:
         named = None if os.path.exists(model) else _NAMED.fullmatch(model)
         source = named["source"] if named else model
@@ -65,7 +68,7 @@ def find_contestants(models: Sequence[str], given: Sequence[str]) -> tuple[Conte
             generator = checkpoint.load(source)
         except checkpoint.CheckpointError as error:
             raise UsageError(str(error)) from error
-        found.append(Contestant(name, source, pack(generator)))
+        found.append(EvaluatedModel(name, source, pack(generator)))
     if any(one.name == CLEAN for one in found):
         raise UsageError(f"a model cannot be called {CLEAN}: that is what the scores compare with")
     if twice := [name for name, times in Counter(one.name for one in found).items() if times > 1]:

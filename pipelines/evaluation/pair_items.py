@@ -30,7 +30,7 @@ from apollo.audio.ffmpeg import FfmpegError
 from apollo.audio.reading import AudioReader
 from pipelines.audio.codec import gain_spectrum, measure_gain
 from pipelines.errors import UsageError
-from pipelines.evaluation.items import Degradation, Item, Loaded, spread
+from pipelines.evaluation.items import Degradation, EvaluationItem, ItemInfo, choose_evenly
 from pipelines.schema import SAMPLE_RATE, SONG, UNTOUCHED
 from pipelines.storage.folder import is_uri
 
@@ -56,7 +56,7 @@ class _Files:
 
 
 class PairItems:
-    """Pairs below a folder; a `Collection`.
+    """Pairs below a folder; an `ItemSource`.
 
     Args:
         folder: A folder on a disk.
@@ -82,11 +82,13 @@ class PairItems:
             names = ", ".join(one.name for one in there)
             raise UsageError(f"{folder} has no degradation {', '.join(sorted(unknown))}; there is {names}")
         wanted = [one for one in files if not degradations or one.degradation.name in degradations]
-        self._files = [wanted[place] for place in spread([one.degradation.name for one in wanted], limit)]
+        self._files = [
+            wanted[place] for place in choose_evenly([one.degradation.name for one in wanted], limit)
+        ]
         left = {one.degradation for one in self._files}
         self.degradations = tuple(one for one in there if one in left)
-        self.items = tuple(Item(one.name, (one.song,), SONG) for one in self._files)
-        self.given = tuple(sorted({name for one in self._files for name in one.restored}))
+        self.items = tuple(ItemInfo(one.name, (one.song,), SONG) for one in self._files)
+        self.result_models = tuple(sorted({name for one in self._files for name in one.restored}))
 
     @property
     def fingerprint(self) -> str:
@@ -102,14 +104,14 @@ class PairItems:
                     hashed.update(type(error).__name__.encode())
         return hashed.hexdigest()
 
-    def numbers(self, degradation: str) -> list[int]:
+    def indices(self, degradation: str) -> list[int]:
         """Give the places in `items` of those that have a degradation."""
         return [number for number, one in enumerate(self._files) if one.degradation.name == degradation]
 
-    def load(self, numbers: Sequence[int], degradation: str) -> Iterator[Loaded | str]:
+    def load(self, indices: Sequence[int], degradation: str) -> Iterator[EvaluationItem | str]:
         """Give items, in their order; one that cannot be used as the reason why."""
-        for number in numbers:
-            files = self._files[number]
+        for index in indices:
+            files = self._files[index]
             try:
                 yield _load(files)
             except _FAILURES as error:
@@ -186,7 +188,7 @@ def _divide(name: PurePath) -> tuple[Degradation, PurePath]:
     return Degradation(_UNKNOWN, None), name
 
 
-def _load(files: _Files) -> Loaded:
+def _load(files: _Files) -> EvaluationItem:
     clean, degraded = _read(files.clean), _read(files.degraded)
     if len(clean) != len(degraded):
         raise AudioError(f"different numbers of channels: {len(clean)} and {len(degraded)}")
@@ -196,7 +198,7 @@ def _load(files: _Files) -> Loaded:
     clean, degraded = clean[:, : min(lengths)], degraded[:, : min(lengths)]
     gain = measure_gain(gain_spectrum(clean.T), gain_spectrum(degraded.T))
     restored = {name: _load_result(path, clean.shape) for name, path in files.restored.items()}
-    return Loaded(clean, degraded, gain, restored)
+    return EvaluationItem(clean, degraded, gain, restored)
 
 
 def _load_result(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32] | str:

@@ -19,13 +19,13 @@ from pipelines.tracking.uri import check_uri, resolve_uri
 
 logger = logging.getLogger(__name__)
 
-CONTEST = "contest.json"
+PROMOTION, _OLD_PROMOTION = "promotion.json", "contest.json"  # the old name is still read
 _URI = "MLFLOW_TRACKING_URI"
 _REASONS = 4_000  # letters of a tag
 
 
 @contextmanager
-def own_registry() -> Iterator[None]:
+def preserve_tracking_uri() -> Iterator[None]:
     """Put MLFLOW_TRACKING_URI back at the end: what follows in this process has another registry."""
     before = os.environ.get(_URI)
     try:
@@ -36,19 +36,19 @@ def own_registry() -> Iterator[None]:
             os.environ[_URI] = before
 
 
-def tracking_uri(config: EvaluateConfig) -> str:
+def resolve_tracking_uri(config: EvaluateConfig) -> str:
     """Give where an evaluation is tracked, which is where its models are registered.
 
     Raises:
         UsageError: nothing can be tracked there, or a decision has no registry to be about.
     """
-    told = config.tracking.uri or os.environ.get(_URI)
-    if not told and config.promote:
+    explicit = config.tracking.uri or os.environ.get(_URI)
+    if not explicit and config.promote:
         raise UsageError(
             "--promote decides about the models of an MLflow registry: set MLFLOW_TRACKING_URI, or give "
             "--tracking.uri, such as sqlite:////data/runs/paper/mlflow.db"
         )
-    if not told and is_uri(config.output):
+    if not explicit and is_uri(config.output):
         raise UsageError(
             f"{config.output} is on no disk, so no database can be made there: set MLFLOW_TRACKING_URI"
         )
@@ -60,27 +60,27 @@ def tracking_uri(config: EvaluateConfig) -> str:
 
 
 @dataclass(frozen=True)
-class Contest:
+class PromotionCase:
     """Who is scored, and who of them stands for what.
 
     Args:
-        models: As `find_contestants` takes them.
+        models: As `load_models` takes them.
         candidate: The version that may become champion.
         champion: The version that was it when the contest began.
         registry: Where they are registered.
-        decided: What an earlier run decided, as `decide` gave it.
+        decision: What an earlier run decided, as `decide` gave it.
     """
 
     models: tuple[str, ...]
     candidate: Version | None = None
     champion: Version | None = None
     registry: Registry | None = None
-    decided: dict[str, Any] | None = None
+    decision: dict[str, Any] | None = None
 
-    def begin(self, output: Folder) -> None:
+    def record(self, output: Folder) -> None:
         """Remember who contests: later runs on the output go on with them, wherever the aliases move."""
-        if self.candidate is not None and not output.exists(CONTEST):
-            self._keep(output, None)
+        if self.candidate is not None and _read_stored(output) is None:
+            self._write(output, None)
 
     def decide(self, scores: pa.Table, config: EvaluateConfig, run_id: str | None) -> dict[str, Any]:
         """Let `champion` move if the candidate is better, and write down why or why not.
@@ -91,35 +91,35 @@ class Contest:
         Returns:
             Facts for result.json.
         """
-        if self.decided is not None:
-            logger.info(f"decided before, and it stays: {'; '.join(self.decided['reasons'])}")
-            return self.decided
+        if self.decision is not None:
+            logger.info(f"decided before, and it stays: {'; '.join(self.decision['reasons'])}")
+            return self.decision
         assert self.candidate is not None  # noqa: S101 - our invariant
         assert self.registry is not None  # noqa: S101 - our invariant
         new, old = self.candidate.label, self.champion.label if self.champion else None
         if new == old:
             reason = f"{new} is the champion already: there is nothing to decide"
-            decided = {"promoted": False, "reasons": [reason], "champion": old}
+            decision = {"promoted": False, "reasons": [reason], "champion": old}
             logger.info(reason)
         else:
-            decision = decide(scores, new, old, config.promotion)
+            verdict = decide(scores, new, old, config.promotion)
             now = self.registry.version(CHAMPION)  # scoring took hours, and others decide too
             holder = now.label if now else None
-            completing = decision.promote and holder == new  # a run was killed after it had moved the alias
+            completing = verdict.promote and holder == new  # a run was killed after it had moved the alias
             if holder != old and not completing:
-                return _overtaken(self.registry.name, holder)
-            if decision.promote and not completing:
+                return _superseded(self.registry.name, holder)
+            if verdict.promote and not completing:
                 self.registry.set_alias(CHAMPION, self.candidate)  # first: no tag may say what is not so
-            self._tag(decision, run_id)
-            decided = {
-                "promoted": decision.promote,
-                "reasons": list(decision.reasons),
-                "champion": new if decision.promote else old,
+            self._tag(verdict, run_id)
+            decision = {
+                "promoted": verdict.promote,
+                "reasons": list(verdict.reasons),
+                "champion": new if verdict.promote else old,
             }
-            verdict = "the new" if decision.promote else "not"
-            logger.info(f"{new} is {verdict} champion: {'; '.join(decision.reasons)}")
-        self._keep(Folder(config.output), decided)
-        return decided
+            word = "the new" if verdict.promote else "not"
+            logger.info(f"{new} is {word} champion: {'; '.join(verdict.reasons)}")
+        self._write(Folder(config.output), decision)
+        return decision
 
     def _tag(self, decision: Decision, run_id: str | None) -> None:
         assert self.candidate is not None  # noqa: S101 - our invariant
@@ -134,18 +134,26 @@ class Contest:
             },
         )
 
-    def _keep(self, output: Folder, decided: dict[str, Any] | None) -> None:
+    def _write(self, output: Folder, decision: dict[str, Any] | None) -> None:
         assert self.candidate is not None  # noqa: S101 - our invariant
-        kept = {
+        stored = {
             "name": self.candidate.name,
             "candidate": self.candidate.number,
             "champion": self.champion.number if self.champion else None,
-            "decision": decided,
+            "decision": decision,
         }
-        output.write(CONTEST, json.dumps(kept, indent=1).encode())
+        output.write(PROMOTION, json.dumps(stored, indent=1).encode())
 
 
-def _overtaken(name: str, holder: str | None) -> dict[str, Any]:
+def _read_stored(output: Folder) -> dict[str, Any] | None:
+    for name in (PROMOTION, _OLD_PROMOTION):
+        if output.exists(name):
+            stored: dict[str, Any] = json.loads(output.read(name))
+            return stored
+    return None
+
+
+def _superseded(name: str, holder: str | None) -> dict[str, Any]:
     """Say that the champion is not the one that was scored, so that nothing can be decided."""
     became = f"{holder} became champion" if holder else f"{name} lost its champion"
     reason = f"{became} meanwhile: run again with another --output"
@@ -153,19 +161,19 @@ def _overtaken(name: str, holder: str | None) -> dict[str, Any]:
     return {"promoted": False, "reasons": [reason], "champion": holder}
 
 
-def open_contest(config: EvaluateConfig, uri: str) -> Contest:
+def open_case(config: EvaluateConfig, uri: str) -> PromotionCase:
     """Find who is to be scored: whom the aliases name, or who contested on this output before.
 
     Raises:
         UsageError: a decision was asked for, and there is no candidate, or the output is about another one.
     """
     if not config.promote:
-        return Contest(config.models)
+        return PromotionCase(config.models)
     registry, output = Registry(config.registry.name, uri), Folder(config.output)
-    kept = json.loads(output.read(CONTEST)) if output.exists(CONTEST) else None
+    stored = _read_stored(output)
     candidate = registry.version(CANDIDATE)
-    if kept:
-        candidate, champion = _take_up(kept, registry, candidate, config.output)
+    if stored:
+        candidate, champion = _resume(stored, registry, candidate, config.output)
     elif candidate is None:
         raise UsageError(
             f"{config.registry.name} has no version with the alias {CANDIDATE} in the registry: training "
@@ -177,24 +185,24 @@ def open_contest(config: EvaluateConfig, uri: str) -> Contest:
         logger.info(f"{config.registry.name} has no champion yet: the candidate has only the codec to beat")
     versions: Sequence[Version] = [one for one in (candidate, champion) if one is not None]
     named = {one.label: f"{one.label}=models:/{one.name}/{one.number}" for one in versions}
-    decided = kept["decision"] if kept else None
-    return Contest((*named.values(), *config.models), candidate, champion, registry, decided)
+    decision = stored["decision"] if stored else None
+    return PromotionCase((*named.values(), *config.models), candidate, champion, registry, decision)
 
 
-def _take_up(
-    kept: dict[str, Any], registry: Registry, candidate: Version | None, output: str
+def _resume(
+    stored: dict[str, Any], registry: Registry, candidate: Version | None, output: str
 ) -> tuple[Version, Version | None]:
     """Find the candidate and the champion that contested on an output before.
 
     Raises:
         UsageError: the registry has another candidate by now, or has lost one of the two.
     """
-    before = Version(kept["name"], kept["candidate"])
+    before = Version(stored["name"], stored["candidate"])
     asked = candidate.label if candidate else f"models of {registry.name}"
     if registry.name != before.name or (candidate and candidate.number != before.number):
-        did = "decided about" if kept["decision"] else "was begun for"
+        did = "decided about" if stored["decision"] else "was begun for"
         raise UsageError(f"{output} {did} {before.label}: name another --output for {asked}")
-    numbers = [kept["candidate"]] + ([] if kept["champion"] is None else [kept["champion"]])
+    numbers = [stored["candidate"]] + ([] if stored["champion"] is None else [stored["champion"]])
     found = []
     for number in numbers:
         version = registry.version(number)

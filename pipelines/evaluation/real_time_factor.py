@@ -10,7 +10,7 @@ _WARM_UP_RUNS = 3
 
 
 @dataclass(frozen=True)
-class RealTime:
+class RealTimeFactor:
     """How fast a model is.
 
     Args:
@@ -26,7 +26,9 @@ class RealTime:
     threads: int
 
 
-def measure(bundle: ModelBundle, precision: str, device: str, runs: int, seconds: float) -> RealTime:
+def measure_rtf(
+    bundle: ModelBundle, precision: str, device: str, runs: int, seconds: float
+) -> RealTimeFactor:
     """Measure a model, alone on the machine; the caller sees to that.
 
     Args:
@@ -60,11 +62,11 @@ def measure(bundle: ModelBundle, precision: str, device: str, runs: int, seconds
     end = time.monotonic() + seconds
     while len(times) < runs and (not times or time.monotonic() < end):
         times.append(run())
-    name = torch.cuda.get_device_name(place) if place.type == "cuda" else _processor()
-    return RealTime(1000 * statistics.fmean(times), len(times), name, torch.get_num_threads())
+    name = torch.cuda.get_device_name(place) if place.type == "cuda" else _processor_name()
+    return RealTimeFactor(1000 * statistics.fmean(times), len(times), name, torch.get_num_threads())
 
 
-def _processor() -> str:
+def _processor_name() -> str:
     import platform
 
     try:

@@ -12,21 +12,21 @@ from pipelines.evaluation import listening_page
 from pipelines.evaluation.analysis import figures, tables
 from pipelines.evaluation.analysis.bootstrap import Bootstrap
 from pipelines.evaluation.analysis.result_table import Cell, ScoreTable
-from pipelines.evaluation.analysis.summary import verdicts
+from pipelines.evaluation.analysis.summary import summarize
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.scorer import Samples
 from pipelines.schema import METRICS, SAMPLE_RATE, SCORED, UNTOUCHED
 from pipelines.storage.folder import Folder
 
-REPORT, VERDICTS = "report.html", "verdicts.json"
-_TOLD = "told.json"
+REPORT, SUMMARY = "report.html", "verdicts.json"
+_STATE, _OLD_STATE = "report_state.json", "told.json"  # the old name is still read
 _RANKS = ("worst", "median", "best")
 _RECIPE = re.compile(r"^([0-9a-f]{12})[0-9a-f]{20,}$")  # a digest: its beginning is enough to find it
 _BY = ("visqol", "si_snr")  # what items are ranked by; the second where the first is not defined
 
 
 @dataclass(frozen=True)
-class Choice:
+class ListeningExample:
     """An item to listen to.
 
     Args:
@@ -40,7 +40,7 @@ class Choice:
     rank: str
 
 
-def choose_heard(scores: pa.Table, models: Sequence[str], items: int) -> list[Choice]:
+def choose_listening_examples(scores: pa.Table, models: Sequence[str], items: int) -> list[ListeningExample]:
     """Choose what to listen to: items that are spread evenly from the worst to the best, a degradation each.
 
     Args:
@@ -50,20 +50,20 @@ def choose_heard(scores: pa.Table, models: Sequence[str], items: int) -> list[Ch
     """
     ranked = next((name for name in models if name != UNTOUCHED), UNTOUCHED)
     rows = [row for row in scores.to_pylist() if row["model"] == ranked and row["status"] == SCORED]
-    chosen: list[Choice] = []
+    chosen: list[ListeningExample] = []
     for degradation in dict.fromkeys(row["degradation"] for row in rows):
         here = [row for row in rows if row["degradation"] == degradation]
         metric = next((name for name in _BY if any(row[name] is not None for row in here)), _BY[-1])
         here = sorted(
             (row for row in here if row[metric] is not None), key=lambda row: (row[metric], row["item"])
         )
-        for place, row in _spread(here, items):
+        for place, row in _choose_evenly(here, items):
             rank = "" if len(here) == 1 else _RANKS[round(2 * place)] if 2 * place in (0, 1, 2) else ""
-            chosen.append(Choice(row["item"], degradation, rank))
+            chosen.append(ListeningExample(row["item"], degradation, rank))
     return chosen
 
 
-def _spread(rows: list[dict[str, Any]], count: int) -> list[tuple[float, dict[str, Any]]]:
+def _choose_evenly(rows: list[dict[str, Any]], count: int) -> list[tuple[float, dict[str, Any]]]:
     """Take rows evenly from the first to the last, each with its place from 0 to 1."""
     count = min(count, len(rows))
     if count == 1:
@@ -72,30 +72,36 @@ def _spread(rows: list[dict[str, Any]], count: int) -> list[tuple[float, dict[st
     return [(place, rows[round(place * (len(rows) - 1))]) for place in places]
 
 
-def is_told(output: Folder, key: str) -> bool:
+def is_report_current(output: Folder, key: str) -> bool:
     """Tell whether tables and page are there, and made of what is there."""
     try:
-        told = json.loads(output.read(_TOLD))
-        return bool(told["key"] == key) and all(output.exists(name) for name in told["files"])
+        state = _read_state(output)
+        return bool(state["key"] == key) and all(output.exists(name) for name in state["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def told_files(output: Folder) -> list[str]:
+def report_files(output: Folder) -> list[str]:
     """Name the files that tell an evaluation."""
-    files: list[str] = json.loads(output.read(_TOLD))["files"]
+    files: list[str] = _read_state(output)["files"]
     return files
 
 
-def tell(
+def _read_state(output: Folder) -> dict[str, Any]:
+    name = _STATE if output.exists(_STATE) else _OLD_STATE
+    state: dict[str, Any] = json.loads(output.read(name))
+    return state
+
+
+def write_report(
     config: EvaluateConfig,
     output: Folder,
     scores: pa.Table,
     facts: dict[str, tables.ModelFacts],
-    heard: Sequence[tuple[Choice, dict[str, Samples]]],
+    heard: Sequence[tuple[ListeningExample, dict[str, Samples]]],
     *,
     key: str,
-    making: str,
+    hardware: str,
 ) -> None:
     """Write tables, figures and the page.
 
@@ -106,24 +112,24 @@ def tell(
         facts: What is known of the models beside them.
         heard: Items to listen to, with their versions.
         key: What all of this is made of.
-        making: On which hardware, in words.
+        hardware: On which hardware, in words.
     """
     bootstrap = Bootstrap(resamples=config.bootstrap_resamples, seed=config.bootstrap_seed)
-    made = tables.score_tables(scores, facts, bootstrap=bootstrap)
-    made["table2"] = replace(made["table2"], note=f"{made['table2'].note} {making}")
-    sentences = verdicts(scores, bootstrap=bootstrap)
+    made = tables.build_tables(scores, facts, bootstrap=bootstrap)
+    made["table2"] = replace(made["table2"], note=f"{made['table2'].note} {hardware}")
+    sentences = summarize(scores, bootstrap=bootstrap)
     pictures = {
         "figure2": figures.draw_figure2(made["figure2"]),
         "bands": figures.draw_bands(made["differences"]),
     }
-    files: dict[str, bytes] = {VERDICTS: json.dumps(sentences, indent=1).encode()}
+    files: dict[str, bytes] = {SUMMARY: json.dumps(sentences, indent=1).encode()}
     for name, table in made.items():
         files[f"{name}.csv"], files[f"{name}.md"] = table.to_csv().encode(), table.to_markdown().encode()
     files |= {f"{name}.png": png for name, png in pictures.items()}
     page = listening_page.Page(
         title="Evaluation",
         summary=tuple(sentences),
-        tables=tuple(_shown(table) for table in made.values()),
+        tables=tuple(_html_table(table) for table in made.values()),
         figures=(
             listening_page.Figure(
                 title=made["figure2"].title, note=made["figure2"].note, png=pictures["figure2"]
@@ -134,26 +140,27 @@ def tell(
         sample_rate=SAMPLE_RATE,
     )
     files[REPORT] = listening_page.write_page(page).encode()
-    output.delete(_TOLD)  # from here until all is written there is nothing to believe
+    for name in (_STATE, _OLD_STATE):
+        output.delete(name)  # from here until all is written there is nothing to believe
     for name, content in files.items():
         output.write(name, content)
-    output.write(_TOLD, json.dumps({"key": key, "files": sorted(files)}, indent=1).encode())
+    output.write(_STATE, json.dumps({"key": key, "files": sorted(files)}, indent=1).encode())
 
 
-def _shown(table: ScoreTable) -> listening_page.Table:
-    rows = tuple(tuple(_value(*cell) for cell in row) for row in table.shown())
+def _html_table(table: ScoreTable) -> listening_page.Table:
+    rows = tuple(tuple(_html_value(*cell) for cell in row) for row in table.display_rows())
     return listening_page.Table(title=table.title, note=table.note, columns=table.headings(), rows=rows)
 
 
-def _value(text: str, first: Cell) -> listening_page.Value:
+def _html_value(text: str, first: Cell) -> listening_page.Value:
     """Give what the page shows for cells that stand together; it sorts by the first."""
     if isinstance(first, str) or first is None:
         return first if text == first else text
-    return first if isinstance(first, int) else listening_page.Together(text, first)
+    return first if isinstance(first, int) else listening_page.MultiValueCell(text, first)
 
 
 def _comparisons(
-    scores: pa.Table, heard: Sequence[tuple[Choice, dict[str, Samples]]]
+    scores: pa.Table, heard: Sequence[tuple[ListeningExample, dict[str, Samples]]]
 ) -> tuple[listening_page.Comparison, ...]:
     wanted = {(choice.item, choice.degradation) for choice, _ in heard}
     rows = {

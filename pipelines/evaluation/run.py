@@ -1,4 +1,4 @@
-"""Evaluate: models x degradations over the same items, scored and told; what jobs/evaluate.py calls.
+"""Evaluate: models x degradations over the same items, scored and reported; what jobs/evaluate.py calls.
 
 The files of an evaluation:
 
@@ -6,7 +6,7 @@ The files of an evaluation:
       fingerprint.json  models.json   what decides the scores; another run on the same output is refused
       scores/                         a file a model and degradation (`pipelines.evaluation.score_files`)
       rtf/                            real-time factors, by model
-      contest.json                    with `promote`: who contested, and what was decided
+      promotion.json                  with `promote`: who contested, and what was decided
       scores.parquet                  all scores: a row a model, item and degradation
       *.csv  *.md  *.png              the tables and figures
       report.html                     the same, to look at and to listen to
@@ -26,17 +26,24 @@ from pipelines.dataset.shards import read_commits
 from pipelines.errors import UsageError, root_cause
 from pipelines.evaluation import promotion
 from pipelines.evaluation.analysis.bootstrap import Bootstrap
-from pipelines.evaluation.analysis.summary import conclusions
+from pipelines.evaluation.analysis.summary import summarize_overall
 from pipelines.evaluation.analysis.tables import ModelFacts
 from pipelines.evaluation.config import EvaluateConfig
-from pipelines.evaluation.items import Collection, find_cutoff_hz
-from pipelines.evaluation.models import Contestant, find_contestants
+from pipelines.evaluation.items import ItemSource, find_cutoff_hz
+from pipelines.evaluation.models import EvaluatedModel, load_models
 from pipelines.evaluation.pair_items import PairItems
-from pipelines.evaluation.real_time_factor import measure
-from pipelines.evaluation.report import REPORT, VERDICTS, choose_heard, is_told, tell, told_files
-from pipelines.evaluation.score_files import Trial, commit_of, read_scores
+from pipelines.evaluation.real_time_factor import measure_rtf
+from pipelines.evaluation.report import (
+    REPORT,
+    SUMMARY,
+    choose_listening_examples,
+    is_report_current,
+    report_files,
+    write_report,
+)
+from pipelines.evaluation.score_files import Trial, read_commit, read_scores
 from pipelines.evaluation.shard_items import ShardItems
-from pipelines.evaluation.tracking import Child, track
+from pipelines.evaluation.tracking import RunContent, log_evaluation
 from pipelines.redaction import shown
 from pipelines.runtime.outcome import Exit, Outcome
 from pipelines.runtime.run import claim, run_held
@@ -49,7 +56,7 @@ from pipelines.storage.parquet import parquet_bytes
 logger = logging.getLogger(__name__)
 
 MODELS, SCORES = "models.json", "scores.parquet"
-_RTF = "rtf"
+_RTF_FOLDER = "rtf"
 
 
 def evaluate(config: EvaluateConfig) -> Outcome:
@@ -59,7 +66,7 @@ def evaluate(config: EvaluateConfig) -> Outcome:
     """
     run = _Evaluation(config)
     left = "what is scored stands, run the same command again to continue"
-    with promotion.own_registry():
+    with promotion.preserve_tracking_uri():
         return run_held(run.output, run.prepare, run.work, doing="evaluating", left=left)
 
 
@@ -70,23 +77,23 @@ class _Evaluation:
     def prepare(self) -> Outcome | None:
         """Find items and models, and claim the output."""
         config = self.config
-        self.uri = promotion.tracking_uri(config)
-        self.collection = open_collection(config.data, config.split, config.degradations, config.limit)
-        if not self.collection.items:
+        self.uri = promotion.resolve_tracking_uri(config)
+        self.item_source = open_items(config.data, config.split, config.degradations, config.limit)
+        if not self.item_source.items:
             raise UsageError(f"{config.data} has no items to score")
-        if config.promote and not isinstance(self.collection, ShardItems):
+        if config.promote and not isinstance(self.item_source, ShardItems):
             raise UsageError(
                 f"{config.data} is no output of preprocess: champions are chosen on its split valid"
             )
-        self.contest = promotion.open_contest(config, self.uri)
-        self.contestants = find_contestants(self.contest.models, self.collection.given)
-        self.degradations = [one.name for one in self.collection.degradations]
+        self.case = promotion.open_case(config, self.uri)
+        self.models = load_models(self.case.models, self.item_source.result_models)
+        self.degradations = [one.name for one in self.item_source.degradations]
         claim(self.output, self._fingerprint())
-        self._claim_names()
-        self.contest.begin(self.output)
+        self._check_model_names()
+        self.case.record(self.output)
         self.trials = [
-            Trial(one.name, one.digest, name, len(self.collection.numbers(name)))
-            for one in self.contestants
+            Trial(one.name, one.digest, name, len(self.item_source.indices(name)))
+            for one in self.models
             for name in self.degradations
         ]
         return None
@@ -96,9 +103,9 @@ class _Evaluation:
 
         import torch
 
-        names = repr([one.name for one in self.collection.items])
+        names = repr([one.name for one in self.item_source.items])
         return {
-            "data": self.collection.fingerprint,
+            "data": self.item_source.fingerprint,
             "split": self.config.split,
             "degradations": self.degradations,
             "items": hashlib.sha256(names.encode()).hexdigest(),
@@ -107,12 +114,12 @@ class _Evaluation:
             | {"torch": torch.__version__.partition("+")[0], "visqol": version("visqol-python")},
         }
 
-    def _claim_names(self) -> None:
+    def _check_model_names(self) -> None:
         """Keep which weights a name stands for: models may be added, but never change behind a name."""
         there = json.loads(self.output.read(MODELS)) if self.output.exists(MODELS) else {}
         here = {
             one.name: {"source": one.source, "digest": one.digest, "parameters": one.parameters}
-            for one in self.contestants
+            for one in self.models
         }
         for name, facts in here.items():
             if there.get(name, facts)["digest"] != facts["digest"]:
@@ -126,82 +133,88 @@ class _Evaluation:
 
     def work(self) -> Outcome:
         """Score what is open, and tell it."""
-        opened = [trial for trial in self.trials if self._is_open(trial)]
-        wanted = [one for one in self.contestants if one.bundle and self.config.rtf_runs]
-        unmeasured = [one for one in wanted if not self._real_times(one)]
-        if opened or unmeasured or not is_told(self.output, self._key()):
-            failed = self._run(opened)
+        pending = [trial for trial in self.trials if self._is_pending(trial)]
+        wanted = [one for one in self.models if one.bundle and self.config.rtf_runs]
+        unmeasured = [one for one in wanted if not self._read_rtf(one)]
+        if pending or unmeasured or not is_report_current(self.output, self._key()):
+            failed = self._run(pending)
             if failed:
                 return Outcome(Exit.FAILED, f"{failed}; what is scored stands, run the same command again")
-        scores = self._gather()
+        scores = self._collect_scores()
         facts: dict[str, Any] = {"report": join(self.config.output, REPORT), **_count(scores)}
-        facts |= {"verdicts": json.loads(self.output.read(VERDICTS)), "mlflow_run": self._track()}
-        outcome = self._judge(scores, facts)
+        facts |= {"verdicts": json.loads(self.output.read(SUMMARY)), "mlflow_run": self._log_to_mlflow()}
+        outcome = self._outcome(scores, facts)
         if self.config.promote and outcome.code == Exit.DONE:  # nothing is decided on what is left of a split
-            decision = self.contest.decide(scores, self.config, facts["mlflow_run"])
+            decision = self.case.decide(scores, self.config, facts["mlflow_run"])
             outcome = replace(outcome, facts=facts | decision)
         return outcome
 
-    def _is_open(self, trial: Trial) -> bool:
+    def _is_pending(self, trial: Trial) -> bool:
         """Tell whether a trial is to be run: what could not be read may be there by now."""
         scores = read_scores(self.output, trial)
         return scores is None or UNREADABLE in scores["status"].to_pylist()
 
-    def _run(self, opened: list[Trial]) -> str | None:
+    def _run(self, pending: list[Trial]) -> str | None:
         """Do what needs Ray; gives what failed, if anything."""
         from pipelines.cluster import connection
-        from pipelines.evaluation.tune_trials import hear, run_trials, scoring_pool
+        from pipelines.evaluation.tune_trials import render_listening_examples, run_trials, scoring_pool
 
         connection.connect()
         catch_sigterm()  # Ray has put its own handler there
-        self._measure()
-        cutoffs_hz = {name: find_cutoff_hz(self.collection, name) for name in self.degradations}
-        with scoring_pool(self.config, self.collection, self.contestants, cutoffs_hz) as pool:
-            if opened:
-                done = len(self.trials) - len(opened)
-                logger.info(f"scoring {len(opened)} of {len(self.trials)} trials ({done} are done)")
-                failed = run_trials(pool, opened)
+        self._measure_rtf()
+        cutoffs_hz = {name: find_cutoff_hz(self.item_source, name) for name in self.degradations}
+        with scoring_pool(self.config, self.item_source, self.models, cutoffs_hz) as pool:
+            if pending:
+                done = len(self.trials) - len(pending)
+                logger.info(f"scoring {len(pending)} of {len(self.trials)} trials ({done} are done)")
+                failed = run_trials(pool, pending)
                 if failed:
                     return failed
-            scores = self._gather()
-            wanted = choose_heard(scores, self._names(), self.config.heard_items)
-            numbers = {one.name: number for number, one in enumerate(self.collection.items)}
+            scores = self._collect_scores()
+            wanted = choose_listening_examples(scores, self._names(), self.config.heard_items)
+            numbers = {one.name: number for number, one in enumerate(self.item_source.items)}
             places = [(numbers[one.item], one.degradation) for one in wanted]
-            heard = list(zip(wanted, hear(pool, places, self._names()), strict=True)) if wanted else []
-        tell(self.config, self.output, scores, self._facts(), heard, key=self._key(), making=self._making())
+            heard = (
+                list(zip(wanted, render_listening_examples(pool, places, self._names()), strict=True))
+                if wanted
+                else []
+            )
+        write_report(
+            self.config, self.output, scores, self._facts(), heard, key=self._key(), hardware=self._hardware()
+        )
         return None
 
-    def _making(self) -> str:
+    def _hardware(self) -> str:
         """Say on which hardware scores and real-time factors were made."""
-        devices = {json.loads(commit_of(self.output, trial))["device"] for trial in self.trials}
-        measured = [times for one in self.contestants for times in self._real_times(one).values()]
+        devices = {json.loads(read_commit(self.output, trial))["device"] for trial in self.trials}
+        measured = [times for one in self.models for times in self._read_rtf(one).values()]
         hardware = {f"{times['device']}, {times['threads']} threads" for times in measured}
         parts = [f"Models ran on {' and '.join(sorted(devices))} in {self.config.precision}."]
         parts += [f"Real-time factors: {'; '.join(sorted(hardware))}."] if hardware else []
         return " ".join(parts)
 
     def _names(self) -> list[str]:
-        return [one.name for one in self.contestants]
+        return [one.name for one in self.models]
 
     def _key(self) -> str:
         """Give what the tables and the page are made of, as a hash."""
-        commits = [commit_of(self.output, trial) for trial in self.trials]
-        measured = [self._real_times(one) for one in self.contestants]
+        commits = [read_commit(self.output, trial) for trial in self.trials]
+        measured = [self._read_rtf(one) for one in self.models]
         settings = (self.config.bootstrap_resamples, self.config.bootstrap_seed, self.config.heard_items)
         return hashlib.sha256(repr((commits, measured, settings)).encode()).hexdigest()
 
-    def _measure(self) -> None:
+    def _measure_rtf(self) -> None:
         """Measure real-time factors, one after the other, before anything else of this run computes."""
         from pipelines.cluster import connection
-        from pipelines.evaluation.tune_trials import measure_alone
+        from pipelines.evaluation.tune_trials import run_on_idle_node
 
         config = self.config
         devices = ("cpu", "cuda") if config.gpu and connection.connect().gpus else ("cpu",)
-        for one in (one for one in self.contestants if one.bundle and config.rtf_runs):
-            found = {"digest": one.digest, **self._real_times(one)}
+        for one in (one for one in self.models if one.bundle and config.rtf_runs):
+            found = {"digest": one.digest, **self._read_rtf(one)}
             for device in (name for name in devices if name not in found):
                 arguments = one.bundle, config.precision, device, config.rtf_runs, config.rtf_seconds
-                measured = measure_alone(measure, *arguments, gpu=device == "cuda")
+                measured = run_on_idle_node(measure_rtf, *arguments, gpu=device == "cuda")
                 if measured is None:
                     logger.warning(
                         f"no machine was free to measure the real-time factor of {one.name} ({device})"
@@ -212,27 +225,27 @@ class _Evaluation:
                     f"{one.name}: {measured.milliseconds:.1f} ms for a second of mono, {measured.device}"
                 )
             if len(found) > 1:
-                self.output.write(f"{_RTF}/{one.name}.json", json.dumps(found, indent=1).encode())
+                self.output.write(f"{_RTF_FOLDER}/{one.name}.json", json.dumps(found, indent=1).encode())
 
-    def _real_times(self, one: Contestant) -> dict[str, Any]:
+    def _read_rtf(self, one: EvaluatedModel) -> dict[str, Any]:
         try:
-            found: dict[str, Any] = json.loads(self.output.read(f"{_RTF}/{one.name}.json"))
+            found: dict[str, Any] = json.loads(self.output.read(f"{_RTF_FOLDER}/{one.name}.json"))
         except (OSError, ValueError):
             return {}
         return found if found.pop("digest", None) == one.digest else {}
 
     def _facts(self) -> dict[str, ModelFacts]:
-        measured = {one.name: self._real_times(one) for one in self.contestants}
+        measured = {one.name: self._read_rtf(one) for one in self.models}
         return {
             one.name: ModelFacts(
                 parameters=one.parameters,
                 rtf_ms={device: times["milliseconds"] for device, times in measured[one.name].items()},
                 rtf_runs={device: times["runs"] for device, times in measured[one.name].items()},
             )
-            for one in self.contestants
+            for one in self.models
         }
 
-    def _gather(self) -> pa.Table:
+    def _collect_scores(self) -> pa.Table:
         """Put all trials' scores together in scores.parquet."""
         tables = [read_scores(self.output, trial) for trial in self.trials]
         whole = [table for table in tables if table is not None]
@@ -244,21 +257,21 @@ class _Evaluation:
             self.output.write(SCORES, content)
         return scores
 
-    def _track(self) -> str | None:
+    def _log_to_mlflow(self) -> str | None:
         """Bring everything to MLflow; gives the run's id, or None where nothing could be brought there."""
         config = self.config
         settings = asdict(config)
-        del settings["models"]  # there may be more next time, and MLflow keeps what it was told first
-        children = [self._child(trial) for trial in self.trials]
+        del settings["models"]  # there may be more next time, and MLflow keeps what it got first
+        trials = [self._run_content(trial) for trial in self.trials]
         try:
-            return track(
+            return log_evaluation(
                 config.tracking,
                 self.uri,
                 self.output,
-                parent=Child(f"evaluation, {config.split}", self._key(), {"config": settings}),
-                tags={"data_fingerprint": self.collection.fingerprint},
-                children=children,
-                files=[SCORES, *told_files(self.output)],
+                parent=RunContent(f"evaluation, {config.split}", self._key(), {"config": settings}),
+                tags={"data_fingerprint": self.item_source.fingerprint},
+                trials=trials,
+                files=[SCORES, *report_files(self.output)],
             )
         except Exception as error:  # whatever a server, a database or a disk throws only delays
             logger.warning(
@@ -267,23 +280,23 @@ class _Evaluation:
             )
             return None
 
-    def _child(self, trial: Trial) -> Child:
+    def _run_content(self, trial: Trial) -> RunContent:
         scores = read_scores(self.output, trial)
         assert scores is not None  # noqa: S101 - our invariant
         means = {name: pc.mean(scores[name]).as_py() for name in METRICS}
         metrics = {name: value for name, value in means.items() if value is not None}
         counts = {status: pc.sum(pc.equal(scores["status"], status)).as_py() for status in STATUSES}
-        return Child(
+        return RunContent(
             f"{trial.model}-{trial.degradation}",
-            commit_of(self.output, trial),
+            read_commit(self.output, trial),
             {"model": trial.model, "degradation": trial.degradation, "weights": trial.digest},
             metrics | {f"items/{status}": float(count or 0) for status, count in counts.items()},
         )
 
-    def _judge(self, scores: pa.Table, facts: dict[str, Any]) -> Outcome:
+    def _outcome(self, scores: pa.Table, facts: dict[str, Any]) -> Outcome:
         rejected, share = facts["items"][UNREADABLE], facts["items"][UNREADABLE] / max(scores.num_rows, 1)
         bootstrap = Bootstrap(resamples=self.config.bootstrap_resamples, seed=self.config.bootstrap_seed)
-        text = " ".join(conclusions(scores, bootstrap=bootstrap))
+        text = " ".join(summarize_overall(scores, bootstrap=bootstrap))
         if share > self.config.max_reject_share:
             allowed = f"{self.config.max_reject_share:.1%} are allowed"
             return Outcome(
@@ -297,7 +310,7 @@ def _count(scores: pa.Table) -> dict[str, Any]:
     return {"items": dict.fromkeys(STATUSES, 0) | {one["values"]: one["counts"] for one in counted}}
 
 
-def open_collection(data: str, split: str, degradations: tuple[str, ...], limit: int | None) -> Collection:
+def open_items(data: str, split: str, degradations: tuple[str, ...], limit: int | None) -> ItemSource:
     """Open what is to be scored, whichever of the two it is.
 
     Raises:

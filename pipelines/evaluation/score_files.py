@@ -52,7 +52,7 @@ def write_scores(output: Folder, trial: Trial, rows: Sequence[dict[str, Any]], d
     output.write(f"{trial.path}.json", json.dumps(commit, indent=1).encode())
 
 
-def commit_of(output: Folder, trial: Trial) -> str:
+def read_commit(output: Folder, trial: Trial) -> str:
     """Give what a trial's commit object says, empty where there is none."""
     try:
         return output.read(f"{trial.path}.json").decode()

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.evaluation.items import Collection, Loaded
+from pipelines.evaluation.items import EvaluationItem, ItemSource
 from pipelines.registry.model_bundle import ModelBundle, unpack
 from pipelines.schema import CLEAN, SAMPLE_RATE, UNREADABLE, UNTOUCHED
 from pipelines.storage.folder import is_uri
 
 Samples = NDArray[np.float32]
-_HEARD_FRAMES = 10 * SAMPLE_RATE  # the page holds all that is heard
+_LISTENING_SAMPLES = 10 * SAMPLE_RATE  # the page holds all that is played
 
 
-class Restorer:
+class ItemRestorer:
     """Restores items, as `apollo restore` does: the decoded stream as it is, the whole at once.
 
     Args:
@@ -55,10 +55,10 @@ class Restorer:
 
 
 class Scorer:
-    """Scores items of a collection, one CPU to an instance.
+    """Scores items of a source, one CPU to an instance.
 
     Args:
-        collection: The items.
+        item_source: The items.
         cutoffs_hz: Low-pass edge by degradation.
         precision: Of the models' linear layers.
         data: Where the items lie.
@@ -68,15 +68,15 @@ class Scorer:
     """
 
     def __init__(
-        self, collection: Collection, cutoffs_hz: dict[str, float], precision: str, data: str
+        self, item_source: ItemSource, cutoffs_hz: dict[str, float], precision: str, data: str
     ) -> None:
         if not is_uri(data) and not os.path.isdir(data):
             raise RuntimeError(
                 f"node {os.uname().nodename} does not see {data}: give data that every node sees, or a URI"
             )
-        self._collection, self._cutoffs_hz = collection, cutoffs_hz
-        self._restorer = Restorer(precision, "cpu", threads=1)
-        self._bitrates = dict(collection.degradations)
+        self._item_source, self._cutoffs_hz = item_source, cutoffs_hz
+        self._restorer = ItemRestorer(precision, "cpu", threads=1)
+        self._bitrates = dict(item_source.degradations)
 
     def score(
         self,
@@ -99,8 +99,8 @@ class Scorer:
             A row of `schema.SCORES` an item.
         """
         rows = []
-        for place, loaded in enumerate(self._collection.load(numbers, degradation)):
-            item = self._collection.items[numbers[place]]
+        for place, loaded in enumerate(self._item_source.load(numbers, degradation)):
+            item = self._item_source.items[numbers[place]]
             made = restored[place] if restored is not None else None
             rows.append(
                 {
@@ -117,7 +117,7 @@ class Scorer:
 
     def _score(
         self,
-        loaded: Loaded | str,
+        loaded: EvaluationItem | str,
         degradation: str,
         model: str,
         bundle: ModelBundle | None,
@@ -134,30 +134,36 @@ class Scorer:
             return {"status": UNREADABLE, "reason": f"there is no result of {model} beside it"}
         return score(loaded.clean, estimate, gain=loaded.gain, cutoff_hz=self._cutoffs_hz[degradation])
 
-    def _estimate(self, loaded: Loaded, model: str, bundle: ModelBundle | None) -> Samples | str | None:
+    def _estimate(
+        self, loaded: EvaluationItem, model: str, bundle: ModelBundle | None
+    ) -> Samples | str | None:
         if bundle is not None:
             return self._restorer.restore(bundle, loaded.degraded)
         return loaded.degraded if model == UNTOUCHED else loaded.restored.get(model)
 
-    def hear(
+    def render(
         self, number: int, degradation: str, models: dict[str, ModelBundle | None]
     ) -> dict[str, Samples]:
         """Give ten seconds of an item with what every model makes of it: `clean`, then by models' names."""
-        (loaded,) = self._collection.load([number], degradation)
+        (loaded,) = self._item_source.load([number], degradation)
         if isinstance(loaded, str):
             return {}
         versions = {name: self._estimate(loaded, name, bundle) for name, bundle in models.items()}
         made = {name: samples for name, samples in versions.items() if isinstance(samples, np.ndarray)}
-        first = max(loaded.clean.shape[1] - _HEARD_FRAMES, 0) // 2
-        heard = slice(first, first + _HEARD_FRAMES)
-        return {name: samples[:, heard] for name, samples in {CLEAN: loaded.clean, **made}.items()}
+        first = max(loaded.clean.shape[1] - _LISTENING_SAMPLES, 0) // 2
+        excerpt = slice(first, first + _LISTENING_SAMPLES)
+        return {name: samples[:, excerpt] for name, samples in {CLEAN: loaded.clean, **made}.items()}
 
 
 def restore_items(
-    restorer: Restorer, collection: Collection, numbers: Sequence[int], degradation: str, bundle: ModelBundle
+    restorer: ItemRestorer,
+    item_source: ItemSource,
+    numbers: Sequence[int],
+    degradation: str,
+    bundle: ModelBundle,
 ) -> list[Samples | None]:
     """Restore items on a GPU; None where one cannot be read."""
     return [
-        restorer.restore(bundle, loaded.degraded) if isinstance(loaded, Loaded) else None
-        for loaded in collection.load(numbers, degradation)
+        restorer.restore(bundle, loaded.degraded) if isinstance(loaded, EvaluationItem) else None
+        for loaded in item_source.load(numbers, degradation)
     ]

@@ -14,7 +14,7 @@ from pipelines.dataset.shard_reader import CorruptError, decode
 from pipelines.dataset.shards import digest
 from pipelines.dataset.split import CommittedSplit
 from pipelines.errors import UsageError
-from pipelines.evaluation.items import Degradation, Item, Loaded, spread
+from pipelines.evaluation.items import Degradation, EvaluationItem, ItemInfo, choose_evenly
 from pipelines.storage import parquet
 from pipelines.storage.folder import Folder
 from pipelines.storage.object_store import StoreError
@@ -24,7 +24,7 @@ _THREADS = 8
 
 
 class ShardItems:
-    """Rows of a split of shards; a `Collection`.
+    """Rows of a split of shards; an `ItemSource`.
 
     Args:
         output: Path or URI of an output of preprocess.
@@ -36,7 +36,7 @@ class ShardItems:
         UsageError: there are no such shards, they are not finished, or they lack a degradation.
     """
 
-    given: tuple[str, ...] = ()
+    result_models: tuple[str, ...] = ()
 
     def __init__(self, output: str, split: str, degradations: tuple[str, ...], limit: int | None) -> None:
         self._split = CommittedSplit(output, split, degradations)
@@ -45,27 +45,27 @@ class ShardItems:
             for name in self._split.degradations
         )
         rows = _list_rows(Folder(output), self._split)
-        chosen = spread([item.category for item, _, _ in rows], limit)
+        chosen = choose_evenly([item.category for item, _, _ in rows], limit)
         self.items = tuple(rows[number][0] for number in chosen)
-        self._places = [rows[number][1:] for number in chosen]
+        self._locations = [rows[number][1:] for number in chosen]
 
     @property
     def fingerprint(self) -> str:
         """A hash of the shards' bytes and the degradations."""
         return self._split.fingerprint
 
-    def numbers(self, degradation: str) -> list[int]:
+    def indices(self, degradation: str) -> list[int]:
         """Give the places in `items` of those that have a degradation: all."""
         return list(range(len(self.items)))
 
-    def load(self, numbers: Sequence[int], degradation: str) -> Iterator[Loaded | str]:
+    def load(self, indices: Sequence[int], degradation: str) -> Iterator[EvaluationItem | str]:
         """Give items at one degradation, in their order; one that cannot be used as the reason why."""
         wanted: dict[int, dict[int, str]] = {}
-        for shard, row in (self._places[number] for number in numbers):
+        for shard, row in (self._locations[index] for index in indices):
             wanted.setdefault(shard, {})[row] = degradation
         found = {shard: self._split.reader.read(shard, rows) for shard, rows in wanted.items()}
-        for number in numbers:
-            shard, row = self._places[number]
+        for index in indices:
+            shard, row = self._locations[index]
             stored = found[shard][row]
             try:
                 if isinstance(stored, CorruptError):
@@ -74,14 +74,14 @@ class ShardItems:
             except CorruptError as error:
                 yield error.reason
                 continue
-            yield Loaded(clean.numpy(), degraded.numpy(), stored.gain)
+            yield EvaluationItem(clean.numpy(), degraded.numpy(), stored.gain)
 
 
-def _list_rows(output: Folder, split: CommittedSplit) -> list[tuple[Item, int, int]]:
+def _list_rows(output: Folder, split: CommittedSplit) -> list[tuple[ItemInfo, int, int]]:
     """Give every row with its shard and place; those of a shard that cannot be read by their place alone."""
     groups = _song_groups(output)
 
-    def read(shard: int) -> list[Item]:
+    def read(shard: int) -> list[ItemInfo]:
         commit = split.commits[shard]
         name, path = schema.shard_name(*commit.key), schema.shard_path(*commit.key)
         try:
@@ -92,7 +92,7 @@ def _list_rows(output: Folder, split: CommittedSplit) -> list[tuple[Item, int, i
             foreign = isinstance(error, parquet.ForeignTypeError)
             if not foreign and output.exists(path) and digest(output.read(path)) == commit.sha256:
                 raise  # it was the storage's
-            return [Item(f"{name} row {row}", (), schema.SONG) for row in range(commit.rows)]
+            return [ItemInfo(f"{name} row {row}", (), schema.SONG) for row in range(commit.rows)]
         return [_item(row, groups) for row in rows]
 
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -100,9 +100,9 @@ def _list_rows(output: Folder, split: CommittedSplit) -> list[tuple[Item, int, i
         return [(item, shard, row) for shard, items in listed for row, item in enumerate(items)]
 
 
-def _item(row: dict[str, Any], groups: dict[str, str]) -> Item:
+def _item(row: dict[str, Any], groups: dict[str, str]) -> ItemInfo:
     songs = {groups.get(part["source_id"], part["source_id"]) for part in row["components"]}
-    return Item(row["recipe_id"], tuple(sorted(songs)), row["category"])
+    return ItemInfo(row["recipe_id"], tuple(sorted(songs)), row["category"])
 
 
 def _song_groups(output: Folder) -> dict[str, str]:

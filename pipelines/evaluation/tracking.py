@@ -27,12 +27,12 @@ from pipelines.tracking.run import TrackingConfig
 from pipelines.tracking.uri import artifact_location
 
 _KEY_FILE = "tracking.json"
-_PARENT = "mlflow.parentRunId"
-_DIGEST = "apollo.digest"
+_PARENT_TAG = "mlflow.parentRunId"
+_DIGEST_TAG = "apollo.digest"
 
 
 @dataclass(frozen=True)
-class Child:
+class RunContent:
     """What one run of MLflow is to hold.
 
     Args:
@@ -48,14 +48,14 @@ class Child:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-def track(
+def log_evaluation(
     config: TrackingConfig,
     uri: str,
     output: Folder,
     *,
-    parent: Child,
+    parent: RunContent,
     tags: Mapping[str, str],
-    children: Sequence[Child],
+    trials: Sequence[RunContent],
     files: Sequence[str],
 ) -> str:
     """Bring an evaluation to MLflow and give the parent run's id.
@@ -66,7 +66,7 @@ def track(
         output: Of the evaluation.
         parent: The parent run.
         tags: Of the parent.
-        children: The trials.
+        trials: The trials.
         files: Names below the output that become the parent's artifacts.
 
     Raises:
@@ -87,9 +87,9 @@ def track(
                 run_name=config.run_name or parent.name,
             )
         run_id: str = run.info.run_id
-        for child in children:
-            _send_child(client, experiment, run_id, child)
-        if run.data.tags.get(_DIGEST) != parent.digest:
+        for trial in trials:
+            _log_trial(client, experiment, run_id, trial)
+        if run.data.tags.get(_DIGEST_TAG) != parent.digest:
             with tempfile.TemporaryDirectory() as scratch:
                 for name in files:
                     copy = Path(scratch, name)
@@ -118,21 +118,21 @@ def _find(client: Any, experiment: str, condition: str) -> Any:
     return found[0] if found else None
 
 
-def _send_child(client: Any, experiment: str, parent: str, child: Child) -> None:
-    name = sanitize_name(child.name)
-    run = _find(client, experiment, f"tags.`{_PARENT}` = '{parent}' and tags.`apollo.trial` = '{name}'")
+def _log_trial(client: Any, experiment: str, parent: str, trial: RunContent) -> None:
+    name = sanitize_name(trial.name)
+    run = _find(client, experiment, f"tags.`{_PARENT_TAG}` = '{parent}' and tags.`apollo.trial` = '{name}'")
     if run is None:
-        run = client.create_run(experiment, tags={_PARENT: parent, "apollo.trial": name}, run_name=name)
-    if run.data.tags.get(_DIGEST) != child.digest:
-        _log(client, run, child)
+        run = client.create_run(experiment, tags={_PARENT_TAG: parent, "apollo.trial": name}, run_name=name)
+    if run.data.tags.get(_DIGEST_TAG) != trial.digest:
+        _log(client, run, trial)
 
 
-def _log(client: Any, run: Any, content: Child) -> None:
+def _log(client: Any, run: Any, content: RunContent) -> None:
     """Log params and metrics, then the tag that says that they are all there."""
     run_id, began = run.info.run_id, run.info.start_time
     log_params(client, run_id, flatten(content.params), logged=run.data.params)
     # the run's own start as their time: a point that comes again is the point that is there
     points = [(sanitize_name(name), value, began, 0) for name, value in content.metrics.items()]
     log_metrics(client, run_id, points)
-    client.set_tag(run_id, _DIGEST, content.digest)
+    client.set_tag(run_id, _DIGEST_TAG, content.digest)
     client.set_terminated(run_id, "FINISHED")

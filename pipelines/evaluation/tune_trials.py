@@ -18,18 +18,18 @@ from typing import Any
 from pipelines.cluster.placement import cpu_share, nodes_up, pool_cpus
 from pipelines.errors import UsageError, root_cause
 from pipelines.evaluation.config import EvaluateConfig
-from pipelines.evaluation.items import Collection
-from pipelines.evaluation.models import Contestant
+from pipelines.evaluation.items import ItemSource
+from pipelines.evaluation.models import EvaluatedModel
 from pipelines.evaluation.score_files import Trial, write_scores
-from pipelines.evaluation.scorer import Restorer, Samples, Scorer, restore_items
+from pipelines.evaluation.scorer import ItemRestorer, Samples, Scorer, restore_items
 from pipelines.runtime import prometheus
 from pipelines.runtime.run import FINGERPRINT
 from pipelines.storage.folder import Folder
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 8  # items: a row group of shards
-_AT_A_TIME = 2  # trials: one begins while the other's last items are scored
+_CHUNK_ITEMS = 8  # items: a row group of shards
+_CONCURRENT_TRIALS = 2  # trials: one begins while the other's last items are scored
 _RETRIES = 3
 _TRIAL_BYTES = 200 << 20  # what a trial's process takes; Tune must be asked for something
 _START_SECONDS = 90.0  # how long scoring actors may take to begin
@@ -38,11 +38,11 @@ _IDLE_SECONDS = 60.0  # how long a measurement waits for a machine of its own
 
 
 @dataclass(frozen=True)
-class Work:
+class TrialContext:
     """What all trials share; object references and actor handles in it are Ray's.
 
     Args:
-        collection: Reference to the items.
+        item_source: Reference to the items.
         models: Reference to the weights, by the models' names; those that run nothing have None.
         scorers: The pool.
         output: Where scores go.
@@ -50,7 +50,7 @@ class Work:
         gpu: Whether a trial has a GPU.
     """
 
-    collection: Any
+    item_source: Any
     models: dict[str, Any]
     scorers: list[Any]
     output: Folder
@@ -61,16 +61,16 @@ class Work:
 @contextmanager
 def scoring_pool(
     config: EvaluateConfig,
-    collection: Collection,
-    contestants: Sequence[Contestant],
+    item_source: ItemSource,
+    models: Sequence[EvaluatedModel],
     cutoffs_hz: dict[str, float],
-) -> Iterator[Work]:
+) -> Iterator[TrialContext]:
     """Start one scoring actor a CPU; they end with the context.
 
     Args:
         config: Of the evaluation.
-        collection: The items.
-        contestants: The models.
+        item_source: The items.
+        models: The models.
         cutoffs_hz: Low-pass edge by degradation.
 
     Raises:
@@ -84,22 +84,24 @@ def scoring_pool(
             "the cluster has no CPU up. With an autoscaler, say for how many scoring actors it may bring up "
             "nodes: --scorers 64"
         )
-    items = ray.put(collection)
+    items = ray.put(item_source)
     # an actor that dies is started again, and what it was at is done again: scoring twice gives the same
     actor = ray.remote(num_cpus=1, max_restarts=_RETRIES, max_task_retries=_RETRIES)(Scorer)
     actor = actor.options(scheduling_strategy="SPREAD", resources=cpu_share())
     wanted = range(config.scorers or cpus)
-    scorers = _ready([actor.remote(items, cutoffs_hz, config.precision, config.data) for _ in wanted])
-    models = {one.name: ray.put(one.bundle) for one in contestants}
+    scorers = _wait_for_actors(
+        [actor.remote(items, cutoffs_hz, config.precision, config.data) for _ in wanted]
+    )
+    references = {one.name: ray.put(one.bundle) for one in models}
     has_gpu = config.gpu and ray.cluster_resources().get("GPU", 0) > 0
     try:
-        yield Work(items, models, scorers, Folder(config.output), config.precision, has_gpu)
+        yield TrialContext(items, references, scorers, Folder(config.output), config.precision, has_gpu)
     finally:
         for scorer in scorers:
             ray.kill(scorer)
 
 
-def _ready(started: list[Any]) -> list[Any]:
+def _wait_for_actors(started: list[Any]) -> list[Any]:
     """Keep the actors that have begun: what is sent to one that waits for a CPU would wait with it.
 
     Raises:
@@ -127,7 +129,7 @@ def _ready(started: list[Any]) -> list[Any]:
     return [waiting[reference] for reference in ready]
 
 
-def run_trials(work: Work, trials: Sequence[Trial]) -> str | None:
+def run_trials(context: TrialContext, trials: Sequence[Trial]) -> str | None:
     """Run trials to their end.
 
     Returns:
@@ -137,26 +139,26 @@ def run_trials(work: Work, trials: Sequence[Trial]) -> str | None:
     from ray import tune
     from ray.tune.logger import JsonLoggerCallback
 
-    class Teller(tune.Callback):  # type: ignore[misc]
+    class ProgressCallback(tune.Callback):  # type: ignore[misc]
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any
         ) -> None:
-            if "told" in result:
-                logger.info(result["told"])
-                _items_scored(result["statuses"])
+            if "summary" in result:
+                logger.info(result["summary"])
+                _count_items(result["statuses"])
 
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # signals are ours: pipelines.runtime.run
     os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}  # and so are words
-    callbacks = [Teller(), JsonLoggerCallback()]  # without a logger Tune misses its own results
+    callbacks = [ProgressCallback(), JsonLoggerCallback()]  # without a logger Tune misses its own results
     gpus = int(ray.cluster_resources().get("GPU", 0))
-    resources = {"memory": _TRIAL_BYTES} | ({"gpu": 1} if work.gpu else cpu_share())
+    resources = {"memory": _TRIAL_BYTES} | ({"gpu": 1} if context.gpu else cpu_share())
     scratch = tempfile.mkdtemp(prefix="apollo-trials-")
     try:
         tuner = tune.Tuner(
-            tune.with_resources(_bind(work, trials), resources),
+            tune.with_resources(_bind(context, trials), resources),
             param_space={"trial": tune.grid_search(list(range(len(trials))))},
             tune_config=tune.TuneConfig(
-                max_concurrent_trials=max(gpus, 1) if work.gpu else _AT_A_TIME, reuse_actors=True
+                max_concurrent_trials=max(gpus, 1) if context.gpu else _CONCURRENT_TRIALS, reuse_actors=True
             ),
             run_config=tune.RunConfig(storage_path=scratch, name="trials", verbose=0, callbacks=callbacks),
         )
@@ -166,25 +168,25 @@ def run_trials(work: Work, trials: Sequence[Trial]) -> str | None:
     return root_cause(results.errors[0]) if results.errors else None
 
 
-def _bind(work: Work, trials: Sequence[Trial]) -> Callable[[dict[str, Any]], None]:
+def _bind(context: TrialContext, trials: Sequence[Trial]) -> Callable[[dict[str, Any]], None]:
     def run(config: dict[str, Any]) -> None:
         from ray import tune
 
         trial = trials[config["trial"]]
-        if not work.output.exists(FINGERPRINT):
+        if not context.output.exists(FINGERPRINT):
             raise RuntimeError(
-                f"node {os.uname().nodename} does not see {work.output.location}: give an output that every "
-                "node sees, or a URI"
+                f"node {os.uname().nodename} does not see {context.output.location}: give an output that "
+                "every node sees, or a URI"
             )
-        rows = _score(work, trial)
-        write_scores(work.output, trial, rows, "cuda" if work.gpu else "cpu")
+        rows = _score_trial(context, trial)
+        write_scores(context.output, trial, rows, "cuda" if context.gpu else "cpu")
         statuses = dict(Counter(row["status"] for row in rows))
-        tune.report({"items": len(rows), "statuses": statuses, "told": _told(trial, rows)})
+        tune.report({"items": len(rows), "statuses": statuses, "summary": _summarize(trial, rows)})
 
     return run
 
 
-def _told(trial: Trial, rows: Sequence[dict[str, Any]]) -> str:
+def _summarize(trial: Trial, rows: Sequence[dict[str, Any]]) -> str:
     parts = []
     for name in ("sdr", "si_snr", "visqol"):
         values = [row[name] for row in rows if row.get(name) is not None]
@@ -192,62 +194,64 @@ def _told(trial: Trial, rows: Sequence[dict[str, Any]]) -> str:
     return f"{trial.model} at {trial.degradation}: {len(rows)} items, {', '.join(parts)}"
 
 
-def _score(work: Work, trial: Trial) -> list[dict[str, Any]]:
+def _score_trial(context: TrialContext, trial: Trial) -> list[dict[str, Any]]:
     """Hand out a trial's items, and put what comes back in their order."""
     import ray
     from ray.util import ActorPool
 
-    collection: Collection = ray.get(work.collection)
-    numbers = collection.numbers(trial.degradation)
-    chunks = [numbers[first : first + _CHUNK] for first in range(0, len(numbers), _CHUNK)]
-    bundle = work.models[trial.model]
-    model = ray.get(bundle) if work.gpu else None
-    restorer = Restorer(work.precision) if model is not None else None
+    item_source: ItemSource = ray.get(context.item_source)
+    numbers = item_source.indices(trial.degradation)
+    chunks = [numbers[first : first + _CHUNK_ITEMS] for first in range(0, len(numbers), _CHUNK_ITEMS)]
+    bundle = context.models[trial.model]
+    model = ray.get(bundle) if context.gpu else None
+    restorer = ItemRestorer(context.precision) if model is not None else None
 
-    def prepared(chunk: list[int]) -> tuple[list[int], list[Samples | None] | None]:
+    def restore_chunk(chunk: list[int]) -> tuple[list[int], list[Samples | None] | None]:
         if restorer is None or model is None:
             return chunk, None
-        return chunk, restore_items(restorer, collection, chunk, trial.degradation, model)
+        return chunk, restore_items(restorer, item_source, chunk, trial.degradation, model)
 
     def submit(actor: Any, value: tuple[list[int], list[Samples | None] | None]) -> Any:
         chunk, restored = value
         return actor.score.remote(chunk, trial.degradation, trial.model, bundle, restored)
 
-    pool = ActorPool(work.scorers)
+    pool = ActorPool(context.scorers)
     found: list[dict[str, Any]] = []
     waiting = 0
     for chunk in chunks:
-        pool.submit(submit, prepared(chunk))
+        pool.submit(submit, restore_chunk(chunk))
         waiting += 1
-        if waiting > 2 * len(work.scorers):  # what a GPU restored must not pile up
+        if waiting > 2 * len(context.scorers):  # what a GPU restored must not pile up
             found += pool.get_next_unordered()
             waiting -= 1
     for _ in range(waiting):
         found += pool.get_next_unordered()
-    order = {collection.items[number].name: number for number in numbers}
+    order = {item_source.items[number].name: number for number in numbers}
     return sorted(found, key=lambda row: order[row["item"]])
 
 
-def hear(work: Work, wanted: Sequence[tuple[int, str]], names: Sequence[str]) -> list[dict[str, Samples]]:
+def render_listening_examples(
+    context: TrialContext, wanted: Sequence[tuple[int, str]], names: Sequence[str]
+) -> list[dict[str, Samples]]:
     """Give items at degradations with what every model makes of them."""
     import ray
     from ray.util import ActorPool
 
-    models = {name: ray.get(work.models[name]) for name in names}
+    models = {name: ray.get(context.models[name]) for name in names}
     together = ray.put(models)
 
     def submit(actor: Any, value: tuple[int, str]) -> Any:
-        return actor.hear.remote(*value, together)
+        return actor.render.remote(*value, together)
 
-    return list(ActorPool(work.scorers).map(submit, list(wanted)))
+    return list(ActorPool(context.scorers).map(submit, list(wanted)))
 
 
-class _Alone:
+class _Idle:
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
 
 
-def measure_alone(function: Callable[..., Any], *arguments: Any, gpu: bool) -> Any:
+def run_on_idle_node(function: Callable[..., Any], *arguments: Any, gpu: bool) -> Any:
     """Run a function with all CPUs of a machine to itself; None where none was free in a minute, or is up."""
     import ray
 
@@ -256,7 +260,7 @@ def measure_alone(function: Callable[..., Any], *arguments: Any, gpu: bool) -> A
     largest = max((int(node.get("CPU", 0)) for node in able), default=0)
     if not largest:
         return None  # an autoscaler has yet to bring such a machine
-    alone = ray.remote(num_cpus=largest, num_gpus=share.pop("GPU", 0), resources=share)(_Alone).remote()
+    alone = ray.remote(num_cpus=largest, num_gpus=share.pop("GPU", 0), resources=share)(_Idle).remote()
     try:
         ready, _ = ray.wait([alone.__ray_ready__.remote()], timeout=_IDLE_SECONDS)
         return ray.get(alone.run.remote(function, *arguments)) if ready else None
@@ -264,7 +268,7 @@ def measure_alone(function: Callable[..., Any], *arguments: Any, gpu: bool) -> A
         ray.kill(alone)
 
 
-def _items_scored(counts: Mapping[str, int]) -> None:
+def _count_items(counts: Mapping[str, int]) -> None:
     """Count the items of a trial, by status."""
     for status, number in counts.items():
         prometheus.record("apollo_items_scored_total", number, status=status)

@@ -25,9 +25,8 @@ from pipelines.audio.reading import open_binary_or_explain
 from pipelines.cluster.connection import Shared
 from pipelines.errors import root_cause
 from pipelines.registry.model_bundle import unpack
-from pipelines.restoration.records import Record, commit_path, read_record, write_record
-from pipelines.restoration.songs import Wanted
-from pipelines.runtime.run import FINGERPRINT
+from pipelines.restoration.records import SongRecord, commit_path, read_record, write_record
+from pipelines.restoration.songs import SongTask
 from pipelines.storage.folder import Folder, is_uri
 
 logger = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ _COPY_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
-class RestoreTask:
+class RestoreSettings:
     """What a restorer needs beside the weights: plain values, so that Ray can send it.
 
     Args:
@@ -56,7 +55,7 @@ class RestoreTask:
 class SongRestorer:
     """An actor's state: restores and commits one song at a time."""
 
-    def __init__(self, task: RestoreTask, weights: Shared) -> None:
+    def __init__(self, task: RestoreSettings, weights: Shared) -> None:
         self._task = task
         self._output = Folder(task.songs.output)
         if not self._output.exists(FINGERPRINT):
@@ -73,9 +72,9 @@ class SongRestorer:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Restore the song of a row."""
-        return {"record": json.dumps(asdict(self.restore(Wanted(**json.loads(row["song"])))))}
+        return {"record": json.dumps(asdict(self.restore(SongTask(**json.loads(row["song"])))))}
 
-    def restore(self, song: Wanted) -> Record:
+    def restore(self, song: SongTask) -> SongRecord:
         """Restore and commit one song."""
         before = read_record(self._output, commit_path(song.name))
         if before is None or before.run != self._task.run:
@@ -85,7 +84,7 @@ class SongRestorer:
         else:
             return before  # its actor died when it was done
         record = replace(
-            Record.of(song, "begun"),
+            SongRecord.start(song, "begun"),
             run=self._task.run,
             attempts=attempts,
             device=self._device.type,
@@ -104,11 +103,11 @@ class SongRestorer:
         write_record(self._output, record)
         return record
 
-    def _restore(self, song: Wanted, record: Record) -> None:
+    def _restore(self, song: SongTask, record: SongRecord) -> None:
         """Restore a song and put its result under its name; the record tells how it went."""
         with tempfile.TemporaryDirectory(prefix="apollo-restore-") as scratch:
             try:
-                source = _bring(song.source, scratch)
+                source = _fetch(song.source, scratch)
                 beside = is_uri(self._task.songs.output)
                 target = Path(scratch, f"result{Path(song.name).suffix}")
                 if not beside:
@@ -130,7 +129,7 @@ class SongRestorer:
                 record.status, record.reason = "failed", root_cause(error)
 
 
-def _bring(location: str, scratch: str) -> Path:
+def _fetch(location: str, scratch: str) -> Path:
     """Give a song as a file of this machine.
 
     Raises:

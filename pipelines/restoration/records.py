@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 
-from pipelines.restoration.songs import Wanted
+from pipelines.restoration.songs import SongTask
 from pipelines.storage.folder import Folder
 
 COMMITS = "commits"
@@ -19,7 +19,7 @@ _READING_THREADS = 16
 
 
 @dataclass(kw_only=True)
-class Record:
+class SongRecord:
     """What became of a song: a line of outcomes.jsonl, and its object below commits/.
 
     Args:
@@ -65,7 +65,7 @@ class Record:
     attempts: int = 0
 
     @classmethod
-    def of(cls, song: Wanted, status: str, reason: str | None = None) -> "Record":
+    def start(cls, song: SongTask, status: str, reason: str | None = None) -> "SongRecord":
         """Begin the record of a song."""
         return cls(
             source=song.source,
@@ -76,7 +76,7 @@ class Record:
             reason=reason,
         )
 
-    def line(self) -> str:
+    def to_json(self) -> str:
         """Give the line of outcomes.jsonl."""
         facts = asdict(self)
         del facts["run"], facts["attempts"]
@@ -88,65 +88,65 @@ def commit_path(name: str) -> str:
     return f"{COMMITS}/{hashlib.sha256(name.encode()).hexdigest()[:32]}.json"
 
 
-def write_record(output: Folder, record: Record) -> None:
+def write_record(output: Folder, record: SongRecord) -> None:
     """Write a commit object."""
     output.write(commit_path(record.name), json.dumps(asdict(record), indent=1).encode())
 
 
-def read_record(output: Folder, path: str) -> Record | None:
+def read_record(output: Folder, path: str) -> SongRecord | None:
     """Read a commit object; None for one that is not there or damaged."""
     try:
-        record = Record(**json.loads(output.read(path)))
+        record = SongRecord(**json.loads(output.read(path)))
         return record if commit_path(record.name) == path else None
     except (FileNotFoundError, ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 
-def read_records(output: Folder) -> dict[str, Record | None]:
+def read_records(output: Folder) -> dict[str, SongRecord | None]:
     """Read all commit objects, by path; None stands for a damaged one."""
     paths = [entry.name for entry in output.entries(COMMITS) if entry.name.endswith(".json")]
     with ThreadPoolExecutor(_READING_THREADS) as pool:
         return dict(zip(paths, pool.map(lambda path: read_record(output, path), paths), strict=True))
 
 
-def divide(
-    wanted: Sequence[Wanted], output: Folder, *, overwrite: bool
-) -> tuple[dict[Wanted, Record], list[Wanted]]:
+def split_pending(
+    tasks: Sequence[SongTask], output: Folder, *, overwrite: bool
+) -> tuple[dict[SongTask, SongRecord], list[SongTask]]:
     """Tell the songs that there is nothing to do for, with their records, from those that are open."""
     records = read_records(output)
-    sizes = _sizes(output, wanted)
-    settled: dict[Wanted, Record] = {}
-    for song in wanted:
+    sizes = _sizes(output, tasks)
+    finished: dict[SongTask, SongRecord] = {}
+    for song in tasks:
         record = records.get(commit_path(song.name))
         size = sizes.get(song.name)
         if song.problem is not None:
-            settled[song] = Record.of(song, "failed", song.problem)
+            finished[song] = SongRecord.start(song, "failed", song.problem)
         elif overwrite:
             continue
         elif commit_path(song.name) not in records and size is not None:
             reason = "a file is there that no run here has made; --overwrite replaces it"
-            settled[song] = Record.of(song, "skipped", reason)
+            finished[song] = SongRecord.start(song, "skipped", reason)
         elif record is not None and record.source != song.source and size is not None:
             reason = f"its result is there already, of {record.source}; use {{parent}} in the template"
-            settled[song] = Record.of(song, "failed", reason)
+            finished[song] = SongRecord.start(song, "failed", reason)
         elif record is not None and _is_whole(record, song, size):
-            settled[song] = record
-    return settled, [song for song in wanted if song not in settled]
+            finished[song] = record
+    return finished, [song for song in tasks if song not in finished]
 
 
-def _is_whole(record: Record, song: Wanted, size: int | None) -> bool:
+def _is_whole(record: SongRecord, song: SongTask, size: int | None) -> bool:
     """Tell whether the result that a record is of is there, and the song is still the same."""
     then = (record.source_bytes, record.source_mtime_ns)
     unchanged = then == (song.source_bytes, song.source_mtime_ns)
     return record.status == "restored" and size == record.bytes and unchanged
 
 
-def _sizes(output: Folder, wanted: Sequence[Wanted]) -> dict[str, int]:
+def _sizes(output: Folder, tasks: Sequence[SongTask]) -> dict[str, int]:
     """Give the sizes of the results that are there, by name."""
     if not output.is_local:  # one listing is thousands of songs; asking for each would be a call each
         return {entry.name: entry.size for entry in output.entries(recursive=True)}
     sizes = {}
-    for song in wanted:
+    for song in tasks:
         path = output.path(song.name)
         if song.name and os.path.isfile(path):
             sizes[song.name] = os.path.getsize(path)

@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from pipelines.registry.model_bundle import ModelBundle
-    from pipelines.restoration.records import Record
-    from pipelines.restoration.songs import Wanted
+    from pipelines.restoration.records import SongRecord
+    from pipelines.restoration.songs import SongTask
 
 OUTCOMES, REJECTS = "outcomes.jsonl", "rejects.jsonl"
 RELEASED = "JusperLee/Apollo"
@@ -123,21 +123,21 @@ def describe(config: RestoreConfig) -> str:
     Raises:
         ValueError: a song or folder does not exist.
     """
-    from pipelines.restoration.records import divide
-    from pipelines.restoration.songs import find_wanted
+    from pipelines.restoration.records import split_pending
+    from pipelines.restoration.songs import find_songs
 
-    wanted = find_wanted(config.data, config.songs)
-    settled, _ = divide(wanted, Folder(config.output), overwrite=config.overwrite)
+    tasks = find_songs(config.data, config.songs)
+    finished, _ = split_pending(tasks, Folder(config.output), overwrite=config.overwrite)
     lines = []
-    for song in wanted:
-        record = settled.get(song)
+    for song in tasks:
+        record = finished.get(song)
         if record is None:
             lines.append(f"restore   {song.source!r} -> {song.name!r}")
         elif record.status == "restored":
             lines.append(f"is there  {song.source!r} -> {song.name!r}")
         else:
             lines.append(f"{record.status:9s} {song.source!r}: {record.reason}")
-    return "\n".join([*lines, f"{len(wanted) - len(settled)} of {len(wanted)} songs to restore"])
+    return "\n".join([*lines, f"{len(tasks) - len(finished)} of {len(tasks)} songs to restore"])
 
 
 class _Run:
@@ -146,17 +146,17 @@ class _Run:
     def __init__(self, config: RestoreConfig) -> None:
         self.config = config
         self.output = Folder(config.output)
-        self.wanted: list[Wanted] = []
-        self.records: dict[Wanted, Record] = {}
-        self.open: list[Wanted] = []
+        self.tasks: list[SongTask] = []
+        self.records: dict[SongTask, SongRecord] = {}
+        self.pending: list[SongTask] = []
         self.weights: ModelBundle
 
     def prepare(self) -> Outcome | None:
         """Find the songs, load the weights, claim the output, and tell what is open."""
-        from pipelines.restoration.records import divide
-        from pipelines.restoration.songs import find_wanted
+        from pipelines.restoration.records import split_pending
+        from pipelines.restoration.songs import find_songs
 
-        self.wanted = find_wanted(self.config.data, self.config.songs)
+        self.tasks = find_songs(self.config.data, self.config.songs)
         self.weights = _load(self.config.checkpoint)
         config = self.config
         fingerprint = {
@@ -168,45 +168,45 @@ class _Run:
             "precision": config.precision,
         }
         claim(self.output, fingerprint)
-        self.records, self.open = divide(self.wanted, self.output, overwrite=config.overwrite)
-        return self._finished()
+        self.records, self.pending = split_pending(self.tasks, self.output, overwrite=config.overwrite)
+        return self._already_finished()
 
-    def _finished(self) -> Outcome | None:
+    def _already_finished(self) -> Outcome | None:
         """Tell whether all is done and said already, so that nothing needs to start."""
         try:
             code = json.loads(self.output.read(RESULT))["exit_code"]
             said = self.output.read(OUTCOMES)
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        if self.open or said != self._lines(_STATUSES):
+        if self.pending or said != self._lines(_STATUSES):
             return None
-        outcome = self._judge("nothing to do: ")
+        outcome = self._outcome("nothing to do: ")
         return outcome if code == outcome.code else None
 
     def work(self) -> Outcome:
         """Restore what is open."""
         before = len(self.records)
-        if self.open:
+        if self.pending:
             self._restore()
         for name, statuses in ((OUTCOMES, _STATUSES), (REJECTS, ("failed",))):
             self.output.write(name, self._lines(statuses))
-        return self._judge("", before=before)
+        return self._outcome("", before=before)
 
     def _restore(self) -> None:
         from pipelines.cluster import connection
-        from pipelines.restoration.actor import RestoreTask, SongRestorer
-        from pipelines.restoration.records import Record
+        from pipelines.restoration.actor import RestoreSettings, SongRestorer
+        from pipelines.restoration.records import SongRecord
 
         config, here = self.config, connection.connect()
         catch_sigterm()  # Ray has put its own handler there
         on_gpu = config.device == "cuda" or (config.device == "auto" and here.gpus > 0)
         device = "cuda" if on_gpu else "cpu"
         logger.info(
-            f"restoring {len(self.open)} of {len(self.wanted)} songs: {here.cpus} CPUs, {here.gpus} GPUs"
+            f"restoring {len(self.pending)} of {len(self.tasks)} songs: {here.cpus} CPUs, {here.gpus} GPUs"
         )
-        task = RestoreTask(secrets.token_hex(8), config.songs, device, config.precision)
+        task = RestoreSettings(secrets.token_hex(8), config.songs, device, config.precision)
         # the longest first: at the end no actor is left alone with it
-        order = sorted(self.open, key=lambda song: -song.source_bytes)
+        order = sorted(self.pending, key=lambda song: -song.source_bytes)
         songs = {song.name: song for song in order}
         results = connection.run_actors(
             [{"song": json.dumps(asdict(song))} for song in order],
@@ -217,34 +217,34 @@ class _Run:
             on_gpu=on_gpu,
             long_items=True,
         )
-        done = len(self.wanted) - len(order)
-        for row in watch(results, total=len(self.wanted), done=done, what="restore", unit="song"):
-            record = Record(**json.loads(row["record"]))
+        done = len(self.tasks) - len(order)
+        for row in watch(results, total=len(self.tasks), done=done, what="restore", unit="song"):
+            record = SongRecord(**json.loads(row["record"]))
             self.records[songs[record.name]] = record
-            _song_done(record)
+            _count_song(record)
             if record.status == "failed":
                 logger.error(f"{record.source!r} not restored: {record.reason}")
         self.output.delete_temporary()  # of actors that were killed
 
     def _lines(self, statuses: tuple[str, ...]) -> bytes:
-        records = (self.records[song] for song in self.wanted)
-        return "".join(f"{record.line()}\n" for record in records if record.status in statuses).encode()
+        records = (self.records[song] for song in self.tasks)
+        return "".join(f"{record.to_json()}\n" for record in records if record.status in statuses).encode()
 
-    def _judge(self, begin: str, *, before: int | None = None) -> Outcome:
+    def _outcome(self, begin: str, *, before: int | None = None) -> Outcome:
         """Tell how the run ended, as the `apollo restore` command would."""
         counts = Counter(record.status for record in self.records.values())
         text = begin + ", ".join(f"{counts[status]} {status}" for status in _STATUSES if counts[status])
         if counts["failed"]:
             text += f"; the reasons are in {REJECTS}"
         facts = {
-            "songs": len(self.wanted),
+            "songs": len(self.tasks),
             **{status: counts[status] for status in _STATUSES},
             "already": len(self.records) if before is None else before,
             "checkpoint": self.config.checkpoint,
         }
         if not counts["failed"]:
             return Outcome(Exit.DONE, text, facts)
-        code = Exit.FAILED if counts["failed"] == len(self.wanted) else Exit.REJECTS
+        code = Exit.FAILED if counts["failed"] == len(self.tasks) else Exit.REJECTS
         return Outcome(code, text, facts)
 
 
@@ -264,7 +264,7 @@ def _load(checkpoint: str) -> "ModelBundle":
         raise UsageError(f"{package} is needed for {checkpoint}: pip install {package}") from error
 
 
-def _song_done(song: "Record") -> None:
+def _count_song(song: "SongRecord") -> None:
     """Count a song that an actor is done with."""
     if song.status == "failed":
         prometheus.rejected("apollo_songs_failed_total", [song.reason])

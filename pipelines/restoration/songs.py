@@ -19,7 +19,7 @@ from pipelines.storage.object_store import explained
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class SongTask:
     """A song to restore.
 
     Args:
@@ -37,7 +37,7 @@ class Wanted:
     problem: str | None = None
 
 
-def find_wanted(data: Sequence[str], songs: SongsConfig) -> list[Wanted]:
+def find_songs(data: Sequence[str], songs: SongsConfig) -> list[SongTask]:
     """Find the songs that files, folders and URIs name, and name their results.
 
     Args:
@@ -47,28 +47,28 @@ def find_wanted(data: Sequence[str], songs: SongsConfig) -> list[Wanted]:
     Raises:
         ValueError: an input does not exist, or is the output.
     """
-    output = _place(songs.output)
+    output = _local_name(songs.output)
     naming = replace(songs, output=str(output))
     found: dict[Path, Path] = {}
     problems: list[SongJob] = []
-    stored: dict[Path, Wanted] = {}
+    stored: dict[Path, SongTask] = {}
     for location in data:
         if Folder(location).is_local:  # file:// too: links may lead in circles there
-            more, bad = list_songs([str(_place(location))], naming)
+            more, bad = list_songs([str(_local_name(location))], naming)
             found |= more
             problems += bad
             continue
         before = len(stored)
-        for place, folder, song in _stored_songs(location, output):
+        for place, folder, song in _list_remote_songs(location, output):
             stored[place], found[place] = song, folder
         if len(stored) == before:
             problems.append(SongJob(Path(location), output, "no audio files in this folder"))
-            stored[Path(location)] = Wanted(source=location)
+            stored[Path(location)] = SongTask(source=location)
     jobs = name_results(found, naming) + problems
-    return list(dict.fromkeys(_wanted(job, stored, output) for job in jobs))
+    return list(dict.fromkeys(_make_task(job, stored, output) for job in jobs))
 
 
-def _place(location: str) -> Path:
+def _local_name(location: str) -> Path:
     """Give the path that a location goes by here, whether or not it is one of this machine."""
     if not is_uri(location):
         return Path(location)
@@ -77,16 +77,16 @@ def _place(location: str) -> Path:
     return Path(inner) if scheme == "file" else Path(f"/{scheme}:", inner.strip("/"))
 
 
-def _stored_songs(location: str, output: Path) -> Iterator[tuple[Path, Path, Wanted]]:
+def _list_remote_songs(location: str, output: Path) -> Iterator[tuple[Path, Path, SongTask]]:
     """Yield the songs of a URI: path it goes by, folder its result goes to, and where it is."""
-    root = _place(location)
+    root = _local_name(location)
     filesystem, inner = open_filesystem(location)
     with explained("list", location):
         info = filesystem.get_file_info(inner)
         if info.type == pafs.FileType.NotFound:
             raise UsageError(f"{location}: no such file or folder")
         if info.type == pafs.FileType.File:
-            song = Wanted(source=location, source_bytes=info.size or 0, source_mtime_ns=info.mtime_ns or 0)
+            song = SongTask(source=location, source_bytes=info.size or 0, source_mtime_ns=info.mtime_ns or 0)
             yield root, output, song
             return
         if root == output:
@@ -96,17 +96,17 @@ def _stored_songs(location: str, output: Path) -> Iterator[tuple[Path, Path, Wan
         place = root / entry.name
         if is_song(place.name) and not place.is_relative_to(output):
             source = join(location, entry.name)
-            song = Wanted(source=source, source_bytes=entry.size, source_mtime_ns=entry.mtime_ns)
+            song = SongTask(source=source, source_bytes=entry.size, source_mtime_ns=entry.mtime_ns)
             yield place, output / place.parent.relative_to(root), song
 
 
-def _wanted(job: SongJob, stored: dict[Path, Wanted], output: Path) -> Wanted:
+def _make_task(job: SongJob, stored: dict[Path, SongTask], output: Path) -> SongTask:
     source = str(job.source)
     if source.encode(errors="surrogateescape") != source.encode(errors="replace"):
-        return Wanted(source=ascii(source), problem="the name is not valid UTF-8")
+        return SongTask(source=ascii(source), problem="the name is not valid UTF-8")
     song = stored.get(job.source)
     if song is None:
-        song = Wanted(source=source)
+        song = SongTask(source=source)
         try:
             status = os.stat(job.source)
             song = replace(song, source_bytes=status.st_size, source_mtime_ns=status.st_mtime_ns)

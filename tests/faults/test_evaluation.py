@@ -15,7 +15,7 @@ from tests.support import evaluation_jobs
 
 ROOT = Path(__file__).parents[2]
 TRIALS = 6
-TOLD = (
+REPORT_FILES = (
     "scores.parquet",
     "table2.csv",
     "table2.md",
@@ -126,7 +126,7 @@ def test_24_an_evaluation_killed_stopped_and_bereft_of_its_processes_tells_the_s
     calm = tmp_path / "calm"
     models = (f"noisy={model}", f"second={tmp_path / 'second'}")
     assert evaluate(evaluation_jobs.config(undisturbed, calm, models=models)).code == Exit.DONE
-    for name in TOLD:
+    for name in REPORT_FILES:
         assert (output / name).read_bytes() == (calm / name).read_bytes(), name
 
 
@@ -136,11 +136,11 @@ def test_24_a_damaged_score_file_is_never_believed(
     output = tmp_path / "out"
     config = evaluation_jobs.config(undisturbed, output, degradations=("mp3_24000",), limit=4)
     assert evaluate(config).code == Exit.DONE
-    told = (output / "table2.csv").read_bytes()
+    before = (output / "table2.csv").read_bytes()
     scores = output / "scores" / "untouched" / "mp3_24000.parquet"
     content = scores.read_bytes()
     for damaged in (content[: len(content) // 2], content[:-1] + bytes([content[-1] ^ 1])):
         scores.write_bytes(damaged)
         assert evaluate(config).code == Exit.DONE
         assert scores.read_bytes() == content
-        assert (output / "table2.csv").read_bytes() == told
+        assert (output / "table2.csv").read_bytes() == before

@@ -12,7 +12,7 @@ from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
 from pipelines.dataset.shard_reader import CorruptError
 from pipelines.dataset.shards import Commit, digest, publish, read_commits
 from pipelines.dataset.split import CommittedSplit
-from pipelines.evaluation.items import Loaded
+from pipelines.evaluation.items import EvaluationItem
 from pipelines.evaluation.shard_items import ShardItems
 from pipelines.loading.live_source import _read_table
 from pipelines.storage import parquet
@@ -82,8 +82,8 @@ def test_an_evaluation_of_such_a_shard_has_reasons_instead_of_scores(
     plant(output, mark, column)
     items = ShardItems(str(output), "train", ("mp3_64000",), None)
     reasons = list(items.load([0, 1], "mp3_64000"))
-    assert all("could run code" in reason for reason in reasons if not isinstance(reason, Loaded))
-    assert not any(isinstance(reason, Loaded) for reason in reasons)
+    assert all("could run code" in reason for reason in reasons if not isinstance(reason, EvaluationItem))
+    assert not any(isinstance(reason, EvaluationItem) for reason in reasons)
     assert not mark.exists()
 
 

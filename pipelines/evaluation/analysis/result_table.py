@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 Cell = str | int | float | None
 
-_TOGETHER = ("sdr", "si_snr", "visqol")
+_JOINED_METRICS = ("sdr", "si_snr", "visqol")
 _HEADINGS = {"sdr": "SDR", "si_snr": "SI-SNR", "visqol": "ViSQOL", "snr": "SNR", "rtf": "RTF"}
 _MISSING = "–"
 
@@ -42,12 +42,13 @@ class ScoreTable:
         """Name the columns as Markdown shows them, some of them together."""
         return tuple(heading for heading, _ in _groups(self.columns))
 
-    def shown(self) -> tuple[tuple[tuple[str, Cell], ...], ...]:
+    def display_rows(self) -> tuple[tuple[tuple[str, Cell], ...], ...]:
         """Give every row below these headings: what is shown, and the first of the cells it stands for."""
         groups = _groups(self.columns)
         return tuple(
             tuple(
-                (_together(names, [record[name] for name in names]), record[names[0]]) for _, names in groups
+                (_join_cells(names, [record[name] for name in names]), record[names[0]])
+                for _, names in groups
             )
             for record in self.records()
         )
@@ -65,7 +66,7 @@ class ScoreTable:
         """Write title, table and note; numbers rounded to two digits, None as a dash."""
         headings = self.headings()
         lines = [_line(list(headings)), _line(["---"] * len(headings))]
-        for row in self.shown():
+        for row in self.display_rows():
             lines.append(_line([_escape(text) if isinstance(first, str) else text for text, first in row]))
         return "\n".join((f"### {_escape(self.title)}", "", *lines, "", _escape(self.note), ""))
 
@@ -82,8 +83,8 @@ def _groups(columns: tuple[str, ...]) -> list[tuple[str, tuple[str, ...]]]:
         heading = _heading(column)
         if f"{column}_low" in columns and f"{column}_high" in columns:
             names = (column, f"{column}_low", f"{column}_high")
-        elif kind != column and all(f"{kind}_{metric}" in columns for metric in _TOGETHER):
-            names = tuple(f"{kind}_{metric}" for metric in _TOGETHER)
+        elif kind != column and all(f"{kind}_{metric}" in columns for metric in _JOINED_METRICS):
+            names = tuple(f"{kind}_{metric}" for metric in _JOINED_METRICS)
             heading = f"{_heading(kind)} (SDR / SI-SNR / ViSQOL)"
         taken.update(names)
         groups.append((heading, names))
@@ -94,8 +95,8 @@ def _heading(column: str) -> str:
     return _HEADINGS.get(column, column.replace("_", " "))
 
 
-def _together(names: tuple[str, ...], cells: list[Cell]) -> str:
-    shown = [_shown(cell) for cell in cells]
+def _join_cells(names: tuple[str, ...], cells: list[Cell]) -> str:
+    shown = [_format_cell(cell) for cell in cells]
     if all(cell is None for cell in cells[1:]):  # one column, or a mean without bounds, or nothing
         return shown[0]
     if names[1].endswith("_low"):
@@ -103,7 +104,7 @@ def _together(names: tuple[str, ...], cells: list[Cell]) -> str:
     return " / ".join(shown)
 
 
-def _shown(cell: Cell) -> str:
+def _format_cell(cell: Cell) -> str:
     if cell is None or cell == "":
         return _MISSING
     if isinstance(cell, float):

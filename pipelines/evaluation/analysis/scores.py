@@ -78,7 +78,7 @@ class Scores:
     sets: SongSets
 
     @property
-    def contestants(self) -> tuple[str, ...]:
+    def restoration_models(self) -> tuple[str, ...]:
         """All models but the untouched codec."""
         return tuple(model for model in self.models if model != UNTOUCHED)
 

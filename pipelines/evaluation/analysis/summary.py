@@ -9,14 +9,16 @@ from pipelines.schema import NOT_FINITE, STATUSES, UNTOUCHED
 _DECIDING = ("visqol", "si_snr")
 
 
-def conclusions(scores: pa.Table | Scores, *, bootstrap: Bootstrap | None = None) -> tuple[str, ...]:
+def summarize_overall(scores: pa.Table | Scores, *, bootstrap: Bootstrap | None = None) -> tuple[str, ...]:
     """Say of every model what it did to the codec over all degradations: the short form of `verdicts`."""
     columns = scores if isinstance(scores, Scores) else read_scores(scores)
-    told = tuple(_conclusion(columns, model, bootstrap or Bootstrap()) for model in columns.contestants)
-    return told or verdicts(columns)
+    told = tuple(
+        _conclusion(columns, model, bootstrap or Bootstrap()) for model in columns.restoration_models
+    )
+    return told or summarize(columns)
 
 
-def verdicts(scores: pa.Table | Scores, *, bootstrap: Bootstrap | None = None) -> tuple[str, ...]:
+def summarize(scores: pa.Table | Scores, *, bootstrap: Bootstrap | None = None) -> tuple[str, ...]:
     """Say of every model what it did to the codec's output: over all degradations, then for each.
 
     Args:
@@ -29,10 +31,10 @@ def verdicts(scores: pa.Table | Scores, *, bootstrap: Bootstrap | None = None) -
     columns = scores if isinstance(scores, Scores) else read_scores(scores)
     if not columns.models:
         return ("Nothing was scored.",)
-    if not columns.contestants:
+    if not columns.restoration_models:
         return ("Only the untouched codec was scored: there is nothing to compare.",)
     lines: list[str] = []
-    for model in columns.contestants:
+    for model in columns.restoration_models:
         lines.append(_conclusion(columns, model, bootstrap or Bootstrap()))
         lines += [
             _sentence(columns, model, degradation, bootstrap or Bootstrap())

@@ -40,7 +40,7 @@ class ModelFacts:
     rtf_runs: Mapping[str, int]
 
 
-def score_tables(
+def build_tables(
     scores: pa.Table | Scores,
     models: Mapping[str, ModelFacts],
     *,
@@ -191,7 +191,7 @@ def differences(scores: Scores, bootstrap: Bootstrap) -> ScoreTable:
     columns += ["difference", "difference_low", "difference_high", "better_share"]
     columns += ["pairs", "items", "songs", "left_out", "no_interval"]
     rows: list[tuple[Cell, ...]] = []
-    for model in scores.contestants:
+    for model in scores.restoration_models:
         for degradation, category in _parts(scores, model):
             ours, theirs = scores.pairs(model, UNTOUCHED, degradation, category)
             for metric in METRICS:

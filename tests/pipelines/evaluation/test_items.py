@@ -15,18 +15,18 @@ import soundfile
 from pipelines.audio.bandwidth import find_edge_hz, power_spectrogram
 from pipelines.audio.codec import CodecConfig, Mp3Encoder, decode
 from pipelines.errors import UsageError
-from pipelines.evaluation.items import Collection, Loaded, find_cutoff_hz
-from pipelines.evaluation.models import find_contestants
+from pipelines.evaluation.items import EvaluationItem, ItemSource, find_cutoff_hz
+from pipelines.evaluation.models import load_models
 from pipelines.evaluation.pair_items import PairItems
-from pipelines.evaluation.run import open_collection
+from pipelines.evaluation.run import open_items
 from pipelines.evaluation.shard_items import ShardItems
 from tests.support import datasets, shard_outputs
 
 RATE = datasets.SAMPLE_RATE
 
 
-def load(items: Collection, degradation: str) -> list[Loaded | str]:
-    return list(items.load(items.numbers(degradation), degradation))
+def load(items: ItemSource, degradation: str) -> list[EvaluationItem | str]:
+    return list(items.load(items.indices(degradation), degradation))
 
 
 def clip(seed: int = 0, seconds: float = 1.0) -> np.ndarray:
@@ -34,7 +34,7 @@ def clip(seed: int = 0, seconds: float = 1.0) -> np.ndarray:
 
 
 def test_rows_of_shards_come_as_they_are_stored(undisturbed: Path) -> None:
-    items = open_collection(str(undisturbed), "test", ("mp3_24000",), None)
+    items = open_items(str(undisturbed), "test", ("mp3_24000",), None)
     assert isinstance(items, ShardItems)
     assert len(items.items) == 12
     assert [tuple(one) for one in items.degradations] == [("mp3_24000", 24_000)]
@@ -45,7 +45,7 @@ def test_rows_of_shards_come_as_they_are_stored(undisturbed: Path) -> None:
     }
     found = load(items, "mp3_24000")
     for item, loaded in zip(items.items, found, strict=True):
-        assert isinstance(loaded, Loaded)
+        assert isinstance(loaded, EvaluationItem)
         row = rows[item.name]
         assert item.category == row["category"]
         clean, _ = soundfile.read(io.BytesIO(row["clean"]), dtype="float32")
@@ -113,13 +113,13 @@ def test_triples_in_a_folder_an_item(tmp_path: Path) -> None:
         datasets.write(tmp_path / name / "clean.wav", samples)
         datasets.write(tmp_path / name / "degraded.flac", 0.9 * samples)
         datasets.write(tmp_path / name / "ours.wav", 0.8 * samples)
-    items = open_collection(str(tmp_path), "test", (), None)
+    items = open_items(str(tmp_path), "test", (), None)
     assert isinstance(items, PairItems)
     assert [tuple(one) for one in items.degradations] == [("24k", 24_000), ("64k", 64_000)]
-    assert items.given == ("ours",)
+    assert items.result_models == ("ours",)
     assert [item.name for item in items.items] == ["24k/first", "64k/second"]
     (loaded,) = load(items, "64k")
-    assert isinstance(loaded, Loaded)
+    assert isinstance(loaded, EvaluationItem)
     assert loaded.gain == pytest.approx(0.9, abs=0.001)
     np.testing.assert_allclose(loaded.restored["ours"], 0.8 * loaded.clean, atol=1e-4)
 
@@ -132,7 +132,7 @@ def test_pairs_in_a_folder_a_role(tmp_path: Path) -> None:
     items = PairItems(str(tmp_path), (), None)
     assert [item.name for item in items.items] == ["a/one", "two"]
     assert [tuple(one) for one in items.degradations] == [("given", None)]
-    assert all(isinstance(one, Loaded) for one in load(items, "given"))
+    assert all(isinstance(one, EvaluationItem) for one in load(items, "given"))
     assert find_cutoff_hz(items, "given") < 14_000
 
 
@@ -148,7 +148,7 @@ def test_pairs_that_do_not_fit_are_reasons(tmp_path: Path) -> None:
     datasets.write(tmp_path / "long" / "degraded.wav", long, 8_000)
     items = PairItems(str(tmp_path), (), None)
     found = dict(zip([item.name for item in items.items], load(items, "given"), strict=True))
-    assert isinstance(found["fine"], Loaded)
+    assert isinstance(found["fine"], EvaluationItem)
     assert "different lengths" in str(found["short"])
     assert "channels" in str(found["mono"])
     assert "longer than 60 s" in str(found["long"])
@@ -196,7 +196,7 @@ def test_a_bad_result_is_a_reason_for_its_model_alone(tmp_path: Path) -> None:
     (tmp_path / "one" / "text.wav").write_text("no audio")
     (tmp_path / "one" / "gone.wav").symlink_to("nowhere.wav")
     (loaded,) = load(PairItems(str(tmp_path), (), None), "given")
-    assert isinstance(loaded, Loaded)
+    assert isinstance(loaded, EvaluationItem)
     found = loaded.restored
     for name in ("fine", "long", "short", "nan"):
         assert np.shape(found[name]) == loaded.clean.shape == (2, RATE), name
@@ -214,7 +214,7 @@ def test_a_decoders_frame_more_or_less_is_cut(tmp_path: Path) -> None:
     samples = write_pair(tmp_path / "one", "ours")
     datasets.write(tmp_path / "one" / "degraded.wav", samples[:-1_000])
     (loaded,) = load(PairItems(str(tmp_path), (), None), "given")
-    assert isinstance(loaded, Loaded)
+    assert isinstance(loaded, EvaluationItem)
     assert loaded.clean.shape == loaded.degraded.shape == (2, RATE - 1_000)
     assert np.shape(loaded.restored["ours"]) == loaded.clean.shape
 
@@ -242,9 +242,9 @@ def test_names_that_are_no_utf_8(tmp_path: Path) -> None:
         shutil.copy(folder / "clean.wav", folder / os.fsdecode(b"\xff.wav"))
     items = PairItems(str(tmp_path), (), None)
     assert [item.name for item in items.items] == ["caf\\xe8", "caf\\xe9"]
-    assert items.given == ("\\xff",)
-    pa.array([*items.items[0].songs, *items.given])
-    assert all(isinstance(one, Loaded) for one in load(items, "given"))
+    assert items.result_models == ("\\xff",)
+    pa.array([*items.items[0].songs, *items.result_models])
+    assert all(isinstance(one, EvaluationItem) for one in load(items, "given"))
     write_pair(tmp_path / "caf\\xe9")
     with pytest.raises(UsageError, match="two pairs are called"):
         PairItems(str(tmp_path), (), None)
@@ -255,9 +255,9 @@ def test_the_first_of_several_clean_folders_counts(tmp_path: Path) -> None:
         datasets.write(tmp_path / role / "x.wav", clip(seed))
     items = PairItems(str(tmp_path), (), None)
     assert [item.name for item in items.items] == ["x"]
-    assert items.given == ("ours",)
+    assert items.result_models == ("ours",)
     (loaded,) = load(items, "given")
-    assert isinstance(loaded, Loaded)
+    assert isinstance(loaded, EvaluationItem)
     np.testing.assert_array_equal(loaded.clean, loaded.degraded)
 
 
@@ -272,21 +272,21 @@ def test_a_limit_takes_its_share_of_every_degradation(tmp_path: Path) -> None:
     for name in ("24k/a", "24k/b", "24k/c", "24k/d", "64k/a", "64k/b"):
         write_pair(tmp_path / name)
     items = PairItems(str(tmp_path), (), 3)
-    assert [len(items.numbers(one)) for one in ("24k", "64k")] == [2, 1]
+    assert [len(items.indices(one)) for one in ("24k", "64k")] == [2, 1]
     assert PairItems(str(tmp_path), (), 3).items == items.items
     assert len(PairItems(str(tmp_path), (), 1).degradations) == 1
 
 
 def test_two_results_of_one_name_are_refused() -> None:
     with pytest.raises(UsageError, match=r"two models are called ours: .*NAME=MODEL, or rename"):
-        find_contestants((), ("ours", "ours"))
+        load_models((), ("ours", "ours"))
 
 
 def test_nothing_to_score_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no pairs"):
-        open_collection(str(tmp_path), "test", (), None)
+        open_items(str(tmp_path), "test", (), None)
     with pytest.raises(UsageError, match="no folder"):
-        open_collection(str(tmp_path / "nowhere"), "test", (), None)
+        open_items(str(tmp_path / "nowhere"), "test", (), None)
     for name in ("clean.wav", "degraded.wav"):
         datasets.write(tmp_path / "one" / name, clip())
     with pytest.raises(UsageError, match="there is given"):
@@ -297,4 +297,4 @@ def test_items_travel_to_other_nodes(undisturbed: Path) -> None:
     items = ShardItems(str(undisturbed), "valid", (), None)
     again = pickle.loads(pickle.dumps(items))  # noqa: S301 - bytes of our own
     assert again.items == items.items
-    assert [type(one) for one in load(again, "mp3_24000")] == [Loaded] * len(items.items)
+    assert [type(one) for one in load(again, "mp3_24000")] == [EvaluationItem] * len(items.items)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipelines.evaluation.items import Loaded
+from pipelines.evaluation.items import EvaluationItem
 from pipelines.evaluation.metrics import score
 from pipelines.evaluation.pair_items import PairItems
 from pipelines.schema import ERROR_BANDS, METRICS, NOT_FINITE, SCORED, SILENT
@@ -34,8 +34,8 @@ def test_scores_of_the_published_clips_equal_the_recorded_ones(recordings: Path,
     pairs = PairItems(str(recordings / "apollo-demo"), (), None)
     compared = 0
     for degradation in pairs.degradations:
-        (clip,) = pairs.load(pairs.numbers(degradation.name), degradation.name)
-        assert isinstance(clip, Loaded)
+        (clip,) = pairs.load(pairs.indices(degradation.name), degradation.name)
+        assert isinstance(clip, EvaluationItem)
         for name, estimate in {"degraded": clip.degraded, **clip.restored}.items():
             found = score(clip.clean, estimate, gain=clip.gain, cutoff_hz=CUTOFF)
             recorded = expected[f"{degradation.name}/{name}"]

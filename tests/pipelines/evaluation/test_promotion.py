@@ -11,8 +11,8 @@ from apollo.checkpoints import checkpoint
 from apollo.checkpoints.published_format import CheckpointError
 from pipelines.errors import UsageError
 from pipelines.evaluation.config import EvaluateConfig
-from pipelines.evaluation.models import find_contestants
-from pipelines.evaluation.promotion import CONTEST, Contest, open_contest
+from pipelines.evaluation.models import load_models
+from pipelines.evaluation.promotion import PROMOTION, PromotionCase, open_case
 from pipelines.registry.model_bundle import pack
 from pipelines.registry.registry import (
     CANDIDATE,
@@ -77,10 +77,10 @@ def _scores(**visqol: float) -> pa.Table:
     return score_rows.table(rows)
 
 
-def _begun(config: EvaluateConfig, uri: str) -> Contest:
-    contest = open_contest(config, uri)
-    contest.begin(Folder(config.output))
-    return contest
+def _recorded(config: EvaluateConfig, uri: str) -> PromotionCase:
+    case = open_case(config, uri)
+    case.record(Folder(config.output))
+    return case
 
 
 def _aliases(registry: Registry) -> tuple[str | None, str | None]:
@@ -100,7 +100,7 @@ def _touch_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("the registry was written to")
 
     monkeypatch.setattr(Registry, "set_alias", touch)
-    monkeypatch.setattr(Registry, "tag", touch)
+    monkeypatch.setattr(Registry, "set_tags", touch)
 
 
 def test_the_same_contest_is_taken_up_again_after_the_champion_has_moved(
@@ -117,13 +117,13 @@ def test_the_same_contest_is_taken_up_again_after_the_champion_has_moved(
         assert made.number == number
         if number == 1:
             registry.set_alias(CHAMPION, made)
-    contest = _begun(config, uri)
-    contestants = find_contestants(contest.models, ())
-    assert [one.name for one in contestants] == [UNTOUCHED, V2, V1]
-    assert [one.digest for one in contestants[1:]] == [
+    case = _recorded(config, uri)
+    models = load_models(case.models, ())
+    assert [one.name for one in models] == [UNTOUCHED, V2, V1]
+    assert [one.digest for one in models[1:]] == [
         pack(checkpoint.load(folder)).digest for folder in reversed(folders)
     ]
-    facts = contest.decide(_scores(v1=2.5, v2=3.0), config, "a run")
+    facts = case.decide(_scores(v1=2.5, v2=3.0), config, "a run")
     assert facts["promoted"] is True and facts["champion"] == V2
     assert facts["reasons"] and all(reason.startswith("passed: ") for reason in facts["reasons"])
     assert _aliases(registry) == (V2, V2)
@@ -135,9 +135,9 @@ def test_the_same_contest_is_taken_up_again_after_the_champion_has_moved(
     }
     before = evaluation_jobs.states(Path(config.output))
     _touch_nothing(monkeypatch)
-    again = _begun(config, uri)
-    assert again.models == contest.models
-    assert find_contestants(again.models, ())[2].digest == contestants[2].digest
+    again = _recorded(config, uri)
+    assert again.models == case.models
+    assert load_models(again.models, ())[2].digest == models[2].digest
     assert again.decide(_scores(v1=2.5, v2=3.0), config, None) == facts
     assert evaluation_jobs.states(Path(config.output)) == before
 
@@ -145,28 +145,28 @@ def test_the_same_contest_is_taken_up_again_after_the_champion_has_moved(
 def test_a_candidate_that_is_not_better_is_refused_with_reasons(
     config: EvaluateConfig, uri: str, registry: Registry
 ) -> None:
-    facts = _begun(config, uri).decide(_scores(v1=3.0, v2=2.5), config, None)
+    facts = _recorded(config, uri).decide(_scores(v1=3.0, v2=2.5), config, None)
     assert facts["promoted"] is False and facts["champion"] == V1
     assert facts["reasons"][0].startswith(f"failed: ViSQOL against the champion ({V1}): 0.500 MOS worse")
     assert _aliases(registry) == (V2, V1)
     tags = _tags(registry, 2)
     assert (tags["promotion"], tags["promotion_against"]) == ("refused", V1)
     assert (tags["promotion_reasons"], tags["promotion_run"]) == ("\n".join(facts["reasons"]), "not tracked")
-    assert open_contest(config, uri).decided == facts
+    assert open_case(config, uri).decision == facts
 
 
 def test_without_a_champion_the_codec_alone_is_to_beat(
     config: EvaluateConfig, uri: str, registry: Registry
 ) -> None:
     registry.client.delete_registered_model_alias("apollo", CHAMPION)
-    contest = _begun(config, uri)
-    assert contest.models == (f"{V2}=models:/apollo/2",)
-    facts = contest.decide(_scores(v2=3.0), config, None)
+    case = _recorded(config, uri)
+    assert case.models == (f"{V2}=models:/apollo/2",)
+    facts = case.decide(_scores(v2=3.0), config, None)
     assert facts["promoted"] is True and "champion (" not in "".join(facts["reasons"])
     assert _aliases(registry) == (V2, V2)
     assert _tags(registry, 2)["promotion_against"] == "no champion yet"
-    again = open_contest(config, uri)
-    assert again.champion is None and again.models == contest.models and again.decided == facts
+    again = open_case(config, uri)
+    assert again.champion is None and again.models == case.models and again.decision == facts
 
 
 def test_there_is_nothing_to_decide_about_a_candidate_that_is_the_champion(
@@ -174,9 +174,9 @@ def test_there_is_nothing_to_decide_about_a_candidate_that_is_the_champion(
 ) -> None:
     registry.set_alias(CHAMPION, Version("apollo", 2))
     _touch_nothing(monkeypatch)
-    contest = _begun(config, uri)
-    assert contest.models == (f"{V2}=models:/apollo/2",)
-    facts = contest.decide(_scores(v2=3.0), config, None)
+    case = _recorded(config, uri)
+    assert case.models == (f"{V2}=models:/apollo/2",)
+    facts = case.decide(_scores(v2=3.0), config, None)
     assert facts == {
         "promoted": False,
         "reasons": [f"{V2} is the champion already: there is nothing to decide"],
@@ -188,18 +188,18 @@ def test_there_is_nothing_to_decide_about_a_candidate_that_is_the_champion(
 def test_a_champion_that_was_not_scored_is_never_replaced(
     config: EvaluateConfig, uri: str, registry: Registry, visqol: float
 ) -> None:
-    contest = _begun(config, uri)
+    case = _recorded(config, uri)
     registry.set_alias(CHAMPION, Version("apollo", 5))
     scores = _scores(v1=2.5, v2=visqol)
     for _ in range(2):  # it stays undecided
-        facts = contest.decide(scores, config, None)
+        facts = case.decide(scores, config, None)
         reason = f"{V5} became champion meanwhile: run again with another --output"
         assert facts == {"promoted": False, "reasons": [reason], "champion": V5}
         assert _aliases(registry) == (V2, V5) and _tags(registry, 2) == {}
-        contest = _begun(config, uri)
-        assert contest.decided is None and contest.champion == registry.version(1)
+        case = _recorded(config, uri)
+        assert case.decision is None and case.champion == registry.version(1)
     registry.client.delete_registered_model_alias("apollo", CHAMPION)
-    (reason,) = contest.decide(scores, config, None)["reasons"]
+    (reason,) = case.decide(scores, config, None)["reasons"]
     assert reason == "apollo lost its champion meanwhile: run again with another --output"
     assert _aliases(registry) == (V2, None)
 
@@ -210,7 +210,7 @@ def _fail(*_: Any) -> None:
 
 @pytest.mark.parametrize(
     ("owner", "method", "moved", "tagged"),
-    [(Registry, "set_alias", V1, 0), (Registry, "tag", V2, 0), (Contest, "_keep", V2, 4)],
+    [(Registry, "set_alias", V1, 0), (Registry, "set_tags", V2, 0), (PromotionCase, "_write", V2, 4)],
 )
 def test_a_run_that_was_killed_while_it_decided_is_completed(
     config: EvaluateConfig,
@@ -222,56 +222,67 @@ def test_a_run_that_was_killed_while_it_decided_is_completed(
     moved: str,
     tagged: int,
 ) -> None:
-    scores, contest = _scores(v1=2.5, v2=3.0), _begun(config, uri)
+    scores, case = _scores(v1=2.5, v2=3.0), _recorded(config, uri)
     with monkeypatch.context() as patch:
         patch.setattr(owner, method, _fail)
         with pytest.raises(OSError, match="killed"):
-            contest.decide(scores, config, None)
+            case.decide(scores, config, None)
     assert _aliases(registry) == (V2, moved)
     assert len(_tags(registry, 2)) == tagged  # none says promoted before it is
-    again = _begun(config, uri)
-    assert again.decided is None and again.models == contest.models
+    again = _recorded(config, uri)
+    assert again.decision is None and again.models == case.models
     facts = again.decide(scores, config, None)
     assert facts["promoted"] is True and _aliases(registry) == (V2, V2)
     assert (_tags(registry, 2)["promotion"], _tags(registry, 2)["promotion_against"]) == ("promoted", V1)
-    assert open_contest(config, uri).decided == facts
+    assert open_case(config, uri).decision == facts
 
 
 @pytest.mark.parametrize("is_decided", [False, True])
 def test_another_candidate_needs_another_output(
     config: EvaluateConfig, uri: str, registry: Registry, tmp_path: Path, is_decided: bool
 ) -> None:
-    contest = _begun(config, uri)
+    case = _recorded(config, uri)
     if is_decided:
-        contest.decide(_scores(v1=2.5, v2=3.0), config, None)
+        case.decide(_scores(v1=2.5, v2=3.0), config, None)
     before = evaluation_jobs.states(Path(config.output))
     registry.set_alias(CANDIDATE, Version("apollo", 3))
     words = "decided about" if is_decided else "was begun for"
     with pytest.raises(UsageError, match=f"{words} {V2}: name another --output for apollo-v3"):
-        open_contest(config, uri)
+        open_case(config, uri)
     assert evaluation_jobs.states(Path(config.output)) == before
-    other = open_contest(_config(tmp_path / "other", uri), uri)
+    other = open_case(_config(tmp_path / "other", uri), uri)
     assert other.candidate == registry.version(3)
     registry.client.delete_registered_model_alias("apollo", CANDIDATE)
-    assert open_contest(config, uri).models == contest.models  # nobody else is asked about
+    assert open_case(config, uri).models == case.models  # nobody else is asked about
     registry.client.delete_model_version("apollo", "1")
     with pytest.raises(UsageError, match=f"is about {V1}, which the registry does not have"):
-        open_contest(config, uri)
+        open_case(config, uri)
 
 
 def test_a_contest_is_remembered_when_it_begins_and_only_then(
     config: EvaluateConfig, uri: str, registry: Registry
 ) -> None:
-    contest, output = open_contest(config, uri), Folder(config.output)
+    case, output = open_case(config, uri), Folder(config.output)
     assert not Path(config.output).exists()  # the output is not claimed yet
-    contest.begin(output)
+    case.record(output)
     kept = {"name": "apollo", "candidate": 2, "champion": 1, "decision": None}
-    assert json.loads(output.read(CONTEST)) == kept
-    decision = contest.decide(_scores(v1=2.5, v2=3.0), config, None)
-    contest.begin(output)
-    assert json.loads(output.read(CONTEST)) == kept | {"decision": decision}
-    Contest(("a model",)).begin(Folder(f"{config.output}-plain"))
+    assert json.loads(output.read(PROMOTION)) == kept
+    decision = case.decide(_scores(v1=2.5, v2=3.0), config, None)
+    case.record(output)
+    assert json.loads(output.read(PROMOTION)) == kept | {"decision": decision}
+    PromotionCase(("a model",)).record(Folder(f"{config.output}-plain"))
     assert not Path(f"{config.output}-plain").exists()
+
+
+def test_a_decision_under_the_old_file_name_is_still_read(
+    config: EvaluateConfig, uri: str, registry: Registry
+) -> None:
+    facts = _recorded(config, uri).decide(_scores(v1=2.5, v2=3.0), config, None)
+    output = Path(config.output)
+    (output / PROMOTION).rename(output / "contest.json")
+    case = _recorded(config, uri)
+    assert case.decision == facts
+    assert not (output / PROMOTION).exists()
 
 
 def test_weights_that_are_not_those_that_were_registered_are_not_taken(uri: str, tmp_path: Path) -> None:

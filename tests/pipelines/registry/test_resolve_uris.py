@@ -9,7 +9,7 @@ import torch
 from apollo.checkpoints import checkpoint
 from apollo.checkpoints.checkpoint import CheckpointError
 from apollo.model.generator import Generator
-from pipelines.evaluation.models import find_contestants
+from pipelines.evaluation.models import load_models
 from pipelines.registry.resolve_uris import resolve
 from pipelines.storage.object_store import ATTEMPTS
 from tests.support.restoration_jobs import save_generator
@@ -43,7 +43,7 @@ def test_a_run_its_best_and_a_checkpoint_are_the_same(bucket: Bucket, weights: P
         assert_same(checkpoint.load(bucket.uri(name)), expected)
     assert bucket.proxy.count(r"GET \S+weights\.pt") == 1, "it is brought once"
     assert len(list(cache.iterdir())) == 1
-    (model,) = find_contestants([bucket.uri("runs/paper/best")], [])[1:]
+    (model,) = load_models([bucket.uri("runs/paper/best")], [])[1:]
     assert model.name == "paper"
 
 

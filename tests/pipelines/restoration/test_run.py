@@ -20,12 +20,12 @@ from pipelines.errors import UsageError
 from pipelines.registry.model_bundle import ModelBundle, pack
 from pipelines.restoration import actor as restorer
 from pipelines.restoration import songs as restored
-from pipelines.restoration.actor import RestoreTask, SongRestorer
-from pipelines.restoration.records import Record, divide
+from pipelines.restoration.actor import RestoreSettings, SongRestorer
+from pipelines.restoration.records import SongRecord, split_pending
 from pipelines.restoration.run import restore
-from pipelines.restoration.songs import Wanted, find_wanted
-from pipelines.runtime.outcome import Exit
-from pipelines.runtime.run import FINGERPRINT
+from pipelines.restoration.songs import SongTask, find_songs
+from pipelines.runtime import run as runs
+from pipelines.runtime.run import Exit
 from pipelines.storage import folder
 from pipelines.storage.folder import Folder
 from tests.support import invariants
@@ -140,9 +140,9 @@ def test_other_weights_are_refused(done: Path, album: Path, tmp_path: Path) -> N
 def test_a_result_of_another_song_is_not_replaced(done: Path, weights: Path, tmp_path: Path) -> None:
     song = write(tmp_path / "a.wav", music(8, 0.1))
     songs = jobs.config(song, done, weights).songs
-    settled, left = divide(find_wanted([str(song)], songs), Folder(str(done)), overwrite=False)
+    finished, left = split_pending(find_songs([str(song)], songs), Folder(str(done)), overwrite=False)
     assert not left
-    (record,) = settled.values()
+    (record,) = finished.values()
     assert record.status == "failed"
     assert "its result is there already, of " in str(record.reason)
 
@@ -193,23 +193,23 @@ def test_songs_of_a_bucket_are_listed_and_named_as_those_of_a_disk(bucket: Path)
     for name in ("in/a.mp3", "in/b/a.wav", "in/b/a.flac", "in/.hidden.mp3", "in/cover.jpg", "in/out/a.wav"):
         write(bucket / name, music(1, 0.1), format="WAV")
     songs = SongsConfig(output="s3://bucket/in/out")
-    wanted = find_wanted(["s3://bucket/in"], songs)
-    assert {song.source: song.name for song in wanted} == {
+    tasks = find_songs(["s3://bucket/in"], songs)
+    assert {song.source: song.name for song in tasks} == {
         "s3://bucket/in/a.mp3": "a.wav",
         "s3://bucket/in/b/a.wav": "b/a.wav.wav",
         "s3://bucket/in/b/a.flac": "b/a.flac.wav",
     }
-    assert {song.source_bytes for song in wanted} == {(bucket / "in/a.mp3").stat().st_size}
-    (single,) = find_wanted(["s3://bucket/in/b/a.wav"], songs)
+    assert {song.source_bytes for song in tasks} == {(bucket / "in/a.mp3").stat().st_size}
+    (single,) = find_songs(["s3://bucket/in/b/a.wav"], songs)
     assert (single.name, single.problem) == ("a.wav", None)
-    (onto,) = find_wanted(["s3://bucket/in/b/a.wav"], SongsConfig(output="s3://bucket/in/b"))
+    (onto,) = find_songs(["s3://bucket/in/b/a.wav"], SongsConfig(output="s3://bucket/in/b"))
     assert "the output would be an input" in str(onto.problem)
-    (outside,) = find_wanted(["s3://bucket/in/b/a.wav"], SongsConfig(output="s3://o/x", filename="../{stem}"))
+    (outside,) = find_songs(["s3://bucket/in/b/a.wav"], SongsConfig(output="s3://o/x", filename="../{stem}"))
     assert "outside" in str(outside.problem)
     with pytest.raises(UsageError, match="no such file or folder"):
-        find_wanted(["s3://bucket/nowhere"], songs)
+        find_songs(["s3://bucket/nowhere"], songs)
     with pytest.raises(UsageError, match="the output is an input"):
-        find_wanted(["s3://bucket/in"], SongsConfig(output="s3://bucket/in/"))
+        find_songs(["s3://bucket/in"], SongsConfig(output="s3://bucket/in/"))
 
 
 class _Here:
@@ -223,8 +223,8 @@ class _Here:
 
 
 def actor(output: str, weights: Path, run: str = "this") -> SongRestorer:
-    Folder(output).write(FINGERPRINT, b"{}")
-    task = RestoreTask(run, SongsConfig(output=output, overwrite=True), "cpu", "float32")
+    Folder(output).write(runs.FINGERPRINT, b"{}")
+    task = RestoreSettings(run, SongsConfig(output=output, overwrite=True), "cpu", "float32")
     return SongRestorer(task, _Here(pack(checkpoint.load(weights))))  # type: ignore[arg-type]
 
 
@@ -233,24 +233,24 @@ def test_an_object_is_brought_restored_and_put(bucket: Path, weights: Path) -> N
     (bucket / "in/b.wav").write_bytes(b"no music")
     (bucket / "out/commits").mkdir(parents=True)  # a disk wants folders, a store does not
     worker = actor("s3://bucket/out", weights)
-    wanted = find_wanted(["s3://bucket/in"], SongsConfig(output="s3://bucket/out"))
-    said = {song.name: worker.restore(song) for song in wanted}
+    tasks = find_songs(["s3://bucket/in"], SongsConfig(output="s3://bucket/out"))
+    said = {song.name: worker.restore(song) for song in tasks}
     assert {name: record.status for name, record in said.items()} == {
         "a ü.wav": "restored",
         "b.wav": "failed",
     }
     assert len(soundfile.read(bucket / "out/a ü.wav")[0]) == said["a ü.wav"].samples == 8_820
     assert not (bucket / "out/b.wav").exists()
-    settled, left = divide(wanted, Folder("s3://bucket/out"), overwrite=False)
-    assert [record.name for record in settled.values()] == ["a ü.wav"]
+    finished, left = split_pending(tasks, Folder("s3://bucket/out"), overwrite=False)
+    assert [record.name for record in finished.values()] == ["a ü.wav"]
     assert [song.name for song in left] == ["b.wav"]
     (bucket / "in/a ü.wav").unlink()
-    gone = actor("s3://bucket/out", weights, "next").restore(wanted[0])
+    gone = actor("s3://bucket/out", weights, "next").restore(tasks[0])
     assert (gone.status, str(gone.reason)[:16]) == ("failed", "cannot be opened")
 
 
 def test_an_actor_that_does_not_see_the_output_says_so(weights: Path, tmp_path: Path) -> None:
-    task = RestoreTask("this", SongsConfig(output=str(tmp_path)), "cpu", "float32")
+    task = RestoreSettings("this", SongsConfig(output=str(tmp_path)), "cpu", "float32")
     with pytest.raises(RuntimeError, match="does not see"):
         SongRestorer(task, _Here(pack(checkpoint.load(weights))))  # type: ignore[arg-type]
 
@@ -262,7 +262,7 @@ def test_whatever_a_song_causes_is_its_reason(
         raise MemoryError("so much")
 
     monkeypatch.setattr(restorer, "restore_songs", fail)
-    record = actor(str(tmp_path), weights).restore(Wanted(source="/x.wav", name="x.wav"))
+    record = actor(str(tmp_path), weights).restore(SongTask(source="/x.wav", name="x.wav"))
     assert (record.status, record.reason) == ("failed", "MemoryError: so much")
 
 
@@ -278,7 +278,7 @@ def test_an_actor_whose_device_fails_ends(
     monkeypatch.setattr(restorer, "restore_songs", fail)
     monkeypatch.setattr(restorer.os, "_exit", end)
     with pytest.raises(SystemExit):
-        actor(str(tmp_path), weights).restore(Wanted(source="/x.wav", name="x.wav"))
+        actor(str(tmp_path), weights).restore(SongTask(source="/x.wav", name="x.wav"))
     (record,) = jobs.records(tmp_path)
     assert (record["status"], record["attempts"]) == ("begun", 1)
 
@@ -295,12 +295,12 @@ def test_weights_of_another_shape_or_value_have_another_digest(weights: Path) ->
 def test_a_song_whose_record_is_damaged_is_open(album: Path, tmp_path: Path) -> None:
     output = Folder(str(tmp_path))
     write(tmp_path / "a.wav", music(1, 0.1))
-    song = Wanted(source=str(album / "a.wav"), name="a.wav")
-    restored.write_record(output, Record.of(song, "begun"))
-    assert divide([song], output, overwrite=False)[1] == [song]
+    song = SongTask(source=str(album / "a.wav"), name="a.wav")
+    restored.write_record(output, SongRecord.start(song, "begun"))
+    assert split_pending([song], output, overwrite=False)[1] == [song]
     (path,) = (tmp_path / "commits").iterdir()
     path.write_bytes(path.read_bytes()[:20])
-    assert divide([song], output, overwrite=False)[1] == [song]
+    assert split_pending([song], output, overwrite=False)[1] == [song]
 
 
 @pytest.mark.parametrize(

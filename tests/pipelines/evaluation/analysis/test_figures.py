@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipelines.evaluation.analysis.bootstrap import Bootstrap
 from pipelines.evaluation.analysis.figures import draw_bands, draw_figure2
-from pipelines.evaluation.analysis.tables import score_tables
+from pipelines.evaluation.analysis.tables import build_tables
 from pipelines.schema import ERROR_BANDS, UNTOUCHED
 from tests.support import score_rows
 from tests.support.score_rows import row
@@ -28,7 +28,7 @@ def _has(png: bytes, colour: tuple[int, int, int]) -> bool:
 
 
 def _tables(rows: list[dict[str, Any]]) -> Any:
-    return score_tables(score_rows.table(rows), {}, bootstrap=Bootstrap(resamples=50))
+    return build_tables(score_rows.table(rows), {}, bootstrap=Bootstrap(resamples=50))
 
 
 def _rows(models: tuple[str, ...], degradations: tuple[str, ...], **values: Any) -> list[dict[str, Any]]:
@@ -41,7 +41,7 @@ def _rows(models: tuple[str, ...], degradations: tuple[str, ...], **values: Any)
 
 
 def test_figure2_of_the_published_demo_clips(golden: Path) -> None:
-    table = score_tables(score_rows.demo_scores(golden), {})["figure2"]
+    table = build_tables(score_rows.demo_scores(golden), {})["figure2"]
     png = draw_figure2(table)
     assert _pixels(png).shape[1] > 1_000
     assert _has(png, (0x66, 0x66, 0x66)) and _has(png, (0x00, 0x72, 0xB2))  # untouched, the model

@@ -15,8 +15,8 @@ from pipelines.evaluation.analysis import paper_results, tables
 from pipelines.evaluation.analysis.bootstrap import Bootstrap
 from pipelines.evaluation.analysis.result_table import ScoreTable
 from pipelines.evaluation.analysis.scores import LOWER_IS_BETTER, PAPER_METRICS, describe, label, read_scores
-from pipelines.evaluation.analysis.summary import verdicts
-from pipelines.evaluation.analysis.tables import ModelFacts, score_tables
+from pipelines.evaluation.analysis.summary import summarize
+from pipelines.evaluation.analysis.tables import ModelFacts, build_tables
 from pipelines.schema import CATEGORIES, METRICS, SCORES, UNTOUCHED
 from tests.support import score_rows
 from tests.support.score_rows import row
@@ -50,7 +50,7 @@ def _every_category() -> list[dict[str, Any]]:
 
 
 def _records(rows: list[dict[str, Any]], name: str, **settings: Any) -> list[dict[str, Any]]:
-    return score_tables(score_rows.table(rows), FACTS, **settings)[name].records()
+    return build_tables(score_rows.table(rows), FACTS, **settings)[name].records()
 
 
 def test_table2_by_hand() -> None:
@@ -195,13 +195,13 @@ def test_order_of_rows_means_nothing() -> None:
     for number, one in enumerate(rows):
         one["songs"] = [f"song {number % 5}", f"song {number % 3}"]
         one["sdr"] += generator.random()
-    first = score_tables(score_rows.table(rows), FACTS)
-    sentences = verdicts(score_rows.table(rows))
+    first = build_tables(score_rows.table(rows), FACTS)
+    sentences = summarize(score_rows.table(rows))
     generator.shuffle(rows)
     halves = pa.concat_tables([score_rows.table(rows[:7]), score_rows.table(rows[7:])])
-    assert score_tables(halves, FACTS) == first
-    assert verdicts(halves) == sentences
-    other = score_tables(halves, FACTS, bootstrap=Bootstrap(seed=1))
+    assert build_tables(halves, FACTS) == first
+    assert summarize(halves) == sentences
+    other = build_tables(halves, FACTS, bootstrap=Bootstrap(seed=1))
     assert other["figure2"] != first["figure2"] and other["table2"] == first["table2"]
 
 
@@ -220,7 +220,7 @@ def test_order_of_rows_means_nothing() -> None:
 def test_tables_that_cannot_be_are_refused(changes: dict[str, Any], message: str) -> None:
     rows = [row(UNTOUCHED, "item", sdr=1.0), row(UNTOUCHED, "item", sdr=2.0) | changes]
     with pytest.raises(ValueError, match=message):
-        score_tables(score_rows.table(rows), {})
+        build_tables(score_rows.table(rows), {})
 
 
 def test_a_missing_column_is_named() -> None:
@@ -234,13 +234,13 @@ def test_degenerate_tables_have_headings_and_no_numbers(models: tuple[str, ...],
     rows = [
         row(model, str(n), songs=["a" if songs == "one" else str(n)]) for model in models for n in range(3)
     ]
-    made = score_tables(score_rows.table(rows), {}, with_paper=False)
+    made = build_tables(score_rows.table(rows), {}, with_paper=False)
     for table in made.values():
         numbers = [cell for line in table.rows for cell in line if isinstance(cell, float)]
         assert not numbers
         assert "nan" not in (table.to_csv() + table.to_markdown()).lower().replace("untouched", "")
     assert len(made["counts"].rows) == len(models)
-    assert verdicts(score_rows.table(rows))
+    assert summarize(score_rows.table(rows))
 
 
 def _awkward() -> ScoreTable:
@@ -275,7 +275,7 @@ def test_markdown_is_rounded_and_nothing_escapes_its_cell() -> None:
 
 
 def test_every_row_has_every_column() -> None:
-    for table in score_tables(score_rows.table(_every_category()), FACTS).values():
+    for table in build_tables(score_rows.table(_every_category()), FACTS).values():
         assert {len(line) for line in table.rows} == {len(table.columns)}
         assert len(set(table.columns)) == len(table.columns)
         assert table.note
@@ -289,7 +289,7 @@ def test_verdicts_say_what_can_be_told() -> None:
             rows.append(row(UNTOUCHED, str(number), name, visqol=2.0, si_snr=10.0))
             rows.append(row("good", str(number), name, visqol=2.5 + shift, si_snr=9.0))
             rows.append(row("unsure", str(number), name, visqol=2.02 + shift, si_snr=10.0))
-    lines = verdicts(score_rows.table(rows))
+    lines = summarize(score_rows.table(rows))
     assert len(lines) == 6
     assert lines[0].startswith(
         "good against the untouched codec, over all degradations (16 pairs, 8 songs): by ViSQOL better: +0.50"
@@ -305,30 +305,30 @@ def test_verdicts_say_what_can_be_told() -> None:
 
 def test_verdicts_without_an_interval_or_without_visqol() -> None:
     rows = [row(UNTOUCHED, "a", visqol=2.0, si_snr=1.0), row("ours", "a", visqol=4.0, si_snr=2.0)]
-    conclusion, sentence = verdicts(score_rows.table(rows))
+    conclusion, sentence = summarize(score_rows.table(rows))
     assert "by ViSQOL cannot be told: +2.00 (no interval: all items are of one song)" in conclusion
     assert sentence.startswith("ours: ViSQOL 4.00, +2.00 (no interval: all items are of one song) against")
     rows = [one | {"visqol": None} for one in rows] + [row("ours", "b", status="not_finite")]
-    conclusion, sentence = verdicts(score_rows.table(rows))
+    conclusion, sentence = summarize(score_rows.table(rows))
     assert "by ViSQOL cannot be told: not known (no item has this score)" in conclusion
     assert conclusion.endswith("1 of its results are not finite and left out.")
     assert sentence.startswith("ours: no ViSQOL; SI-SNR +1.00 dB")
-    alone = verdicts(score_rows.table([row("ours", "a", visqol=4.0)]))
+    alone = summarize(score_rows.table([row("ours", "a", visqol=4.0)]))
     assert alone[0] == "ours: cannot be told, no item was scored with it and with the untouched codec."
-    assert verdicts(score_rows.table(rows[:1])) == (
+    assert summarize(score_rows.table(rows[:1])) == (
         "Only the untouched codec was scored: there is nothing to compare.",
     )
 
 
 def test_the_published_demo_clips(golden: Path) -> None:
     scores = score_rows.demo_scores(golden)
-    made = score_tables(scores, {})
+    made = build_tables(scores, {})
     found = {one["metric"]: one for one in made["differences"].records() if one["degradation"] == "all"}
     # by hand: the mean of restored - degraded over the five clips
     assert found["visqol"]["difference"] == pytest.approx(1.67052, abs=1e-9)
     assert found["si_snr"]["difference"] == pytest.approx(-0.41378, abs=1e-9)
     assert (found["visqol"]["better_share"], found["si_snr"]["better_share"]) == (1.0, 0.4)
-    conclusion = verdicts(scores)[0]
+    conclusion = summarize(scores)[0]
     assert "by ViSQOL better: +1.67" in conclusion and "by SI-SNR cannot be told" in conclusion
 
 
