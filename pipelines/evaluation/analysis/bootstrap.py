@@ -22,13 +22,14 @@ than two the interval is undefined.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -72,6 +73,13 @@ class Bootstrap:
     seed: int = 0
     level: float = LEVEL
 
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 1 or self.resamples < 1:
+            raise ValueError(
+                f"level is {self.level}, resamples {self.resamples}: give 0 < level < 1 and 1 or more "
+                "resamples"
+            )
+
 
 @dataclass(frozen=True)
 class SongSets:
@@ -105,83 +113,26 @@ def song_sets(songs: Iterable[Iterable[str]]) -> tuple[NDArray[np.int64], SongSe
 
 
 def mean_interval(
-    values: Sequence[float | None],
-    songs: Sequence[Sequence[str]],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
-) -> Interval:
-    """Give the mean of scores with its interval; the order of the items means nothing.
-
-    Args:
-        values: A score an item; None where it is not defined.
-        songs: The songs that each item is made of.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap.
-        level: Coverage.
-
-    Raises:
-        ValueError: lengths differ, a value is not finite, an item with a value names no song, or `resamples`
-            or `level` are out of range.
-    """
-    if len(values) != len(songs):
-        raise ValueError(f"{len(values)} values for the songs of {len(songs)} items: give as many")
-    if any(value is not None and not math.isfinite(value) for value in values):
-        raise ValueError("a value is not finite: give None where a score is not defined")
-    numbers, sets = song_sets(songs)
-    scores = np.array([math.nan if value is None else value for value in values], np.float64)
-    order = np.lexsort((scores, numbers))  # sums in floating point depend on the order of their parts
-    return interval_of(scores[order], numbers[order], sets, resamples=resamples, seed=seed, level=level)
-
-
-def paired_interval(
-    values: Sequence[float | None],
-    reference: Sequence[float | None],
-    songs: Sequence[Sequence[str]],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
-) -> Interval:
-    """Give the mean of `values` - `reference`, item by item, with its interval.
-
-    A pair with a None is left out and counted. Arguments and errors as of `mean_interval`.
-    """
-    if len(values) != len(reference):
-        raise ValueError(f"{len(values)} values and {len(reference)} of the reference: give as many")
-    differences = [
-        None if value is None or other is None else value - other for value, other in zip(values, reference)
-    ]
-    return mean_interval(differences, songs, resamples=resamples, seed=seed, level=level)
-
-
-def interval_of(
     values: NDArray[np.float64],
-    numbers: NDArray[np.int64],
+    set_numbers: NDArray[np.int64],
     sets: SongSets,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> Interval:
-    """Do what `mean_interval` does, for arrays in an order that is always the same.
+    """Return the mean of scores with its interval.
+
+    Sums in floating point depend on the order of their parts: the same items in another order may differ in
+    the last digit.
 
     Args:
         values: [items]; NaN is left out.
-        numbers: Each item's set, [items].
+        set_numbers: Each item's set of songs, [items].
         sets: The sets; there may be more than the items use.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap.
-        level: Coverage.
+        bootstrap: Resamples, seed and coverage.
 
     Raises:
-        ValueError: an item with a value names no song, or `resamples` or `level` are out of range.
+        ValueError: an item with a value names no song.
     """
-    if not 0 < level < 1 or resamples < 1:
-        raise ValueError(
-            f"level is {level}, resamples {resamples}: give 0 < level < 1 and 1 or more resamples"
-        )
+    numbers = set_numbers
     defined = ~np.isnan(values)
     left_out = int(len(values) - defined.sum())
     values, numbers = values[defined], numbers[defined]
@@ -196,9 +147,10 @@ def interval_of(
             "all items are of one song" if len(influence) == 1 else "all items are mixes of the same songs"
         )
         return Interval(mean, None, None, len(values), len(influence), left_out, reason)
-    tail = (1 - level) / 2
-    low, high = np.quantile(_shifts(influence, resamples, seed), (tail, 1 - tail))
-    wider = math.sqrt(groups / (groups - 1)) * student_t(level, groups - 1) / NormalDist().inv_cdf(1 - tail)
+    tail = (1 - bootstrap.level) / 2
+    low, high = np.quantile(_shifts(influence, bootstrap.resamples, bootstrap.seed), (tail, 1 - tail))
+    student_t = float(stdtrit(groups - 1, 1 - tail))
+    wider = math.sqrt(groups / (groups - 1)) * student_t / NormalDist().inv_cdf(1 - tail)
     bounds = mean + wider * float(low), mean + wider * float(high)
     return Interval(mean, *bounds, len(values), len(influence), left_out)
 
@@ -241,29 +193,3 @@ def _draws(num_songs: int, resamples: int, seed: int) -> NDArray[np.uint16]:
             rows, -1
         )
     return counts
-
-
-@lru_cache(maxsize=256)
-def student_t(level: float, degrees: int) -> float:
-    """Give t such that a Student-t variable is within ±t with probability `level`.
-
-    By the finite series of Abramowitz and Stegun, 26.7.3 and 26.7.4; from 1,000 degrees on as of 1,000.
-    """
-    degrees = min(degrees, 1_000)
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        angle = (low + high) / 2
-        low, high = (angle, high) if _within(angle, degrees) < level else (low, angle)
-    return math.sqrt(degrees) * math.tan((low + high) / 2)
-
-
-def _within(angle: float, degrees: int) -> float:
-    """Give the probability of |t| < sqrt(degrees) tan(angle)."""
-    first = degrees % 2
-    term = math.cos(angle) if first else 1.0
-    total = term if degrees > 1 else 0.0
-    for step in range(2 + first, degrees, 2):
-        term *= (step - 1) / step * math.cos(angle) ** 2
-        total += term
-    total *= math.sin(angle)
-    return (angle + total) * 2 / math.pi if first else total

@@ -8,14 +8,14 @@ Shape legend: every array is [rows].
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.evaluation.analysis.bootstrap import Bootstrap, Interval, SongSets, interval_of, song_sets
+from pipelines.evaluation.analysis.bootstrap import Bootstrap, Interval, SongSets, mean_interval, song_sets
 from pipelines.schema import CATEGORIES, ERROR_BANDS, METRICS, SCORED, SCORES, STATUSES, UNTOUCHED
 
 PAPER_METRICS = ("sdr", "si_snr", "visqol")
@@ -127,7 +127,7 @@ class Scores:
         values = self.values[metric][rows]
         if reference is not None:
             values = values - self.values[metric][reference]
-        return interval_of(values, self.numbers[rows], self.sets, **asdict(bootstrap))
+        return mean_interval(values, self.numbers[rows], self.sets, bootstrap)
 
 
 def read_scores(table: pa.Table) -> Scores:
