@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -94,32 +94,30 @@ class PromotionCase:
         if self.decision is not None:
             logger.info(f"decided before, and it stays: {'; '.join(self.decision['reasons'])}")
             return self.decision
-        assert self.candidate is not None  # noqa: S101 - our invariant
-        assert self.registry is not None  # noqa: S101 - our invariant
+        assert self.candidate is not None and self.registry is not None  # noqa: S101, PT018 - our invariant
+        output = Folder(config.output)
         new, old = self.candidate.label, self.champion.label if self.champion else None
         if new == old:
             reason = f"{new} is the champion already: there is nothing to decide"
-            decision = {"promoted": False, "reasons": [reason], "champion": old}
             logger.info(reason)
-        else:
-            verdict = decide(scores, new, old, config.promotion)
-            now = self.registry.version(CHAMPION)  # scoring took hours, and others decide too
-            holder = now.label if now else None
-            completing = verdict.promote and holder == new  # a run was killed after it had moved the alias
-            if holder != old and not completing:
-                return _superseded(self.registry.name, holder)
-            if verdict.promote and not completing:
-                self.registry.set_alias(CHAMPION, self.candidate)  # first: no tag may say what is not so
-            self._tag(verdict, run_id)
-            decision = {
-                "promoted": verdict.promote,
-                "reasons": list(verdict.reasons),
-                "champion": new if verdict.promote else old,
-            }
-            word = "the new" if verdict.promote else "not"
-            logger.info(f"{new} is {word} champion: {'; '.join(verdict.reasons)}")
-        self._write(Folder(config.output), decision)
-        return decision
+            return self._write(output, {"promoted": False, "reasons": [reason], "champion": old})
+        verdict = decide(scores, new, old, config.promotion)
+        now = self.registry.version(CHAMPION)  # scoring took hours, and others decide too
+        holder = now.label if now else None
+        if holder != old and not (verdict.promote and holder == new):  # new: a killed run had moved the alias
+            became = f"{holder} became champion" if holder else f"{self.registry.name} lost its champion"
+            reason = f"{became} meanwhile: run again with another --output"
+            logger.info(f"nothing is decided: {reason}")
+            return {"promoted": False, "reasons": [reason], "champion": holder}
+        if verdict.promote:
+            self.registry.set_alias(CHAMPION, self.candidate)  # first: no tag may say what is not so
+        self._tag(verdict, run_id)
+        logger.info(
+            f"{new} is {'the new' if verdict.promote else 'not'} champion: {'; '.join(verdict.reasons)}"
+        )
+        champion = new if verdict.promote else old
+        decision = {"promoted": verdict.promote, "reasons": list(verdict.reasons), "champion": champion}
+        return self._write(output, decision)
 
     def _tag(self, decision: Decision, run_id: str | None) -> None:
         assert self.candidate is not None  # noqa: S101 - our invariant
@@ -134,7 +132,7 @@ class PromotionCase:
             },
         )
 
-    def _write(self, output: Folder, decision: dict[str, Any] | None) -> None:
+    def _write(self, output: Folder, decision: dict[str, Any] | None) -> dict[str, Any]:
         assert self.candidate is not None  # noqa: S101 - our invariant
         stored = {
             "name": self.candidate.name,
@@ -143,6 +141,7 @@ class PromotionCase:
             "decision": decision,
         }
         output.write(PROMOTION, json.dumps(stored, indent=1).encode())
+        return decision or {}
 
 
 def _read_stored(output: Folder) -> dict[str, Any] | None:
@@ -153,14 +152,6 @@ def _read_stored(output: Folder) -> dict[str, Any] | None:
     return None
 
 
-def _superseded(name: str, holder: str | None) -> dict[str, Any]:
-    """Say that the champion is not the one that was scored, so that nothing can be decided."""
-    became = f"{holder} became champion" if holder else f"{name} lost its champion"
-    reason = f"{became} meanwhile: run again with another --output"
-    logger.warning(f"nothing is decided: {reason}")
-    return {"promoted": False, "reasons": [reason], "champion": holder}
-
-
 def open_case(config: EvaluateConfig, uri: str) -> PromotionCase:
     """Find who is to be scored: whom the aliases name, or who contested on this output before.
 
@@ -169,9 +160,9 @@ def open_case(config: EvaluateConfig, uri: str) -> PromotionCase:
     """
     if not config.promote:
         return PromotionCase(config.models)
-    registry, output = Registry(config.registry.name, uri), Folder(config.output)
-    stored = _read_stored(output)
-    candidate = registry.version(CANDIDATE)
+    registry = Registry(config.registry.name, uri)
+    candidate, champion = registry.version(CANDIDATE), registry.version(CHAMPION)
+    stored = _read_stored(Folder(config.output))
     if stored:
         candidate, champion = _resume(stored, registry, candidate, config.output)
     elif candidate is None:
@@ -179,14 +170,12 @@ def open_case(config: EvaluateConfig, uri: str) -> PromotionCase:
             f"{config.registry.name} has no version with the alias {CANDIDATE} in the registry: training "
             "registers one when it ends"
         )
-    else:
-        champion = registry.version(CHAMPION)
     if champion is None:
         logger.info(f"{config.registry.name} has no champion yet: the candidate has only the codec to beat")
-    versions: Sequence[Version] = [one for one in (candidate, champion) if one is not None]
-    named = {one.label: f"{one.label}=models:/{one.name}/{one.number}" for one in versions}
+    versions = [one for one in (candidate, champion) if one is not None]
+    names = dict.fromkeys(f"{one.label}=models:/{one.name}/{one.number}" for one in versions)
     decision = stored["decision"] if stored else None
-    return PromotionCase((*named.values(), *config.models), candidate, champion, registry, decision)
+    return PromotionCase((*names, *config.models), candidate, champion, registry, decision)
 
 
 def _resume(
@@ -198,18 +187,20 @@ def _resume(
         UsageError: the registry has another candidate by now, or has lost one of the two.
     """
     before = Version(stored["name"], stored["candidate"])
-    asked = candidate.label if candidate else f"models of {registry.name}"
-    if registry.name != before.name or (candidate and candidate.number != before.number):
+    now = candidate or before
+    if (registry.name, now.number) != (before.name, before.number):
         did = "decided about" if stored["decision"] else "was begun for"
+        asked = candidate.label if candidate else f"models of {registry.name}"
         raise UsageError(f"{output} {did} {before.label}: name another --output for {asked}")
-    numbers = [stored["candidate"]] + ([] if stored["champion"] is None else [stored["champion"]])
-    found = []
-    for number in numbers:
+
+    def find(number: int) -> Version:
         version = registry.version(number)
         if version is None:
             raise UsageError(
                 f"{output} is about {Version(registry.name, number).label}, which the registry does not have "
                 "any more: name another --output"
             )
-        found.append(version)
-    return found[0], found[1] if len(found) > 1 else None
+        return version
+
+    champion = stored["champion"]
+    return find(before.number), None if champion is None else find(champion)
