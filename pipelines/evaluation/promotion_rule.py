@@ -5,14 +5,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
+import pandas as pd
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from pipelines.errors import UsageError
 from pipelines.evaluation.analysis.bootstrap import LEVEL, RESAMPLES, Bootstrap
-from pipelines.evaluation.analysis.scores import LOWER_IS_BETTER, Scores, label, read_scores, unit
-from pipelines.schema import METRICS, NOT_FINITE, STATUSES, UNREADABLE, UNTOUCHED
+from pipelines.evaluation.analysis.scores import (
+    LOWER_IS_BETTER,
+    Scores,
+    count_lacking,
+    difference,
+    exact_mean,
+    label,
+    read_scores,
+    unit,
+)
+from pipelines.schema import METRICS, NOT_FINITE, UNREADABLE, UNTOUCHED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +132,7 @@ def _failures(scores: Scores, candidate: str) -> list[str]:
     """Say how many of the candidate's results are of no use where the untouched codec's are."""
     reasons = []
     for status in (NOT_FINITE, UNREADABLE):
-        place = STATUSES.index(status)
-        own = len(np.setdiff1d(_keys(scores, candidate, place), _keys(scores, UNTOUCHED, place)))
+        own = _count_missing(_keys(scores, candidate, status), _keys(scores, UNTOUCHED, status))
         if own:
             reasons.append(f"failed: {own} of the candidate's results are {status.replace('_', ' ')}")
     return reasons
@@ -134,7 +141,7 @@ def _failures(scores: Scores, candidate: str) -> list[str]:
 def _incomplete(scores: Scores, names: Mapping[str, str]) -> list[str]:
     """Say which models were not scored on all that the untouched codec was."""
     expected = _keys(scores, UNTOUCHED)
-    lacking = {text: len(np.setdiff1d(expected, _keys(scores, name))) for name, text in names.items()}
+    lacking = {text: _count_missing(expected, _keys(scores, name)) for name, text in names.items()}
     return [
         f"failed: {text} lacks {number} of {len(expected)} scores: the evaluation is not complete"
         for text, number in lacking.items()
@@ -142,12 +149,16 @@ def _incomplete(scores: Scores, names: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _keys(scores: Scores, model: str, status: int | None = None) -> NDArray[np.int64]:
-    """Give what a model was scored on, or what came out with a status."""
-    rows = scores.rows(model)
+def _keys(scores: Scores, model: str, status: str | None = None) -> pd.MultiIndex:
+    """Return the degradations and items on which a model was scored, or got a status."""
+    rows = scores.select(model)
     if status is not None:
-        rows = rows[scores.status[rows] == status]
-    return scores.degradation[rows] * len(scores.items) + scores.item[rows]
+        rows = rows[rows["status"] == status]
+    return pd.MultiIndex.from_frame(rows[["degradation", "item"]])
+
+
+def _count_missing(keys: pd.MultiIndex, others: pd.MultiIndex) -> int:
+    return int((~keys.isin(others)).sum())
 
 
 @dataclass(frozen=True)
@@ -166,16 +177,16 @@ class _Comparison:
         return [
             reason
             for degradation in self.scores.degradations
-            if len(self.scores.rows(self.reference, degradation))
+            if len(self.scores.select(self.reference, degradation))
             for reason in self._not_worse(degradation)
         ]
 
     def _better(self, config: PromotionConfig) -> list[str]:
         bootstrap = Bootstrap(resamples=config.resamples, seed=config.seed, level=config.level)
-        ours, theirs = self.scores.pairs(self.candidate, self.reference)
-        found = self.scores.interval(self.rule.metric, ours, theirs, bootstrap=bootstrap)
+        pairs = self.scores.pairs(self.candidate, self.reference)
+        found = self.scores.interval(difference(pairs, self.rule.metric), pairs, bootstrap)
         name = f"{label(self.rule.metric)} against {self.text}"
-        undefined = self._undefined(ours, theirs, name)
+        undefined = self._undefined(pairs, name)
         if found.mean is None or found.low is None or found.high is None:
             mean = "" if found.mean is None else f"{self._words(found.mean)} on average, but "
             return [*undefined, f"failed: {name}: {mean}no interval: {found.reason}"]
@@ -188,24 +199,22 @@ class _Comparison:
         ]
 
     def _not_worse(self, degradation: str) -> list[str]:
-        ours, theirs = self.scores.pairs(self.candidate, self.reference, degradation)
+        pairs = self.scores.pairs(self.candidate, self.reference, degradation)
         name = f"{label(self.rule.metric)} against {self.text} at {degradation}"
-        values = self.scores.values[self.rule.metric]
-        differences = values[ours] - values[theirs]
-        defined = differences[~np.isnan(differences)].tolist()
-        if not defined:
+        differences = difference(pairs, self.rule.metric)
+        mean = exact_mean(differences)
+        if mean is None:
             return [f"failed: {name}: no item has this score in both"]
-        mean = math.fsum(defined) / len(defined)
         return [
-            *self._undefined(ours, theirs, name),
+            *self._undefined(pairs, name),
             f"{_word(self._sign * mean >= -self.rule.margin)}: {name}: {self._words(mean)} over "
-            f"{len(defined)} items; at most {self.rule.margin:g} {unit(self.rule.metric)} worse is allowed",
+            f"{differences.count()} items; at most {self.rule.margin:g} {unit(self.rule.metric)} worse is "
+            "allowed",
         ]
 
-    def _undefined(self, ours: NDArray[np.int64], theirs: NDArray[np.int64], name: str) -> list[str]:
+    def _undefined(self, pairs: pd.DataFrame, name: str) -> list[str]:
         """Refuse a candidate that lacks a score where the reference has one: it might be its worst."""
-        values = self.scores.values[self.rule.metric]
-        number = int((np.isnan(values[ours]) & ~np.isnan(values[theirs])).sum())
+        number = count_lacking(pairs, self.rule.metric)
         return [f"failed: {name}: the candidate lacks {number} that the other has"] if number else []
 
     @property

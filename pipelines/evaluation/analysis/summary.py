@@ -3,8 +3,16 @@
 import pyarrow as pa
 
 from pipelines.evaluation.analysis.bootstrap import Bootstrap, Interval
-from pipelines.evaluation.analysis.scores import Scores, describe, label, read_scores, unit
-from pipelines.schema import NOT_FINITE, STATUSES, UNTOUCHED
+from pipelines.evaluation.analysis.scores import (
+    Scores,
+    describe,
+    difference,
+    exact_mean,
+    label,
+    read_scores,
+    unit,
+)
+from pipelines.schema import NOT_FINITE, UNTOUCHED
 
 _DECIDING = ("visqol", "si_snr")
 
@@ -39,12 +47,12 @@ def summarize(scores: pa.Table | Scores, *, bootstrap: Bootstrap | None = None) 
         lines += [
             _sentence(columns, model, degradation, bootstrap or Bootstrap())
             for degradation in columns.degradations
-            if len(columns.rows(model, degradation))
+            if len(columns.select(model, degradation))
         ]
     return tuple(lines)
 
 
-def difference(found: Interval, metric: str) -> str:
+def format_difference(found: Interval, metric: str) -> str:
     """Write a difference with its interval: `-0.40 dB [-0.60, -0.20]`."""
     if found.mean is None:
         return f"not known ({found.reason})"
@@ -59,15 +67,15 @@ def _signed(value: float) -> str:
 
 
 def _conclusion(scores: Scores, model: str, bootstrap: Bootstrap) -> str:
-    ours, theirs = scores.pairs(model, UNTOUCHED)
-    if not len(ours):
+    pairs = scores.pairs(model, UNTOUCHED)
+    if not len(pairs):
         return f"{model}: cannot be told, no item was scored with it and with the untouched codec."
     parts, extent = [], ""
     for metric in _DECIDING:
-        found = scores.interval(metric, ours, theirs, bootstrap=bootstrap)
-        parts.append(f"by {label(metric)} {_word(found)}: {difference(found, metric)}")
+        found = scores.interval(difference(pairs, metric), pairs, bootstrap)
+        parts.append(f"by {label(metric)} {_word(found)}: {format_difference(found, metric)}")
         extent = extent or (f" ({found.items} pairs, {_songs(found.songs)})" if found.items else "")
-    failed = int((scores.status[scores.rows(model)] == STATUSES.index(NOT_FINITE)).sum())
+    failed = int((scores.select(model)["status"] == NOT_FINITE).sum())
     remark = f" {failed} of its results are not finite and left out." if failed else ""
     return f"{model} against the untouched codec, over all degradations{extent}: {'; '.join(parts)}.{remark}"
 
@@ -83,20 +91,20 @@ def _word(found: Interval) -> str:
 
 
 def _sentence(scores: Scores, model: str, degradation: str, bootstrap: Bootstrap) -> str:
-    ours, theirs = scores.pairs(model, UNTOUCHED, degradation)
-    if not len(ours):
+    pairs = scores.pairs(model, UNTOUCHED, degradation)
+    if not len(pairs):
         return f"{model}: nothing to compare with the untouched {describe(degradation)}."
     visqol, si_snr = (
-        scores.interval(metric, ours, theirs, bootstrap=bootstrap) for metric in ("visqol", "si_snr")
+        scores.interval(difference(pairs, metric), pairs, bootstrap) for metric in ("visqol", "si_snr")
     )
     against = f"against the untouched {describe(degradation)}"
-    si_snr_text = f"SI-SNR {difference(si_snr, 'si_snr')}"
+    si_snr_text = f"SI-SNR {format_difference(si_snr, 'si_snr')}"
     if visqol.mean is None:
         over = f"over {_items(si_snr)}" if si_snr.items else ""
         return f"{model}: no ViSQOL; {si_snr_text} {against} {over}".rstrip() + "."
-    heard = scores.mean("visqol", ours)
+    mean = exact_mean(pairs["visqol"])
     return (
-        f"{model}: ViSQOL {heard:.2f}, {difference(visqol, 'visqol')} {against} over {_items(visqol)}; "
+        f"{model}: ViSQOL {mean:.2f}, {format_difference(visqol, 'visqol')} {against} over {_items(visqol)}; "
         f"{si_snr_text}."
     )
 

@@ -4,14 +4,22 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
+import pandas as pd
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from pipelines.evaluation.analysis import paper_results
 from pipelines.evaluation.analysis.bootstrap import Bootstrap, Interval
 from pipelines.evaluation.analysis.result_table import Cell, ScoreTable
-from pipelines.evaluation.analysis.scores import LOWER_IS_BETTER, PAPER_METRICS, Scores, label, read_scores
+from pipelines.evaluation.analysis.scores import (
+    LOWER_IS_BETTER,
+    PAPER_METRICS,
+    Scores,
+    difference,
+    exact_mean,
+    label,
+    read_scores,
+    select_scored,
+)
 from pipelines.schema import CATEGORIES, METRICS, SONG, STATUSES, UNTOUCHED
 
 OVERALL = tuple(category for category in CATEGORIES if category != SONG)  # whose mean is the paper's overall
@@ -101,9 +109,9 @@ def _table2_row(scores: Scores, model: str, facts: ModelFacts | None) -> tuple[C
     means: dict[str, list[float | None]] = {}
     items: dict[str, int] = {}
     for category in CATEGORIES:
-        rows = scores.rows(model, category=category)
-        means[category] = [scores.mean(metric, rows) for metric in PAPER_METRICS]
-        items[category] = len(np.unique(scores.item[rows[scores.scored[rows]]]))
+        rows = scores.select(model, category=category)
+        means[category] = [exact_mean(rows[metric]) for metric in PAPER_METRICS]
+        items[category] = select_scored(rows)["item"].nunique()
     overall = [
         None if None in parts else math.fsum(part for part in parts if part is not None) / len(parts)
         for parts in zip(*(means[category] for category in OVERALL), strict=True)
@@ -148,10 +156,10 @@ def figure2(scores: Scores, bootstrap: Bootstrap) -> ScoreTable:
     columns += ["items", "songs", "left_out", "no_interval"]
     rows: list[tuple[Cell, ...]] = []
     for model, degradation, bitrate in _cells(scores):
-        chosen = scores.rows(model, degradation)
-        found = {name: scores.interval(name, chosen, bootstrap=bootstrap) for name in PAPER_METRICS}
+        chosen = scores.select(model, degradation)
+        found = {name: scores.interval(chosen[name], chosen, bootstrap) for name in PAPER_METRICS}
         bounds = [bound for one in found.values() for bound in (one.mean, one.low, one.high)]
-        scored = int(scores.scored[chosen].sum())
+        scored = len(select_scored(chosen))
         songs = max(one.songs for one in found.values())
         rows.append((model, degradation, bitrate, *bounds, scored, songs, *_remarks(scored, found)))
     note = f"Means over all items, whole songs included, with {_interval_note(bootstrap)} {_DEFINITIONS}"
@@ -170,9 +178,9 @@ def others(scores: Scores) -> ScoreTable:
     columns = ("model", "degradation", "bitrate_bps", *_OTHERS, "items")
     rows: list[tuple[Cell, ...]] = []
     for model, degradation, bitrate in _cells(scores):
-        chosen = scores.rows(model, degradation)
-        means = [scores.mean(metric, chosen) for metric in _OTHERS]
-        rows.append((model, degradation, bitrate, *means, int(scores.scored[chosen].sum())))
+        chosen = scores.select(model, degradation)
+        means = [exact_mean(chosen[metric]) for metric in _OTHERS]
+        rows.append((model, degradation, bitrate, *means, len(select_scored(chosen))))
     note = (
         "Means over all items, dB. snr: nothing is forgiven but the codec's level. lsd_high: log-spectral "
         "distance above the codec's low-pass, lower is better. si_snr_mid, si_snr_side: of (left ± right) / "
@@ -193,11 +201,11 @@ def differences(scores: Scores, bootstrap: Bootstrap) -> ScoreTable:
     rows: list[tuple[Cell, ...]] = []
     for model in scores.restoration_models:
         for degradation, category in _parts(scores, model):
-            ours, theirs = scores.pairs(model, UNTOUCHED, degradation, category)
+            pairs = scores.pairs(model, UNTOUCHED, degradation, category)
             for metric in METRICS:
-                found = scores.interval(metric, ours, theirs, bootstrap=bootstrap)
-                values = scores.values[metric][ours] - scores.values[metric][theirs]
-                items = len(np.unique(scores.item[ours[~np.isnan(values)]]))
+                values = difference(pairs, metric)
+                found = scores.interval(values, pairs, bootstrap)
+                items = pairs["item"][values.notna()].nunique()
                 cells = (found.mean, found.low, found.high, better_share(values, metric), found.items, items)
                 remarks = (found.songs, found.left_out, found.reason or None)
                 rows.append((model, degradation or ALL, category or ALL, metric, *cells, *remarks))
@@ -210,15 +218,16 @@ def differences(scores: Scores, bootstrap: Bootstrap) -> ScoreTable:
 
 
 def _parts(scores: Scores, model: str) -> list[tuple[str | None, str | None]]:
-    rows = scores.rows(model)
-    degradations = [scores.degradations[place] for place in np.unique(scores.degradation[rows])]
-    categories = [CATEGORIES[place] for place in np.unique(scores.category[rows]) if place >= 0]
+    rows = scores.select(model)
+    degradations, categories = (
+        rows[name].cat.remove_unused_categories().cat.categories for name in ("degradation", "category")
+    )
     return [(None, None), *((name, None) for name in degradations), *((None, name) for name in categories)]
 
 
-def better_share(differences: NDArray[np.float64], metric: str) -> float | None:
+def better_share(differences: pd.Series, metric: str) -> float | None:
     """Give the share of differences that are for the better; NaN does not count; None without any."""
-    defined = differences[~np.isnan(differences)]
+    defined = differences.dropna()
     if not len(defined):
         return None
     better = defined < 0 if metric in LOWER_IS_BETTER else defined > 0
@@ -230,12 +239,12 @@ def counts(scores: Scores) -> ScoreTable:
     columns = ("model", "scores", "items", *STATUSES, "identical", "without_visqol")
     rows: list[tuple[Cell, ...]] = []
     for model in scores.models:
-        chosen = scores.rows(model)
-        by_status = [int((scores.status[chosen] == place).sum()) for place in range(len(STATUSES))]
-        identical = int((scores.values["snr"][chosen] >= IDENTICAL_DB).sum())
-        unheard = int((scores.scored[chosen] & np.isnan(scores.values["visqol"][chosen])).sum())
-        items = len(np.unique(scores.item[chosen]))
-        rows.append((model, len(chosen), items, *by_status, identical, unheard))
+        chosen = scores.select(model)
+        by_status = [int((chosen["status"] == status).sum()) for status in STATUSES]
+        identical = int((chosen["snr"] >= IDENTICAL_DB).sum())
+        without_visqol = int(select_scored(chosen)["visqol"].isna().sum())
+        items = chosen["item"].nunique()
+        rows.append((model, len(chosen), items, *by_status, identical, without_visqol))
     note = (
         "scores: one an item and degradation. silent: the clean audio is. not_finite: the model's output is "
         "infinite or no number. unreadable: the item, or what was given of it. identical: the result is the "
@@ -249,8 +258,8 @@ def _cells(scores: Scores) -> list[tuple[str, str, int | None]]:
     return [
         (model, name, bitrate)
         for model in scores.models
-        for name, bitrate in zip(scores.degradations, scores.bitrates_bps, strict=True)
-        if len(scores.rows(model, name))
+        for name, bitrate in scores.bitrates_bps.items()
+        if len(scores.select(model, name))
     ]
 
 
@@ -262,4 +271,4 @@ def _interval_note(bootstrap: Bootstrap) -> str:
 
 
 def _extent(scores: Scores) -> str:
-    return f"{len(scores.items)} items of {len(np.unique(scores.sets.codes))} songs in all"
+    return f"{scores.frame['item'].nunique()} items of {len(set(scores.sets.codes.tolist()))} songs in all"
