@@ -1,4 +1,4 @@
-"""What an evaluation is told."""
+"""Configuration of an evaluation."""
 
 from dataclasses import dataclass, field
 
@@ -9,36 +9,36 @@ from pipelines.runtime.run import resolve
 from pipelines.schema import SPLITS
 from pipelines.tracking.run import TrackingConfig
 
-_PRECISIONS = ("float32", "bfloat16")  # what `auto` means would differ from node to node
+_PRECISIONS = ("float32", "bfloat16")  # no `auto`: it would differ between nodes
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """An evaluation: models x degradations over the same items.
+    """Configuration of an evaluation: models x degradations over the same items.
 
     Args:
         data: Output of preprocess, path or URI; or a folder of pairs: NAME/clean.wav with NAME/degraded.mp3,
             or clean/NAME.wav with degraded/NAME.mp3.
         output: Folder or URI of the evaluation.
-        models: What to score beside the untouched codec: folders of runs, checkpoints, published or community
-            files, Hugging Face names, models:/apollo@champion, runs:/ID; NAME=MODEL gives it another name.
-            With `promote` and none named: the registry's candidate and champion.
-        split: Of shards: `test`, or `valid` for decisions.
-        degradations: Names of those to score, such as mp3_24000; none takes all.
-        limit: Most items, evenly over categories; unset takes all.
+        models: Models to score in addition to the untouched codec: folders of runs, checkpoints, published
+            or community files, Hugging Face names, models:/apollo@champion, runs:/ID; NAME=MODEL renames
+            one. `promote` adds the registry's candidate and champion.
+        split: Split of the shards: `test`, or `valid` for decisions.
+        degradations: Names of those to score, such as mp3_24000; empty takes all.
+        limit: Maximum number of items, evenly over categories; unset takes all.
         precision: Of the linear layers: `float32` or `bfloat16`, the same on all nodes.
-        gpu: Whether models run on GPUs where the cluster has some.
-        scorers: Most scoring actors; unset takes one a CPU.
-        rtf_runs: Most runs that a real-time factor is the mean of; 0 measures none.
-        rtf_seconds: Longest time that these take, in seconds a model and device.
-        bootstrap_resamples: Of the intervals.
-        bootstrap_seed: Of the intervals.
-        heard_items: Items a degradation to listen to in the report: worst, median, best.
+        gpu: Whether models run on GPUs if the cluster has some.
+        scorers: Maximum number of scoring actors; unset takes one per CPU.
+        rtf_runs: Maximum number of runs that a real-time factor is the mean of; 0 measures none.
+        rtf_seconds: Maximum duration of these runs in seconds, per model and device.
+        bootstrap_resamples: Resamples of the confidence intervals.
+        bootstrap_seed: Seed of the confidence intervals.
+        heard_items: Listening examples per degradation in the report: worst, median, best.
         max_reject_share: Largest share of items that may be unreadable.
-        promote: Let `champion` move to the candidate if it is better.
-        promotion: What better means.
-        registry: Where models are registered.
-        tracking: MLflow.
+        promote: Move the alias `champion` to the candidate if it is better.
+        promotion: Rules of the promotion.
+        registry: Registered model.
+        tracking: MLflow run.
     """
 
     data: str
@@ -76,8 +76,8 @@ class EvaluateConfig:
         for name in ("limit", "scorers", "bootstrap_resamples"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UsageError(f"{name} is {value}: give 1 or more")
+                raise UsageError(f"{name} is {value}: it must be 1 or more")
         if self.rtf_runs < 0 or not self.rtf_seconds > 0 or self.heard_items < 0:
             raise UsageError("rtf_runs and heard_items must be 0 or more, rtf_seconds above 0")
         if not 0 <= self.max_reject_share <= 1:
-            raise UsageError(f"max_reject_share is {self.max_reject_share}: give a share from 0 to 1")
+            raise UsageError(f"max_reject_share is {self.max_reject_share}: it must be between 0 and 1")

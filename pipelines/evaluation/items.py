@@ -1,4 +1,4 @@
-"""What is scored: the items of an evaluation, at one or more degradations.
+"""Items of an evaluation: clean audio at one or more degradations.
 
 They come from a split of shards (`pipelines.evaluation.shard_items`) or from a folder of pairs
 (`pipelines.evaluation.pair_items`).
@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 
 from pipelines.audio.bandwidth import find_edge_hz, power_spectrogram
 
-_EDGE_ITEMS = 24
-_HIGHEST_EDGE_HZ = 20_000.0
+_CUTOFF_ITEMS = 24
+_MAX_CUTOFF_HZ = 20_000.0
 
 
 class ItemInfo(NamedTuple):
-    """One thing to score, at one or more degradations.
+    """An item, without its audio.
 
     Args:
         name: Recipe id, or the name of a pair.
-        songs: Groups of songs that it is made of.
+        songs: Song groups that it is mixed from; intervals are bootstrapped over them.
         category: One of `schema.CATEGORIES`.
     """
 
@@ -37,8 +37,8 @@ class Degradation(NamedTuple):
     """A degradation of items.
 
     Args:
-        name: Of the column, or of the folder.
-        bitrate_bps: As asked of the encoder; None where nobody knows.
+        name: Column of the shards, or folder of the pairs.
+        bitrate_bps: Requested of the encoder; None if unknown.
     """
 
     name: str
@@ -47,14 +47,14 @@ class Degradation(NamedTuple):
 
 @dataclass(frozen=True)
 class EvaluationItem:
-    """An item at one degradation.
+    """An item's audio at one degradation.
 
     Args:
-        clean: What the codec was given.
-        degraded: What it left, decoded: what `apollo restore` would be given.
-        gain: Linear level of the codec's output over the clean audio.
-        restored: What somebody's model made of it, by that model's name, where the data bring it along:
-            samples in the item's shape, perhaps not finite, or the reason why that result cannot be used.
+        clean: The codec's input, [channels, samples].
+        degraded: The decoded output of the codec, in the same shape.
+        gain: Linear gain of the codec's output over the clean audio.
+        restored: Results that the data contain, by model: samples in the same shape, which may be non-finite,
+            or the reason why the result cannot be used.
     """
 
     clean: NDArray[np.float32]
@@ -64,13 +64,13 @@ class EvaluationItem:
 
 
 class ItemSource(Protocol):
-    """Items; safe to send to other nodes.
+    """A set of items that can be pickled and sent to other nodes.
 
     Attributes:
-        items: All of them.
-        degradations: By bitrate.
-        result_models: Models whose results the data bring along.
-        fingerprint: Of everything that decides the scores.
+        items: All items.
+        degradations: Sorted by bitrate.
+        result_models: Models whose results the data contain.
+        fingerprint: Hash of all that determines the scores.
     """
 
     items: tuple[ItemInfo, ...]
@@ -79,20 +79,20 @@ class ItemSource(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """A hash; with another one, other scores come."""
+        """A hash of all that determines the scores."""
         ...
 
     def indices(self, degradation: str) -> list[int]:
-        """Give the places in `items` of those that have a degradation."""
+        """Return the indices in `items` of those that have a degradation."""
         ...
 
     def load(self, indices: Sequence[int], degradation: str) -> Iterator[EvaluationItem | str]:
-        """Give items at one degradation, in their order; one that cannot be used as the reason why."""
+        """Yield items at one degradation in the given order, or the reason why one cannot be used."""
         ...
 
 
 def choose_evenly(categories: Sequence[str], limit: int | None) -> list[int]:
-    """Choose places evenly: of every category its share, and each from all over the split."""
+    """Choose `limit` indices evenly over the categories and, within each, over the whole sequence."""
     if limit is None or limit >= len(categories):
         return list(range(len(categories)))
     by_category = sorted(range(len(categories)), key=lambda place: (categories[place], place))
@@ -100,18 +100,20 @@ def choose_evenly(categories: Sequence[str], limit: int | None) -> list[int]:
 
 
 def find_cutoff_hz(item_source: ItemSource, degradation: str) -> float:
-    """Find a degradation's low-pass edge, over the mean spectra of some items; 20 kHz is the highest.
+    """Measure the low-pass cutoff of a degradation on the mean spectra of up to 24 items.
 
     Returns:
-        Hz; 20 kHz too where no item can be used.
+        Hz, at most 20 kHz; 20 kHz if no item can be read.
     """
     numbers = item_source.indices(degradation)
-    numbers = [numbers[place] for place in choose_evenly([""] * len(numbers), min(_EDGE_ITEMS, len(numbers)))]
-    sound = [one for one in item_source.load(numbers, degradation) if isinstance(one, EvaluationItem)]
-    if not sound:
-        return _HIGHEST_EDGE_HZ
+    numbers = [
+        numbers[place] for place in choose_evenly([""] * len(numbers), min(_CUTOFF_ITEMS, len(numbers)))
+    ]
+    readable = [one for one in item_source.load(numbers, degradation) if isinstance(one, EvaluationItem)]
+    if not readable:
+        return _MAX_CUTOFF_HZ
     clean, degraded = (
         np.sum([power_spectrogram(samples.T).mean(axis=1) for samples in versions], axis=0)
-        for versions in zip(*((one.clean, one.degraded) for one in sound))
+        for versions in zip(*((one.clean, one.degraded) for one in readable))
     )
-    return min(find_edge_hz(clean, degraded), _HIGHEST_EDGE_HZ)
+    return min(find_edge_hz(clean, degraded), _MAX_CUTOFF_HZ)

@@ -1,4 +1,4 @@
-"""The page where a person compares by ear and eye: one file, in which everything is and which loads nothing.
+"""The HTML report: tables, figures, and audio players with a blind test, in one file that loads nothing else.
 
 Shape legend: samples are [channels, samples], mono or left and right, full scale at 1.
 """
@@ -39,8 +39,8 @@ class MultiValueCell(NamedTuple):
     """Several values shown as one cell.
 
     Args:
-        text: What is shown.
-        number: What it sorts by; None is missing.
+        text: Shown text.
+        number: Sort key; None is missing.
     """
 
     text: str
@@ -52,13 +52,13 @@ Value = str | float | int | MultiValueCell | None
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table that the reader can sort.
+    """A sortable table.
 
     Args:
-        title: Above it.
-        note: Below the title; plain text, may be empty.
+        title: Heading above it.
+        note: Plain text below the title, may be empty.
         columns: Headings.
-        rows: As many values each as there are columns; None and NaN are missing.
+        rows: One value per column; None and NaN are missing.
     """
 
     title: str
@@ -72,9 +72,9 @@ class Figure:
     """A picture.
 
     Args:
-        title: Above it, and what is read to those who cannot see it.
-        note: Below the title; plain text, may be empty.
-        png: The file's bytes.
+        title: Heading above it, and its alternative text.
+        note: Plain text below the title, may be empty.
+        png: PNG file.
     """
 
     title: str
@@ -84,14 +84,14 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One item at one degradation, to be heard in several versions.
+    """One item at one degradation, to compare several versions.
 
     Args:
-        item: What it is called.
+        item: Name of the item.
         degradation: `<codec>_<bitrate>`, or a folder's name.
         rank: "worst", "median", "best", or "".
         category: Of the item; may be empty.
-        versions: By name, "clean" first, then schema.UNTOUCHED, then models: samples of one shape.
+        versions: Samples [channels, samples] of one shape by name: "clean", schema.UNTOUCHED, then models.
         scores: Metrics by the version's name; None and NaN are missing.
     """
 
@@ -114,14 +114,14 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """What the page shows.
+    """Content of the page.
 
     Args:
         title: Of the page.
         summary: Sentences, plain text.
-        tables: To sort.
-        figures: To look at.
-        comparisons: To listen to; those of one degradation are shown together.
+        tables: Sortable tables.
+        figures: Pictures.
+        comparisons: Audio players, grouped by degradation.
         sample_rate: Of all samples, Hz.
     """
 
@@ -135,17 +135,15 @@ class Page:
 
 class _Cell(NamedTuple):
     text: str
-    number: str | None = None  # what it sorts by
+    number: str | None = None  # sort key
     missing: bool = False
 
 
 def write_page(page: Page) -> str:
-    """Write the page.
-
-    Sound is 16-bit FLAC, all versions of an item at equal loudness.
+    """Render the page; audio is embedded as 16-bit FLAC, all versions of an item at equal loudness.
 
     Returns:
-        HTML in one piece.
+        HTML.
     """
     from markupsafe import Markup
 
@@ -160,8 +158,8 @@ def write_page(page: Page) -> str:
         {"title": one.title, "note": one.note, "source": data_uri(one.png, "image/png")}
         for one in page.figures
     ]
-    carried = [player["picture"] for player in players] + [figure["source"] for figure in figures]
-    carried += [sound for player in players for sound in player["audio"]]
+    embedded = [player["picture"] for player in players] + [figure["source"] for figure in figures]
+    embedded += [audio for player in players for audio in player["audio"]]
     html = environment.get_template("listening.html").render(
         page=page,
         style=style,
@@ -170,9 +168,9 @@ def write_page(page: Page) -> str:
         groups={one.degradation: _degradation_label(one.degradation) for one in page.comparisons},
         tables=[_table(one) for one in page.tables],
         figures=figures,
-        megabytes=f"{sum(map(len, carried)) / 1e6:.1f}",
+        megabytes=f"{sum(map(len, embedded)) / 1e6:.1f}",
     )
-    return html.encode(errors="replace").decode()  # a file's name may hold what no encoding writes
+    return html.encode(errors="replace").decode()  # file names may hold lone surrogates
 
 
 def _table(table: Table) -> dict[str, Any]:
@@ -199,7 +197,7 @@ def _cell(value: Value) -> _Cell:
 
 
 def _number(value: float) -> str:
-    """Two decimals, or two figures of what is smaller; integers whole."""
+    """Format with two decimals, values below 0.1 with two significant digits, integers in full."""
     if isinstance(value, int | np.integer):
         text = f"{value:,}"
     elif 0 < abs(value) < 0.1:
@@ -238,17 +236,17 @@ def _player(comparison: Comparison, sample_rate: int) -> dict[str, Any]:
         for name, samples in comparison.versions.items()
     }
     gains = equal_gains(finite, sample_rate)
-    heard = {name: (gains[name] * samples).astype(np.float32) for name, samples in finite.items()}
+    levelled = {name: (gains[name] * samples).astype(np.float32) for name, samples in finite.items()}
     scored = [name for name in comparison.versions if comparison.scores.get(name)]
     metrics = list(dict.fromkeys(metric for name in scored for metric in comparison.scores[name]))
-    picture = draw_versions([(labels[name], one) for name, one in heard.items()], sample_rate)
+    picture = draw_versions([(labels[name], one) for name, one in levelled.items()], sample_rate)
     about = [comparison.category.replace("_", " "), _degradation_label(comparison.degradation)]
     return {
         "item": comparison.item,
         "degradation": comparison.degradation,
         "rank": comparison.rank,
         "about": " · ".join(filter(None, about)),
-        "seconds": next(iter(heard.values())).shape[1] / sample_rate,
+        "seconds": next(iter(levelled.values())).shape[1] / sample_rate,
         "versions": list(labels.values()),
         "pair": (0, min(2, len(labels) - 1)),
         "scored": [labels[name] for name in scored],
@@ -257,9 +255,9 @@ def _player(comparison: Comparison, sample_rate: int) -> dict[str, Any]:
             for metric in metrics
         ],
         "levels": ", ".join(f"{labels[name]} {_decibels(gain)}" for name, gain in gains.items()),
-        "size": picture_size(len(heard)),
+        "size": picture_size(len(levelled)),
         "picture": data_uri(picture, "image/png"),
-        "audio": [base64.b64encode(_flac(one, sample_rate)).decode() for one in heard.values()],
+        "audio": [base64.b64encode(_flac(one, sample_rate)).decode() for one in levelled.values()],
     }
 
 

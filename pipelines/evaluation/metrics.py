@@ -1,10 +1,10 @@
-"""The scores of one item: the paper's three, and what they hide (`apollo.metrics`, `pipelines.audio.visqol`).
+"""The metrics of one item (`apollo.metrics`, `pipelines.audio.visqol`): the paper's three, and complements.
 
-What depends on level (plain SNR, log-spectral distance, error by band) is measured against the clean audio
-at the codec's level: LAME turns everything down by 5 %, which is no damage but limits the SNR to 26 dB.
+Level-dependent metrics (SNR, log-spectral distance, error by band) compare with the clean audio at the
+codec's gain: LAME attenuates by 5 %, which alone would limit the SNR to 26 dB.
 
-A score is None where it means nothing, never NaN: no channel of the clean audio sounds, there is no side,
-less than 0.96 s for ViSQOL. Channels without sound in the clean audio do not count.
+An undefined metric is None, never NaN: the clean audio is silent, there is no side signal, less than 0.96 s
+for ViSQOL. Channels that are silent in the clean audio are ignored.
 
 Shape legend: clean and estimate [channels, samples], float32, 44,100 Hz, of one shape.
 """
@@ -29,16 +29,16 @@ _STEREO = 2
 def score(
     clean: NDArray[np.float32], estimate: NDArray[np.float32], *, gain: float, cutoff_hz: float
 ) -> dict[str, Any]:
-    """Score one estimate.
+    """Compute all metrics of one estimate.
 
     Args:
-        clean: What the codec was given; finite.
-        estimate: What it left, or what a model made of that.
-        gain: Linear level of the codec's output over the clean audio.
-        cutoff_hz: Where the codec's low-pass is.
+        clean: The codec's input, [channels, samples]; finite.
+        estimate: The codec's output or a model's, in the same shape.
+        gain: Linear gain of the codec's output over the clean audio.
+        cutoff_hz: Low-pass cutoff of the codec.
 
     Returns:
-        `status`, `reason`, and every name of METRICS, None where it is not defined.
+        `status`, `reason`, and every name of METRICS, None where undefined.
 
     Raises:
         ValueError: the shapes differ.
@@ -47,12 +47,12 @@ def score(
         raise ValueError(f"clean {clean.shape} and estimate {estimate.shape} must have one shape")
     empty: dict[str, Any] = dict.fromkeys(METRICS)
     if not np.isfinite(estimate).all():
-        return {"status": NOT_FINITE, "reason": "the result holds samples that are no numbers"} | empty
-    heard = np.ptp(clean, axis=1) > 0
-    if not heard.any():
+        return {"status": NOT_FINITE, "reason": "the result has non-finite samples"} | empty
+    audible = np.ptp(clean, axis=1) > 0
+    if not audible.any():
         return {"status": SILENT, "reason": "the clean audio is silent"} | empty
-    reference = torch.from_numpy(np.ascontiguousarray(clean[heard])).double()
-    found = torch.from_numpy(np.ascontiguousarray(estimate[heard])).double()
+    reference = torch.from_numpy(np.ascontiguousarray(clean[audible])).double()
+    found = torch.from_numpy(np.ascontiguousarray(estimate[audible])).double()
     levelled = gain * reference
     values = {
         "sdr": _mean(metrics.sdr(estimate=found, reference=reference)),
@@ -87,7 +87,7 @@ def _mid_side(clean: NDArray[np.float32], estimate: NDArray[np.float32]) -> dict
 
 
 def _error_by_band(*, estimate: Tensor, reference: Tensor) -> dict[str, float | None]:
-    """Give the error's energy over the signal's, band by band, in dB; 0 dB is a band that is missing."""
+    """Return the energy of the error over the signal's by band, dB; 0 dB is a band that is missing."""
     error, signal = (
         torch.fft.rfft(samples).abs().square().sum(0) for samples in (estimate - reference, reference)
     )
@@ -100,7 +100,7 @@ def _error_by_band(*, estimate: Tensor, reference: Tensor) -> dict[str, float | 
 
 
 def _decibels(error: float, signal: float, whole: float) -> float | None:
-    if signal <= 1e-14 * whole:  # rounding of the transform, not sound
+    if signal <= 1e-14 * whole:  # rounding of the transform
         return None
     if error == 0:
         return -metrics.LIMIT_DB

@@ -1,4 +1,4 @@
-"""The models of an evaluation: found by what the user calls them, loaded, and given short names."""
+"""The models of an evaluation: resolved, loaded, and given short names."""
 
 import os
 import re
@@ -13,18 +13,18 @@ from pipelines.schema import CLEAN, UNTOUCHED
 from pipelines.storage.folder import is_uri
 
 _NAMED = re.compile(r"(?P<name>[\w.-]+)=(?P<source>.+)")
-_PLAIN = ("/", "best", "checkpoints", "init")  # names that say nothing
+_PLAIN = ("/", "best", "checkpoints", "init")  # path components that do not identify a model
 _FILES = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
 
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """One model.
+    """A model, the untouched codec, or results that the data contain.
 
     Args:
         name: In tables and file names.
-        source: What the user called it.
-        bundle: Its weights; None for the untouched codec, and for results that the data bring along.
+        source: As given by the user.
+        bundle: Its weights; None for the untouched codec and for results in the data.
     """
 
     name: str
@@ -33,32 +33,32 @@ class EvaluatedModel:
 
     @property
     def digest(self) -> str:
-        """What tells its weights from others."""
+        """Identifies its weights."""
         return self.bundle.digest if self.bundle else self.source
 
     @property
     def parameters(self) -> int | None:
-        """How many weights it has, in all; None where nobody knows."""
+        """Number of parameters; None if unknown."""
         if self.bundle is None:
             return 0 if self.source == UNTOUCHED else None
         return sum(value.size for value in self.bundle.weights.values())
 
 
-def load_models(models: Sequence[str], given: Sequence[str]) -> tuple[EvaluatedModel, ...]:
+def load_models(models: Sequence[str], result_models: Sequence[str]) -> tuple[EvaluatedModel, ...]:
     """Load all models of an evaluation, the untouched codec first.
 
     Args:
-        models: As the user named them.
-        given: Names of those whose results the data bring along.
+        models: Checkpoints, registry names or NAME=MODEL.
+        result_models: Models whose results the data contain.
 
     Raises:
-        UsageError: one cannot be had, or two have one name.
+        UsageError: a model cannot be loaded, or two have the same name.
     """
     from apollo.checkpoints import checkpoint
 
     found = [
         EvaluatedModel(UNTOUCHED, UNTOUCHED),
-        *(EvaluatedModel(name, "results in the data") for name in given),
+        *(EvaluatedModel(name, "results in the data") for name in result_models),
     ]
     for model in models:
         named = None if os.path.exists(model) else _NAMED.fullmatch(model)
@@ -70,22 +70,22 @@ def load_models(models: Sequence[str], given: Sequence[str]) -> tuple[EvaluatedM
             raise UsageError(str(error)) from error
         found.append(EvaluatedModel(name, source, pack(generator)))
     if any(one.name == CLEAN for one in found):
-        raise UsageError(f"a model cannot be called {CLEAN}: that is what the scores compare with")
+        raise UsageError(f"a model cannot be named {CLEAN}: that is the reference of the scores")
     if twice := [name for name, times in Counter(one.name for one in found).items() if times > 1]:
         raise UsageError(
-            f"two models are called {twice[0]}: give one a name of its own, --models NAME=MODEL, or rename "
-            "its files if the data bring its results"
+            f"two models are named {twice[0]}: rename one with --models NAME=MODEL, or its files if its "
+            "results are in the data"
         )
     return tuple(found)
 
 
 def _short(source: str) -> tuple[str, str]:
-    """Give a short name that can be part of a file's, and what to load.
+    """Return a short name that is valid in file names, and the location to load.
 
-    In a registry an alias may move: the version's number is the name, and the version what is loaded.
+    A registry alias may move, so it is resolved to its version.
 
     Raises:
-        CheckpointError: there is no such version.
+        CheckpointError: the version does not exist.
     """
     if source.partition(":")[0] in ("models", "runs"):
         from pipelines.registry.resolve_models import find_version

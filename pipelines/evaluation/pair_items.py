@@ -1,16 +1,16 @@
-"""Pairs and triples that a user brings: clean and degraded files, and what somebody's model made of them.
+"""Items from a folder of audio files: clean and degraded pairs, optionally with models' results.
 
 Two layouts, at any depth below the folder:
 
     <name>/clean.wav  <name>/degraded.mp3  [<name>/<model>.wav …]         a folder an item
     clean/<name>.wav  degraded/<name>.mp3  [<model>/<name>.wav …]         a folder a role
 
-A folder of the way that is named after a bitrate (`64k`, `mp3_64000`) is the item's degradation, and the
-rest of the way its song: `24k/x` and `64k/x` are one song. Where several names of a role are there (`clean`,
-`original`), the first counts, and the others are no results.
+A path component named after a bitrate (`64k`, `mp3_64000`) is the item's degradation, and the rest of the
+path its song: `24k/x` and `64k/x` are one song. Of several names of a role (`clean`, `original`), the first
+counts, and the others are not results.
 
-A result that cannot be used is a reason for its model alone. One with samples that are no numbers is given as
-it is, for scores to tell (`not_finite`), if it is at 44.1 kHz; if it must be resampled, it is a reason.
+A result that cannot be used is unreadable for its model alone. A 44.1 kHz float file with non-finite samples
+is loaded as it is and scored as `not_finite`; one that needs resampling is unreadable.
 """
 
 import hashlib
@@ -36,13 +36,13 @@ from pipelines.storage.folder import is_uri
 
 _CLEAN, _DEGRADED = ("clean", "original", "reference"), ("degraded", "lossy", "codec")
 _ROLES = frozenset({*_CLEAN, *_DEGRADED})
-_RESERVED = (UNTOUCHED, "clean")  # what scores and pages call something else
-_MOST_CHANNELS = 2
-_LONGEST_SECONDS = 60
-_MOST_LENGTHS_APART = 1_152  # samples: a frame of MP3, which decoders add or leave out
+_RESERVED = (UNTOUCHED, "clean")  # names with another meaning in scores and reports
+_MAX_CHANNELS = 2
+_MAX_SECONDS = 60
+_MAX_LENGTH_DIFFERENCE = 1_152  # samples: a frame of MP3, which decoders add or leave out
 _BITRATE = re.compile(r"(?:[a-z0-9]+[_-])?(?:(?P<kilo>\d{2,3})k(?:bps)?|(?P<bits>\d{5,6}))", re.IGNORECASE)
 _UNKNOWN = "given"
-_FAILURES = (AudioError, FfmpegError, OSError)  # a node without ffmpeg is no fault of the file
+_FAILURES = (AudioError, FfmpegError, OSError)  # FfmpegError: a node without ffmpeg
 
 
 @dataclass(frozen=True)
@@ -56,31 +56,31 @@ class _Files:
 
 
 class PairItems:
-    """Pairs below a folder; an `ItemSource`.
+    """Pairs of files below a folder; an `ItemSource`.
 
     Args:
-        folder: A folder on a disk.
-        degradations: Names of those to score; none takes all.
-        limit: Most items, taken evenly over the degradations; None takes all.
+        folder: A local folder.
+        degradations: Names of those to score; empty takes all.
+        limit: Maximum number of items, taken evenly over the degradations; None takes all.
 
     Raises:
-        UsageError: there are no pairs, or none of a degradation that was asked for; or two have one name, or
-            a result has a name that means something else.
+        UsageError: there are no pairs, none of a requested degradation, two with the same name, or a result
+            with a reserved name.
     """
 
     def __init__(self, folder: str, degradations: tuple[str, ...], limit: int | None) -> None:
         if is_uri(folder) or not os.path.isdir(folder):
-            raise UsageError(f"{folder} is no folder on a disk, and no output of preprocess")
+            raise UsageError(f"{folder} is neither a local folder nor an output of preprocess")
         files = _find(Path(folder))
         if not files:
             raise UsageError(
-                f"{folder} is no output of preprocess, and holds no pairs: NAME/clean.wav with "
+                f"{folder} is not an output of preprocess and holds no pairs: NAME/clean.wav with "
                 "NAME/degraded.mp3, or clean/NAME.wav with degraded/NAME.mp3"
             )
         there = sorted({one.degradation for one in files}, key=lambda one: (one.bitrate_bps or 0, one.name))
         if unknown := set(degradations) - {one.name for one in there}:
             names = ", ".join(one.name for one in there)
-            raise UsageError(f"{folder} has no degradation {', '.join(sorted(unknown))}; there is {names}")
+            raise UsageError(f"{folder} has no degradation {', '.join(sorted(unknown))}, only {names}")
         wanted = [one for one in files if not degradations or one.degradation.name in degradations]
         self._files = [
             wanted[place] for place in choose_evenly([one.degradation.name for one in wanted], limit)
@@ -92,7 +92,7 @@ class PairItems:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the files' names and bytes; of one that cannot be read, of what kind the error is."""
+        """A hash of the files' names and bytes; of an unreadable file, of the type of the error."""
         hashed = hashlib.sha256()
         for one in self._files:
             for path in (one.clean, one.degraded, *(one.restored[name] for name in sorted(one.restored))):
@@ -105,11 +105,11 @@ class PairItems:
         return hashed.hexdigest()
 
     def indices(self, degradation: str) -> list[int]:
-        """Give the places in `items` of those that have a degradation."""
+        """Return the indices in `items` of those that have a degradation."""
         return [number for number, one in enumerate(self._files) if one.degradation.name == degradation]
 
     def load(self, indices: Sequence[int], degradation: str) -> Iterator[EvaluationItem | str]:
-        """Give items, in their order; one that cannot be used as the reason why."""
+        """Yield items in the given order, or the reason why one cannot be used."""
         for index in indices:
             files = self._files[index]
             try:
@@ -135,8 +135,8 @@ def _find(folder: Path) -> list[_Files]:
     for first, second in pairwise(found):
         if first.name == second.name:
             raise UsageError(
-                f"two pairs are called {first.name}, of {_text(first.clean)} and of {_text(second.clean)}: "
-                "rename one"
+                f"two pairs are named {first.name}: {_text(first.clean)} and {_text(second.clean)}. "
+                "Rename one"
             )
     return found
 
@@ -146,7 +146,7 @@ def _first(roles: dict[str, Path], names: Sequence[str]) -> Path | None:
 
 
 def _find_by_role(folder: Path, by_folder: dict[Path, list[Path]]) -> list[_Files]:
-    """Find clean/NAME with degraded/NAME beside it, and whatever other folders there hold a NAME."""
+    """Find clean/NAME with degraded/NAME, and results of the same NAME in other folders."""
     others: dict[str, dict[str, Path]] = {}
     for place, paths in by_folder.items():
         role, *below = place.relative_to(folder).parts or ("",)
@@ -166,20 +166,20 @@ def _files(name: PurePath, clean: Path, degraded: Path, roles: dict[str, Path]) 
     for result, path in results.items():
         if result.casefold() in _RESERVED:
             raise UsageError(
-                f"{_text(path)} would be the result of a model called {result}, and that name "
-                "means something else: rename it"
+                f"{_text(path)} would be the result of a model named {result}, which is a reserved name: "
+                "rename it"
             )
-    degradation, song = _divide(name)
+    degradation, song = _split_name(name)
     return _Files(_text(name), _text(song), degradation, clean, degraded, results)
 
 
 def _text(name: PurePath) -> str:
-    """Give a name as text that is UTF-8 for certain, which tables need and disks do not ask for."""
+    """Return a path as valid UTF-8, which tables need and file systems do not guarantee."""
     return os.fsencode(name.as_posix()).decode("utf-8", "backslashreplace")
 
 
-def _divide(name: PurePath) -> tuple[Degradation, PurePath]:
-    """Divide an item's name into the degradation and the song, which is the whole name if nothing is left."""
+def _split_name(name: PurePath) -> tuple[Degradation, PurePath]:
+    """Split an item's name into degradation and song; the song is the whole name if nothing else is left."""
     for place, part in enumerate(name.parts):
         if match := _BITRATE.fullmatch(part):
             bitrate = int(match["kilo"]) * 1000 if match["kilo"] else int(match["bits"])
@@ -193,7 +193,7 @@ def _load(files: _Files) -> EvaluationItem:
     if len(clean) != len(degraded):
         raise AudioError(f"different numbers of channels: {len(clean)} and {len(degraded)}")
     lengths = [clean.shape[1], degraded.shape[1]]
-    if max(lengths) - min(lengths) > _MOST_LENGTHS_APART:
+    if max(lengths) - min(lengths) > _MAX_LENGTH_DIFFERENCE:
         raise AudioError(f"different lengths: {lengths} samples. Cut them so that they are aligned")
     clean, degraded = clean[:, : min(lengths)], degraded[:, : min(lengths)]
     gain = measure_gain(gain_spectrum(clean.T), gain_spectrum(degraded.T))
@@ -202,7 +202,7 @@ def _load(files: _Files) -> EvaluationItem:
 
 
 def _load_result(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32] | str:
-    """Give a model's result in the item's shape, or why it cannot be used."""
+    """Load a model's result in the item's shape, or return the reason why it cannot be used."""
     channels, length = shape
     try:
         samples = _read_floats(path)
@@ -211,13 +211,13 @@ def _load_result(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32] | st
         return str(error)
     if len(samples) != channels:
         return f"different numbers of channels: the result has {len(samples)}, the item {channels}"
-    if abs(samples.shape[1] - length) > _MOST_LENGTHS_APART:
+    if abs(samples.shape[1] - length) > _MAX_LENGTH_DIFFERENCE:
         return f"different lengths: the result has {samples.shape[1]} samples, the item {length}"
     return np.pad(samples[:, :length], ((0, 0), (0, max(length - samples.shape[1], 0))))
 
 
 def _read_floats(path: Path) -> NDArray[np.float32] | None:
-    """Read a file as it is, NaN included; None where it can hold none, or needs another reader."""
+    """Read a 44.1 kHz float file as it is, NaN included; None for every other file."""
     import soundfile
 
     try:
@@ -225,8 +225,8 @@ def _read_floats(path: Path) -> NDArray[np.float32] | None:
             if (
                 sound.subtype not in ("FLOAT", "DOUBLE")
                 or sound.samplerate != SAMPLE_RATE
-                or sound.channels > _MOST_CHANNELS
-                or not 0 < sound.frames <= _LONGEST_SECONDS * SAMPLE_RATE
+                or sound.channels > _MAX_CHANNELS
+                or not 0 < sound.frames <= _MAX_SECONDS * SAMPLE_RATE
             ):
                 return None
             samples: NDArray[np.float32] = sound.read(dtype="float32", always_2d=True).T
@@ -238,14 +238,14 @@ def _read_floats(path: Path) -> NDArray[np.float32] | None:
 def _read(path: Path) -> NDArray[np.float32]:
     name = _text(PurePath(path.name))
     with AudioReader(str(path), SAMPLE_RATE) as song:
-        if song.channels > _MOST_CHANNELS:
-            raise AudioError(f"{name} has {song.channels} channels, more than {_MOST_CHANNELS}")
-        if song.frames is not None and song.frames > _LONGEST_SECONDS * SAMPLE_RATE:
-            raise AudioError(f"{name} is longer than {_LONGEST_SECONDS} s: scores need excerpts, cut it")
+        if song.channels > _MAX_CHANNELS:
+            raise AudioError(f"{name} has {song.channels} channels, more than {_MAX_CHANNELS}")
+        if song.frames is not None and song.frames > _MAX_SECONDS * SAMPLE_RATE:
+            raise AudioError(f"{name} is longer than {_MAX_SECONDS} s: scores need excerpts, cut it")
         blocks = []
         for block in song.blocks(SAMPLE_RATE):
             blocks.append(block)
-            if len(blocks) > _LONGEST_SECONDS + 1:
-                raise AudioError(f"{name} is longer than {_LONGEST_SECONDS} s: cut it")
+            if len(blocks) > _MAX_SECONDS + 1:
+                raise AudioError(f"{name} is longer than {_MAX_SECONDS} s: cut it")
     samples: NDArray[np.float32] = torch.cat(blocks, 1).numpy()
     return samples

@@ -1,4 +1,4 @@
-"""The registry's candidate against its champion: who is scored, and whether the alias moves."""
+"""Promotion: score the registry's candidate and champion, and move the alias `champion` if rules hold."""
 
 import json
 import logging
@@ -21,12 +21,12 @@ logger = logging.getLogger(__name__)
 
 PROMOTION, _OLD_PROMOTION = "promotion.json", "contest.json"  # the old name is still read
 _URI = "MLFLOW_TRACKING_URI"
-_REASONS = 4_000  # letters of a tag
+_REASONS = 4_000  # longest text of a tag
 
 
 @contextmanager
 def preserve_tracking_uri() -> Iterator[None]:
-    """Put MLFLOW_TRACKING_URI back at the end: what follows in this process has another registry."""
+    """Restore MLFLOW_TRACKING_URI at the end: later jobs of this process may use another registry."""
     before = os.environ.get(_URI)
     try:
         yield
@@ -37,38 +37,38 @@ def preserve_tracking_uri() -> Iterator[None]:
 
 
 def resolve_tracking_uri(config: EvaluateConfig) -> str:
-    """Give where an evaluation is tracked, which is where its models are registered.
+    """Return the tracking URI of an evaluation, which is its model registry too.
 
     Raises:
-        UsageError: nothing can be tracked there, or a decision has no registry to be about.
+        UsageError: the URI cannot be used, or `promote` is set without one.
     """
     explicit = config.tracking.uri or os.environ.get(_URI)
     if not explicit and config.promote:
         raise UsageError(
-            "--promote decides about the models of an MLflow registry: set MLFLOW_TRACKING_URI, or give "
-            "--tracking.uri, such as sqlite:////data/runs/paper/mlflow.db"
+            "--promote needs an MLflow model registry: set MLFLOW_TRACKING_URI or --tracking.uri, such as "
+            "sqlite:////data/runs/paper/mlflow.db"
         )
     if not explicit and is_uri(config.output):
         raise UsageError(
-            f"{config.output} is on no disk, so no database can be made there: set MLFLOW_TRACKING_URI"
+            f"no database can be created in {config.output}, which is not local: set MLFLOW_TRACKING_URI"
         )
     uri = resolve_uri(config.tracking.uri, config.output)
     check_uri(uri, nodes=1)
     if config.tracking.uri:
-        os.environ[_URI] = uri  # names like models:/apollo@champion are looked up there
+        os.environ[_URI] = uri  # resolves names like models:/apollo@champion
     return uri
 
 
 @dataclass(frozen=True)
 class PromotionCase:
-    """Who is scored, and who of them stands for what.
+    """The models to score, and which of them are candidate and champion.
 
     Args:
         models: As `load_models` takes them.
-        candidate: The version that may become champion.
-        champion: The version that was it when the contest began.
-        registry: Where they are registered.
-        decision: What an earlier run decided, as `decide` gave it.
+        candidate: Version that may become champion.
+        champion: Champion when the evaluation started.
+        registry: Registry of both.
+        decision: Result of `decide` of an earlier run.
     """
 
     models: tuple[str, ...]
@@ -78,39 +78,44 @@ class PromotionCase:
     decision: dict[str, Any] | None = None
 
     def record(self, output: Folder) -> None:
-        """Remember who contests: later runs on the output go on with them, wherever the aliases move."""
+        """Record candidate and champion: later runs on the output use them, even if the aliases move."""
         if self.candidate is not None and _read_stored(output) is None:
             self._write(output, None)
 
     def decide(self, scores: pa.Table, config: EvaluateConfig, run_id: str | None) -> dict[str, Any]:
-        """Let `champion` move if the candidate is better, and write down why or why not.
+        """Move the alias `champion` if the candidate is better, and record the reasons.
 
-        What was decided stays: asked again, the registry is left alone. A run that was killed on the way is
-        completed by the next.
+        Idempotent: an existing decision is returned without a change of the registry, and a decision that
+        was interrupted is completed.
+
+        Args:
+            scores: Of candidate, champion and untouched codec.
+            config: Of the evaluation.
+            run_id: MLflow run of the evaluation.
 
         Returns:
-            Facts for result.json.
+            Values for result.json.
         """
         if self.decision is not None:
-            logger.info(f"decided before, and it stays: {'; '.join(self.decision['reasons'])}")
+            logger.info(f"already decided: {'; '.join(self.decision['reasons'])}")
             return self.decision
         assert self.candidate is not None and self.registry is not None  # noqa: S101, PT018 - our invariant
         output = Folder(config.output)
         new, old = self.candidate.label, self.champion.label if self.champion else None
         if new == old:
-            reason = f"{new} is the champion already: there is nothing to decide"
+            reason = f"{new} is the champion already: nothing to decide"
             logger.info(reason)
             return self._write(output, {"promoted": False, "reasons": [reason], "champion": old})
         verdict = decide(scores, new, old, config.promotion)
-        now = self.registry.version(CHAMPION)  # scoring took hours, and others decide too
+        now = self.registry.version(CHAMPION)  # another job may have moved it during the scoring
         holder = now.label if now else None
-        if holder != old and not (verdict.promote and holder == new):  # new: a killed run had moved the alias
+        if holder != old and not (verdict.promote and holder == new):  # moved by an interrupted run
             became = f"{holder} became champion" if holder else f"{self.registry.name} lost its champion"
             reason = f"{became} meanwhile: run again with another --output"
-            logger.info(f"nothing is decided: {reason}")
+            logger.info(f"no decision: {reason}")
             return {"promoted": False, "reasons": [reason], "champion": holder}
         if verdict.promote:
-            self.registry.set_alias(CHAMPION, self.candidate)  # first: no tag may say what is not so
+            self.registry.set_alias(CHAMPION, self.candidate)  # before the tags, which must be true
         self._tag(verdict, run_id)
         logger.info(
             f"{new} is {'the new' if verdict.promote else 'not'} champion: {'; '.join(verdict.reasons)}"
@@ -153,10 +158,10 @@ def _read_stored(output: Folder) -> dict[str, Any] | None:
 
 
 def open_case(config: EvaluateConfig, uri: str) -> PromotionCase:
-    """Find who is to be scored: whom the aliases name, or who contested on this output before.
+    """Find the models to score: those of the aliases, or those that the output was created for.
 
     Raises:
-        UsageError: a decision was asked for, and there is no candidate, or the output is about another one.
+        UsageError: `promote` is set and there is no candidate, or the output is about another one.
     """
     if not config.promote:
         return PromotionCase(config.models)
@@ -171,7 +176,9 @@ def open_case(config: EvaluateConfig, uri: str) -> PromotionCase:
             "registers one when it ends"
         )
     if champion is None:
-        logger.info(f"{config.registry.name} has no champion yet: the candidate has only the codec to beat")
+        logger.info(
+            f"{config.registry.name} has no champion yet: the candidate is compared with the codec only"
+        )
     versions = [one for one in (candidate, champion) if one is not None]
     names = dict.fromkeys(f"{one.label}=models:/{one.name}/{one.number}" for one in versions)
     decision = stored["decision"] if stored else None
@@ -181,24 +188,24 @@ def open_case(config: EvaluateConfig, uri: str) -> PromotionCase:
 def _resume(
     stored: dict[str, Any], registry: Registry, candidate: Version | None, output: str
 ) -> tuple[Version, Version | None]:
-    """Find the candidate and the champion that contested on an output before.
+    """Return the candidate and the champion that an output was created for.
 
     Raises:
-        UsageError: the registry has another candidate by now, or has lost one of the two.
+        UsageError: the registry has another candidate now, or one of the two was deleted.
     """
     before = Version(stored["name"], stored["candidate"])
     now = candidate or before
     if (registry.name, now.number) != (before.name, before.number):
-        did = "decided about" if stored["decision"] else "was begun for"
+        did = "decided about" if stored["decision"] else "was created for"
         asked = candidate.label if candidate else f"models of {registry.name}"
-        raise UsageError(f"{output} {did} {before.label}: name another --output for {asked}")
+        raise UsageError(f"{output} {did} {before.label}: use another --output for {asked}")
 
     def find(number: int) -> Version:
         version = registry.version(number)
         if version is None:
             raise UsageError(
-                f"{output} is about {Version(registry.name, number).label}, which the registry does not have "
-                "any more: name another --output"
+                f"{output} is about {Version(registry.name, number).label}, which was deleted from the "
+                "registry: use another --output"
             )
         return version
 

@@ -1,4 +1,4 @@
-"""The rule by which the registry's `champion` moves: a pure function of the validation split's scores."""
+"""The promotion rule: whether a candidate becomes champion, from the scores of the validation split."""
 
 import math
 from collections.abc import Mapping
@@ -25,11 +25,11 @@ from pipelines.schema import METRICS, NOT_FINITE, UNREADABLE, UNTOUCHED
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """What a candidate must be.
+    """A condition on a candidate.
 
     Args:
-        metric: A column of the table of scores.
-        against: Whom it is compared with, item by item.
+        metric: Column of the table of scores.
+        against: Models to compare with, item by item.
         kind: `better`: the interval of the mean improvement, over all degradations together, lies above
             `margin`. `not_worse`: the mean of no degradation is worse by more than `margin`.
         margin: In the metric's unit.
@@ -52,11 +52,11 @@ class PromotionConfig:
     """When a candidate becomes champion: when all rules hold.
 
     Args:
-        rules: The default asks for more ViSQOL than the champion and the untouched codec, and for at most
-            1 dB less SI-SNR than either at every bitrate.
-        level: Coverage of the intervals.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap.
+        rules: Default: higher ViSQOL than the champion and the untouched codec, and at most 1 dB less SI-SNR
+            than either at every bitrate.
+        level: Confidence level of the intervals.
+        resamples: Resamples of the bootstrap.
+        seed: Seed of the bootstrap.
     """
 
     rules: tuple[Rule, ...] = (
@@ -69,21 +69,23 @@ class PromotionConfig:
 
     def __post_init__(self) -> None:
         if not self.rules:
-            raise UsageError("promotion has no rules: every candidate would become champion. Give one")
+            raise UsageError(
+                "promotion has no rules, so every candidate would become champion: set at least one"
+            )
         if not 0 < self.level < 1 or self.resamples < 1:
             raise UsageError(
-                f"level is {self.level}, resamples {self.resamples}: give 0 < level < 1 and 1 or more "
-                "resamples"
+                f"level is {self.level}, resamples {self.resamples}: level must be between 0 and 1, "
+                "resamples 1 or more"
             )
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether the champion moves, and why.
+    """Result of the promotion rule.
 
     Args:
-        promote: Whether it does.
-        reasons: What was looked at, with numbers; each begins with `passed` or `failed`.
+        promote: Whether the candidate becomes champion.
+        reasons: Checks with their numbers; each starts with `passed` or `failed`.
     """
 
     promote: bool
@@ -98,7 +100,7 @@ def decide(
     Args:
         scores: Of the candidate, the champion and the untouched codec, on the same items.
         candidate: Its name in the table.
-        champion: Its name in the table; None where there is none: then the untouched codec alone is to beat.
+        champion: Its name in the table; None compares with the untouched codec only.
         config: The rules.
 
     Raises:
@@ -109,7 +111,7 @@ def decide(
         raise ValueError(f"candidate {candidate!r} and champion {champion!r} must be two models")
     for name in (candidate, champion or UNTOUCHED, UNTOUCHED):
         if name not in columns.models:
-            raise ValueError(f"{name!r} is not among the scores: they are of {', '.join(columns.models)}")
+            raise ValueError(f"{name!r} has no scores; there are those of {', '.join(columns.models)}")
     references = {UNTOUCHED: "the untouched codec"}
     if champion is not None:
         references = {champion: f"the champion ({champion})"} | references
@@ -129,7 +131,7 @@ def decide(
 
 
 def _failures(scores: Scores, candidate: str) -> list[str]:
-    """Say how many of the candidate's results are of no use where the untouched codec's are."""
+    """Count results of the candidate that cannot be scored where the untouched codec's can."""
     reasons = []
     for status in (NOT_FINITE, UNREADABLE):
         own = _count_missing(_keys(scores, candidate, status), _keys(scores, UNTOUCHED, status))
@@ -139,7 +141,7 @@ def _failures(scores: Scores, candidate: str) -> list[str]:
 
 
 def _incomplete(scores: Scores, names: Mapping[str, str]) -> list[str]:
-    """Say which models were not scored on all that the untouched codec was."""
+    """Return which models lack scores that the untouched codec has."""
     expected = _keys(scores, UNTOUCHED)
     lacking = {text: _count_missing(expected, _keys(scores, name)) for name, text in names.items()}
     return [
@@ -213,9 +215,9 @@ class _Comparison:
         ]
 
     def _undefined(self, pairs: pd.DataFrame, name: str) -> list[str]:
-        """Refuse a candidate that lacks a score where the reference has one: it might be its worst."""
+        """Refuse a candidate that lacks scores of the reference: they might be its worst."""
         number = count_lacking(pairs, self.rule.metric)
-        return [f"failed: {name}: the candidate lacks {number} that the other has"] if number else []
+        return [f"failed: {name}: the candidate lacks {number} scores that the other has"] if number else []
 
     @property
     def _sign(self) -> int:

@@ -11,13 +11,13 @@ _WARM_UP_RUNS = 3
 
 @dataclass(frozen=True)
 class RealTimeFactor:
-    """How fast a model is.
+    """Speed of a model.
 
     Args:
-        milliseconds: Mean over the runs.
-        runs: How many there were.
+        milliseconds: For one second of mono audio, mean over the runs.
+        runs: Number of runs.
         device: Name of the hardware.
-        threads: Of a CPU.
+        threads: CPU threads.
     """
 
     milliseconds: float
@@ -29,14 +29,14 @@ class RealTimeFactor:
 def measure_rtf(
     bundle: ModelBundle, precision: str, device: str, runs: int, seconds: float
 ) -> RealTimeFactor:
-    """Measure a model, alone on the machine; the caller sees to that.
+    """Measure the real-time factor of a model; the caller keeps the machine otherwise idle.
 
     Args:
         bundle: The model.
         precision: Of the linear layers.
         device: `cpu` or `cuda`.
-        runs: Most runs.
-        seconds: Longest time, warm-up aside; one run there is always.
+        runs: Maximum number of runs.
+        seconds: Maximum duration without warm-up; at least one run is made.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""What an evaluation tells: tables and figures as files, and the page to look at and to listen to."""
+"""The report of an evaluation: tables and figures as files, and an HTML page with listening examples."""
 
 import json
 import re
@@ -21,17 +21,17 @@ from pipelines.storage.folder import Folder
 REPORT, SUMMARY = "report.html", "verdicts.json"
 _STATE, _OLD_STATE = "report_state.json", "told.json"  # the old name is still read
 _RANKS = ("worst", "median", "best")
-_RECIPE = re.compile(r"^([0-9a-f]{12})[0-9a-f]{20,}$")  # a digest: its beginning is enough to find it
-_BY = ("visqol", "si_snr")  # what items are ranked by; the second where the first is not defined
+_RECIPE = re.compile(r"^([0-9a-f]{12})[0-9a-f]{20,}$")  # a digest: its first digits identify it
+_BY = ("visqol", "si_snr")  # items are ranked by; the second if the first is undefined
 
 
 @dataclass(frozen=True)
 class ListeningExample:
-    """An item to listen to.
+    """An item of the report's audio players.
 
     Args:
-        item: Its name.
-        degradation: At which.
+        item: Name of the item.
+        degradation: Name of the degradation.
         rank: `worst`, `median` or `best`, by the first model's scores.
     """
 
@@ -41,12 +41,12 @@ class ListeningExample:
 
 
 def choose_listening_examples(scores: pa.Table, models: Sequence[str], items: int) -> list[ListeningExample]:
-    """Choose what to listen to: items that are spread evenly from the worst to the best, a degradation each.
+    """Choose items evenly from the worst to the best at every degradation.
 
     Args:
         scores: The table of scores.
-        models: Names; items are ranked by the first one that is no codec.
-        items: How many a degradation.
+        models: Names; items are ranked by the first one that is not the codec.
+        items: Number of items per degradation.
     """
     ranked = next((name for name in models if name != UNTOUCHED), UNTOUCHED)
     rows = [row for row in scores.to_pylist() if row["model"] == ranked and row["status"] == SCORED]
@@ -64,7 +64,7 @@ def choose_listening_examples(scores: pa.Table, models: Sequence[str], items: in
 
 
 def _choose_evenly(rows: list[dict[str, Any]], count: int) -> list[tuple[float, dict[str, Any]]]:
-    """Take rows evenly from the first to the last, each with its place from 0 to 1."""
+    """Choose rows evenly from the first to the last; return each with its position from 0 to 1."""
     count = min(count, len(rows))
     if count == 1:
         return [(0.5, rows[len(rows) // 2])]
@@ -73,7 +73,12 @@ def _choose_evenly(rows: list[dict[str, Any]], count: int) -> list[tuple[float, 
 
 
 def is_report_current(output: Folder, key: str) -> bool:
-    """Tell whether tables and page are there, and made of what is there."""
+    """Return whether the report exists and was made from these inputs.
+
+    Args:
+        output: Of the evaluation.
+        key: Hash of the inputs.
+    """
     try:
         state = _read_state(output)
         return bool(state["key"] == key) and all(output.exists(name) for name in state["files"])
@@ -82,7 +87,7 @@ def is_report_current(output: Folder, key: str) -> bool:
 
 
 def report_files(output: Folder) -> list[str]:
-    """Name the files that tell an evaluation."""
+    """Return the names of the report's files."""
     files: list[str] = _read_state(output)["files"]
     return files
 
@@ -98,21 +103,21 @@ def write_report(
     output: Folder,
     scores: pa.Table,
     facts: dict[str, tables.ModelFacts],
-    heard: Sequence[tuple[ListeningExample, dict[str, Samples]]],
+    examples: Sequence[tuple[ListeningExample, dict[str, Samples]]],
     *,
     key: str,
     hardware: str,
 ) -> None:
-    """Write tables, figures and the page.
+    """Write tables, figures and the HTML page.
 
     Args:
         config: Of the evaluation.
-        output: Where.
+        output: Of the evaluation.
         scores: All scores.
-        facts: What is known of the models beside them.
-        heard: Items to listen to, with their versions.
-        key: What all of this is made of.
-        hardware: On which hardware, in words.
+        facts: Size and speed of the models, by name.
+        examples: Listening examples with their audio by version.
+        key: Hash of the inputs.
+        hardware: Description of the hardware, for the note of Table II.
     """
     bootstrap = Bootstrap(resamples=config.bootstrap_resamples, seed=config.bootstrap_seed)
     made = tables.build_tables(scores, facts, bootstrap=bootstrap)
@@ -136,12 +141,12 @@ def write_report(
             ),
             listening_page.Figure(title="Error by band", note="", png=pictures["bands"]),
         ),
-        comparisons=_comparisons(scores, heard),
+        comparisons=_comparisons(scores, examples),
         sample_rate=SAMPLE_RATE,
     )
     files[REPORT] = listening_page.write_page(page).encode()
     for name in (_STATE, _OLD_STATE):
-        output.delete(name)  # from here until all is written there is nothing to believe
+        output.delete(name)  # the report is invalid until all files are written
     for name, content in files.items():
         output.write(name, content)
     output.write(_STATE, json.dumps({"key": key, "files": sorted(files)}, indent=1).encode())
@@ -153,23 +158,23 @@ def _html_table(table: ScoreTable) -> listening_page.Table:
 
 
 def _html_value(text: str, first: Cell) -> listening_page.Value:
-    """Give what the page shows for cells that stand together; it sorts by the first."""
+    """Return what the page shows for a group of cells, which it sorts by the first."""
     if isinstance(first, str) or first is None:
         return first if text == first else text
     return first if isinstance(first, int) else listening_page.MultiValueCell(text, first)
 
 
 def _comparisons(
-    scores: pa.Table, heard: Sequence[tuple[ListeningExample, dict[str, Samples]]]
+    scores: pa.Table, examples: Sequence[tuple[ListeningExample, dict[str, Samples]]]
 ) -> tuple[listening_page.Comparison, ...]:
-    wanted = {(choice.item, choice.degradation) for choice, _ in heard}
+    wanted = {(choice.item, choice.degradation) for choice, _ in examples}
     rows = {
         (row["item"], row["degradation"], row["model"]): row
         for row in scores.to_pylist()
         if (row["item"], row["degradation"]) in wanted
     }
     found = []
-    for choice, versions in heard:
+    for choice, versions in examples:
         if not versions:
             continue
         place = choice.item, choice.degradation

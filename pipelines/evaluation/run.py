@@ -1,16 +1,16 @@
-"""Evaluate: models x degradations over the same items, scored and reported; what jobs/evaluate.py calls.
+"""Evaluate models x degradations over the same items; the implementation of jobs/evaluate.py.
 
 The files of an evaluation:
 
     OUTPUT/
-      fingerprint.json  models.json   what decides the scores; another run on the same output is refused
-      scores/                         a file a model and degradation (`pipelines.evaluation.score_files`)
+      fingerprint.json  models.json   what determines the scores; a run with other values is refused
+      scores/                         a file per model and degradation (`pipelines.evaluation.score_files`)
       rtf/                            real-time factors, by model
-      promotion.json                  with `promote`: who contested, and what was decided
-      scores.parquet                  all scores: a row a model, item and degradation
+      promotion.json                  with `promote`: candidate, champion and the decision
+      scores.parquet                  all scores: a row per model, item and degradation
       *.csv  *.md  *.png              the tables and figures
-      report.html                     the same, to look at and to listen to
-      result.json                     how the run ended
+      report.html                     the same, with audio examples
+      result.json                     status, exit code and summary
 """
 
 import hashlib
@@ -60,12 +60,12 @@ _RTF_FOLDER = "rtf"
 
 
 def evaluate(config: EvaluateConfig) -> Outcome:
-    """Evaluate to the end, however it ends, and leave result.json.
+    """Run an evaluation and write result.json, whatever its outcome.
 
-    An output that another run holds, or that was begun with something else, is left as it is.
+    An output that another run holds, or that was created with another configuration, is not changed.
     """
     run = _Evaluation(config)
-    left = "what is scored stands, run the same command again to continue"
+    left = "finished scores are kept, run the same command again to continue"
     with promotion.preserve_tracking_uri():
         return run_held(run.output, run.prepare, run.work, doing="evaluating", left=left)
 
@@ -75,7 +75,7 @@ class _Evaluation:
         self.config, self.output = config, Folder(config.output)
 
     def prepare(self) -> Outcome | None:
-        """Find items and models, and claim the output."""
+        """Load items and models, and check the output's fingerprint."""
         config = self.config
         self.uri = promotion.resolve_tracking_uri(config)
         self.item_source = open_items(config.data, config.split, config.degradations, config.limit)
@@ -83,7 +83,7 @@ class _Evaluation:
             raise UsageError(f"{config.data} has no items to score")
         if config.promote and not isinstance(self.item_source, ShardItems):
             raise UsageError(
-                f"{config.data} is no output of preprocess: champions are chosen on its split valid"
+                f"{config.data} is not an output of preprocess: champions are chosen on its split valid"
             )
         self.case = promotion.open_case(config, self.uri)
         self.models = load_models(self.case.models, self.item_source.result_models)
@@ -115,7 +115,7 @@ class _Evaluation:
         }
 
     def _check_model_names(self) -> None:
-        """Keep which weights a name stands for: models may be added, but never change behind a name."""
+        """Record the weights of each name: models may be added, but a name keeps its weights."""
         there = json.loads(self.output.read(MODELS)) if self.output.exists(MODELS) else {}
         here = {
             one.name: {"source": one.source, "digest": one.digest, "parameters": one.parameters}
@@ -124,68 +124,73 @@ class _Evaluation:
         for name, facts in here.items():
             if there.get(name, facts)["digest"] != facts["digest"]:
                 raise UsageError(
-                    f"{self.output.location} holds scores of other weights called {name!r}, from "
-                    f"{there[name]['source']}: give these a name of their own, as in --models "
-                    f"new={facts['source']}"
+                    f"{self.output.location} holds scores of other weights named {name!r}, from "
+                    f"{there[name]['source']}: give these another name, as in --models new={facts['source']}"
                 )
         if there | here != there:
             self.output.write(MODELS, json.dumps(there | here, indent=1).encode())
 
     def work(self) -> Outcome:
-        """Score what is open, and tell it."""
+        """Score what is pending and write the report."""
         pending = [trial for trial in self.trials if self._is_pending(trial)]
         wanted = [one for one in self.models if one.bundle and self.config.rtf_runs]
         unmeasured = [one for one in wanted if not self._read_rtf(one)]
         if pending or unmeasured or not is_report_current(self.output, self._key()):
             failed = self._run(pending)
             if failed:
-                return Outcome(Exit.FAILED, f"{failed}; what is scored stands, run the same command again")
+                return Outcome(Exit.FAILED, f"{failed}; finished scores are kept, run the same command again")
         scores = self._collect_scores()
         facts: dict[str, Any] = {"report": join(self.config.output, REPORT), **_count(scores)}
         facts |= {"verdicts": json.loads(self.output.read(SUMMARY)), "mlflow_run": self._log_to_mlflow()}
         outcome = self._outcome(scores, facts)
-        if self.config.promote and outcome.code == Exit.DONE:  # nothing is decided on what is left of a split
+        if self.config.promote and outcome.code == Exit.DONE:  # no decision on an incomplete split
             decision = self.case.decide(scores, self.config, facts["mlflow_run"])
             outcome = replace(outcome, facts=facts | decision)
         return outcome
 
     def _is_pending(self, trial: Trial) -> bool:
-        """Tell whether a trial is to be run: what could not be read may be there by now."""
+        """Return whether a trial has no scores yet, or items that could not be read."""
         scores = read_scores(self.output, trial)
         return scores is None or UNREADABLE in scores["status"].to_pylist()
 
     def _run(self, pending: list[Trial]) -> str | None:
-        """Do what needs Ray; gives what failed, if anything."""
+        """Score and write the report on Ray; return the first error, if any."""
         from pipelines.cluster import connection
         from pipelines.evaluation.tune_trials import render_listening_examples, run_trials, scoring_pool
 
         connection.connect()
-        catch_sigterm()  # Ray has put its own handler there
+        catch_sigterm()  # Ray has installed its own handler
         self._measure_rtf()
         cutoffs_hz = {name: find_cutoff_hz(self.item_source, name) for name in self.degradations}
         with scoring_pool(self.config, self.item_source, self.models, cutoffs_hz) as pool:
             if pending:
                 done = len(self.trials) - len(pending)
-                logger.info(f"scoring {len(pending)} of {len(self.trials)} trials ({done} are done)")
+                logger.info(f"scoring {len(pending)} of {len(self.trials)} trials ({done} are finished)")
                 failed = run_trials(pool, pending)
                 if failed:
                     return failed
             scores = self._collect_scores()
-            wanted = choose_listening_examples(scores, self._names(), self.config.heard_items)
+            chosen = choose_listening_examples(scores, self._names(), self.config.heard_items)
             numbers = {one.name: number for number, one in enumerate(self.item_source.items)}
-            places = [(numbers[one.item], one.degradation) for one in wanted]
-            heard = (
-                list(zip(wanted, render_listening_examples(pool, places, self._names()), strict=True))
-                if wanted
+            places = [(numbers[one.item], one.degradation) for one in chosen]
+            examples = (
+                list(zip(chosen, render_listening_examples(pool, places, self._names()), strict=True))
+                if chosen
                 else []
             )
         write_report(
-            self.config, self.output, scores, self._facts(), heard, key=self._key(), hardware=self._hardware()
+            self.config,
+            self.output,
+            scores,
+            self._facts(),
+            examples,
+            key=self._key(),
+            hardware=self._hardware(),
         )
         return None
 
     def _hardware(self) -> str:
-        """Say on which hardware scores and real-time factors were made."""
+        """Describe the hardware of scores and real-time factors."""
         devices = {json.loads(read_commit(self.output, trial))["device"] for trial in self.trials}
         measured = [times for one in self.models for times in self._read_rtf(one).values()]
         hardware = {f"{times['device']}, {times['threads']} threads" for times in measured}
@@ -197,14 +202,14 @@ class _Evaluation:
         return [one.name for one in self.models]
 
     def _key(self) -> str:
-        """Give what the tables and the page are made of, as a hash."""
+        """Return a hash of all that the tables and the report are made from."""
         commits = [read_commit(self.output, trial) for trial in self.trials]
         measured = [self._read_rtf(one) for one in self.models]
         settings = (self.config.bootstrap_resamples, self.config.bootstrap_seed, self.config.heard_items)
         return hashlib.sha256(repr((commits, measured, settings)).encode()).hexdigest()
 
     def _measure_rtf(self) -> None:
-        """Measure real-time factors, one after the other, before anything else of this run computes."""
+        """Measure real-time factors, one at a time, before this run computes anything else."""
         from pipelines.cluster import connection
         from pipelines.evaluation.tune_trials import run_on_idle_node
 
@@ -217,7 +222,7 @@ class _Evaluation:
                 measured = run_on_idle_node(measure_rtf, *arguments, gpu=device == "cuda")
                 if measured is None:
                     logger.warning(
-                        f"no machine was free to measure the real-time factor of {one.name} ({device})"
+                        f"no node was idle to measure the real-time factor of {one.name} ({device})"
                     )
                     continue
                 found[device] = asdict(measured)
@@ -246,11 +251,11 @@ class _Evaluation:
         }
 
     def _collect_scores(self) -> pa.Table:
-        """Put all trials' scores together in scores.parquet."""
+        """Combine all trials' scores in scores.parquet."""
         tables = [read_scores(self.output, trial) for trial in self.trials]
         whole = [table for table in tables if table is not None]
         if len(whole) < len(tables):
-            raise RuntimeError(f"{len(tables) - len(whole)} of {len(tables)} files of scores are not there")
+            raise RuntimeError(f"{len(tables) - len(whole)} of {len(tables)} score files are missing")
         scores = pa.concat_tables(whole)
         content = parquet_bytes(scores)
         if not self.output.exists(SCORES) or self.output.read(SCORES) != content:
@@ -258,10 +263,10 @@ class _Evaluation:
         return scores
 
     def _log_to_mlflow(self) -> str | None:
-        """Bring everything to MLflow; gives the run's id, or None where nothing could be brought there."""
+        """Log to MLflow; return the run's id, or None if logging failed."""
         config = self.config
         settings = asdict(config)
-        del settings["models"]  # there may be more next time, and MLflow keeps what it got first
+        del settings["models"]  # models may be added later, and MLflow params cannot change
         trials = [self._run_content(trial) for trial in self.trials]
         try:
             return log_evaluation(
@@ -273,7 +278,7 @@ class _Evaluation:
                 trials=trials,
                 files=[SCORES, *report_files(self.output)],
             )
-        except Exception as error:  # whatever a server, a database or a disk throws only delays
+        except Exception as error:  # any error of MLflow only delays logging
             logger.warning(
                 f"tracking: {shown(self.uri)} has not got everything ({root_cause(error)}). "
                 "Run the same command again to send the rest"
@@ -311,10 +316,10 @@ def _count(scores: pa.Table) -> dict[str, Any]:
 
 
 def open_items(data: str, split: str, degradations: tuple[str, ...], limit: int | None) -> ItemSource:
-    """Open what is to be scored, whichever of the two it is.
+    """Open the items of an output of preprocess or of a folder of pairs.
 
     Raises:
-        UsageError: there is nothing to score.
+        UsageError: there are no items.
     """
     if read_commits(Folder(data)):
         return ShardItems(data, split, degradations, limit)

@@ -1,7 +1,7 @@
-"""Files of scores: a trial is done when its file is there, and is what its commit object says.
+"""Score files: a trial is finished when its file exists and matches its commit object.
 
-In OUTPUT/scores: `<model>/<degradation>.parquet`, and beside it a `.json` with rows, size, sha256 and the
-device that models ran on, which is written last.
+In OUTPUT/scores: `<model>/<degradation>.parquet`, and a commit object `<model>/<degradation>.json` with rows,
+size, SHA-256 and the models' device, which is written last.
 """
 
 import io
@@ -27,10 +27,10 @@ class Trial:
     """One model at one degradation.
 
     Args:
-        model: Its name.
-        digest: What tells its weights from others.
+        model: Name of the model.
+        digest: Identifies its weights.
         degradation: Name of the degradation.
-        rows: How many items there are.
+        rows: Number of items.
     """
 
     model: str
@@ -40,12 +40,12 @@ class Trial:
 
     @property
     def path(self) -> str:
-        """Where its scores lie, without an ending."""
+        """Path of its scores below the output, without extension."""
         return f"{FOLDER}/{self.model}/{self.degradation}"
 
 
 def write_scores(output: Folder, trial: Trial, rows: Sequence[dict[str, Any]], device: str) -> None:
-    """Write a trial's scores, then the object that says they are whole."""
+    """Write a trial's scores, then their commit object."""
     content = parquet_bytes(pa.Table.from_pylist(list(rows), schema.SCORES))
     output.write(f"{trial.path}.parquet", content)
     commit = asdict(trial) | {"bytes": len(content), "sha256": digest(content), "device": device}
@@ -53,7 +53,7 @@ def write_scores(output: Folder, trial: Trial, rows: Sequence[dict[str, Any]], d
 
 
 def read_commit(output: Folder, trial: Trial) -> str:
-    """Give what a trial's commit object says, empty where there is none."""
+    """Return the text of a trial's commit object, empty if it does not exist."""
     try:
         return output.read(f"{trial.path}.json").decode()
     except OSError:
@@ -61,7 +61,7 @@ def read_commit(output: Folder, trial: Trial) -> str:
 
 
 def read_scores(output: Folder, trial: Trial) -> pa.Table | None:
-    """Read a trial's scores; None where they are missing, damaged, or another model's."""
+    """Read a trial's scores; None if they are missing, damaged, or of other weights."""
     try:
         commit = json.loads(output.read(f"{trial.path}.json"))
         content = output.read(f"{trial.path}.parquet")
@@ -70,6 +70,6 @@ def read_scores(output: Folder, trial: Trial) -> pa.Table | None:
             return None
         return parquet.read_table(io.BytesIO(content))
     except StoreError:
-        raise  # it says nothing about what lies there
+        raise  # the store failed: the scores may be intact
     except (OSError, ValueError, KeyError, AttributeError, pa.ArrowException):
         return None

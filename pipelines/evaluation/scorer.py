@@ -1,6 +1,6 @@
-"""An actor's work: items in, rows of scores out.
+"""Restore and score items: the work of a scoring actor.
 
-It knows no Ray; `pipelines.evaluation.tune_trials` starts it.
+Does not import Ray; `pipelines.evaluation.tune_trials` starts the actors.
 """
 
 import os
@@ -16,16 +16,16 @@ from pipelines.schema import CLEAN, SAMPLE_RATE, UNREADABLE, UNTOUCHED
 from pipelines.storage.folder import is_uri
 
 Samples = NDArray[np.float32]
-_LISTENING_SAMPLES = 10 * SAMPLE_RATE  # the page holds all that is played
+_LISTENING_SAMPLES = 10 * SAMPLE_RATE  # the report embeds the audio
 
 
 class ItemRestorer:
-    """Restores items, as `apollo restore` does: the decoded stream as it is, the whole at once.
+    """Restores items as `apollo restore` does, each in one piece.
 
     Args:
         precision: Of the linear layers.
-        device: Where; unset takes a GPU where this process has one.
-        threads: Of a CPU; 0 leaves them as they are.
+        device: `auto` takes a GPU if this process has one.
+        threads: CPU threads; 0 leaves them as they are.
     """
 
     def __init__(self, precision: str, device: str = "auto", threads: int = 0) -> None:
@@ -33,14 +33,14 @@ class ItemRestorer:
 
         from apollo.model.device import choose_device
 
-        torch.backends.cudnn.allow_tf32 = False  # float32 is to mean that, on GPUs too
+        torch.backends.cudnn.allow_tf32 = False  # full float32 on GPUs too
         if threads:
             torch.set_num_threads(threads)
         self._precision, self._device = precision, choose_device(device)
         self._model: tuple[str, Any] | None = None
 
     def restore(self, bundle: ModelBundle, degraded: Samples) -> Samples:
-        """Restore [channels, samples]; the last model stays loaded."""
+        """Restore audio [channels, samples]; the last model stays loaded."""
         import torch
 
         from apollo.inference.restoration import restore
@@ -55,16 +55,16 @@ class ItemRestorer:
 
 
 class Scorer:
-    """Scores items of a source, one CPU to an instance.
+    """Scores items of a source on one CPU.
 
     Args:
         item_source: The items.
-        cutoffs_hz: Low-pass edge by degradation.
+        cutoffs_hz: Low-pass cutoff by degradation.
         precision: Of the models' linear layers.
-        data: Where the items lie.
+        data: Path or URI of the items.
 
     Raises:
-        RuntimeError: this node does not see them.
+        RuntimeError: the path does not exist on this node.
     """
 
     def __init__(
@@ -72,7 +72,8 @@ class Scorer:
     ) -> None:
         if not is_uri(data) and not os.path.isdir(data):
             raise RuntimeError(
-                f"node {os.uname().nodename} does not see {data}: give data that every node sees, or a URI"
+                f"node {os.uname().nodename} cannot access {data}: use a path that every node can read, or a "
+                "URI"
             )
         self._item_source, self._cutoffs_hz = item_source, cutoffs_hz
         self._restorer = ItemRestorer(precision, "cpu", threads=1)
@@ -89,19 +90,19 @@ class Scorer:
         """Score items at one degradation.
 
         Args:
-            numbers: Which.
-            degradation: Of what kind.
+            numbers: Indices of the items.
+            degradation: Name of the degradation.
             model: Name of the model.
-            bundle: The model; None where there is none to run.
-            restored: What a GPU has made of them already.
+            bundle: The model; None if there is none to run.
+            restored: The model's results, if a GPU has computed them already.
 
         Returns:
-            A row of `schema.SCORES` an item.
+            A row of `schema.SCORES` per item.
         """
         rows = []
-        for place, loaded in enumerate(self._item_source.load(numbers, degradation)):
-            item = self._item_source.items[numbers[place]]
-            made = restored[place] if restored is not None else None
+        for index, loaded in enumerate(self._item_source.load(numbers, degradation)):
+            item = self._item_source.items[numbers[index]]
+            made = restored[index] if restored is not None else None
             rows.append(
                 {
                     "model": model,
@@ -131,7 +132,7 @@ class Scorer:
         if isinstance(estimate, str):
             return {"status": UNREADABLE, "reason": estimate}
         if estimate is None:
-            return {"status": UNREADABLE, "reason": f"there is no result of {model} beside it"}
+            return {"status": UNREADABLE, "reason": f"the data have no result of {model} for it"}
         return score(loaded.clean, estimate, gain=loaded.gain, cutoff_hz=self._cutoffs_hz[degradation])
 
     def _estimate(
@@ -144,7 +145,7 @@ class Scorer:
     def render(
         self, number: int, degradation: str, models: dict[str, ModelBundle | None]
     ) -> dict[str, Samples]:
-        """Give ten seconds of an item with what every model makes of it: `clean`, then by models' names."""
+        """Return ten seconds of an item: `clean`, then every model's version by its name."""
         (loaded,) = self._item_source.load([number], degradation)
         if isinstance(loaded, str):
             return {}
@@ -162,7 +163,7 @@ def restore_items(
     degradation: str,
     bundle: ModelBundle,
 ) -> list[Samples | None]:
-    """Restore items on a GPU; None where one cannot be read."""
+    """Restore items on a GPU; None for an item that cannot be read."""
     return [
         restorer.restore(bundle, loaded.degraded) if isinstance(loaded, EvaluationItem) else None
         for loaded in item_source.load(numbers, degradation)

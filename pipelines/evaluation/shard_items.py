@@ -28,12 +28,12 @@ class ShardItems:
 
     Args:
         output: Path or URI of an output of preprocess.
-        split: Which split.
-        degradations: Names of those to score; none takes all.
-        limit: Most items, taken evenly over the categories and through the split; None takes all.
+        split: Name of the split.
+        degradations: Names of those to score; empty takes all.
+        limit: Maximum number of items, taken evenly over categories and shards; None takes all.
 
     Raises:
-        UsageError: there are no such shards, they are not finished, or they lack a degradation.
+        UsageError: the split does not exist, is not complete, or lacks a degradation.
     """
 
     result_models: tuple[str, ...] = ()
@@ -55,11 +55,11 @@ class ShardItems:
         return self._split.fingerprint
 
     def indices(self, degradation: str) -> list[int]:
-        """Give the places in `items` of those that have a degradation: all."""
+        """Return the indices of all items: every row has every degradation."""
         return list(range(len(self.items)))
 
     def load(self, indices: Sequence[int], degradation: str) -> Iterator[EvaluationItem | str]:
-        """Give items at one degradation, in their order; one that cannot be used as the reason why."""
+        """Yield items at one degradation in the given order, or the reason why one cannot be used."""
         wanted: dict[int, dict[int, str]] = {}
         for shard, row in (self._locations[index] for index in indices):
             wanted.setdefault(shard, {})[row] = degradation
@@ -78,7 +78,7 @@ class ShardItems:
 
 
 def _list_rows(output: Folder, split: CommittedSplit) -> list[tuple[ItemInfo, int, int]]:
-    """Give every row with its shard and place; those of a shard that cannot be read by their place alone."""
+    """Return every row with its shard and index; rows of an unreadable shard are named by their index."""
     groups = _song_groups(output)
 
     def read(shard: int) -> list[ItemInfo]:
@@ -91,7 +91,7 @@ def _list_rows(output: Folder, split: CommittedSplit) -> list[tuple[ItemInfo, in
         except (OSError, pa.ArrowException) as error:
             foreign = isinstance(error, parquet.ForeignTypeError)
             if not foreign and output.exists(path) and digest(output.read(path)) == commit.sha256:
-                raise  # it was the storage's
+                raise  # the shard is intact: the storage failed
             return [ItemInfo(f"{name} row {row}", (), schema.SONG) for row in range(commit.rows)]
         return [_item(row, groups) for row in rows]
 
@@ -106,7 +106,7 @@ def _item(row: dict[str, Any], groups: dict[str, str]) -> ItemInfo:
 
 
 def _song_groups(output: Folder) -> dict[str, str]:
-    """Tell of every source which group of songs it belongs to."""
+    """Return the song group of every source."""
     try:
         with output.open(_SOURCES) as stream:
             table = parquet.read_table(stream, ["source_id", "group_id"])
@@ -114,7 +114,7 @@ def _song_groups(output: Folder) -> dict[str, str]:
         raise
     except (OSError, pa.ArrowException) as error:
         raise UsageError(
-            f"{output.location} has no {_SOURCES} that can be read ({error}): it says which items share a "
-            "song. Name the whole output of preprocess"
+            f"{output.location} has no readable {_SOURCES} ({error}), which says which items share a song. "
+            "Give the whole output of preprocess"
         ) from error
     return dict(zip(table["source_id"].to_pylist(), table["group_id"].to_pylist()))

@@ -1,7 +1,7 @@
-"""An evaluation in MLflow: a parent run with the tables and the page, and a child run a trial.
+"""Log an evaluation to MLflow: a parent run with tables and report, and a child run per trial.
 
-Everything comes from finished files, so a server that was down misses nothing: the next run of the same
-command brings it there. Runs are found again by a tag, and what they hold is never logged twice.
+All values come from finished files, so the next run of the same command logs what a server that was down has
+missed. Runs are found by a tag, and nothing is logged twice.
 """
 
 import json
@@ -33,11 +33,11 @@ _DIGEST_TAG = "apollo.digest"
 
 @dataclass(frozen=True)
 class RunContent:
-    """What one run of MLflow is to hold.
+    """Content of an MLflow run.
 
     Args:
         name: Of the run.
-        digest: Of what it was made from; a run that has it is complete.
+        digest: Of the source of its content; a run with this tag is complete.
         params: Values by name.
         metrics: Numbers by name.
     """
@@ -58,19 +58,19 @@ def log_evaluation(
     trials: Sequence[RunContent],
     files: Sequence[str],
 ) -> str:
-    """Bring an evaluation to MLflow and give the parent run's id.
+    """Log an evaluation and return the id of the parent run.
 
     Args:
         config: Names and limits.
-        uri: Of the server or database.
+        uri: Of the tracking server or database.
         output: Of the evaluation.
-        parent: The parent run.
-        tags: Of the parent.
-        trials: The trials.
+        parent: Content of the parent run.
+        tags: Of the parent run.
+        trials: Content of the child runs.
         files: Names below the output that become the parent's artifacts.
 
     Raises:
-        Exception: whatever MLflow raises; nothing is half-told, the next call goes on.
+        Exception: any error of MLflow; the next call continues where this one stopped.
     """
     with short_timeouts(config.request_seconds):
         client = make_client(uri)
@@ -107,7 +107,7 @@ def _experiment(client: Any, name: str, location: str | None) -> str:
 
 
 def _key(output: Folder) -> str:
-    """Give what only this output's run is tagged with."""
+    """Return the value of the tag that only this output's run has."""
     if not output.exists(_KEY_FILE):
         output.write(_KEY_FILE, json.dumps({"key": uuid.uuid4().hex}).encode())
     return str(json.loads(output.read(_KEY_FILE))["key"])
@@ -128,10 +128,10 @@ def _log_trial(client: Any, experiment: str, parent: str, trial: RunContent) -> 
 
 
 def _log(client: Any, run: Any, content: RunContent) -> None:
-    """Log params and metrics, then the tag that says that they are all there."""
+    """Log params and metrics, then the tag that marks the run as complete."""
     run_id, began = run.info.run_id, run.info.start_time
     log_params(client, run_id, flatten(content.params), logged=run.data.params)
-    # the run's own start as their time: a point that comes again is the point that is there
+    # the run's start is their timestamp: MLflow stores the same point once
     points = [(sanitize_name(name), value, began, 0) for name, value in content.metrics.items()]
     log_metrics(client, run_id, points)
     client.set_tag(run_id, _DIGEST_TAG, content.digest)

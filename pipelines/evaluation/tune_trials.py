@@ -1,8 +1,8 @@
-"""The grid on Ray Tune: one trial a model and degradation, over one pool of scoring actors that all share.
+"""The grid of trials on Ray Tune: one per model and degradation, over one shared pool of scoring actors.
 
-A trial holds no CPU: it hands items to the pool and writes what comes back, so that two CPUs suffice. With
-GPUs it holds one, and restores there what the pool then scores. What Tune itself keeps is never read again:
-`Tuner.restore` unpickles. A trial is done when its file of scores is there and whole.
+A trial reserves no CPU: it submits items to the pool and writes the scores, so that two CPUs suffice. With
+GPUs it reserves one, restores there, and the pool scores the results. Tune's own state is never read, since
+`Tuner.restore` unpickles: a trial is finished when its score file is complete.
 """
 
 import logging
@@ -28,25 +28,25 @@ from pipelines.storage.folder import Folder
 
 logger = logging.getLogger(__name__)
 
-_CHUNK_ITEMS = 8  # items: a row group of shards
-_CONCURRENT_TRIALS = 2  # trials: one begins while the other's last items are scored
+_CHUNK_ITEMS = 8  # a row group of the shards
+_CONCURRENT_TRIALS = 2  # one starts while the other's last items are scored
 _RETRIES = 3
-_TRIAL_BYTES = 200 << 20  # what a trial's process takes; Tune must be asked for something
-_START_SECONDS = 90.0  # how long scoring actors may take to begin
-_NODE_SECONDS = 1800.0  # how long an autoscaler may take to bring nodes for them
-_IDLE_SECONDS = 60.0  # how long a measurement waits for a machine of its own
+_TRIAL_BYTES = 200 << 20  # memory of a trial's process; Tune needs some resource request
+_START_SECONDS = 90.0  # time for scoring actors to start
+_NODE_SECONDS = 1800.0  # time for an autoscaler to start nodes for them
+_IDLE_SECONDS = 60.0  # time that a measurement waits for an idle node
 
 
 @dataclass(frozen=True)
 class TrialContext:
-    """What all trials share; object references and actor handles in it are Ray's.
+    """Shared by all trials.
 
     Args:
-        item_source: Reference to the items.
-        models: Reference to the weights, by the models' names; those that run nothing have None.
-        scorers: The pool.
-        output: Where scores go.
-        precision: Of models.
+        item_source: Ray object reference to the items.
+        models: Ray object references to the weights, by name; to None for a model that is not run.
+        scorers: Handles of the scoring actors.
+        output: Output of the evaluation.
+        precision: Of the models' linear layers.
         gpu: Whether a trial has a GPU.
     """
 
@@ -65,27 +65,27 @@ def scoring_pool(
     models: Sequence[EvaluatedModel],
     cutoffs_hz: dict[str, float],
 ) -> Iterator[TrialContext]:
-    """Start one scoring actor a CPU; they end with the context.
+    """Start one scoring actor per CPU; they end with the context.
 
     Args:
         config: Of the evaluation.
         item_source: The items.
         models: The models.
-        cutoffs_hz: Low-pass edge by degradation.
+        cutoffs_hz: Low-pass cutoff by degradation.
 
     Raises:
-        UsageError: there is no CPU, and nothing says that there may be some.
+        UsageError: the cluster has no CPU and `scorers` is not set.
     """
     import ray
 
     cpus = pool_cpus()
     if not cpus and config.scorers is None:
         raise UsageError(
-            "the cluster has no CPU up. With an autoscaler, say for how many scoring actors it may bring up "
-            "nodes: --scorers 64"
+            "the cluster has no CPU. With an autoscaler, set how many scoring actors it may start nodes for: "
+            "--scorers 64"
         )
     items = ray.put(item_source)
-    # an actor that dies is started again, and what it was at is done again: scoring twice gives the same
+    # an actor that dies is restarted and its task repeated: scoring is deterministic
     actor = ray.remote(num_cpus=1, max_restarts=_RETRIES, max_task_retries=_RETRIES)(Scorer)
     actor = actor.options(scheduling_strategy="SPREAD", resources=cpu_share())
     wanted = range(config.scorers or cpus)
@@ -102,17 +102,17 @@ def scoring_pool(
 
 
 def _wait_for_actors(started: list[Any]) -> list[Any]:
-    """Keep the actors that have begun: what is sent to one that waits for a CPU would wait with it.
+    """Return the actors that have started; those that wait for a CPU are killed: their tasks would wait.
 
     Raises:
-        RuntimeError: none has begun within the time; another time one may.
+        RuntimeError: no actor has started in time.
     """
     import ray
 
     waiting = {actor.__ray_ready__.remote(): actor for actor in started}
     if not pool_cpus():
         logger.info(
-            f"waiting for nodes for {len(started)} scoring actors, {_NODE_SECONDS / 60:.0f} minutes at most"
+            f"waiting up to {_NODE_SECONDS / 60:.0f} minutes for nodes for {len(started)} scoring actors"
         )
         ray.wait(list(waiting), num_returns=len(waiting), timeout=_NODE_SECONDS)
     ready, late = ray.wait(list(waiting), num_returns=len(waiting), timeout=_START_SECONDS)
@@ -120,20 +120,20 @@ def _wait_for_actors(started: list[Any]) -> list[Any]:
         ray.kill(waiting[reference])
     if not ready:
         raise RuntimeError(
-            f"none of {len(started)} scoring actors got a CPU within {_START_SECONDS:.0f} s: others hold "
-            "them. Wait for them, or bring up more nodes"
+            f"none of {len(started)} scoring actors got a CPU within {_START_SECONDS:.0f} s: all CPUs are in "
+            "use. Wait for other jobs, or start more nodes"
         )
     if late:
-        logger.warning(f"{len(ready)} of {len(started)} scoring actors got a CPU; going on with these")
-    ray.get(ready)  # an actor that could not begin says why
+        logger.warning(f"{len(ready)} of {len(started)} scoring actors got a CPU, continuing with these")
+    ray.get(ready)  # raises the error of an actor that failed to start
     return [waiting[reference] for reference in ready]
 
 
 def run_trials(context: TrialContext, trials: Sequence[Trial]) -> str | None:
-    """Run trials to their end.
+    """Run trials.
 
     Returns:
-        What went wrong first, in words; None when all are done.
+        The first error as text; None if all trials finished.
     """
     import ray
     from ray import tune
@@ -147,9 +147,9 @@ def run_trials(context: TrialContext, trials: Sequence[Trial]) -> str | None:
                 logger.info(result["summary"])
                 _count_items(result["statuses"])
 
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # signals are ours: pipelines.runtime.run
-    os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}  # and so are words
-    callbacks = [ProgressCallback(), JsonLoggerCallback()]  # without a logger Tune misses its own results
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # pipelines.runtime.run handles signals
+    os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}  # and logs are ours
+    callbacks = [ProgressCallback(), JsonLoggerCallback()]  # Tune misses its own results without a logger
     gpus = int(ray.cluster_resources().get("GPU", 0))
     resources = {"memory": _TRIAL_BYTES} | ({"gpu": 1} if context.gpu else cpu_share())
     scratch = tempfile.mkdtemp(prefix="apollo-trials-")
@@ -175,8 +175,8 @@ def _bind(context: TrialContext, trials: Sequence[Trial]) -> Callable[[dict[str,
         trial = trials[config["trial"]]
         if not context.output.exists(FINGERPRINT):
             raise RuntimeError(
-                f"node {os.uname().nodename} does not see {context.output.location}: give an output that "
-                "every node sees, or a URI"
+                f"node {os.uname().nodename} cannot access {context.output.location}: use an output "
+                "that every node can write, or a URI"
             )
         rows = _score_trial(context, trial)
         write_scores(context.output, trial, rows, "cuda" if context.gpu else "cpu")
@@ -195,7 +195,7 @@ def _summarize(trial: Trial, rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _score_trial(context: TrialContext, trial: Trial) -> list[dict[str, Any]]:
-    """Hand out a trial's items, and put what comes back in their order."""
+    """Score a trial's items in the pool and return the rows in the items' order."""
     import ray
     from ray.util import ActorPool
 
@@ -221,7 +221,7 @@ def _score_trial(context: TrialContext, trial: Trial) -> list[dict[str, Any]]:
     for chunk in chunks:
         pool.submit(submit, restore_chunk(chunk))
         waiting += 1
-        if waiting > 2 * len(context.scorers):  # what a GPU restored must not pile up
+        if waiting > 2 * len(context.scorers):  # bounds the results of the GPU in memory
             found += pool.get_next_unordered()
             waiting -= 1
     for _ in range(waiting):
@@ -233,7 +233,13 @@ def _score_trial(context: TrialContext, trial: Trial) -> list[dict[str, Any]]:
 def render_listening_examples(
     context: TrialContext, wanted: Sequence[tuple[int, str]], names: Sequence[str]
 ) -> list[dict[str, Samples]]:
-    """Give items at degradations with what every model makes of them."""
+    """Return items at degradations in every model's version.
+
+    Args:
+        context: The pool and the models.
+        wanted: Index and degradation of each item.
+        names: Names of the models.
+    """
     import ray
     from ray.util import ActorPool
 
@@ -252,14 +258,14 @@ class _Idle:
 
 
 def run_on_idle_node(function: Callable[..., Any], *arguments: Any, gpu: bool) -> Any:
-    """Run a function with all CPUs of a machine to itself; None where none was free in a minute, or is up."""
+    """Run a function on a node whose CPUs are all reserved; None if no node is idle within a minute."""
     import ray
 
     share = {"GPU": 1.0} if gpu else cpu_share()
     able = [node["Resources"] for node in nodes_up() if share.keys() <= node["Resources"].keys()]
     largest = max((int(node.get("CPU", 0)) for node in able), default=0)
     if not largest:
-        return None  # an autoscaler has yet to bring such a machine
+        return None  # no such node is up yet
     alone = ray.remote(num_cpus=largest, num_gpus=share.pop("GPU", 0), resources=share)(_Idle).remote()
     try:
         ready, _ = ray.wait([alone.__ray_ready__.remote()], timeout=_IDLE_SECONDS)
@@ -269,6 +275,6 @@ def run_on_idle_node(function: Callable[..., Any], *arguments: Any, gpu: bool) -
 
 
 def _count_items(counts: Mapping[str, int]) -> None:
-    """Count the items of a trial, by status."""
+    """Count the items of a trial by status."""
     for status, number in counts.items():
         prometheus.record("apollo_items_scored_total", number, status=status)

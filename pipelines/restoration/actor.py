@@ -1,8 +1,7 @@
-"""An actor that restores songs: brings each, restores it as `apollo restore` does, and puts the result.
+"""An actor that restores songs: reads each, restores it as `apollo restore` does, and writes the result.
 
-Whatever a song does to its actor is the song's affair alone. A bad one is a record with a reason; one that
-kills the process again and again (by the memory it takes, say) is given up, since its attempts are counted
-where they outlive the process.
+A bad song only gives a record with a reason. One that kills its process repeatedly (by its memory, say) fails
+after three attempts, which are counted in its record.
 """
 
 import hashlib
@@ -31,19 +30,19 @@ from pipelines.storage.folder import Folder, is_uri
 
 logger = logging.getLogger(__name__)
 
-_MOST_ATTEMPTS = 3
+_MAX_ATTEMPTS = 3
 _COPY_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
 class RestoreSettings:
-    """What a restorer needs beside the weights: plain values, so that Ray can send it.
+    """Settings of an actor.
 
     Args:
-        run: A word that no other run has.
-        songs: How, and the output: path or URI.
+        run: Identifier of the run.
+        songs: Format and naming of results, and the output: path or URI.
         device: `cuda` or `cpu`.
-        precision: One of options.PRECISIONS.
+        precision: One of `apollo.model.config.PRECISIONS`.
     """
 
     run: str
@@ -53,15 +52,15 @@ class RestoreSettings:
 
 
 class SongRestorer:
-    """An actor's state: restores and commits one song at a time."""
+    """Restores and commits one song at a time; the class of the Ray actor."""
 
     def __init__(self, task: RestoreSettings, weights: Shared) -> None:
         self._task = task
         self._output = Folder(task.songs.output)
         if not self._output.exists(FINGERPRINT):
             raise RuntimeError(
-                f"node {os.uname().nodename} does not see {task.songs.output}: give an output that every "
-                "node sees, or a URI such as s3://bucket/path"
+                f"node {os.uname().nodename} cannot access {task.songs.output}: use an output that "
+                "every node can write, or a URI such as s3://bucket/path"
             )
         self._device = choose_device(task.device)
         if self._device.type == "cpu":
@@ -82,7 +81,7 @@ class SongRestorer:
         elif before.status == "begun":
             attempts = before.attempts + 1
         else:
-            return before  # its actor died when it was done
+            return before  # finished; its actor died afterwards
         record = replace(
             SongRecord.start(song, "begun"),
             run=self._task.run,
@@ -90,33 +89,33 @@ class SongRestorer:
             device=self._device.type,
             precision=self._precision,
         )
-        if attempts > _MOST_ATTEMPTS:
-            record.status, record.reason = "failed", f"killed its process {_MOST_ATTEMPTS} times: given up"
+        if attempts > _MAX_ATTEMPTS:
+            record.status, record.reason = "failed", f"killed its process {_MAX_ATTEMPTS} times"
         else:
             write_record(self._output, record)
             try:
                 self._restore(song, record)
             except torch.AcceleratorError as error:
-                # every song after it would fail at once, and this actor would take them all: Ray starts anew
+                # the device is unusable: every song would fail at once. Ray restarts the actor
                 logger.error(f"{song.source}: {root_cause(error)}")
                 os._exit(1)
         write_record(self._output, record)
         return record
 
     def _restore(self, song: SongTask, record: SongRecord) -> None:
-        """Restore a song and put its result under its name; the record tells how it went."""
+        """Restore a song, write its result and complete its record."""
         with tempfile.TemporaryDirectory(prefix="apollo-restore-") as scratch:
             try:
                 source = _fetch(song.source, scratch)
-                beside = is_uri(self._task.songs.output)
+                remote = is_uri(self._task.songs.output)
                 target = Path(scratch, f"result{Path(song.name).suffix}")
-                if not beside:
+                if not remote:
                     target = Path(self._task.songs.output, song.name)
                 (outcome,) = restore_songs(self._generator, [SongJob(source, target)], self._task.songs)
                 record.status, record.reason = outcome.status, outcome.reason
                 if outcome.status == "restored":
                     record.bytes, record.sha256 = target.stat().st_size, _digest(target)
-                    if beside:
+                    if remote:
                         self._output.put(song.name, str(target))
                         self._output.confirm(song.name, record.sha256)
                 for name in ("warnings", "channels", "samples", "seconds", "elapsed_seconds", "peak", "gain"):
@@ -125,12 +124,12 @@ class SongRestorer:
                 raise
             except AudioError as error:
                 record.status, record.reason = "failed", str(error)
-            except Exception as error:  # whatever a song causes, the others go on
+            except Exception as error:  # an error of one song does not stop the others
                 record.status, record.reason = "failed", root_cause(error)
 
 
 def _fetch(location: str, scratch: str) -> Path:
-    """Give a song as a file of this machine.
+    """Return a song as a local file.
 
     Raises:
         AudioError: it cannot be opened.

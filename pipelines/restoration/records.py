@@ -1,7 +1,7 @@
-"""Records of songs: what became of each, as objects below commits/ and as lines of outcomes.jsonl.
+"""Records of songs: objects below commits/ and lines of outcomes.jsonl.
 
-A record is there before its song's result is (status `begun`), so that what a killed run left is told from a
-file that somebody else put there.
+A record is written before the result (status `begun`), which distinguishes results of an interrupted run from
+foreign files.
 """
 
 import hashlib
@@ -20,28 +20,28 @@ _READING_THREADS = 16
 
 @dataclass(kw_only=True)
 class SongRecord:
-    """What became of a song: a line of outcomes.jsonl, and its object below commits/.
+    """Status of a song: its object below commits/, and a line of outcomes.jsonl.
 
     Args:
         source: Path or URI.
-        source_bytes: Its size.
-        source_mtime_ns: When it was changed.
-        name: The result's, below the output.
-        status: `begun`, `restored`, `skipped` (a file is there that no run made) or `failed`.
-        reason: Why not.
-        warnings: What is wrong with the song although it was restored.
-        channels: How many.
-        samples: Length of the result, per channel.
-        seconds: The same in seconds.
-        elapsed_seconds: How long it took.
+        source_bytes: Size of the source.
+        source_mtime_ns: Modification time of the source.
+        name: Path of the result below the output.
+        status: `begun`, `restored`, `skipped` (a foreign file has its name) or `failed`.
+        reason: Why it was skipped or failed.
+        warnings: Damage of a song that was restored.
+        channels: Number of channels.
+        samples: Length of the result per channel.
+        seconds: Length of the result.
+        elapsed_seconds: Duration of the restoration.
         peak: Largest absolute sample before clipping.
-        gain: What the result was multiplied with to fit full scale.
+        gain: Factor that fitted the result to full scale.
         bytes: Size of the result.
         sha256: Of the result.
-        device: Where it was computed.
+        device: `cpu` or `cuda`.
         precision: Of the linear layers.
-        run: The run that did it.
-        attempts: How often that run began it.
+        run: Identifier of the run.
+        attempts: Number of attempts of that run.
     """
 
     source: str
@@ -66,7 +66,7 @@ class SongRecord:
 
     @classmethod
     def start(cls, song: SongTask, status: str, reason: str | None = None) -> "SongRecord":
-        """Begin the record of a song."""
+        """Create the record of a song."""
         return cls(
             source=song.source,
             source_bytes=song.source_bytes,
@@ -77,14 +77,14 @@ class SongRecord:
         )
 
     def to_json(self) -> str:
-        """Give the line of outcomes.jsonl."""
+        """Return the line of outcomes.jsonl."""
         facts = asdict(self)
         del facts["run"], facts["attempts"]
         return json.dumps(facts)
 
 
 def commit_path(name: str) -> str:
-    """Name the commit object of a result."""
+    """Return the path of a result's commit object."""
     return f"{COMMITS}/{hashlib.sha256(name.encode()).hexdigest()[:32]}.json"
 
 
@@ -94,7 +94,7 @@ def write_record(output: Folder, record: SongRecord) -> None:
 
 
 def read_record(output: Folder, path: str) -> SongRecord | None:
-    """Read a commit object; None for one that is not there or damaged."""
+    """Read a commit object; None if it is missing or damaged."""
     try:
         record = SongRecord(**json.loads(output.read(path)))
         return record if commit_path(record.name) == path else None
@@ -103,7 +103,7 @@ def read_record(output: Folder, path: str) -> SongRecord | None:
 
 
 def read_records(output: Folder) -> dict[str, SongRecord | None]:
-    """Read all commit objects, by path; None stands for a damaged one."""
+    """Read all commit objects by path; None for a damaged one."""
     paths = [entry.name for entry in output.entries(COMMITS) if entry.name.endswith(".json")]
     with ThreadPoolExecutor(_READING_THREADS) as pool:
         return dict(zip(paths, pool.map(lambda path: read_record(output, path), paths), strict=True))
@@ -112,7 +112,13 @@ def read_records(output: Folder) -> dict[str, SongRecord | None]:
 def split_pending(
     tasks: Sequence[SongTask], output: Folder, *, overwrite: bool
 ) -> tuple[dict[SongTask, SongRecord], list[SongTask]]:
-    """Tell the songs that there is nothing to do for, with their records, from those that are open."""
+    """Return the records of the songs that need no work, and the pending songs.
+
+    Args:
+        tasks: All songs.
+        output: Of the run.
+        overwrite: Restore existing results again.
+    """
     records = read_records(output)
     sizes = _sizes(output, tasks)
     finished: dict[SongTask, SongRecord] = {}
@@ -124,10 +130,10 @@ def split_pending(
         elif overwrite:
             continue
         elif commit_path(song.name) not in records and size is not None:
-            reason = "a file is there that no run here has made; --overwrite replaces it"
+            reason = "a file of this name exists that was not restored here; --overwrite replaces it"
             finished[song] = SongRecord.start(song, "skipped", reason)
         elif record is not None and record.source != song.source and size is not None:
-            reason = f"its result is there already, of {record.source}; use {{parent}} in the template"
+            reason = f"the result of {record.source} has the same name; use {{parent}} in --filename"
             finished[song] = SongRecord.start(song, "failed", reason)
         elif record is not None and _is_whole(record, song, size):
             finished[song] = record
@@ -135,15 +141,15 @@ def split_pending(
 
 
 def _is_whole(record: SongRecord, song: SongTask, size: int | None) -> bool:
-    """Tell whether the result that a record is of is there, and the song is still the same."""
+    """Return whether the result exists and the song has not changed."""
     then = (record.source_bytes, record.source_mtime_ns)
     unchanged = then == (song.source_bytes, song.source_mtime_ns)
     return record.status == "restored" and size == record.bytes and unchanged
 
 
 def _sizes(output: Folder, tasks: Sequence[SongTask]) -> dict[str, int]:
-    """Give the sizes of the results that are there, by name."""
-    if not output.is_local:  # one listing is thousands of songs; asking for each would be a call each
+    """Return the sizes of existing results by name."""
+    if not output.is_local:  # one listing instead of a request per song
         return {entry.name: entry.size for entry in output.entries(recursive=True)}
     sizes = {}
     for song in tasks:

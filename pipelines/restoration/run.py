@@ -1,14 +1,14 @@
-"""Restore: songs in, restored songs out, on all the machines of a cluster; what `jobs/restore.py` calls.
+"""Restore songs on all machines of a cluster; the implementation of jobs/restore.py.
 
     OUTPUT/
-      album/song.wav       results, each whole or absent; they lie as the songs do
-      outcomes.jsonl       a line for every song: status, reason, warnings, length, gain, sha256
-      rejects.jsonl        those lines of it whose songs failed
-      commits/             a record for each song, by which a run continues
-      fingerprint.json     what decides the results; another run on the same output is refused
-      result.json          how the run ended
+      album/song.wav       results, each complete or absent, in the songs' folders
+      outcomes.jsonl       a line per song: status, reason, warnings, length, gain, sha256
+      rejects.jsonl        the lines of failed songs
+      commits/             a record per song, from which a run resumes
+      fingerprint.json     what determines the results; a run with other values is refused
+      result.json          status, exit code and counts
 
-A song is the unit of work: with its record there and its result as long as the record says, it is done.
+A song is finished when its record exists and its result has the recorded size.
 """
 
 import json
@@ -44,26 +44,26 @@ _STATUSES = ("restored", "skipped", "failed")
 
 @dataclass(frozen=True, kw_only=True)
 class RestoreConfig:
-    """What to restore, with what, and how.
+    """Configuration of a restoration job.
 
     Args:
         data: Songs, folders with songs (recursively), or URIs of either: s3://bucket/path, gs://bucket/path.
-        output: Folder or URI for the results. A run on an output that was begun continues it.
+        output: Folder or URI for the results. A run on an existing output resumes it.
         checkpoint: Folder, file, Hugging Face name or registry name (models:/apollo@champion) of the weights;
-            only the machine of the driver has to see it.
+            only the driver's machine reads it.
         format: `float`, `wav24`, `wav16`, `flac24` or `flac16`.
-        clip: What happens to samples beyond full scale: `rescale` turns the song down, `clamp` cuts them,
-            `none` keeps them, which only `float` can.
+        clip: Samples beyond full scale: `rescale` attenuates the song, `clamp` clips them, `none` keeps them
+            (`float` only).
         filename: Name of a result without extension; {stem} is the song's without its extension, {name} with
             it, {parent} its folder's name. "/" makes folders.
-        overwrite: Make results again that are there.
-        batch: Chunks of 5 seconds that are computed at a time. Memory grows with it, the result stays the
-            same; a GPU is busier with more.
+        overwrite: Restore existing results again.
+        batch: Chunks of 5 seconds per forward pass. More use a GPU better and need more memory; the result is
+            the same.
         device: `cuda` for actors with a GPU each, `cpu` for actors with a CPU and one thread each; `auto`
-            takes the GPUs where the cluster has some.
-        precision: Of the linear layers: `float32`, `bfloat16`, or `auto`: bfloat16 where the actor's hardware
-            multiplies in it.
-        actors: Most actors; unset takes all GPUs, or all CPUs.
+            takes the GPUs if the cluster has some.
+        precision: Of the linear layers: `float32`, `bfloat16`, or `auto`: bfloat16 if the actor's hardware
+            supports it.
+        actors: Maximum number of actors; unset takes all GPUs, or all CPUs.
     """
 
     data: list[str]
@@ -80,14 +80,14 @@ class RestoreConfig:
 
     def __post_init__(self) -> None:
         if not self.data or not self.output:
-            raise UsageError("name at least one song, folder or URI as --data, and an --output")
+            raise UsageError("--data needs at least one song, folder or URI, and --output is required")
         object.__setattr__(self, "data", [resolve(place, "--data") for place in self.data])
         object.__setattr__(self, "output", resolve(self.output, "--output"))
         for name, allowed in (("device", _DEVICES), ("precision", PRECISIONS)):
             if getattr(self, name) not in allowed:
-                raise UsageError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(allowed)}")
+                raise UsageError(f"{name} is {getattr(self, name)!r}: it must be one of {', '.join(allowed)}")
         if self.actors is not None and self.actors < 1:
-            raise UsageError(f"actors is {self.actors}: give 1 or more, or leave it unset")
+            raise UsageError(f"actors is {self.actors}: it must be 1 or more, or unset")
         try:
             self.songs  # noqa: B018
         except ValueError as error:
@@ -95,7 +95,7 @@ class RestoreConfig:
 
     @cached_property
     def songs(self) -> SongsConfig:
-        """What the `apollo restore` command would be told; an actor always writes what it is sent to."""
+        """Options of `apollo restore`; actors overwrite, since existing results are not sent to them."""
         return SongsConfig(
             output=self.output,
             format=self.format,
@@ -107,18 +107,18 @@ class RestoreConfig:
 
 
 def restore(config: RestoreConfig) -> Outcome:
-    """Restore all songs, however it ends, and leave result.json.
+    """Restore all songs and write result.json, whatever the outcome.
 
-    An output that another run holds, or that was begun with something else, is left as it is.
+    An output that another run holds, or that was created with another configuration, is not changed.
     """
     output = Folder(config.output)
     run = _Run(config)
-    left = "what is restored is whole, run the same command again to continue"
+    left = "finished songs are kept, run the same command again to continue"
     return run_held(output, run.prepare, run.work, doing="restoring", left=left)
 
 
 def describe(config: RestoreConfig) -> str:
-    """Say what a run would do, song by song; nothing is changed.
+    """Return what a run would do, song by song; nothing is changed.
 
     Raises:
         ValueError: a song or folder does not exist.
@@ -134,14 +134,14 @@ def describe(config: RestoreConfig) -> str:
         if record is None:
             lines.append(f"restore   {song.source!r} -> {song.name!r}")
         elif record.status == "restored":
-            lines.append(f"is there  {song.source!r} -> {song.name!r}")
+            lines.append(f"exists    {song.source!r} -> {song.name!r}")
         else:
             lines.append(f"{record.status:9s} {song.source!r}: {record.reason}")
     return "\n".join([*lines, f"{len(tasks) - len(finished)} of {len(tasks)} songs to restore"])
 
 
 class _Run:
-    """One run over one output, which is held while it works."""
+    """One run over a locked output."""
 
     def __init__(self, config: RestoreConfig) -> None:
         self.config = config
@@ -152,7 +152,7 @@ class _Run:
         self.weights: ModelBundle
 
     def prepare(self) -> Outcome | None:
-        """Find the songs, load the weights, claim the output, and tell what is open."""
+        """Find the songs, load the weights, check the fingerprint, and find what is pending."""
         from pipelines.restoration.records import split_pending
         from pipelines.restoration.songs import find_songs
 
@@ -172,19 +172,19 @@ class _Run:
         return self._already_finished()
 
     def _already_finished(self) -> Outcome | None:
-        """Tell whether all is done and said already, so that nothing needs to start."""
+        """Return the outcome if everything is restored and recorded already."""
         try:
             code = json.loads(self.output.read(RESULT))["exit_code"]
-            said = self.output.read(OUTCOMES)
+            lines = self.output.read(OUTCOMES)
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        if self.pending or said != self._lines(_STATUSES):
+        if self.pending or lines != self._lines(_STATUSES):
             return None
         outcome = self._outcome("nothing to do: ")
         return outcome if code == outcome.code else None
 
     def work(self) -> Outcome:
-        """Restore what is open."""
+        """Restore the pending songs."""
         before = len(self.records)
         if self.pending:
             self._restore()
@@ -198,14 +198,14 @@ class _Run:
         from pipelines.restoration.records import SongRecord
 
         config, here = self.config, connection.connect()
-        catch_sigterm()  # Ray has put its own handler there
+        catch_sigterm()  # Ray has installed its own handler
         on_gpu = config.device == "cuda" or (config.device == "auto" and here.gpus > 0)
         device = "cuda" if on_gpu else "cpu"
         logger.info(
             f"restoring {len(self.pending)} of {len(self.tasks)} songs: {here.cpus} CPUs, {here.gpus} GPUs"
         )
         task = RestoreSettings(secrets.token_hex(8), config.songs, device, config.precision)
-        # the longest first: at the end no actor is left alone with it
+        # the longest first, so that none is left for the end
         order = sorted(self.pending, key=lambda song: -song.source_bytes)
         songs = {song.name: song for song in order}
         results = connection.run_actors(
@@ -224,14 +224,14 @@ class _Run:
             _count_song(record)
             if record.status == "failed":
                 logger.error(f"{record.source!r} not restored: {record.reason}")
-        self.output.delete_temporary()  # of actors that were killed
+        self.output.delete_temporary()  # files of killed actors
 
     def _lines(self, statuses: tuple[str, ...]) -> bytes:
         records = (self.records[song] for song in self.tasks)
         return "".join(f"{record.to_json()}\n" for record in records if record.status in statuses).encode()
 
     def _outcome(self, begin: str, *, before: int | None = None) -> Outcome:
-        """Tell how the run ended, as the `apollo restore` command would."""
+        """Return the outcome of the run, with the exit codes of `apollo restore`."""
         counts = Counter(record.status for record in self.records.values())
         text = begin + ", ".join(f"{counts[status]} {status}" for status in _STATUSES if counts[status])
         if counts["failed"]:
@@ -249,7 +249,7 @@ class _Run:
 
 
 def _load(checkpoint: str) -> "ModelBundle":
-    """Load the weights as plain values.
+    """Load the weights as arrays.
 
     Raises:
         ValueError: they cannot be loaded.
@@ -261,11 +261,11 @@ def _load(checkpoint: str) -> "ModelBundle":
         return pack(load(checkpoint))
     except ImportError as error:
         package = (error.name or str(error)).partition(".")[0]
-        raise UsageError(f"{package} is needed for {checkpoint}: pip install {package}") from error
+        raise UsageError(f"{package} is required to load {checkpoint}: pip install {package}") from error
 
 
 def _count_song(song: "SongRecord") -> None:
-    """Count a song that an actor is done with."""
+    """Count a finished song in the Prometheus metrics."""
     if song.status == "failed":
         prometheus.rejected("apollo_songs_failed_total", [song.reason])
         return

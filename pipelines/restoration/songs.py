@@ -1,7 +1,7 @@
-"""Songs that are to be restored: where they lie and where their results go.
+"""Find the songs to restore and name their results.
 
-Results are named by the code of `apollo restore`. An object of a store takes part under a path of its own
-(`/s3:/bucket/album/song.mp3`), so that templates, collisions and folders mean the same everywhere.
+`apollo.audio.songs` names the results, as for `apollo restore`. For an object of a store it gets a path
+(`/s3:/bucket/album/song.mp3`), so that templates, collisions and folders work alike everywhere.
 """
 
 import os
@@ -24,10 +24,10 @@ class SongTask:
 
     Args:
         source: Path or URI.
-        source_bytes: Its size.
-        source_mtime_ns: When it was changed.
-        name: The result's, below the output.
-        problem: Why it cannot be done, known beforehand.
+        source_bytes: Size of the source.
+        source_mtime_ns: Modification time of the source.
+        name: Path of the result below the output.
+        problem: Why it cannot be restored, if known already.
     """
 
     source: str
@@ -38,11 +38,11 @@ class SongTask:
 
 
 def find_songs(data: Sequence[str], songs: SongsConfig) -> list[SongTask]:
-    """Find the songs that files, folders and URIs name, and name their results.
+    """List the songs in files, folders and URIs, and name their results.
 
     Args:
         data: Absolute paths and URIs.
-        songs: How results are named; its output may be a URI.
+        songs: Naming of results; its output may be a URI.
 
     Raises:
         ValueError: an input does not exist, or is the output.
@@ -53,7 +53,7 @@ def find_songs(data: Sequence[str], songs: SongsConfig) -> list[SongTask]:
     problems: list[SongJob] = []
     stored: dict[Path, SongTask] = {}
     for location in data:
-        if Folder(location).is_local:  # file:// too: links may lead in circles there
+        if Folder(location).is_local:  # file:// too: links may form cycles there
             more, bad = list_songs([str(_local_name(location))], naming)
             found |= more
             problems += bad
@@ -69,7 +69,7 @@ def find_songs(data: Sequence[str], songs: SongsConfig) -> list[SongTask]:
 
 
 def _local_name(location: str) -> Path:
-    """Give the path that a location goes by here, whether or not it is one of this machine."""
+    """Return the path that stands for a location here, local or not."""
     if not is_uri(location):
         return Path(location)
     scheme = location.partition("://")[0]
@@ -78,7 +78,7 @@ def _local_name(location: str) -> Path:
 
 
 def _list_remote_songs(location: str, output: Path) -> Iterator[tuple[Path, Path, SongTask]]:
-    """Yield the songs of a URI: path it goes by, folder its result goes to, and where it is."""
+    """Yield the songs of a URI: the path that stands for it, the folder of its result, and its task."""
     root = _local_name(location)
     filesystem, inner = open_filesystem(location)
     with explained("list", location):
@@ -90,7 +90,7 @@ def _list_remote_songs(location: str, output: Path) -> Iterator[tuple[Path, Path
             yield root, output, song
             return
         if root == output:
-            raise UsageError(f"{location}: the output is an input; its results would be taken for songs")
+            raise UsageError(f"{location}: the output is also an input; results would be restored again")
         entries = Folder(location).entries(recursive=True)
     for entry in entries:
         place = root / entry.name
@@ -111,7 +111,7 @@ def _make_task(job: SongJob, stored: dict[Path, SongTask], output: Path) -> Song
             status = os.stat(job.source)
             song = replace(song, source_bytes=status.st_size, source_mtime_ns=status.st_mtime_ns)
         except OSError:
-            pass  # whoever opens it says why it cannot
+            pass  # opening it reports the error
     if job.problem is not None:
         return replace(song, problem=job.problem)
     return replace(song, name=job.target.relative_to(output).as_posix())

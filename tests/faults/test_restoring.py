@@ -122,7 +122,7 @@ def test_25_a_song_that_kills_its_actor_again_and_again_is_given_up(
     run.join(120)
     assert outcomes[0].code == Exit.REJECTS, outcomes[0].message
     said = jobs.outcomes(output)
-    assert said["hostile.wav"]["reason"] == "killed its process 3 times: given up"
+    assert said["hostile.wav"]["reason"] == "killed its process 3 times"
     assert sorted(jobs.samples(output)) == ["0.wav", "1.wav", "2.wav"]
     assert list(output.glob(".*.part")) == []
     assert restore(config).code == Exit.DONE  # it is tried again, and this time nobody is killed

@@ -1,24 +1,24 @@
-"""Confidence intervals of mean scores, bootstrapped over songs, not items.
+"""Confidence intervals of mean scores, bootstrapped over songs.
 
-Items of one song resemble each other, so songs are resampled with replacement, not items. The shift of the
-mean in a resample is the sum over songs of (times drawn - 1) x (the song's influence), where a song's
-influence is the sum of its items' distances from the mean, over the number of items: with as many items of
-every song this is the ordinary cluster bootstrap.
+Items of one song are correlated, so songs are resampled with replacement, not items. The shift of the mean
+in a resample is the sum over songs of (times drawn - 1) x (influence of the song), where the influence is the
+sum of its items' distances from the mean, divided by the number of items: with as many items of every song
+this is the ordinary cluster bootstrap.
 
 An item may be a mix of several songs (multiple membership). Then:
 
-- It moves with each of its songs by the full multiplicity, as the first order of the product weights of the
-  pigeonhole bootstrap does (Owen, 2007; Davezies et al., 2021, for pairs). The mean of the multiplicities
-  would look natural, but splits a song's effect over its partners:
-  tests/pipelines/evaluation/analysis/test_bootstrap.py shows how little it covers.
+- It has the full multiplicity of each of its songs, as in the first order of the product weights of the
+  pigeonhole bootstrap (Owen, 2007; Davezies et al., 2021, for pairs). The mean of the multiplicities splits a
+  song's effect over its partners and covers too little
+  (tests/pipelines/evaluation/analysis/test_bootstrap.py).
 - A mix of k out of S songs differs from the mean by only (S - k) / (S - 1) of what its songs do, since it
-  shares songs with the rest: its distance is scaled back.
-- The price: what is peculiar to an item and not to its songs counts once for every song of it, so that
-  intervals of mixes are rather too wide than too narrow. Songs are taken as drawn evenly into the mixes.
+  shares songs with the rest: its distance is scaled accordingly.
+- Effects of an item that are not of its songs count once per song, so that intervals of mixes are too wide
+  rather than too narrow. Songs are assumed to be drawn evenly into the mixes.
 
-Percentiles of few songs are too narrow: they are widened by sqrt(S / (S - 1)) x t / z (Hesterberg, 2015, who
-widens the level), where S is the number of songs, or of different sets of songs if those are fewer. With less
-than two the interval is undefined.
+Percentiles of few songs are too narrow: they are widened by sqrt(S / (S - 1)) x t / z (Hesterberg, 2015),
+where S is the number of songs, or of different sets of songs if those are fewer. With less than two, the
+interval is undefined.
 """
 
 import math
@@ -33,21 +33,21 @@ from scipy.special import stdtrit
 
 RESAMPLES = 2000
 LEVEL = 0.95
-_BLOCK = 1_000_000  # drawn songs at once, to bound memory
+_BLOCK = 1_000_000  # songs drawn at once, bounds memory
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and where it may lie.
+    """A mean with its confidence interval.
 
     Args:
         mean: None without items.
-        low: None where undefined.
-        high: None where undefined.
-        items: Values that count.
-        songs: Different songs among them.
-        left_out: Values that were None and do not count.
-        reason: Why there are no bounds; empty where there are.
+        low: Lower bound, None if undefined.
+        high: Upper bound, None if undefined.
+        items: Number of values.
+        songs: Number of songs among them.
+        left_out: Number of undefined values, which do not count.
+        reason: Why the bounds are undefined; empty if they are defined.
     """
 
     mean: float | None
@@ -61,12 +61,12 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Bootstrap:
-    """How intervals are made.
+    """Settings of the bootstrap.
 
     Args:
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap.
-        level: Coverage.
+        resamples: Number of resamples.
+        seed: Seed of the resampling.
+        level: Confidence level, between 0 and 1.
     """
 
     resamples: int = RESAMPLES
@@ -76,8 +76,8 @@ class Bootstrap:
     def __post_init__(self) -> None:
         if not 0 < self.level < 1 or self.resamples < 1:
             raise ValueError(
-                f"level is {self.level}, resamples {self.resamples}: give 0 < level < 1 and 1 or more "
-                "resamples"
+                f"level is {self.level}, resamples {self.resamples}: level must be between 0 and 1, "
+                "resamples 1 or more"
             )
 
 
@@ -95,7 +95,7 @@ class SongSets:
 
 
 def song_sets(songs: Iterable[Iterable[str]]) -> tuple[NDArray[np.int64], SongSets]:
-    """Number the sets of songs: a song that is named twice counts once, and order means nothing.
+    """Number the distinct sets of songs; repetitions and order do not matter.
 
     Args:
         songs: The songs of every item.
@@ -158,7 +158,7 @@ def mean_interval(
 def _influence(
     distances: NDArray[np.float64], numbers: NDArray[np.int64], sets: SongSets
 ) -> tuple[NDArray[np.float64], int]:
-    """Give by how much each song that occurs moves the mean, [songs], and how many groups can differ."""
+    """Return the influence of each song on the mean, [songs], and the number of independent groups."""
     used = np.bincount(numbers, minlength=len(sets.sizes)) > 0
     codes = sets.codes[np.repeat(used, sets.sizes)]
     different, places = np.unique(codes, return_inverse=True)
@@ -173,7 +173,7 @@ def _influence(
 def _shifts(influence: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
     counts = _draws(len(influence), resamples, seed)
     step = max(_BLOCK // len(influence), 1)
-    # a sum of products and no matrix product, whose last digit may depend on the number of threads
+    # not a matrix product, whose last digit may depend on the number of threads
     blocks = [
         ((counts[start : start + step] - 1.0) * influence).sum(1) for start in range(0, resamples, step)
     ]
@@ -182,7 +182,7 @@ def _shifts(influence: NDArray[np.float64], resamples: int, seed: int) -> NDArra
 
 @lru_cache(maxsize=4)
 def _draws(num_songs: int, resamples: int, seed: int) -> NDArray[np.uint16]:
-    """Give how often every song is drawn, [resamples, songs]."""
+    """Return how often every song is drawn, [resamples, songs]."""
     generator = np.random.default_rng(seed)
     counts = np.empty((resamples, num_songs), np.uint16)
     step = max(_BLOCK // num_songs, 1)

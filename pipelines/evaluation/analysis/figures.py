@@ -25,11 +25,11 @@ _LONGEST_NAME = 40
 
 
 def draw_figure2(table: ScoreTable, *, with_paper: bool = True) -> bytes:
-    """Draw the paper's Figure 2: SDR, SI-SNR and ViSQOL over bitrates, a line with intervals a model.
+    """Draw the paper's Figure 2: SDR, SI-SNR and ViSQOL over bitrates, a line with intervals per model.
 
     Args:
-        table: `tables.figure2`'s.
-        with_paper: Whether the paper's own numbers are drawn beside those of MP3.
+        table: Made by `tables.figure2`.
+        with_paper: Whether to draw the paper's numbers for MP3.
 
     Returns:
         A PNG.
@@ -46,7 +46,7 @@ def draw_figure2(table: ScoreTable, *, with_paper: bool = True) -> bytes:
             _draw_paper(axes, metric, degradations, bitrates)
         for number, model in enumerate(models):
             own = {str(row["degradation"]): row for row in rows if row["model"] == model}
-            apart = min(0.07, 0.5 / len(models))  # so that intervals do not hide each other
+            apart = min(0.07, 0.5 / len(models))  # avoids overlapping intervals
             shift = apart * (number - (len(models) - 1) / 2)
             _draw_model(axes, metric, degradations, own, shift, _style(model, models))
         axes.set_title(f"{label(metric)} ({unit(metric)})")
@@ -98,7 +98,7 @@ def _draw_model(
     shift: float,
     style: dict[str, Any],
 ) -> None:
-    """Draw a model's line, with gaps where a mean is missing and no bar where an interval is."""
+    """Draw the line of a model; missing means are gaps, missing intervals have no bar."""
     means, below, above = (
         [_number(rows.get(name, {}).get(f"{metric}{part}")) for name in degradations]
         for part in ("", "_low", "_high")
@@ -109,7 +109,7 @@ def _draw_model(
 
 
 def _draw_paper(axes: "Axes", metric: str, degradations: Sequence[str], bitrates: dict[str, Cell]) -> None:
-    """Draw the paper's values where MP3 at one of its bitrates was scored."""
+    """Draw the paper's values at the bitrates of MP3 that were scored."""
     places = [
         (place, paper_results.BITRATES_BPS.index(bitrate))
         for place, name in enumerate(degradations)
@@ -133,18 +133,18 @@ def _draw_paper(axes: "Axes", metric: str, degradations: Sequence[str], bitrates
 
 
 def _is_mp3(degradation: str) -> bool:
-    """Tell whether a name speaks of MP3: `mp3_24000`, and pairs' `24k`, which the paper's clips are."""
+    """Return whether a degradation is MP3: `mp3_24000`, or `24k` of the paper's clips."""
     return degradation.lower().startswith("mp3") or degradation[:1].isdecimal()
 
 
 def draw_bands(table: ScoreTable) -> bytes:
-    """Draw how much each model changed the error in every band: blue is less error than the codec's.
+    """Draw the change of the error in every band: blue is less error than the codec's.
 
     Args:
-        table: `tables.differences`'s.
+        table: Made by `tables.differences`.
 
     Returns:
-        A PNG: a panel a model, a row a degradation, a column a band.
+        A PNG: a panel per model, a row per degradation, a column per band.
     """
     rows = [row for row in table.records() if row["metric"] in ERROR_BANDS and row["category"] == ALL]
     models = sorted({str(row["model"]) for row in rows})
@@ -192,7 +192,7 @@ def _number(cell: Cell) -> float:
 
 
 def _short(name: str) -> str:
-    line = " ".join(name.split()).replace("$", r"\$")  # a dollar would begin a formula
+    line = " ".join(name.split()).replace("$", r"\$")  # a dollar would start a formula
     return line if len(line) <= _LONGEST_NAME else f"{line[: _LONGEST_NAME - 1]}…"
 
 

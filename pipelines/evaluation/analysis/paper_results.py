@@ -1,10 +1,10 @@
-"""The paper's numbers, for reference: measured on the authors' test set, which is not published.
+"""The paper's results for reference, measured on the authors' unpublished test set.
 
 Source: Li and Luo, "Apollo: Band-sequence Modeling for High-Quality Audio Restoration" (2024). Table II is
-read off its picture in the authors' repository (asserts/types.png); Figure 2 off asserts/bitrates.png, by the
-centres of the markers, to about 0.02 dB and 0.005 MOS. The mean of Figure 2 over bitrates is not Table II's
-overall: they are not the same average. The text of the paper gives other real-time factors for the same table
-than the repository's picture; neither names the GPU beside them.
+read from its picture in the authors' repository (asserts/types.png), Figure 2 from asserts/bitrates.png, by
+the centres of the markers, to about 0.02 dB and 0.005 MOS. The mean of Figure 2 over bitrates is not Table
+II's overall: they are different averages. The text of the paper gives other real-time factors for the same
+table than the repository's picture; neither names the GPU.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ OTHER_TEST_SET = "paper (its own test set)"
 
 @dataclass(frozen=True, kw_only=True)
 class PaperModel:
-    """What the paper reports of a model.
+    """The paper's results of a model.
 
     Args:
         name: As the paper names it.

@@ -1,4 +1,4 @@
-"""A table of results: plain cells, as CSV with every digit and as Markdown for people."""
+"""A table of results: CSV with all digits, Markdown with rounded values."""
 
 import csv
 import html
@@ -15,17 +15,17 @@ _MISSING = "–"
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """A table whose cells are text, numbers, or None where there is nothing to say.
+    """A table whose cells are text, numbers, or None for missing values.
 
     In Markdown, columns `x`, `x_low`, `x_high` are one cell, `x [low, high]`, and columns `x_sdr`,
-    `x_si_snr`, `x_visqol` are one, `a / b / c`, as the paper prints them.
+    `x_si_snr`, `x_visqol` are one, `a / b / c`, as in the paper.
 
     Args:
-        name: Of its files, without ending.
-        title: For people.
-        note: What the columns mean and how they were made.
+        name: Of its files, without extension.
+        title: Heading.
+        note: Description of the columns.
         columns: Names.
-        rows: Cells, one a column.
+        rows: Cells, one per column.
     """
 
     name: str
@@ -35,15 +35,15 @@ class ScoreTable:
     rows: tuple[tuple[Cell, ...], ...]
 
     def records(self) -> list[dict[str, Cell]]:
-        """Give every row by the columns' names."""
+        """Return every row as a dictionary by column."""
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
     def headings(self) -> tuple[str, ...]:
-        """Name the columns as Markdown shows them, some of them together."""
+        """Return the headings of the Markdown table, in which some columns are joined."""
         return tuple(heading for heading, _ in _groups(self.columns))
 
     def display_rows(self) -> tuple[tuple[tuple[str, Cell], ...], ...]:
-        """Give every row below these headings: what is shown, and the first of the cells it stands for."""
+        """Return the rows below these headings: the text of each cell and the first value in it."""
         groups = _groups(self.columns)
         return tuple(
             tuple(
@@ -54,7 +54,7 @@ class ScoreTable:
         )
 
     def to_csv(self) -> str:
-        """Write the table with a heading; numbers with every digit, None as nothing."""
+        """Return the table as CSV; numbers with all digits, None as an empty field."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(self.columns)
@@ -63,7 +63,7 @@ class ScoreTable:
         return stream.getvalue()
 
     def to_markdown(self) -> str:
-        """Write title, table and note; numbers rounded to two digits, None as a dash."""
+        """Return title, table and note as Markdown; numbers with two decimals, None as a dash."""
         headings = self.headings()
         lines = [_line(list(headings)), _line(["---"] * len(headings))]
         for row in self.display_rows():
@@ -72,7 +72,7 @@ class ScoreTable:
 
 
 def _groups(columns: tuple[str, ...]) -> list[tuple[str, tuple[str, ...]]]:
-    """Give the headings of Markdown, each with the columns that are shown below it."""
+    """Return the headings of the Markdown table, each with its columns."""
     groups: list[tuple[str, tuple[str, ...]]] = []
     taken: set[str] = set()
     for column in columns:
@@ -96,19 +96,19 @@ def _heading(column: str) -> str:
 
 
 def _join_cells(names: tuple[str, ...], cells: list[Cell]) -> str:
-    shown = [_format_cell(cell) for cell in cells]
+    texts = [_format_cell(cell) for cell in cells]
     if all(cell is None for cell in cells[1:]):  # one column, or a mean without bounds, or nothing
-        return shown[0]
+        return texts[0]
     if names[1].endswith("_low"):
-        return f"{shown[0]} [{shown[1]}, {shown[2]}]"
-    return " / ".join(shown)
+        return f"{texts[0]} [{texts[1]}, {texts[2]}]"
+    return " / ".join(texts)
 
 
 def _format_cell(cell: Cell) -> str:
     if cell is None or cell == "":
         return _MISSING
     if isinstance(cell, float):
-        return f"{round(cell, 2) + 0.0:.2f}"  # and never -0.00
+        return f"{round(cell, 2) + 0.0:.2f}"  # + 0.0 avoids -0.00
     return str(cell)
 
 
@@ -117,6 +117,6 @@ def _line(cells: list[str]) -> str:
 
 
 def _escape(text: str) -> str:
-    """Give text that Markdown shows as it is, on one line."""
+    """Escape text for a Markdown cell."""
     line = " ".join(text.split())
     return re.sub(r"([\\`*\[\]|])", r"\\\1", html.escape(line, quote=False))

@@ -1,4 +1,4 @@
-"""What an evaluation says, in sentences: is a model better than the codec's output, and can that be told?"""
+"""Summary sentences: whether a model is better than the untouched codec, with confidence intervals."""
 
 import pyarrow as pa
 
@@ -18,23 +18,23 @@ _DECIDING = ("visqol", "si_snr")
 
 
 def summarize_overall(scores: pa.Table | Scores, *, bootstrap: Bootstrap | None = None) -> tuple[str, ...]:
-    """Say of every model what it did to the codec over all degradations: the short form of `verdicts`."""
+    """Summarize every model over all degradations: the short form of `summarize`."""
     columns = scores if isinstance(scores, Scores) else read_scores(scores)
-    told = tuple(
+    lines = tuple(
         _conclusion(columns, model, bootstrap or Bootstrap()) for model in columns.restoration_models
     )
-    return told or summarize(columns)
+    return lines or summarize(columns)
 
 
 def summarize(scores: pa.Table | Scores, *, bootstrap: Bootstrap | None = None) -> tuple[str, ...]:
-    """Say of every model what it did to the codec's output: over all degradations, then for each.
+    """Summarize every model against the untouched codec: over all degradations, then for each.
 
     Args:
         scores: The table of scores.
-        bootstrap: Of the intervals; the default where None.
+        bootstrap: Settings of the intervals; None takes the default.
 
     Raises:
-        ValueError: the table of scores is not what it should be (`read_scores`).
+        ValueError: the table of scores is invalid (`read_scores`).
     """
     columns = scores if isinstance(scores, Scores) else read_scores(scores)
     if not columns.models:
@@ -53,7 +53,7 @@ def summarize(scores: pa.Table | Scores, *, bootstrap: Bootstrap | None = None) 
 
 
 def format_difference(found: Interval, metric: str) -> str:
-    """Write a difference with its interval: `-0.40 dB [-0.60, -0.20]`."""
+    """Format a difference with its interval: `-0.40 dB [-0.60, -0.20]`."""
     if found.mean is None:
         return f"not known ({found.reason})"
     text = _signed(found.mean) + ("" if unit(metric) == "MOS" else f" {unit(metric)}")
@@ -69,7 +69,7 @@ def _signed(value: float) -> str:
 def _conclusion(scores: Scores, model: str, bootstrap: Bootstrap) -> str:
     pairs = scores.pairs(model, UNTOUCHED)
     if not len(pairs):
-        return f"{model}: cannot be told, no item was scored with it and with the untouched codec."
+        return f"{model}: inconclusive, no item was scored with it and with the untouched codec."
     parts, extent = [], ""
     for metric in _DECIDING:
         found = scores.interval(difference(pairs, metric), pairs, bootstrap)
@@ -82,12 +82,12 @@ def _conclusion(scores: Scores, model: str, bootstrap: Bootstrap) -> str:
 
 def _word(found: Interval) -> str:
     if found.mean is None or found.low is None or found.high is None:
-        return "cannot be told"
+        return "inconclusive"
     if found.low == found.high == 0:
         return "equal"
     if found.low > 0:
         return "better"
-    return "not better (worse)" if found.high < 0 else "cannot be told, the interval holds 0"
+    return "not better (worse)" if found.high < 0 else "inconclusive, the interval contains 0"
 
 
 def _sentence(scores: Scores, model: str, degradation: str, bootstrap: Bootstrap) -> str:

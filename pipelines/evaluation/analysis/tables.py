@@ -1,4 +1,4 @@
-"""The tables of an evaluation, each a view of the table of scores (`schema.SCORES`)."""
+"""The tables of an evaluation, each computed from the table of scores (`schema.SCORES`)."""
 
 import math
 from collections.abc import Mapping
@@ -35,12 +35,12 @@ _DEFINITIONS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What is known of a model beside its scores.
+    """Size and speed of a model.
 
     Args:
-        parameters: None where unknown.
+        parameters: Number of parameters, None if unknown.
         rtf_ms: Device (`cpu`, `cuda`) -> milliseconds for a second of mono at 44.1 kHz.
-        rtf_runs: Device -> runs that this is the mean of.
+        rtf_runs: Device -> number of runs that this is the mean of.
     """
 
     parameters: int | None
@@ -55,16 +55,16 @@ def build_tables(
     bootstrap: Bootstrap | None = None,
     with_paper: bool = True,
 ) -> dict[str, ScoreTable]:
-    """Make all tables, by name: table2, figure2, others, differences, counts.
+    """Build all tables, by name: table2, figure2, others, differences, counts.
 
     Args:
         scores: The table of scores.
         models: Facts by the models' names; a model without them gets dashes.
-        bootstrap: Of the intervals; the default where None.
+        bootstrap: Settings of the intervals; None takes the default.
         with_paper: Whether Table II shows the paper's rows too.
 
     Raises:
-        ValueError: the table of scores is not what it should be (`read_scores`).
+        ValueError: the table of scores is invalid (`read_scores`).
     """
     columns = scores if isinstance(scores, Scores) else read_scores(scores)
     bootstrap = bootstrap or Bootstrap()
@@ -79,7 +79,7 @@ def build_tables(
 
 
 def table2(scores: Scores, models: Mapping[str, ModelFacts], *, with_paper: bool = True) -> ScoreTable:
-    """Make the paper's Table II: a row a model, the untouched codec first."""
+    """Build the paper's Table II: a row per model, the untouched codec first."""
     columns = ["model"]
     for group in (*OVERALL, "overall", SONG):
         columns += [f"{group}_{metric}" for metric in PAPER_METRICS]
@@ -127,7 +127,7 @@ def _table2_row(scores: Scores, model: str, facts: ModelFacts | None) -> tuple[C
 
 
 def _missing(means: Mapping[str, list[float | None]]) -> str | None:
-    """Say which categories the overall lacks."""
+    """Describe which categories the overall mean lacks."""
     parts = []
     for category in OVERALL:
         names = [label(name) for name, mean in zip(PAPER_METRICS, means[category]) if mean is None]
@@ -150,7 +150,7 @@ def _paper_row(model: paper_results.PaperModel, columns: list[str]) -> tuple[Cel
 
 
 def figure2(scores: Scores, bootstrap: Bootstrap) -> ScoreTable:
-    """Make the numbers of the paper's Figure 2: a row a model and degradation, with intervals."""
+    """Build the numbers of the paper's Figure 2: a row per model and degradation, with intervals."""
     columns = ["model", "degradation", "bitrate_bps"]
     columns += [f"{metric}{part}" for metric in PAPER_METRICS for part in ("", "_low", "_high")]
     columns += ["items", "songs", "left_out", "no_interval"]
@@ -167,14 +167,14 @@ def figure2(scores: Scores, bootstrap: Bootstrap) -> ScoreTable:
 
 
 def _remarks(scored: int, found: Mapping[str, Interval]) -> tuple[str | None, str | None]:
-    """Say how many scored items lack a score, and why an interval is missing."""
+    """Describe how many scored items lack a metric, and why an interval is missing."""
     undefined = [f"{label(name)}: {scored - one.items}" for name, one in found.items() if one.items < scored]
     reasons = dict.fromkeys(one.reason for one in found.values() if one.reason)
     return ", ".join(undefined) or None, "; ".join(reasons) or None
 
 
 def others(scores: Scores) -> ScoreTable:
-    """Make the table of the scores that the paper does not give: what its three hide."""
+    """Build the table of the metrics that the paper does not report."""
     columns = ("model", "degradation", "bitrate_bps", *_OTHERS, "items")
     rows: list[tuple[Cell, ...]] = []
     for model, degradation, bitrate in _cells(scores):
@@ -191,9 +191,9 @@ def others(scores: Scores) -> ScoreTable:
 
 
 def differences(scores: Scores, bootstrap: Bootstrap) -> ScoreTable:
-    """Make the table of paired differences to the untouched codec.
+    """Build the table of paired differences to the untouched codec.
 
-    A row a model, metric and part: all degradations together, each of them, and those of each category.
+    A row per model, metric and part: all degradations together, each of them, and each category.
     """
     columns = ["model", "degradation", "category", "metric"]
     columns += ["difference", "difference_low", "difference_high", "better_share"]
@@ -226,7 +226,7 @@ def _parts(scores: Scores, model: str) -> list[tuple[str | None, str | None]]:
 
 
 def better_share(differences: pd.Series, metric: str) -> float | None:
-    """Give the share of differences that are for the better; NaN does not count; None without any."""
+    """Return the share of differences that are improvements; NaN does not count; None without any."""
     defined = differences.dropna()
     if not len(defined):
         return None
@@ -235,7 +235,7 @@ def better_share(differences: pd.Series, metric: str) -> float | None:
 
 
 def counts(scores: Scores) -> ScoreTable:
-    """Make the table of how many items were scored, and why others were not."""
+    """Build the table of how many items were scored, and why others were not."""
     columns = ("model", "scores", "items", *STATUSES, "identical", "without_visqol")
     rows: list[tuple[Cell, ...]] = []
     for model in scores.models:
@@ -247,14 +247,14 @@ def counts(scores: Scores) -> ScoreTable:
         rows.append((model, len(chosen), items, *by_status, identical, without_visqol))
     note = (
         "scores: one an item and degradation. silent: the clean audio is. not_finite: the model's output is "
-        "infinite or no number. unreadable: the item, or what was given of it. identical: the result is the "
+        "not finite. unreadable: the item or the model's result. identical: the result is the "
         "clean audio at the codec's level. without_visqol: scored, but ViSQOL is not defined or not there."
     )
     return ScoreTable("counts", "What was scored", note, columns, tuple(rows))
 
 
 def _cells(scores: Scores) -> list[tuple[str, str, int | None]]:
-    """Give every model and degradation that occur together, with the bitrate."""
+    """Return every model and degradation that occur together, with the bitrate."""
     return [
         (model, name, bitrate)
         for model in scores.models

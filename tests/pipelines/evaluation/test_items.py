@@ -246,7 +246,7 @@ def test_names_that_are_no_utf_8(tmp_path: Path) -> None:
     pa.array([*items.items[0].songs, *items.result_models])
     assert all(isinstance(one, EvaluationItem) for one in load(items, "given"))
     write_pair(tmp_path / "caf\\xe9")
-    with pytest.raises(UsageError, match="two pairs are called"):
+    with pytest.raises(UsageError, match="two pairs are named"):
         PairItems(str(tmp_path), (), None)
 
 
@@ -278,18 +278,18 @@ def test_a_limit_takes_its_share_of_every_degradation(tmp_path: Path) -> None:
 
 
 def test_two_results_of_one_name_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"two models are called ours: .*NAME=MODEL, or rename"):
+    with pytest.raises(UsageError, match=r"two models are named ours: rename one with --models NAME=MODEL"):
         load_models((), ("ours", "ours"))
 
 
 def test_nothing_to_score_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no pairs"):
         open_items(str(tmp_path), "test", (), None)
-    with pytest.raises(UsageError, match="no folder"):
+    with pytest.raises(UsageError, match="neither a local folder"):
         open_items(str(tmp_path / "nowhere"), "test", (), None)
     for name in ("clean.wav", "degraded.wav"):
         datasets.write(tmp_path / "one" / name, clip())
-    with pytest.raises(UsageError, match="there is given"):
+    with pytest.raises(UsageError, match="only given"):
         PairItems(str(tmp_path), ("mp3_1",), None)
 
 

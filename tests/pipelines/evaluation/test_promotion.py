@@ -179,7 +179,7 @@ def test_there_is_nothing_to_decide_about_a_candidate_that_is_the_champion(
     facts = case.decide(_scores(v2=3.0), config, None)
     assert facts == {
         "promoted": False,
-        "reasons": [f"{V2} is the champion already: there is nothing to decide"],
+        "reasons": [f"{V2} is the champion already: nothing to decide"],
         "champion": V2,
     }
 
@@ -246,8 +246,8 @@ def test_another_candidate_needs_another_output(
         case.decide(_scores(v1=2.5, v2=3.0), config, None)
     before = evaluation_jobs.states(Path(config.output))
     registry.set_alias(CANDIDATE, Version("apollo", 3))
-    words = "decided about" if is_decided else "was begun for"
-    with pytest.raises(UsageError, match=f"{words} {V2}: name another --output for apollo-v3"):
+    words = "decided about" if is_decided else "was created for"
+    with pytest.raises(UsageError, match=f"{words} {V2}: use another --output for apollo-v3"):
         open_case(config, uri)
     assert evaluation_jobs.states(Path(config.output)) == before
     other = open_case(_config(tmp_path / "other", uri), uri)
@@ -255,7 +255,7 @@ def test_another_candidate_needs_another_output(
     registry.client.delete_registered_model_alias("apollo", CANDIDATE)
     assert open_case(config, uri).models == case.models  # nobody else is asked about
     registry.client.delete_model_version("apollo", "1")
-    with pytest.raises(UsageError, match=f"is about {V1}, which the registry does not have"):
+    with pytest.raises(UsageError, match=f"is about {V1}, which was deleted from the registry"):
         open_case(config, uri)
 
 

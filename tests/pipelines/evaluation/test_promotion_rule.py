@@ -146,9 +146,9 @@ def test_names_that_cannot_be_are_errors() -> None:
     for champion in (NEW, UNTOUCHED):
         with pytest.raises(ValueError, match="must be two models"):
             decide(scores, NEW, champion, PromotionConfig())
-    with pytest.raises(ValueError, match="'gone' is not among the scores"):
+    with pytest.raises(ValueError, match="'gone' has no scores"):
         decide(scores, NEW, "gone", PromotionConfig())
-    with pytest.raises(ValueError, match="'untouched' is not among the scores"):
+    with pytest.raises(ValueError, match="'untouched' has no scores"):
         decide(score_rows.table(_rows(NEW, 3.0, 10.0)), NEW, None, PromotionConfig())
 
 

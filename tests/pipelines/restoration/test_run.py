@@ -19,9 +19,9 @@ from pipelines.cluster import connection
 from pipelines.errors import UsageError
 from pipelines.registry.model_bundle import ModelBundle, pack
 from pipelines.restoration import actor as restorer
-from pipelines.restoration import songs as restored
+from pipelines.restoration import songs as songs_module
 from pipelines.restoration.actor import RestoreSettings, SongRestorer
-from pipelines.restoration.records import SongRecord, split_pending
+from pipelines.restoration.records import SongRecord, split_pending, write_record
 from pipelines.restoration.run import restore
 from pipelines.restoration.songs import SongTask, find_songs
 from pipelines.runtime import run as runs
@@ -113,7 +113,8 @@ def test_a_run_after_success_touches_nothing_and_one_after_changes_does_them_alo
     assert {name for name in ("a.wav", "b.wav", "d.wav") if after[name] != before[name]} == {"b.wav"}
     said = jobs.outcomes(output)
     assert said["b.wav"]["samples"] == 13_230
-    assert said["f.wav"]["reason"] == "a file is there that no run here has made; --overwrite replaces it"
+    reason = "a file of this name exists that was not restored here; --overwrite replaces it"
+    assert said["f.wav"]["reason"] == reason
     assert len(soundfile.read(output / "f.wav")[0]) == 4_410
     outcome = restore(jobs.config(songs, output, weights, overwrite=True))
     assert outcome.message == "6 restored"
@@ -144,7 +145,7 @@ def test_a_result_of_another_song_is_not_replaced(done: Path, weights: Path, tmp
     assert not left
     (record,) = finished.values()
     assert record.status == "failed"
-    assert "its result is there already, of " in str(record.reason)
+    assert "has the same name" in str(record.reason)
 
 
 def test_only_bad_songs_is_a_failure_without_ray(
@@ -184,7 +185,7 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return store, unquote(location.removeprefix("s3://"))
 
     monkeypatch.setattr(folder, "open_filesystem", open_store)
-    monkeypatch.setattr(restored, "open_filesystem", open_store)
+    monkeypatch.setattr(songs_module, "open_filesystem", open_store)
     monkeypatch.setattr("pipelines.audio.reading.open_filesystem", open_store)
     return tmp_path / "store/bucket"
 
@@ -251,7 +252,7 @@ def test_an_object_is_brought_restored_and_put(bucket: Path, weights: Path) -> N
 
 def test_an_actor_that_does_not_see_the_output_says_so(weights: Path, tmp_path: Path) -> None:
     task = RestoreSettings("this", SongsConfig(output=str(tmp_path)), "cpu", "float32")
-    with pytest.raises(RuntimeError, match="does not see"):
+    with pytest.raises(RuntimeError, match="cannot access"):
         SongRestorer(task, _Here(pack(checkpoint.load(weights))))  # type: ignore[arg-type]
 
 
@@ -296,7 +297,7 @@ def test_a_song_whose_record_is_damaged_is_open(album: Path, tmp_path: Path) -> 
     output = Folder(str(tmp_path))
     write(tmp_path / "a.wav", music(1, 0.1))
     song = SongTask(source=str(album / "a.wav"), name="a.wav")
-    restored.write_record(output, SongRecord.start(song, "begun"))
+    write_record(output, SongRecord.start(song, "begun"))
     assert split_pending([song], output, overwrite=False)[1] == [song]
     (path,) = (tmp_path / "commits").iterdir()
     path.write_bytes(path.read_bytes()[:20])

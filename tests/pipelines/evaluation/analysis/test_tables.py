@@ -299,22 +299,22 @@ def test_verdicts_say_what_can_be_told() -> None:
     assert lines[1].endswith(
         "against the untouched MP3 at 24 kbps over 8 items of 8 songs; SI-SNR -1.00 dB [-1.00, -1.00]."
     )
-    assert "by ViSQOL cannot be told, the interval holds 0: +0.02 [-0.0" in lines[3]
+    assert "by ViSQOL inconclusive, the interval contains 0: +0.02 [-0.0" in lines[3]
     assert lines[3].endswith("by SI-SNR equal: 0.00 dB [0.00, 0.00].")
 
 
 def test_verdicts_without_an_interval_or_without_visqol() -> None:
     rows = [row(UNTOUCHED, "a", visqol=2.0, si_snr=1.0), row("ours", "a", visqol=4.0, si_snr=2.0)]
     conclusion, sentence = summarize(score_rows.table(rows))
-    assert "by ViSQOL cannot be told: +2.00 (no interval: all items are of one song)" in conclusion
+    assert "by ViSQOL inconclusive: +2.00 (no interval: all items are of one song)" in conclusion
     assert sentence.startswith("ours: ViSQOL 4.00, +2.00 (no interval: all items are of one song) against")
     rows = [one | {"visqol": None} for one in rows] + [row("ours", "b", status="not_finite")]
     conclusion, sentence = summarize(score_rows.table(rows))
-    assert "by ViSQOL cannot be told: not known (no item has this score)" in conclusion
+    assert "by ViSQOL inconclusive: not known (no item has this score)" in conclusion
     assert conclusion.endswith("1 of its results are not finite and left out.")
     assert sentence.startswith("ours: no ViSQOL; SI-SNR +1.00 dB")
     alone = summarize(score_rows.table([row("ours", "a", visqol=4.0)]))
-    assert alone[0] == "ours: cannot be told, no item was scored with it and with the untouched codec."
+    assert alone[0] == "ours: inconclusive, no item was scored with it and with the untouched codec."
     assert summarize(score_rows.table(rows[:1])) == (
         "Only the untouched codec was scored: there is nothing to compare.",
     )
@@ -329,7 +329,7 @@ def test_the_published_demo_clips(golden: Path) -> None:
     assert found["si_snr"]["difference"] == pytest.approx(-0.41378, abs=1e-9)
     assert (found["visqol"]["better_share"], found["si_snr"]["better_share"]) == (1.0, 0.4)
     conclusion = summarize(scores)[0]
-    assert "by ViSQOL better: +1.67" in conclusion and "by SI-SNR cannot be told" in conclusion
+    assert "by ViSQOL better: +1.67" in conclusion and "by SI-SNR inconclusive" in conclusion
 
 
 def test_facts_are_frozen() -> None:
