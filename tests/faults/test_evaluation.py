@@ -83,7 +83,7 @@ def status(output: Path) -> str:
     return str(json.loads((output / "result.json").read_text())["status"])
 
 
-def test_24_an_evaluation_killed_stopped_and_bereft_of_its_processes_tells_the_same(
+def test_24_interrupted_evaluation_gives_the_same_report(
     ray_address: str, undisturbed: Path, tmp_path: Path
 ) -> None:
     model = evaluation_jobs.write_model(tmp_path / "noisy")
@@ -130,9 +130,7 @@ def test_24_an_evaluation_killed_stopped_and_bereft_of_its_processes_tells_the_s
         assert (output / name).read_bytes() == (calm / name).read_bytes(), name
 
 
-def test_24_a_damaged_score_file_is_never_believed(
-    ray_address: str, undisturbed: Path, tmp_path: Path
-) -> None:
+def test_24_damaged_score_file_is_replaced(ray_address: str, undisturbed: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     config = evaluation_jobs.config(undisturbed, output, degradations=("mp3_24000",), limit=4)
     assert evaluate(config).code == Exit.DONE

@@ -98,7 +98,7 @@ def restorers() -> list[int]:
     return found
 
 
-def test_25_a_song_that_kills_its_actor_again_and_again_is_given_up(
+def test_25_song_that_kills_its_actor_three_times_fails(
     ray_address: str, weights: Path, tmp_path: Path
 ) -> None:
     """The longest song goes first; whoever restores it is killed, as the kernel does when memory is short."""

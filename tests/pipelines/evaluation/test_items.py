@@ -33,7 +33,7 @@ def clip(seed: int = 0, seconds: float = 1.0) -> np.ndarray:
     return datasets.music(seed, seconds=seconds)
 
 
-def test_rows_of_shards_come_as_they_are_stored(undisturbed: Path) -> None:
+def test_rows_of_shards_are_loaded_unchanged(undisturbed: Path) -> None:
     items = open_items(str(undisturbed), "test", ("mp3_24000",), None)
     assert isinstance(items, ShardItems)
     assert len(items.items) == 12
@@ -78,7 +78,7 @@ def test_a_limit_takes_its_share_of_every_category(undisturbed: Path) -> None:
     assert ShardItems(str(undisturbed), "test", (), 4).items == chosen
 
 
-def test_a_damaged_row_is_a_reason_and_not_the_end(undisturbed: Path, tmp_path: Path) -> None:
+def test_damaged_row_is_yielded_as_a_reason(undisturbed: Path, tmp_path: Path) -> None:
     copy = tmp_path / "shards"
     shutil.copytree(undisturbed, copy)
     victim = sorted((copy / "test").glob("*.parquet"))[0]
@@ -91,14 +91,14 @@ def test_a_damaged_row_is_a_reason_and_not_the_end(undisturbed: Path, tmp_path: 
     assert all("gone" in reason for reason in lost)
 
 
-def test_there_must_be_sources_to_tell_songs_by(tmp_path: Path) -> None:
+def test_missing_sources_are_refused(tmp_path: Path) -> None:
     shard_outputs.write(tmp_path, 2, split="test")
     with pytest.raises(UsageError, match=r"sources\.parquet"):
         ShardItems(str(tmp_path), "test", (), None)
 
 
 @pytest.mark.parametrize(("bitrate", "edge"), [(24_000, 4_400), (64_000, 11_200)])
-def test_the_cutoff_is_where_the_codec_ends(bitrate: int, edge: float) -> None:
+def test_cutoff_equals_the_codecs_low_pass(bitrate: int, edge: float) -> None:
     noise = 0.1 * np.random.default_rng(0).standard_normal((RATE * 3, 2))
     clean = np.round(noise.clip(-1, 1) * 32_767).astype(np.int16)
     made = Mp3Encoder(CodecConfig(bitrates_bps=(bitrate,))).encode(clean)[f"mp3_{bitrate}"]
@@ -136,7 +136,7 @@ def test_pairs_in_a_folder_a_role(tmp_path: Path) -> None:
     assert find_cutoff_hz(items, "given") < 14_000
 
 
-def test_pairs_that_do_not_fit_are_reasons(tmp_path: Path) -> None:
+def test_mismatched_pairs_are_yielded_as_reasons(tmp_path: Path) -> None:
     samples = clip()
     for name, degraded in {"short": samples[:20_000], "mono": samples[:, :1], "fine": samples}.items():
         datasets.write(tmp_path / name / "clean.wav", samples)
@@ -155,7 +155,7 @@ def test_pairs_that_do_not_fit_are_reasons(tmp_path: Path) -> None:
     assert isinstance(found["text"], str)
 
 
-def test_the_fingerprint_is_of_what_the_files_hold(tmp_path: Path) -> None:
+def test_fingerprint_depends_on_the_files_content(tmp_path: Path) -> None:
     for name in ("clean.wav", "degraded.wav"):
         datasets.write(tmp_path / "one" / name, clip())
     before = PairItems(str(tmp_path), (), None).fingerprint
@@ -178,7 +178,7 @@ def test_a_song_at_several_bitrates_is_one_song(tmp_path: Path) -> None:
     assert songs == {"24k": ("24k",), "24k/x": ("x",), "64k/album/x": ("album/x",), "64k/x": ("x",)}
 
 
-def test_a_bad_result_is_a_reason_for_its_model_alone(tmp_path: Path) -> None:
+def test_bad_result_is_unreadable_for_its_model_only(tmp_path: Path) -> None:
     samples = write_pair(tmp_path / "one", "fine")
     broken = samples.copy()
     broken[100] = np.nan
@@ -210,7 +210,7 @@ def test_a_bad_result_is_a_reason_for_its_model_alone(tmp_path: Path) -> None:
     assert all(isinstance(found[name], str) for name in ("text", "gone"))
 
 
-def test_a_decoders_frame_more_or_less_is_cut(tmp_path: Path) -> None:
+def test_one_frame_of_length_difference_is_trimmed(tmp_path: Path) -> None:
     samples = write_pair(tmp_path / "one", "ours")
     datasets.write(tmp_path / "one" / "degraded.wav", samples[:-1_000])
     (loaded,) = load(PairItems(str(tmp_path), (), None), "given")
@@ -219,13 +219,13 @@ def test_a_decoders_frame_more_or_less_is_cut(tmp_path: Path) -> None:
     assert np.shape(loaded.restored["ours"]) == loaded.clean.shape
 
 
-def test_more_than_two_channels_are_a_reason(tmp_path: Path) -> None:
+def test_more_than_two_channels_are_unreadable(tmp_path: Path) -> None:
     for name in ("clean.wav", "degraded.wav"):
         datasets.write(tmp_path / "one" / name, np.tile(clip(), 2))
     assert "4 channels" in str(load(PairItems(str(tmp_path), (), None), "given"))
 
 
-def test_the_fingerprint_of_files_that_are_gone(tmp_path: Path) -> None:
+def test_fingerprint_of_deleted_files(tmp_path: Path) -> None:
     write_pair(tmp_path / "one")
     (tmp_path / "one" / "ours.wav").symlink_to(tmp_path / "later.wav")
     items = PairItems(str(tmp_path), (), None)
@@ -234,7 +234,7 @@ def test_the_fingerprint_of_files_that_are_gone(tmp_path: Path) -> None:
     assert items.fingerprint != before
 
 
-def test_names_that_are_no_utf_8(tmp_path: Path) -> None:
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
     for name in (b"caf\xe8", b"caf\xe9"):
         folder = tmp_path / os.fsdecode(name)
         write_pair(tmp_path / "one")
@@ -262,7 +262,7 @@ def test_the_first_of_several_clean_folders_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["untouched", "Clean"])
-def test_names_that_mean_something_else_are_refused(tmp_path: Path, name: str) -> None:
+def test_reserved_names_are_refused(tmp_path: Path, name: str) -> None:
     write_pair(tmp_path / "one", name)
     with pytest.raises(UsageError, match=rf"one/{name}\.wav.*rename"):
         PairItems(str(tmp_path), (), None)
@@ -282,7 +282,7 @@ def test_two_results_of_one_name_are_refused() -> None:
         load_models((), ("ours", "ours"))
 
 
-def test_nothing_to_score_is_said(tmp_path: Path) -> None:
+def test_no_items_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no pairs"):
         open_items(str(tmp_path), "test", (), None)
     with pytest.raises(UsageError, match="neither a local folder"):
@@ -293,7 +293,7 @@ def test_nothing_to_score_is_said(tmp_path: Path) -> None:
         PairItems(str(tmp_path), ("mp3_1",), None)
 
 
-def test_items_travel_to_other_nodes(undisturbed: Path) -> None:
+def test_item_sources_can_be_pickled(undisturbed: Path) -> None:
     items = ShardItems(str(undisturbed), "valid", (), None)
     again = pickle.loads(pickle.dumps(items))  # noqa: S301 - bytes of our own
     assert again.items == items.items

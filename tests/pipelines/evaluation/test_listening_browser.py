@@ -144,7 +144,7 @@ def seek(card: Any, share: float) -> float:
     return float(card.locator(".position").evaluate(move, share))
 
 
-def test_switch_changes_what_is_heard_and_keeps_the_position(page: Any) -> None:
+def test_switch_changes_the_version_and_keeps_the_position(page: Any) -> None:
     card = play(page)
     for label in ("MP3", "ours", "clean", "MP3"):
         jump = page.evaluate(
@@ -204,7 +204,7 @@ def test_keys(page: Any) -> None:
     ]
 
 
-def test_one_item_sounds_at_a_time(page: Any) -> None:
+def test_one_item_plays_at_a_time(page: Any) -> None:
     play(page, 0)
     card = play(page, 1)
     assert page.evaluate("apolloPlayer.comparison") == 1
@@ -264,7 +264,7 @@ def test_blind_test_counts_answers(page: Any) -> None:
     assert card.locator(".verdict").inner_text() == "Choose two different versions."
 
 
-def test_nothing_in_the_page_tells_what_x_is(browser: Any, report: Path) -> None:
+def test_page_does_not_reveal_x(browser: Any, report: Path) -> None:
     pages = []
     for bit in (0, 1):
         page = browser.new_page()

@@ -88,7 +88,7 @@ class Text(HTMLParser):
             self.seen += data
 
 
-def test_versions_are_heard_equally_loud_and_none_is_amplified() -> None:
+def test_versions_have_equal_loudness_and_none_is_amplified() -> None:
     one = comparison()
     heard = sounds(write_page(page(one)))[0]
     levels = [loudness_lufs(samples, RATE) for samples in heard]
@@ -100,7 +100,7 @@ def test_versions_are_heard_equally_loud_and_none_is_amplified() -> None:
         np.testing.assert_allclose(samples, gain * original, atol=1e-4)
 
 
-def test_page_loads_nothing_and_says_how_large_it_is() -> None:
+def test_page_loads_nothing_and_shows_its_size() -> None:
     one = page(comparison(), figures=(Figure(title="f", note="", png=b"\x89PNG"),))
     html = write_page(one)
     text = Text(html)
@@ -137,7 +137,7 @@ def test_hostile_names_are_text() -> None:
     assert "49" not in re.sub(re.escape(HOSTILE), "", text.seen)
 
 
-def test_name_that_no_encoding_writes_is_written_without() -> None:
+def test_lone_surrogates_in_names_are_replaced() -> None:
     versions = {"clean": clip(1, seconds=0.2), "caf\udce9": clip(2, seconds=0.2)}
     assert "caf?" in Text(write_page(page(comparison(item="\udce9", versions=versions)))).seen
 
@@ -165,7 +165,7 @@ def test_missing_numbers_are_dashes_and_sort_as_missing() -> None:
     assert "3.14" in seen and "−0.50" in seen and "ViSQOL, MOS" in seen
 
 
-def test_untouched_bears_the_name_of_its_codec() -> None:
+def test_untouched_is_labelled_with_its_codec() -> None:
     html = write_page(page(comparison(), comparison(degradation="64k")))
     assert re.findall(r'class="version"[^>]*>([^<]*)<', html) == [
         "clean",
@@ -194,7 +194,7 @@ def test_short_and_mono_clips_are_whole(samples: int, channels: int) -> None:
     assert [one.shape for one in heard] == [(channels, samples)] * 2
 
 
-def test_silent_and_unfinite_versions_leave_the_others_as_they_are() -> None:
+def test_silent_and_non_finite_versions_do_not_change_the_others() -> None:
     odd = np.zeros((2, RATE), np.float32)
     odd[0, 7] = np.nan
     versions = {"clean": clip(1), "silent": odd, "loud": 100 * clip(1)}

@@ -46,7 +46,7 @@ def test_scores_of_the_published_clips_equal_the_recorded_ones(recordings: Path,
     assert compared == len(expected) == 10
 
 
-def test_the_codecs_level_is_no_error() -> None:
+def test_gain_of_the_codec_is_not_an_error() -> None:
     clean = music()
     found = of(clean, (0.5 * clean).astype(np.float32), gain=0.5)
     assert found["snr"] == 100
@@ -65,7 +65,7 @@ def test_a_band_that_is_missing_has_an_error_of_0_db_and_no_other_has_one() -> N
     assert all(found[name] < -80 for name in ERROR_BANDS if name != "error_8000_12000_hz")
 
 
-def test_noise_of_known_power_has_the_snr_that_it_should() -> None:
+def test_snr_of_noise_of_known_power() -> None:
     clean = music()
     noise = np.random.default_rng(5).standard_normal(clean.shape).astype(np.float32)
     noise *= np.sqrt((clean**2).sum(1, keepdims=True) / (noise**2).sum(1, keepdims=True)) * 10 ** (-12 / 20)
@@ -95,14 +95,14 @@ def test_a_silent_channel_does_not_count() -> None:
         assert found[name] == pytest.approx(alone[name], rel=1e-9)
 
 
-def test_identity_is_the_best_there_is() -> None:
+def test_identity_has_the_highest_scores() -> None:
     clean = music()
     found = of(clean, clean)
     assert (found["sdr"], found["si_snr"], found["snr"], found["lsd_high"]) == (100, 100, 100, 0)
     assert found["visqol"] == pytest.approx(4.732, abs=0.001)
 
 
-def test_without_a_side_there_is_no_score_of_it() -> None:
+def test_mono_has_no_side_score() -> None:
     clean = music()
     clean[1] = clean[0]
     found = of(clean, music(seed=2))
@@ -112,7 +112,7 @@ def test_without_a_side_there_is_no_score_of_it() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_result_that_is_no_number_is_told(value: float) -> None:
+def test_non_finite_result_has_status_not_finite(value: float) -> None:
     broken = music()
     broken[1, 77] = value
     found = of(music(), broken)

@@ -103,7 +103,7 @@ def _touch_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Registry, "set_tags", touch)
 
 
-def test_the_same_contest_is_taken_up_again_after_the_champion_has_moved(
+def test_rerun_uses_the_recorded_versions_after_the_alias_moved(
     config: EvaluateConfig, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With versions that can be loaded: both are scored again, or the tables would lose the old champion."""
@@ -155,7 +155,7 @@ def test_a_candidate_that_is_not_better_is_refused_with_reasons(
     assert open_case(config, uri).decision == facts
 
 
-def test_without_a_champion_the_codec_alone_is_to_beat(
+def test_without_a_champion_the_candidate_is_compared_with_the_codec(
     config: EvaluateConfig, uri: str, registry: Registry
 ) -> None:
     registry.client.delete_registered_model_alias("apollo", CHAMPION)
@@ -169,7 +169,7 @@ def test_without_a_champion_the_codec_alone_is_to_beat(
     assert again.champion is None and again.models == case.models and again.decision == facts
 
 
-def test_there_is_nothing_to_decide_about_a_candidate_that_is_the_champion(
+def test_candidate_that_is_the_champion_needs_no_decision(
     config: EvaluateConfig, uri: str, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry.set_alias(CHAMPION, Version("apollo", 2))
@@ -212,7 +212,7 @@ def _fail(*_: Any) -> None:
     ("owner", "method", "moved", "tagged"),
     [(Registry, "set_alias", V1, 0), (Registry, "set_tags", V2, 0), (PromotionCase, "_write", V2, 4)],
 )
-def test_a_run_that_was_killed_while_it_decided_is_completed(
+def test_interrupted_decision_is_completed(
     config: EvaluateConfig,
     uri: str,
     registry: Registry,
@@ -259,9 +259,7 @@ def test_another_candidate_needs_another_output(
         open_case(config, uri)
 
 
-def test_a_contest_is_remembered_when_it_begins_and_only_then(
-    config: EvaluateConfig, uri: str, registry: Registry
-) -> None:
+def test_case_is_recorded_once(config: EvaluateConfig, uri: str, registry: Registry) -> None:
     case, output = open_case(config, uri), Folder(config.output)
     assert not Path(config.output).exists()  # the output is not claimed yet
     case.record(output)
@@ -285,7 +283,7 @@ def test_a_decision_under_the_old_file_name_is_still_read(
     assert not (output / PROMOTION).exists()
 
 
-def test_weights_that_are_not_those_that_were_registered_are_not_taken(uri: str, tmp_path: Path) -> None:
+def test_weights_with_another_digest_are_refused(uri: str, tmp_path: Path) -> None:
     client = make_client(uri)
     experiment = client.create_experiment("tests", artifact_location=(tmp_path / "artifacts").as_uri())
     folder, run_id = (

@@ -109,7 +109,7 @@ def test_margins_of_better_count() -> None:
 
 
 @pytest.mark.parametrize("status", ["not_finite", "unreadable"])
-def test_results_of_no_use_refuse_it(status: str) -> None:
+def test_candidate_with_unusable_results_is_refused(status: str) -> None:
     rows = _rows(UNTOUCHED, 2.0, 10.0) + _rows(NEW, 3.0, 10.0)
     rows[-1]["status"] = status
     promote, reasons = _decide(rows, None)
@@ -119,7 +119,7 @@ def test_results_of_no_use_refuse_it(status: str) -> None:
     assert rows[15]["item"] == rows[-1]["item"] and _decide(rows, None)[0]
 
 
-def test_scores_that_are_missing_refuse_it() -> None:
+def test_candidate_with_missing_scores_is_refused() -> None:
     rows = _rows(UNTOUCHED, 2.0, 10.0) + _rows(NEW, 3.0, 10.0)
     promote, reasons = _decide(rows[:-1], None)
     assert not promote and "failed: the candidate lacks 1 of 16 scores" in reasons
@@ -131,7 +131,7 @@ def test_scores_that_are_missing_refuse_it() -> None:
     assert not promote and "failed: the champion (champion) lacks 8 of 16 scores" in reasons
 
 
-def test_without_visqol_or_with_one_song_nothing_moves() -> None:
+def test_without_visqol_or_with_one_song_it_is_refused() -> None:
     rows = _rows(UNTOUCHED, 2.0, 10.0) + _rows(NEW, 3.0, 10.0)
     promote, reasons = _decide([one | {"visqol": None} for one in rows], None)
     assert not promote and "no interval: no item has this score" in reasons
@@ -141,7 +141,7 @@ def test_without_visqol_or_with_one_song_nothing_moves() -> None:
     assert not promote and "on average, but no interval: all items are of one song" in reasons
 
 
-def test_names_that_cannot_be_are_errors() -> None:
+def test_invalid_names_are_errors() -> None:
     scores = score_rows.table(_rows(UNTOUCHED, 2.0, 10.0) + _rows(NEW, 3.0, 10.0))
     for champion in (NEW, UNTOUCHED):
         with pytest.raises(ValueError, match="must be two models"):
@@ -160,12 +160,12 @@ def test_the_published_model_on_its_demo_clips(golden: Path) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"rules": ()}, {"level": 1.0}, {"level": 0.0}, {"resamples": 0}])
-def test_configurations_that_cannot_be_are_refused(settings: dict[str, Any]) -> None:
+def test_invalid_configurations_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         PromotionConfig(**settings)
 
 
-def test_rules_that_cannot_be_are_refused() -> None:
+def test_invalid_rules_are_refused() -> None:
     with pytest.raises(UsageError, match="metric is 'loudness'"):
         Rule(metric="loudness")
     for margin in (-1.0, float("nan"), float("inf")):

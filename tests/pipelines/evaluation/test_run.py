@@ -72,7 +72,7 @@ def test_the_untouched_codec_scores_what_its_decoded_stream_does(evaluated: Path
     assert {name: row[name] for name in METRICS} == pytest.approx({name: expected[name] for name in METRICS})
 
 
-def test_what_is_told_is_there_and_holds_no_nan(evaluated: Path) -> None:
+def test_report_is_complete_and_has_no_nan(evaluated: Path) -> None:
     for name in TABLES:
         for ending in ("csv", "md"):
             text = (evaluated / f"{name}.{ending}").read_text()
@@ -148,7 +148,7 @@ def test_a_model_can_be_added_and_what_is_damaged_is_scored_again(
             assert row["si_snr"] == pytest.approx(untouched["si_snr"], abs=1e-3)
 
 
-def test_other_items_or_other_weights_behind_a_name_are_refused(
+def test_other_items_or_other_weights_of_a_name_are_refused(
     evaluated: Path, undisturbed: Path, shelf: Path
 ) -> None:
     before = evaluation_jobs.states(evaluated)
@@ -198,7 +198,9 @@ def test_pairs_with_bad_ones_among_them(ray_address: str, tmp_path: Path) -> Non
     assert "no output of preprocess" in decided.message
 
 
-def test_a_model_that_gives_no_numbers_is_told(ray_address: str, undisturbed: Path, tmp_path: Path) -> None:
+def test_model_with_non_finite_output_is_reported(
+    ray_address: str, undisturbed: Path, tmp_path: Path
+) -> None:
     evaluation_jobs.write_model(tmp_path / "huge", scale=1e30)
     config = evaluation_jobs.config(
         undisturbed, tmp_path / "out", models=(str(tmp_path / "huge"),), limit=4, degradations=("mp3_24000",)
@@ -210,7 +212,7 @@ def test_a_model_that_gives_no_numbers_is_told(ray_address: str, undisturbed: Pa
     assert not _NAN.search((tmp_path / "out" / "table2.csv").read_text())
 
 
-def test_what_cannot_be_is_refused_before_anything_starts(
+def test_invalid_runs_are_refused_before_ray_starts(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -86,7 +86,7 @@ def test_every_song_is_accounted_for(done: Path, album: Path) -> None:
     assert (result["songs"], result["restored"], result["failed"]) == (7, 5, 2)
 
 
-def test_a_run_after_success_touches_nothing_and_one_after_changes_does_them_alone(
+def test_rerun_restores_only_what_changed(
     ray_address: str, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     songs, output = tmp_path / "songs", tmp_path / "out"
@@ -229,7 +229,7 @@ def actor(output: str, weights: Path, run: str = "this") -> SongRestorer:
     return SongRestorer(task, _Here(pack(checkpoint.load(weights))))  # type: ignore[arg-type]
 
 
-def test_an_object_is_brought_restored_and_put(bucket: Path, weights: Path) -> None:
+def test_object_is_downloaded_restored_and_uploaded(bucket: Path, weights: Path) -> None:
     write(bucket / "in/a ü.wav", music(1, 0.2))
     (bucket / "in/b.wav").write_bytes(b"no music")
     (bucket / "out/commits").mkdir(parents=True)  # a disk wants folders, a store does not
@@ -250,13 +250,13 @@ def test_an_object_is_brought_restored_and_put(bucket: Path, weights: Path) -> N
     assert (gone.status, str(gone.reason)[:16]) == ("failed", "cannot be opened")
 
 
-def test_an_actor_that_does_not_see_the_output_says_so(weights: Path, tmp_path: Path) -> None:
+def test_actor_without_access_to_the_output_fails(weights: Path, tmp_path: Path) -> None:
     task = RestoreSettings("this", SongsConfig(output=str(tmp_path)), "cpu", "float32")
     with pytest.raises(RuntimeError, match="cannot access"):
         SongRestorer(task, _Here(pack(checkpoint.load(weights))))  # type: ignore[arg-type]
 
 
-def test_whatever_a_song_causes_is_its_reason(
+def test_any_error_of_a_song_is_its_reason(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -293,7 +293,7 @@ def test_weights_of_another_shape_or_value_have_another_digest(weights: Path) ->
     assert pack(generator).digest != first
 
 
-def test_a_song_whose_record_is_damaged_is_open(album: Path, tmp_path: Path) -> None:
+def test_song_with_a_damaged_record_is_pending(album: Path, tmp_path: Path) -> None:
     output = Folder(str(tmp_path))
     write(tmp_path / "a.wav", music(1, 0.1))
     song = SongTask(source=str(album / "a.wav"), name="a.wav")
@@ -315,7 +315,7 @@ def test_a_song_whose_record_is_damaged_is_open(album: Path, tmp_path: Path) -> 
         ({"actors": 0}, "actors"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(changes: dict[str, Any], reason: str) -> None:
+def test_invalid_options_are_refused(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         jobs.config("/songs", "/out", Path("/weights"), **changes)
 
@@ -341,9 +341,7 @@ def test_a_dry_run_says_what_would_be_done(
     assert capsys.readouterr().out.endswith("2 of 7 songs to restore\n")
 
 
-def test_the_command_says_what_is_wrong(
-    album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_reports_errors(album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--data", str(album), "--output", str(tmp_path / "out"), "--checkpoint", str(tmp_path / "no")]
     assert job.main(given) == Exit.USAGE
     assert "no such file or folder" in capsys.readouterr().err

@@ -33,7 +33,7 @@ def test_two_songs_by_hand() -> None:
     assert found.high == pytest.approx(2 + wider, abs=1e-6)
 
 
-def test_all_pairs_of_songs_tell_as_much_as_the_songs() -> None:
+def test_all_pairs_of_songs_are_as_informative_as_the_songs() -> None:
     effects = [0.0, 1.0, 4.0, 9.0, 16.0]
     alone = mean_interval(effects, [[str(song)] for song in range(5)])
     pairs = list(combinations(range(5), 2))
@@ -79,7 +79,7 @@ def _mixes(generator: np.random.Generator, most: int) -> tuple[list[float], list
 
 
 @pytest.mark.parametrize("most", [1, 4])
-def test_it_covers_the_truth_as_often_as_it_says_and_items_do_not(most: int) -> None:
+def test_coverage_over_songs_is_nominal_and_over_items_is_not(most: int) -> None:
     generator = np.random.default_rng(7)
     by_songs = by_items = 0
     for _ in range(300):
@@ -112,7 +112,7 @@ def test_a_share_of_the_multiplicity_for_each_song_would_not_cover() -> None:
 
 
 @pytest.mark.parametrize("most", [1, 4])
-def test_order_of_items_and_of_songs_means_nothing(most: int) -> None:
+def test_order_of_items_and_songs_does_not_matter(most: int) -> None:
     values, songs = _mixes(np.random.default_rng(3), most)
     expected = mean_interval(values, songs)
     shuffled = list(zip(values, songs, strict=True))
@@ -123,7 +123,7 @@ def test_order_of_items_and_of_songs_means_nothing(most: int) -> None:
     assert again == expected  # to the last digit
 
 
-def test_seeds_decide_and_nothing_else() -> None:
+def test_interval_depends_on_the_seed_only() -> None:
     values, songs = _mixes(np.random.default_rng(3), 1)
     bootstrap._draws.cache_clear()
     first = mean_interval(values, songs, seed=1)
@@ -158,7 +158,7 @@ def test_two_mixes_of_many_songs_are_no_more_certain_than_two_songs() -> None:
     assert mixes.low <= songs.low
 
 
-def test_what_is_not_defined_is_left_out_and_counted() -> None:
+def test_undefined_values_are_left_out_and_counted() -> None:
     songs = [["a"], ["b"], ["c"], ["d"]]
     found = mean_interval([1.0, None, 3.0, 5.0], songs)
     assert (found.mean, found.items, found.songs, found.left_out) == (3.0, 3, 3, 1)
@@ -167,7 +167,7 @@ def test_what_is_not_defined_is_left_out_and_counted() -> None:
     assert mean_interval([], []).reason == "no item has this score"
 
 
-def test_what_cannot_be_is_refused() -> None:
+def test_invalid_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="names no song"):
         mean_interval([1.0, 2.0], [["a"], []])
     with pytest.raises(ValueError, match="level"):

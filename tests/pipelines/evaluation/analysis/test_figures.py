@@ -60,7 +60,7 @@ def test_figure2_of_the_published_demo_clips(golden: Path) -> None:
         ((), (), {}),
     ],
 )
-def test_pictures_of_little(
+def test_figures_of_few_scores(
     models: tuple[str, ...], degradations: tuple[str, ...], values: dict[str, float]
 ) -> None:
     made = _tables(_rows(models, degradations, **values))

@@ -148,7 +148,7 @@ def test_only_items_that_both_models_have_are_compared() -> None:
     assert (one["pairs"], one["items"], one["songs"], one["left_out"]) == (3, 3, 3, 0)
 
 
-def test_counts_tell_every_status() -> None:
+def test_counts_of_every_status() -> None:
     rows = [row(UNTOUCHED, str(n), snr=9.0, visqol=2.0) for n in range(6)]
     rows += [
         row("ours", "0", snr=100.0, visqol=4.0),
@@ -174,7 +174,7 @@ def test_counts_tell_every_status() -> None:
     assert means == [pytest.approx(99.95), 8.0]  # what is not scored is in no mean
 
 
-def test_identity_is_what_the_metrics_say_it_is() -> None:
+def test_identity_limit_equals_that_of_the_metrics() -> None:
     from apollo import metrics
 
     assert tables.IDENTICAL_DB == metrics.LIMIT_DB
@@ -189,7 +189,7 @@ def test_lower_is_better_names_metrics() -> None:
     assert (describe("mp3_24000"), describe("24k")) == ("MP3 at 24 kbps", "codec's output (24k)")
 
 
-def test_order_of_rows_means_nothing() -> None:
+def test_order_of_rows_does_not_matter() -> None:
     generator = random.Random(1)
     rows = _every_category()
     for number, one in enumerate(rows):
@@ -217,7 +217,7 @@ def test_order_of_rows_means_nothing() -> None:
         ({"item": "new", "songs": None}, "'new' is scored and names no song"),
     ],
 )
-def test_tables_that_cannot_be_are_refused(changes: dict[str, Any], message: str) -> None:
+def test_invalid_tables_are_refused(changes: dict[str, Any], message: str) -> None:
     rows = [row(UNTOUCHED, "item", sdr=1.0), row(UNTOUCHED, "item", sdr=2.0) | changes]
     with pytest.raises(ValueError, match=message):
         build_tables(score_rows.table(rows), {})
@@ -281,7 +281,7 @@ def test_every_row_has_every_column() -> None:
         assert table.note
 
 
-def test_verdicts_say_what_can_be_told() -> None:
+def test_summary_sentences() -> None:
     rows = []
     for number in range(8):
         for bitrate in (24_000, 64_000):
@@ -303,7 +303,7 @@ def test_verdicts_say_what_can_be_told() -> None:
     assert lines[3].endswith("by SI-SNR equal: 0.00 dB [0.00, 0.00].")
 
 
-def test_verdicts_without_an_interval_or_without_visqol() -> None:
+def test_summary_without_an_interval_or_without_visqol() -> None:
     rows = [row(UNTOUCHED, "a", visqol=2.0, si_snr=1.0), row("ours", "a", visqol=4.0, si_snr=2.0)]
     conclusion, sentence = summarize(score_rows.table(rows))
     assert "by ViSQOL inconclusive: +2.00 (no interval: all items are of one song)" in conclusion
