@@ -1,11 +1,22 @@
 """The real-time factor as the paper has it: milliseconds for one second of mono at 44.1 kHz."""
 
+import json
+import logging
 import statistics
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
+from pipelines.evaluation.analysis.tables import ModelFacts
+from pipelines.evaluation.config import EvaluateConfig
+from pipelines.evaluation.models import EvaluatedModel
 from pipelines.registry.model_bundle import ModelBundle, unpack
+from pipelines.storage.folder import Folder
 
+logger = logging.getLogger(__name__)
+
+_FOLDER = "rtf"
 _WARM_UP_RUNS = 3
 
 
@@ -64,6 +75,57 @@ def measure_rtf(
         times.append(run())
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else _processor_name()
     return RealTimeFactor(1000 * statistics.fmean(times), len(times), name, torch.get_num_threads())
+
+
+def read_rtf(output: Folder, model: EvaluatedModel) -> dict[str, Any]:
+    """Return the measurements of a model by device; empty if there are none of these weights."""
+    try:
+        found: dict[str, Any] = json.loads(output.read(f"{_FOLDER}/{model.name}.json"))
+    except (OSError, ValueError):
+        return {}
+    return found if found.pop("digest", None) == model.digest else {}
+
+
+def measure_models(
+    config: EvaluateConfig, output: Folder, models: Sequence[EvaluatedModel], *, use_gpus: bool
+) -> None:
+    """Measure what `read_rtf` has not, one model and device at a time on an idle node.
+
+    Args:
+        config: Of the evaluation.
+        output: Of the evaluation.
+        models: Those with weights are measured.
+        use_gpus: Measure on a GPU too.
+    """
+    from pipelines.evaluation.tune_trials import run_on_idle_node
+
+    for model in (model for model in models if model.bundle and config.rtf_runs):
+        found = {"digest": model.digest, **read_rtf(output, model)}
+        for device in (name for name in (("cpu", "cuda") if use_gpus else ("cpu",)) if name not in found):
+            arguments = model.bundle, config.precision, device, config.rtf_runs, config.rtf_seconds
+            measured = run_on_idle_node(measure_rtf, *arguments, gpu=device == "cuda")
+            if measured is None:
+                logger.warning(f"no node was idle to measure the real-time factor of {model.name} ({device})")
+                continue
+            found[device] = asdict(measured)
+            logger.info(
+                f"{model.name}: {measured.milliseconds:.1f} ms for a second of mono, {measured.device}"
+            )
+        if len(found) > 1:
+            output.write(f"{_FOLDER}/{model.name}.json", json.dumps(found, indent=1).encode())
+
+
+def collect_facts(output: Folder, models: Sequence[EvaluatedModel]) -> dict[str, ModelFacts]:
+    """Return the size and speed of models by name."""
+    measured = {model.name: read_rtf(output, model) for model in models}
+    return {
+        model.name: ModelFacts(
+            parameters=model.parameters,
+            rtf_ms={device: times["milliseconds"] for device, times in measured[model.name].items()},
+            rtf_runs={device: times["runs"] for device, times in measured[model.name].items()},
+        )
+        for model in models
+    }
 
 
 def _processor_name() -> str:

@@ -27,12 +27,11 @@ from pipelines.errors import UsageError, root_cause
 from pipelines.evaluation import promotion
 from pipelines.evaluation.analysis.bootstrap import Bootstrap
 from pipelines.evaluation.analysis.summary import summarize_overall
-from pipelines.evaluation.analysis.tables import ModelFacts
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.items import ItemSource, find_cutoff_hz
-from pipelines.evaluation.models import EvaluatedModel, load_models
+from pipelines.evaluation.models import load_models
 from pipelines.evaluation.pair_items import PairItems
-from pipelines.evaluation.real_time_factor import measure_rtf
+from pipelines.evaluation.real_time_factor import collect_facts, measure_models, read_rtf
 from pipelines.evaluation.report import (
     REPORT,
     SUMMARY,
@@ -56,7 +55,6 @@ from pipelines.storage.parquet import parquet_bytes
 logger = logging.getLogger(__name__)
 
 MODELS, SCORES = "models.json", "scores.parquet"
-_RTF_FOLDER = "rtf"
 
 
 def evaluate(config: EvaluateConfig) -> Outcome:
@@ -134,7 +132,7 @@ class _Evaluation:
         """Score what is pending and write the report."""
         pending = [trial for trial in self.trials if self._is_pending(trial)]
         wanted = [one for one in self.models if one.bundle and self.config.rtf_runs]
-        unmeasured = [one for one in wanted if not self._read_rtf(one)]
+        unmeasured = [one for one in wanted if not read_rtf(self.output, one)]
         if pending or unmeasured or not is_report_current(self.output, self._key()):
             failed = self._run(pending)
             if failed:
@@ -158,9 +156,9 @@ class _Evaluation:
         from pipelines.cluster import connection
         from pipelines.evaluation.tune_trials import render_listening_examples, run_trials, scoring_pool
 
-        connection.connect()
+        cluster = connection.connect()
         catch_sigterm()  # Ray has installed its own handler
-        self._measure_rtf()
+        measure_models(self.config, self.output, self.models, use_gpus=self.config.gpu and cluster.gpus > 0)
         cutoffs_hz = {name: find_cutoff_hz(self.item_source, name) for name in self.degradations}
         with scoring_pool(self.config, self.item_source, self.models, cutoffs_hz) as pool:
             if pending:
@@ -173,26 +171,18 @@ class _Evaluation:
             chosen = choose_listening_examples(scores, self._names(), self.config.heard_items)
             numbers = {one.name: number for number, one in enumerate(self.item_source.items)}
             places = [(numbers[one.item], one.degradation) for one in chosen]
-            examples = (
-                list(zip(chosen, render_listening_examples(pool, places, self._names()), strict=True))
-                if chosen
-                else []
-            )
+            rendered = render_listening_examples(pool, places, self._names()) if chosen else []
+            examples = list(zip(chosen, rendered, strict=True))
+        facts = collect_facts(self.output, self.models)
         write_report(
-            self.config,
-            self.output,
-            scores,
-            self._facts(),
-            examples,
-            key=self._key(),
-            hardware=self._hardware(),
+            self.config, self.output, scores, facts, examples, key=self._key(), hardware=self._hardware()
         )
         return None
 
     def _hardware(self) -> str:
         """Describe the hardware of scores and real-time factors."""
         devices = {json.loads(read_commit(self.output, trial))["device"] for trial in self.trials}
-        measured = [times for one in self.models for times in self._read_rtf(one).values()]
+        measured = [times for one in self.models for times in read_rtf(self.output, one).values()]
         hardware = {f"{times['device']}, {times['threads']} threads" for times in measured}
         parts = [f"Models ran on {' and '.join(sorted(devices))} in {self.config.precision}."]
         parts += [f"Real-time factors: {'; '.join(sorted(hardware))}."] if hardware else []
@@ -204,51 +194,9 @@ class _Evaluation:
     def _key(self) -> str:
         """Return a hash of all that the tables and the report are made from."""
         commits = [read_commit(self.output, trial) for trial in self.trials]
-        measured = [self._read_rtf(one) for one in self.models]
+        measured = [read_rtf(self.output, one) for one in self.models]
         settings = (self.config.bootstrap_resamples, self.config.bootstrap_seed, self.config.heard_items)
         return hashlib.sha256(repr((commits, measured, settings)).encode()).hexdigest()
-
-    def _measure_rtf(self) -> None:
-        """Measure real-time factors, one at a time, before this run computes anything else."""
-        from pipelines.cluster import connection
-        from pipelines.evaluation.tune_trials import run_on_idle_node
-
-        config = self.config
-        devices = ("cpu", "cuda") if config.gpu and connection.connect().gpus else ("cpu",)
-        for one in (one for one in self.models if one.bundle and config.rtf_runs):
-            found = {"digest": one.digest, **self._read_rtf(one)}
-            for device in (name for name in devices if name not in found):
-                arguments = one.bundle, config.precision, device, config.rtf_runs, config.rtf_seconds
-                measured = run_on_idle_node(measure_rtf, *arguments, gpu=device == "cuda")
-                if measured is None:
-                    logger.warning(
-                        f"no node was idle to measure the real-time factor of {one.name} ({device})"
-                    )
-                    continue
-                found[device] = asdict(measured)
-                logger.info(
-                    f"{one.name}: {measured.milliseconds:.1f} ms for a second of mono, {measured.device}"
-                )
-            if len(found) > 1:
-                self.output.write(f"{_RTF_FOLDER}/{one.name}.json", json.dumps(found, indent=1).encode())
-
-    def _read_rtf(self, one: EvaluatedModel) -> dict[str, Any]:
-        try:
-            found: dict[str, Any] = json.loads(self.output.read(f"{_RTF_FOLDER}/{one.name}.json"))
-        except (OSError, ValueError):
-            return {}
-        return found if found.pop("digest", None) == one.digest else {}
-
-    def _facts(self) -> dict[str, ModelFacts]:
-        measured = {one.name: self._read_rtf(one) for one in self.models}
-        return {
-            one.name: ModelFacts(
-                parameters=one.parameters,
-                rtf_ms={device: times["milliseconds"] for device, times in measured[one.name].items()},
-                rtf_runs={device: times["runs"] for device, times in measured[one.name].items()},
-            )
-            for one in self.models
-        }
 
     def _collect_scores(self) -> pa.Table:
         """Combine all trials' scores in scores.parquet."""
