@@ -5,7 +5,7 @@ depends on the order in which trials ended. Only items of status `scored` have v
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,6 +84,11 @@ class Scores:
         if category is not None:
             chosen &= self.frame["category"] == category
         return self.frame[chosen]
+
+    def groups(self) -> Iterator[tuple[str, str, int | None, pd.DataFrame]]:
+        """Yield model, degradation, its bitrate and the rows of all that occur together, in order."""
+        for (model, degradation), rows in self.frame.groupby(["model", "degradation"], observed=True):
+            yield model, degradation, self.bitrates_bps[degradation], rows
 
     def pairs(
         self, model: str, reference: str, degradation: str | None = None, category: str | None = None

@@ -155,8 +155,7 @@ def figure2(scores: Scores, bootstrap: Bootstrap) -> ScoreTable:
     columns += [f"{metric}{part}" for metric in PAPER_METRICS for part in ("", "_low", "_high")]
     columns += ["items", "songs", "left_out", "no_interval"]
     rows: list[tuple[Cell, ...]] = []
-    for model, degradation, bitrate in _cells(scores):
-        chosen = scores.select(model, degradation)
+    for model, degradation, bitrate, chosen in scores.groups():
         found = {name: scores.interval(chosen[name], chosen, bootstrap) for name in PAPER_METRICS}
         bounds = [bound for one in found.values() for bound in (one.mean, one.low, one.high)]
         scored = len(select_scored(chosen))
@@ -177,8 +176,7 @@ def others(scores: Scores) -> ScoreTable:
     """Build the table of the metrics that the paper does not report."""
     columns = ("model", "degradation", "bitrate_bps", *_OTHERS, "items")
     rows: list[tuple[Cell, ...]] = []
-    for model, degradation, bitrate in _cells(scores):
-        chosen = scores.select(model, degradation)
+    for model, degradation, bitrate, chosen in scores.groups():
         means = [exact_mean(chosen[metric]) for metric in _OTHERS]
         rows.append((model, degradation, bitrate, *means, len(select_scored(chosen))))
     note = (
@@ -240,7 +238,7 @@ def counts(scores: Scores) -> ScoreTable:
     rows: list[tuple[Cell, ...]] = []
     for model in scores.models:
         chosen = scores.select(model)
-        by_status = [int((chosen["status"] == status).sum()) for status in STATUSES]
+        by_status = chosen["status"].value_counts(sort=False).reindex(STATUSES).tolist()
         identical = int((chosen["snr"] >= IDENTICAL_DB).sum())
         without_visqol = int(select_scored(chosen)["visqol"].isna().sum())
         items = chosen["item"].nunique()
@@ -251,16 +249,6 @@ def counts(scores: Scores) -> ScoreTable:
         "clean audio at the codec's level. without_visqol: scored, but ViSQOL is not defined or not there."
     )
     return ScoreTable("counts", "What was scored", note, columns, tuple(rows))
-
-
-def _cells(scores: Scores) -> list[tuple[str, str, int | None]]:
-    """Return every model and degradation that occur together, with the bitrate."""
-    return [
-        (model, name, bitrate)
-        for model in scores.models
-        for name, bitrate in scores.bitrates_bps.items()
-        if len(scores.select(model, name))
-    ]
 
 
 def _interval_note(bootstrap: Bootstrap) -> str:
