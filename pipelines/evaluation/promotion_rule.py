@@ -217,7 +217,7 @@ class _Comparison:
     def _undefined(self, pairs: pd.DataFrame, name: str) -> list[str]:
         """Refuse a candidate that lacks scores of the reference: they might be its worst."""
         number = count_lacking(pairs, self.rule.metric)
-        return [f"failed: {name}: the candidate lacks {number} scores that the other has"] if number else []
+        return [f"failed: {name}: the candidate lacks {number} of the reference's scores"] if number else []
 
     @property
     def _sign(self) -> int:

@@ -92,7 +92,7 @@ def table2(scores: Scores, models: Mapping[str, ModelFacts], *, with_paper: bool
         f"Means over items and degradations ({', '.join(scores.degradations) or 'none'}). Overall: the "
         "unweighted mean of the four categories, as the paper takes it; whole songs are outside it. Items: "
         f"different ones that were scored; {_extent(scores)}. RTF: milliseconds for a second of mono at "
-        f"44.1 kHz, mean over so many runs. {_DEFINITIONS}"
+        f"44.1 kHz, mean over that number of runs. {_DEFINITIONS}"
     )
     if with_paper:
         rows += [_paper_row(model, columns) for model in paper_results.MODELS]
@@ -180,12 +180,12 @@ def others(scores: Scores) -> ScoreTable:
         means = [exact_mean(chosen[metric]) for metric in _OTHERS]
         rows.append((model, degradation, bitrate, *means, len(select_scored(chosen))))
     note = (
-        "Means over all items, dB. snr: nothing is forgiven but the codec's level. lsd_high: log-spectral "
-        "distance above the codec's low-pass, lower is better. si_snr_mid, si_snr_side: of (left ± right) / "
-        "2. error_…_hz: the error's energy over the signal's in this band, lower is better; 0 dB is a band "
-        f"that is missing. {_extent(scores)}."
+        "Means over all items, dB. snr: at the codec's gain, nothing else is compensated. lsd_high: "
+        "log-spectral distance above the codec's low-pass, lower is better. si_snr_mid, si_snr_side: of "
+        "(left ± right) / 2. error_…_hz: the error's energy over the signal's in this band, lower is "
+        f"better; 0 dB is a band that is missing. {_extent(scores)}."
     )
-    return ScoreTable("others", "What the paper's three scores hide", note, columns, tuple(rows))
+    return ScoreTable("others", "Metrics that the paper does not report", note, columns, tuple(rows))
 
 
 def differences(scores: Scores, bootstrap: Bootstrap) -> ScoreTable:
@@ -210,7 +210,7 @@ def differences(scores: Scores, bootstrap: Bootstrap) -> ScoreTable:
     note = (
         "The model's score minus the untouched codec's, item by item: positive is better, except for "
         f"lsd_high and error_…_hz. With {_interval_note(bootstrap)} better_share: of the pairs, how many are "
-        "better, ties not counted as such. left_out: pairs in which a score is not defined."
+        "better; ties are not. left_out: pairs in which a score is undefined."
     )
     return ScoreTable("differences", "Difference to the untouched codec", note, tuple(columns), tuple(rows))
 
@@ -244,9 +244,9 @@ def counts(scores: Scores) -> ScoreTable:
         items = chosen["item"].nunique()
         rows.append((model, len(chosen), items, *by_status, identical, without_visqol))
     note = (
-        "scores: one an item and degradation. silent: the clean audio is. not_finite: the model's output is "
-        "not finite. unreadable: the item or the model's result. identical: the result is the "
-        "clean audio at the codec's level. without_visqol: scored, but ViSQOL is not defined or not there."
+        "scores: one per item and degradation. silent: the clean audio is silent. not_finite: the model's "
+        "output is not finite. unreadable: the item or the model's result. identical: the result is the "
+        "clean audio at the codec's level. without_visqol: scored, but ViSQOL is undefined or not installed."
     )
     return ScoreTable("counts", "What was scored", note, columns, tuple(rows))
 

@@ -125,7 +125,7 @@ def test_candidate_with_missing_scores_is_refused() -> None:
     assert not promote and "failed: the candidate lacks 1 of 16 scores" in reasons
     rows[-1]["visqol"] = None
     promote, reasons = _decide(rows, None)
-    assert not promote and "the candidate lacks 1 that the other has" in reasons
+    assert not promote and "the candidate lacks 1 of the reference's scores" in reasons
     old = [one for one in _rows(OLD, 2.5, 10.0) if one["bitrate_bps"] == 24_000]
     promote, reasons = _decide(_rows(UNTOUCHED, 2.0, 10.0) + _rows(NEW, 3.0, 10.0) + old)
     assert not promote and "failed: the champion (champion) lacks 8 of 16 scores" in reasons
