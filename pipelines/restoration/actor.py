@@ -26,6 +26,7 @@ from pipelines.errors import root_cause
 from pipelines.registry.model_bundle import unpack
 from pipelines.restoration.records import SongRecord, commit_path, read_record, write_record
 from pipelines.restoration.songs import SongTask
+from pipelines.runtime.run import FINGERPRINT
 from pipelines.storage.folder import Folder, is_uri
 
 logger = logging.getLogger(__name__)
