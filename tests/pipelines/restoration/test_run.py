@@ -24,8 +24,8 @@ from pipelines.restoration.actor import RestoreSettings, SongRestorer
 from pipelines.restoration.records import SongRecord, split_pending, write_record
 from pipelines.restoration.run import restore
 from pipelines.restoration.songs import SongTask, find_songs
-from pipelines.runtime import run as runs
-from pipelines.runtime.run import Exit
+from pipelines.runtime.outcome import Exit
+from pipelines.runtime.run import FINGERPRINT
 from pipelines.storage import folder
 from pipelines.storage.folder import Folder
 from tests.support import invariants
@@ -224,7 +224,7 @@ class _Here:
 
 
 def actor(output: str, weights: Path, run: str = "this") -> SongRestorer:
-    Folder(output).write(runs.FINGERPRINT, b"{}")
+    Folder(output).write(FINGERPRINT, b"{}")
     task = RestoreSettings(run, SongsConfig(output=output, overwrite=True), "cpu", "float32")
     return SongRestorer(task, _Here(pack(checkpoint.load(weights))))  # type: ignore[arg-type]
 
