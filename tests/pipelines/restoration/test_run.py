@@ -307,7 +307,7 @@ def test_song_with_a_damaged_record_is_pending(album: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"data": []}, "name at least one"),
+        ({"data": []}, "at least one"),
         ({"device": "mps"}, "device"),
         ({"precision": "float16"}, "precision"),
         ({"format": "mp3"}, "format"),
