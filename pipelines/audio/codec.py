@@ -20,15 +20,12 @@ from numpy.typing import NDArray
 
 from apollo.audio import ffmpeg as ffmpeg_process
 from apollo.audio import mp3
+from pipelines.audio.codec_gain import gain_spectrum, measure_gain
 from pipelines.schema import CHANNELS, SAMPLE_RATE
 
 _HALF_RATE = SAMPLE_RATE // 2
 _LONGEST_EXTRA = 1_152  # tiny inputs come back up to a frame longer: LAME's tag cannot hold all their padding
 _LOWEST_RATE = 8_000  # Hz: MP3 has none below
-NOMINAL_GAIN = 0.95  # LAME scales its input by this at every constant bitrate up to 160 kbps
-_GAIN_BAND_HZ = (100.0, 16_000.0)
-_GAIN_WINDOW, _GAIN_WINDOWS = 4_096, 8
-_SILENT_POWER = (1e-4 * _GAIN_WINDOW / 4) ** 2  # a bin's power for a sine at -80 dBFS
 
 
 class CodecError(RuntimeError):
@@ -222,34 +219,3 @@ def decode(stream: bytes, *, frames: int) -> NDArray[np.float32]:
     if not frames <= len(samples) < frames + _LONGEST_EXTRA * SAMPLE_RATE / rate + 2:
         raise CodecError(f"decodes to {len(samples)} samples, {frames} expected")
     return np.asarray(samples[:frames], np.float32)
-
-
-def gain_spectrum(samples: NDArray[np.float32]) -> NDArray[np.complex64]:
-    """Transform up to 8 windows spread over [frames, channels]: [windows, channels, bins below 16 kHz]."""
-    if len(samples) < _GAIN_WINDOW:
-        samples = np.pad(samples, ((0, _GAIN_WINDOW - len(samples)), (0, 0)))
-    starts = np.unique(np.linspace(0, len(samples) - _GAIN_WINDOW, _GAIN_WINDOWS).astype(int))
-    windows = np.stack([samples[start : start + _GAIN_WINDOW].T for start in starts])
-    low, high = (round(edge * _GAIN_WINDOW / SAMPLE_RATE) for edge in _GAIN_BAND_HZ)
-    spectrum = np.fft.rfft(windows * np.hanning(_GAIN_WINDOW).astype(np.float32))[..., low:high]
-    return spectrum.astype(np.complex64)
-
-
-def measure_gain(clean: NDArray[np.complex64], decoded: NDArray[np.complex64]) -> float:
-    """Tell the codec's level from the bins that it coded finely.
-
-    A projection over the whole band reads quantisation to zero as a lower level (0.61 for hi-hats at 32
-    kbps). So every bin is projected for itself, and the median taken over the strong bins, those within 10 dB
-    of the strongest of their window,
-    that the codec kept: 0.90-0.96 on real stems, where LAME's own scale is 0.95.
-
-    Returns:
-        Linear gain; the nominal 0.95 where the excerpt is silent or nearly nothing strong was kept.
-    """
-    power = np.abs(clean) ** 2
-    loudest = power.max(axis=(1, 2), keepdims=True)
-    strong = (power >= 0.1 * loudest) & (loudest > max(1e-6 * float(power.max()), _SILENT_POWER))
-    kept = strong & (np.abs(decoded) > 0.5 * np.abs(clean))
-    if kept.sum() <= 0.1 * strong.sum():
-        return NOMINAL_GAIN
-    return float(np.median((decoded[kept] / clean[kept]).real))

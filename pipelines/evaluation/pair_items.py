@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from apollo.audio.decoding import EXTENSIONS, AudioError
 from apollo.audio.ffmpeg import FfmpegError
 from apollo.audio.reading import AudioReader
-from pipelines.audio.codec import gain_spectrum, measure_gain
+from pipelines.audio.codec_gain import gain_spectrum, measure_gain
 from pipelines.errors import UsageError
 from pipelines.evaluation.items import Degradation, EvaluationItem, ItemInfo, choose_evenly
 from pipelines.schema import SAMPLE_RATE, SONG, UNTOUCHED

@@ -11,15 +11,13 @@ from numpy.typing import NDArray
 from apollo.audio import mp3
 from apollo.audio.ffmpeg import FfmpegError, FfmpegMissingError, find_ffmpeg
 from pipelines.audio.codec import (
-    NOMINAL_GAIN,
     CodecConfig,
     CodecError,
     Encoded,
     Mp3Encoder,
     decode,
-    gain_spectrum,
-    measure_gain,
 )
+from pipelines.audio.codec_gain import NOMINAL_GAIN, gain_spectrum, measure_gain
 
 EDGE_LENGTHS = [1, 2, 575, 576, 577, 1_151, 1_152, 1_153, 1_199, 2_305, 5_000]
 RANDOM_LENGTHS = sorted(int(n) for n in np.random.default_rng(16).integers(3, 5_000, 10))
