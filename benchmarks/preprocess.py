@@ -156,7 +156,7 @@ def _speed_up(run: Preprocess, task: RenderTask) -> None:
 
 _MEMORY = """
 import sys
-from pipelines.preprocess.layouts import find_songs
+from pipelines.preprocess.discovery import find_songs
 from pipelines.runtime.versions import software_versions
 from pipelines.preprocess.scan import SongScanner
 from pipelines.storage.folder import Folder

@@ -7,8 +7,8 @@ import traceback
 
 from pipelines.errors import UsageError, root_cause
 from pipelines.preprocess import audit
+from pipelines.preprocess.discovery import find_songs
 from pipelines.preprocess.estimate import make_estimate
-from pipelines.preprocess.layouts import find_songs
 from pipelines.preprocess.stages import Outcome, Preprocess, PreprocessConfig
 from pipelines.runtime.outcome import RESULT, Exit, write_result
 from pipelines.runtime.run import hold, resolve

@@ -22,7 +22,8 @@ from pipelines.dataset.plan import PLAN, planned_shards
 from pipelines.dataset.shards import Commit, ShardsConfig, find_damaged, read_commits
 from pipelines.errors import UsageError
 from pipelines.preprocess import audit
-from pipelines.preprocess.layouts import Findings, Song, find_songs
+from pipelines.preprocess.discovery import find_songs
+from pipelines.preprocess.layouts import Findings, Song
 from pipelines.preprocess.plan_writer import write_plan
 from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.render import RenderTask, ShardRenderer

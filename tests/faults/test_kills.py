@@ -213,7 +213,7 @@ def test_4_a_kill_around_a_rename_leaves_nothing_half_done(
 
 _DIE_WHILE_SCANNING = """
 import os, signal, sys
-from pipelines.preprocess.layouts import find_songs
+from pipelines.preprocess.discovery import find_songs
 from pipelines.runtime.versions import software_versions
 from pipelines.preprocess.scan import SongScanner
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.dataset.shards import read_commits
-from pipelines.preprocess.layouts import find_songs
+from pipelines.preprocess.discovery import find_songs
 from pipelines.storage.folder import Folder
 from tests.support import job_scripts
 

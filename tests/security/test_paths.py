@@ -18,7 +18,7 @@ from pipelines.dataset.split import CommittedSplit
 from pipelines.demo import songs as road_songs
 from pipelines.errors import UsageError
 from pipelines.evaluation.pair_items import PairItems
-from pipelines.preprocess import layouts
+from pipelines.preprocess import discovery
 from pipelines.preprocess.scan import SongScanner, scan_name
 from pipelines.registry import resolve_uris
 from pipelines.restoration import songs
@@ -82,7 +82,7 @@ def test_names_of_sources_and_pairs_reach_no_shell_and_no_option(
     scanner = SongScanner(
         str(tmp_path / "out"), str(tmp_path / "cache"), 1 << 30, None, software_versions(None)
     )
-    for one in layouts.find_songs(["data/songs"]).songs:
+    for one in discovery.find_songs(["data/songs"]).songs:
         assert scanner.scan(one)["rejects"] == []
         Folder(str(tmp_path / "out")).write(scan_name(one), b"{}")
     outside = [
@@ -129,7 +129,7 @@ def test_a_listing_names_no_file_outside_of_its_song(tmp_path: Path, track: str)
     stems = [{"stemName": "vocals", "tracks": [{"id": track, "extension": "wav"}]}]
     stems.append({"stemName": "../..", "tracks": [{"id": "secret", "extension": "wav"}]})
     (data / "song/data.json").write_text(json.dumps({"stems": stems, "song": "../../x", "artist": "/y"}))
-    findings = layouts.find_songs([str(data)])
+    findings = discovery.find_songs([str(data)])
     assert findings.songs == []
     assert len(findings.rejects) == 2
 

@@ -8,8 +8,8 @@ import soundfile
 
 from pipelines.audio.codec import CodecConfig
 from pipelines.dataset.shards import ShardsConfig
+from pipelines.preprocess.discovery import find_songs
 from pipelines.preprocess.estimate import Estimate, make_estimate
-from pipelines.preprocess.layouts import find_songs
 from pipelines.preprocess.recipes import RecipesConfig
 
 CODEC = CodecConfig(bitrates_bps=(24_000, 128_000))

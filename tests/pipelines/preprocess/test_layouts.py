@@ -9,7 +9,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from pipelines.preprocess.layouts import MUSDB_VALIDATION, Findings, Song, find_songs
+from pipelines.preprocess.discovery import find_songs
+from pipelines.preprocess.layouts import MUSDB_VALIDATION, Findings, Song
 from pipelines.preprocess.stem_names import stem_of_name
 from pipelines.schema import MIXTURE, STEMS
 

@@ -15,7 +15,8 @@ from pipelines import schema
 from pipelines.audio import transcoding
 from pipelines.audio.activity import find_segments, frame_power
 from pipelines.audio.fingerprints import Printer
-from pipelines.preprocess.layouts import Song, find_songs
+from pipelines.preprocess.discovery import find_songs
+from pipelines.preprocess.layouts import Song
 from pipelines.preprocess.scan import SongScanner, cached_names, read_scans, scan_name, songs_without_cache
 from pipelines.runtime.versions import software_versions
 from pipelines.schema import MIXTURE

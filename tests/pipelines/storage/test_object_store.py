@@ -16,7 +16,7 @@ from pipelines.audio.reading import Reader, probe
 from pipelines.audio.transcoding import ingest
 from pipelines.dataset.shards import Commit, find_damaged, publish, read_commits
 from pipelines.errors import UsageError, root_cause
-from pipelines.preprocess.layouts import find_songs
+from pipelines.preprocess.discovery import find_songs
 from pipelines.runtime.run import resolve
 from pipelines.storage import object_store
 from pipelines.storage.folder import Folder, join

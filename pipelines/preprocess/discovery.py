@@ -1,0 +1,112 @@
+"""Find songs below folders and URIs. Only listings are read, no audio."""
+
+import os
+import posixpath
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count
+
+from apollo.audio.decoding import EXTENSIONS
+from pipelines.errors import UsageError
+from pipelines.preprocess.layouts import Findings, Song, sort_songs
+from pipelines.storage.folder import Entry, Folder, is_uri
+
+
+def find_songs(roots: list[str]) -> Findings:
+    """List every root and sort what lies there into songs; entries carry full paths.
+
+    Raises:
+        UsageError: a root is not there, or no audio lies below any of them.
+    """
+    findings = Findings()
+    for root in roots:
+        entries = list(_walk(root, findings))
+        if not entries and not is_uri(root) and not os.path.isdir(root):
+            raise UsageError(f"--data {root}: no such folder")
+        sort_songs(root, entries, findings)
+    if not findings.songs and not findings.rejects:
+        raise UsageError(
+            f"no audio below {', '.join(roots)}. Expected MUSDB18-HQ (train/<song>/mixture.wav …), "
+            "MoisesDB (<song>/data.json …), folders of stems (<song>/vocals.flac …), or songs"
+        )
+    findings.songs = _with_unique_ids(findings.songs)
+    return findings
+
+
+def _walk(root: str, findings: Findings) -> Iterator[Entry]:
+    """Yield audio and data.json files with names relative to the root."""
+    for entry in _walk_store(root) if is_uri(root) else _walk_disk(os.path.abspath(root), findings):
+        name = entry.name
+        base = posixpath.basename(name)
+        extension = base.rpartition(".")[2].lower()
+        if base.startswith(".") or (base != "data.json" and extension not in EXTENSIONS):
+            findings.ignored_files += 1
+        elif name.encode(errors="surrogateescape") != name.encode(errors="replace"):
+            findings.rejects.append((ascii(name), "the name is not valid UTF-8"))
+        else:
+            yield entry
+
+
+def _walk_store(root: str) -> Iterator[Entry]:
+    """Walk an object store, as `_walk_disk` does a disk."""
+    entries = Folder(root).entries(recursive=True)
+    names: dict[str, list[str]] = defaultdict(list)
+    for entry in entries:
+        names[posixpath.dirname(entry.name)].append(posixpath.basename(entry.name))
+    outputs = tuple(f"{folder}/" if folder else "" for folder, there in names.items() if _is_output(there))
+    for entry in entries:
+        hidden = any(part.startswith(".") for part in entry.name.split("/")[:-1])
+        if not hidden and not entry.name.startswith(outputs):
+            yield entry
+
+
+def _walk_disk(root: str, findings: Findings) -> Iterator[Entry]:
+    """Walk a local tree; links are followed, but no folder is entered twice."""
+    seen: set[tuple[int, int]] = set()
+
+    def note(error: OSError) -> None:
+        name = os.fsencode(error.filename).decode(errors="backslashreplace")
+        findings.rejects.append((name, f"cannot be listed: {error.strerror}"))
+
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=note):
+        identity = os.stat(folder)
+        if (identity.st_dev, identity.st_ino) in seen:
+            subfolders.clear()
+            continue
+        seen.add((identity.st_dev, identity.st_ino))
+        if _is_output(names):
+            subfolders.clear()
+            continue
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in sorted(names):
+            path = os.path.join(folder, name)
+            try:
+                status = os.stat(path)
+            except OSError as error:
+                if name.rpartition(".")[2].lower() in EXTENSIONS:
+                    note(error)
+                continue
+            yield Entry(os.path.relpath(path, root), status.st_size, status.st_mtime_ns)
+
+
+def _is_output(names: list[str]) -> bool:
+    """Tell a folder that preprocess writes to: its cache and shards are no data."""
+    return {"fingerprint.json", "listing.json"} <= set(names)
+
+
+def _with_unique_ids(songs: list[Song]) -> list[Song]:
+    """Number songs whose ids agree: twins in two roots, or two spellings of one composed name."""
+    taken: set[str] = {song.song_id for song in songs}
+    first: set[str] = set()
+    unique = []
+    for song in sorted(
+        songs, key=lambda s: (s.song_id, [f.name for files in s.sources.values() for f in files])
+    ):
+        song_id = song.song_id
+        if song_id in first:
+            song_id = next(f"{song_id} ({n})" for n in count(2) if f"{song_id} ({n})" not in taken)
+            taken.add(song_id)
+        first.add(song_id)
+        unique.append(replace(song, song_id=song_id))
+    return unique
