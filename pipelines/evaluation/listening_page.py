@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipelines.audio.loudness import equal_gains
 from pipelines.reporting.html import data_uri, template_environment
-from pipelines.reporting.spectrograms import draw_versions, picture_size
+from pipelines.reporting.spectrograms import draw_spectrograms, picture_size
 from pipelines.schema import UNTOUCHED
 
 MISSING = "–"
@@ -239,7 +239,7 @@ def _player(comparison: Comparison, sample_rate: int) -> dict[str, Any]:
     levelled = {name: (gains[name] * samples).astype(np.float32) for name, samples in finite.items()}
     scored = [name for name in comparison.versions if comparison.scores.get(name)]
     metrics = list(dict.fromkeys(metric for name in scored for metric in comparison.scores[name]))
-    picture = draw_versions([(labels[name], one) for name, one in levelled.items()], sample_rate)
+    picture = draw_spectrograms([(labels[name], one) for name, one in levelled.items()], sample_rate)
     about = [comparison.category.replace("_", " "), _degradation_label(comparison.degradation)]
     return {
         "item": comparison.item,

@@ -3,7 +3,6 @@
 Shape legend: samples are [frames, channels], 44,100 Hz.
 """
 
-import base64
 import io
 from typing import Any
 
@@ -15,7 +14,8 @@ from numpy.typing import NDArray
 from pipelines import schema
 from pipelines.audio.bandwidth import find_edge_hz, power_spectrogram
 from pipelines.audio.codec import CodecConfig, decode
-from pipelines.reporting.html import template_environment
+from pipelines.reporting.html import data_uri, template_environment
+from pipelines.reporting.spectrograms import draw_spectrograms
 from pipelines.storage import parquet
 from pipelines.storage.folder import Folder
 
@@ -38,7 +38,11 @@ def write_page(output: Folder, report: dict[str, Any], codec: CodecConfig) -> st
     rejects = _rejects(output)
     figures = {"balance": _balance_figure(report), "gains": _gain_figure(output, rows)}
     if featured:
-        figures["spectrograms"] = _spectrogram_figure(featured[0], codec.degradations)
+        row = featured[0]
+        versions = [
+            (name, decode(row[name], frames=row["frames"]).T) for name in ("clean", *codec.degradations)
+        ]
+        figures["spectrograms"] = data_uri(draw_spectrograms(versions, schema.SAMPLE_RATE), "image/png")
     return (
         template_environment()
         .get_template("report.html")
@@ -124,14 +128,10 @@ def _degradation_rows(
     ]
 
 
-def _data_uri(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
 def _example(row: dict[str, Any], degradations: tuple[str, ...]) -> dict[str, Any]:
     components = " + ".join(f"{part['stem']} {part['gain_db']:+.1f} dB" for part in row["components"])
-    versions = [("clean", _data_uri(row["clean"], "audio/flac"))]
-    versions += [(name, _data_uri(row[name], "audio/mpeg")) for name in degradations]
+    versions = [("clean", data_uri(row["clean"], "audio/flac"))]
+    versions += [(name, data_uri(row[name], "audio/mpeg")) for name in degradations]
     return {
         "category": row["category"],
         "split": row["split"],
@@ -144,7 +144,7 @@ def _example(row: dict[str, Any], degradations: tuple[str, ...]) -> dict[str, An
 def _png(figure: Figure) -> str:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
-    return _data_uri(stream.getvalue(), "image/png")
+    return data_uri(stream.getvalue(), "image/png")
 
 
 def _balance_figure(report: dict[str, Any]) -> str:
@@ -182,26 +182,4 @@ def _gain_figure(output: Folder, rows: list[dict[str, Any]]) -> str:
     ):
         axes.hist(values, bins=bins, color="#2a6fdb")
         axes.set_xlabel(label)
-    return _png(figure)
-
-
-def _spectrogram_figure(row: dict[str, Any], degradations: tuple[str, ...]) -> str:
-    names = ("clean", *degradations)
-    columns = 4
-    lines = -(-len(names) // columns)
-    figure = Figure(figsize=(12, 2.9 * lines), layout="constrained")
-    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    top: float | None = None
-    for axes, name in zip(grid, names, strict=False):
-        level = 10 * np.log10(power_spectrogram(decode(row[name], frames=row["frames"])) + 1e-10)
-        top = float(level.max()) if top is None else top
-        extent = (0, row["frames"] / schema.SAMPLE_RATE, 0, schema.SAMPLE_RATE / 2000)
-        axes.imshow(
-            level, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=top - 100, vmax=top
-        )
-        axes.set_title(name, fontsize=10)
-    for axes in grid[len(names) :]:
-        axes.set_axis_off()
-    figure.supxlabel("seconds")
-    figure.supylabel("kHz")
     return _png(figure)

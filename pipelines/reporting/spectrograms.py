@@ -1,4 +1,4 @@
-"""Spectrograms of several versions of one item, on one scale, in one small picture.
+"""Spectrograms of several versions of one item, on one scale, in one picture.
 
 Shape legend: samples are [channels, samples], full scale at 1.
 """
@@ -10,59 +10,53 @@ import numpy as np
 from numpy.typing import NDArray
 
 _RANGE_DB = 90.0
-_QUIETEST_TOP_DB = -30.0  # silence lies 90 dB below, so it is drawn black
+_MIN_TOP_DB = -30.0  # silence lies 90 dB below, so it is drawn black
 _WIDTH, _ONE_ROW, _MORE_ROWS, _DPI = (
     1000,
     430,
     300,
     100,
-)  # pixels; the height of the only row, of each of more
-_LONGEST_NAME = 40
+)  # pixels; the height of a single row, of each of more
+_MAX_NAME_LENGTH = 40
 _DARK, _LIGHT = "#15121c", "#d8d5de"  # one picture for light and for dark pages
-_GREYS = 32  # of the palette's 256 colours, for letters
-_MAP = "magma"
 
 
-def _columns(panels: int) -> int:
-    return 2 if panels == 4 else min(panels, 3)
+def _num_columns(panels: int) -> int:
+    return 4 if panels > 6 else 2 if panels == 4 else min(panels, 3)
 
 
 def picture_size(panels: int) -> tuple[int, int]:
-    """Give width and height in pixels."""
-    rows = -(-panels // _columns(panels))
+    """Return width and height in pixels."""
+    rows = -(-panels // _num_columns(panels))
     return _WIDTH, _ONE_ROW if rows == 1 else rows * _MORE_ROWS
 
 
-def draw_versions(versions: Sequence[tuple[str, NDArray[np.float32]]], sample_rate: int) -> bytes:
-    """Draw spectrograms side by side; the loudest bin of all is the top of the scale of all.
+def draw_spectrograms(versions: Sequence[tuple[str, NDArray[np.float32]]], sample_rate: int) -> bytes:
+    """Draw spectrograms side by side.
+
+    The loudest bin of the first version is the top of the scale of all, so pictures of one item compare.
 
     Args:
-        versions: One or more of (name, finite samples).
+        versions: One or more of (name, samples), the clean one first; non-finite samples count as 0.
         sample_rate: Hz.
 
     Returns:
-        A PNG of 256 colours.
+        A PNG.
     """
-    import torch
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.ticker import MaxNLocator, MultipleLocator
+    from PIL import Image
 
-    from apollo.audio.spectrogram import Spectrogram
-
-    levels = []
-    for _, samples in versions:
-        spectrogram = Spectrogram(samples.shape[1], sample_rate)
-        spectrogram.add(torch.from_numpy(samples))
-        levels.append(spectrogram.level_db().numpy())
-    top = max(_QUIETEST_TOP_DB, *(float(level.max()) for level in levels))
+    levels = [_levels_db(samples, sample_rate) for _, samples in versions]
+    top = max(_MIN_TOP_DB, float(levels[0].max()))
     width, height = picture_size(len(versions))
     figure = Figure(
         figsize=(width / _DPI, height / _DPI),
         facecolor=_DARK,
         layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06, wspace=0.03),
     )
-    columns = _columns(len(versions))
+    columns = _num_columns(len(versions))
     panels = figure.subplots(-(-len(versions) // columns), columns, sharex=True, sharey=True, squeeze=False)
     for axes in panels.flat:
         axes.set_axis_off()
@@ -71,13 +65,13 @@ def draw_versions(versions: Sequence[tuple[str, NDArray[np.float32]]], sample_ra
             level,
             origin="lower",
             aspect="auto",
-            extent=(0, samples.shape[1] / sample_rate, 0, sample_rate / 2000),
-            cmap=_MAP,
+            extent=(0, max(samples.shape[1], 1) / sample_rate, 0, sample_rate / 2000),
+            cmap="magma",
             vmin=top - _RANGE_DB,
             vmax=top,
         )
         axes.set_axis_on()
-        axes.set_title(_plain(name), fontsize=12, color=_LIGHT, parse_math=False)
+        axes.set_title(_printable(name), fontsize=12, color=_LIGHT, parse_math=False)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_locator(MultipleLocator(5))
         axes.tick_params(colors=_LIGHT, labelsize=10)
@@ -87,27 +81,23 @@ def draw_versions(versions: Sequence[tuple[str, NDArray[np.float32]]], sample_ra
     bar = figure.colorbar(image, ax=list(panels.flat), pad=0.01, fraction=0.05, aspect=30)
     bar.set_label("dB", color=_LIGHT, fontsize=10)
     bar.ax.tick_params(colors=_LIGHT, labelsize=10)
-    drawn = io.BytesIO()
+    drawn, picture = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=_DPI)
-    return _shrink(drawn)
+    Image.open(drawn).convert("RGB").save(picture, format="png", optimize=True)  # without an alpha channel
+    return picture.getvalue()
 
 
-def _plain(name: str) -> str:
-    """One line that can be encoded."""
-    return " ".join(name.encode(errors="replace").decode().split())[:_LONGEST_NAME]
+def _levels_db(samples: NDArray[np.float32], sample_rate: int) -> NDArray[np.float32]:
+    import torch
+
+    from apollo.audio.spectrogram import Spectrogram
+
+    spectrogram = Spectrogram(samples.shape[1], sample_rate)
+    finite = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
+    spectrogram.add(torch.from_numpy(np.ascontiguousarray(finite, np.float32)))
+    return spectrogram.level_db().numpy()
 
 
-def _shrink(drawn: io.BytesIO) -> bytes:
-    """Write a picture with a palette: the colour map's and greys; a third of the bytes."""
-    from matplotlib import colormaps
-    from matplotlib.colors import to_rgb
-    from PIL import Image
-
-    ramp = np.linspace(to_rgb(_DARK), to_rgb(_LIGHT), _GREYS)
-    colours = np.concatenate((colormaps[_MAP](np.linspace(0, 1, 256 - _GREYS))[:, :3], ramp))
-    palette = Image.new("P", (1, 1))
-    palette.putpalette((255 * colours).round().astype(np.uint8).tobytes())
-    stream = io.BytesIO()
-    picture = Image.open(drawn).convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE)
-    picture.save(stream, format="png", optimize=True)
-    return stream.getvalue()
+def _printable(name: str) -> str:
+    """Return a name as one line that can be encoded."""
+    return " ".join(name.encode(errors="replace").decode().split())[:_MAX_NAME_LENGTH]
