@@ -13,8 +13,9 @@ import tempfile
 from pathlib import Path
 
 from pipelines.demo.album import album_folders
+from pipelines.preprocess.config import PreprocessConfig
 from pipelines.preprocess.recipes import RecipesConfig
-from pipelines.preprocess.run import Preprocess, PreprocessConfig
+from pipelines.preprocess.run import Preprocess
 
 _RECIPES = 384  # six shards
 _ROUNDS = 5

@@ -22,9 +22,10 @@ from pipelines.audio.reading import Reader
 from pipelines.dataset.plan import planned_shards
 from pipelines.dataset.shards import ShardsConfig
 from pipelines.demo.album import album_folders
+from pipelines.preprocess.config import PreprocessConfig
 from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.render import RenderTask, ShardRenderer, cpu_seconds, mix, to_16_bit
-from pipelines.preprocess.run import Preprocess, PreprocessConfig
+from pipelines.preprocess.run import Preprocess
 from pipelines.storage import parquet
 from pipelines.storage.folder import Folder
 

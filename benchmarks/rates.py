@@ -22,12 +22,12 @@ from benchmarks.procfs import watch_actors
 from pipelines.capacity.rates import Rates
 from pipelines.dataset.plan import PLAN, planned_shards
 from pipelines.dataset.shards import ShardsConfig
+from pipelines.preprocess.config import PreprocessConfig
 from pipelines.preprocess.discovery import find_songs
 from pipelines.preprocess.layouts import Song
 from pipelines.preprocess.plan_writer import write_plan
 from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.render import RenderTask, ShardRenderer, cpu_seconds
-from pipelines.preprocess.run import PreprocessConfig
 from pipelines.preprocess.scan import SongScanner
 from pipelines.preprocess.sources import collect
 from pipelines.runtime.versions import software_versions

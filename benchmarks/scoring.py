@@ -18,8 +18,9 @@ from pipelines.evaluation.items import EvaluationItem, find_cutoff_hz
 from pipelines.evaluation.metrics import score
 from pipelines.evaluation.scorer import Scorer
 from pipelines.evaluation.shard_items import ShardItems
+from pipelines.preprocess.config import PreprocessConfig
 from pipelines.preprocess.recipes import RecipesConfig
-from pipelines.preprocess.run import Preprocess, PreprocessConfig
+from pipelines.preprocess.run import Preprocess
 
 _ITEMS, _ROUNDS = 48, 5
 _TICKS = os.sysconf("SC_CLK_TCK")

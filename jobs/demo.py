@@ -22,7 +22,7 @@ from jsonargparse import ArgumentParser
 from pipelines.demo.run import DemoConfig, run_demo
 from pipelines.errors import UsageError
 from pipelines.evaluation.config import EvaluateConfig
-from pipelines.preprocess.run import PreprocessConfig
+from pipelines.preprocess.config import PreprocessConfig
 from pipelines.runtime.command_line import add_log_level, parse
 from pipelines.runtime.outcome import Exit
 from pipelines.training.config import TrainConfig

@@ -15,7 +15,8 @@ import pipelines  # noqa: F401 - reports what is not installed
 from jsonargparse import ArgumentParser
 
 from pipelines.errors import UsageError
-from pipelines.preprocess.run import PreprocessConfig, estimate, preprocess, status
+from pipelines.preprocess.config import PreprocessConfig
+from pipelines.preprocess.run import estimate, preprocess, status
 from pipelines.runtime.command_line import add_log_level, parse
 from pipelines.runtime.outcome import Exit
 

@@ -27,7 +27,8 @@ from pipelines.demo.songs import write_songs
 from pipelines.errors import UsageError
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.run import evaluate
-from pipelines.preprocess.run import PreprocessConfig, preprocess
+from pipelines.preprocess.config import PreprocessConfig
+from pipelines.preprocess.run import preprocess
 from pipelines.redaction import shown
 from pipelines.registry.registry import CANDIDATE, CHAMPION, Version
 from pipelines.registry.resolve_models import find_version

@@ -7,6 +7,7 @@ import traceback
 
 from pipelines.errors import UsageError, root_cause
 from pipelines.preprocess import audit
+from pipelines.preprocess.config import PreprocessConfig
 from pipelines.preprocess.discovery import find_songs
 from pipelines.preprocess.estimate import make_estimate
 from pipelines.preprocess.stages import Outcome, Preprocess, PreprocessConfig
@@ -15,7 +16,7 @@ from pipelines.runtime.run import hold, resolve
 from pipelines.runtime.signals import interruptible
 from pipelines.storage.folder import Folder
 
-__all__ = ["Outcome", "Preprocess", "PreprocessConfig", "estimate", "preprocess", "status"]
+__all__ = ["Outcome", "Preprocess", "estimate", "preprocess", "status"]
 
 
 def preprocess(config: PreprocessConfig) -> Outcome:

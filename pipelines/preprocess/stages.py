@@ -10,26 +10,23 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from pipelines import schema
-from pipelines.audio.codec import CodecConfig
 from pipelines.audio.transcoding import trim_cache
 from pipelines.cluster.connection import Cluster, connect, run_actors
 from pipelines.dataset.plan import PLAN, planned_shards
-from pipelines.dataset.shards import Commit, ShardsConfig, find_damaged, read_commits
-from pipelines.errors import UsageError
+from pipelines.dataset.shards import Commit, find_damaged, read_commits
 from pipelines.preprocess import audit
+from pipelines.preprocess.config import PreprocessConfig
 from pipelines.preprocess.discovery import find_songs
 from pipelines.preprocess.layouts import Findings, Song
 from pipelines.preprocess.plan_writer import write_plan
-from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.render import RenderTask, ShardRenderer
 from pipelines.preprocess.scan import SCANS, SongScanner, cached_names, read_scans, songs_without_cache
-from pipelines.preprocess.sources import SourcesConfig, collect
-from pipelines.preprocess.splits import SplitsConfig
+from pipelines.preprocess.sources import collect
 from pipelines.runtime import prometheus
 from pipelines.runtime.outcome import Exit, write_result
 from pipelines.runtime.progress import watch

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from apollo.audio.ffmpeg import find_ffmpeg
 from pipelines.audio.codec import CodecConfig
 from pipelines.dataset.shards import ShardsConfig
+from pipelines.preprocess.config import PreprocessConfig
 from pipelines.preprocess.recipes import RecipesConfig
-from pipelines.preprocess.run import PreprocessConfig
 
 SAMPLE_RATE = 44_100
 SECRET = "hunter2secret"  # noqa: S105 - of nothing; what must not be written down anywhere

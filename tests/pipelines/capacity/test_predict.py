@@ -18,8 +18,9 @@ from pipelines.capacity.rates import Rates
 from pipelines.dataset.plan import count_shards
 from pipelines.dataset.shards import ShardsConfig
 from pipelines.errors import UsageError
+from pipelines.preprocess.config import PreprocessConfig
 from pipelines.preprocess.recipes import RecipesConfig
-from pipelines.preprocess.run import PreprocessConfig, preprocess
+from pipelines.preprocess.run import preprocess
 from pipelines.runtime.outcome import Exit
 from tests.support import datasets
 
