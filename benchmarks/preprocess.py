@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apollo.audio.ffmpeg import find_ffmpeg
-from pipelines.audio.reading import Reader
+from pipelines.audio.reading import SourceReader
 from pipelines.dataset.plan import planned_shards
 from pipelines.dataset.shards import ShardsConfig
 from pipelines.demo.album import album_folders
@@ -99,7 +99,7 @@ def _planned(task: RenderTask) -> list[dict[str, Any]]:
 def _excerpts(task: RenderTask, recipes: list[dict[str, Any]]) -> list[NDArray[np.int16]]:
     with Folder(task.output).open("sources.parquet") as file:
         sources = {row["source_id"]: row["files"] for row in parquet.read_table(file).to_pylist()}
-    return [to_16_bit(mix(recipe["components"], sources, Reader()))[0] for recipe in recipes]
+    return [to_16_bit(mix(recipe["components"], sources, SourceReader()))[0] for recipe in recipes]
 
 
 def _encode_raw(excerpt: NDArray[np.int16], task: RenderTask) -> None:

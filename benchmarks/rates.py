@@ -29,7 +29,7 @@ from pipelines.preprocess.plan_writer import write_plan
 from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.render import RenderTask, ShardRenderer, cpu_seconds
 from pipelines.preprocess.scan import SongScanner
-from pipelines.preprocess.sources import collect
+from pipelines.preprocess.sources import collect_sources
 from pipelines.runtime.versions import software_versions
 from pipelines.schema import CHANNELS, SAMPLE_RATE, shard_path
 from pipelines.storage import parquet
@@ -95,16 +95,16 @@ def _describe() -> str:
 
 def measure_preprocess(config: PreprocessConfig) -> Made:
     """Scan, plan and render in this process, into the output of a configuration."""
-    versions, findings = software_versions(config.codec.ffmpeg), find_songs(config.data)
+    versions, discovered = software_versions(config.codec.ffmpeg), find_songs(config.data)
     output, cache = Folder(config.output), join(config.output, "cache")
     scanner = SongScanner(config.output, cache, int(config.sources.cache_gb * 1e9), None, versions)
     scans, scanning = {}, []
-    for song in findings.songs:
+    for song in discovered.songs:
         before = cpu_seconds()
         scans[song.song_id] = scanner.scan(song)
         scanning.append((cpu_seconds() - before) / _track_seconds(song, scans[song.song_id]))
-    sources = collect(findings.songs, scans, config.sources, config.splits, config.recipes.wanted)
-    write_plan(output, sources, findings, config.recipes, seed=config.seed, shard_rows=config.shards.rows)
+    sources = collect_sources(discovered.songs, scans, config.sources, config.splits, config.recipes.wanted)
+    write_plan(output, sources, discovered, config.recipes, seed=config.seed, shard_rows=config.shards.rows)
     renderer = ShardRenderer(RenderTask(config.output, cache, config.codec, config.shards, versions))
     rendering = []
     shards = planned_shards(json.loads(output.read(PLAN)))
@@ -183,10 +183,10 @@ def _measure_load(output: str) -> float:
 
 
 def _measure_mix(config: PreprocessConfig) -> float:
-    from pipelines.loading.live_source import Mixer, MixTask
+    from pipelines.loading.live_source import ExampleMixer, MixTask
 
     versions = software_versions(None)
-    mixer = Mixer(MixTask(config.output, join(config.output, "cache"), config.codec, versions))
+    mixer = ExampleMixer(MixTask(config.output, join(config.output, "cache"), config.codec, versions))
     with Folder(config.output).open("recipes.parquet") as file:
         recipes = parquet.read_table(file).to_pylist()[:_MIXES]
     names = config.codec.degradations

@@ -27,8 +27,15 @@ from benchmarks.procfs import memory_bytes
 from pipelines import schema
 from pipelines.audio.codec import CodecConfig, Mp3Encoder
 from pipelines.dataset.plan import PLAN, RECIPES, planned_shards, read_recipes
-from pipelines.dataset.sampling import Order
-from pipelines.dataset.shards import Commit, digest, encode_shard, find_damaged, publish, read_commits
+from pipelines.dataset.sampling import ShuffledOrder
+from pipelines.dataset.shards import (
+    ShardCommit,
+    commit_shard,
+    encode_shard,
+    find_damaged_shards,
+    read_commits,
+    sha256_hex,
+)
 from pipelines.evaluation.shard_items import ShardItems
 from pipelines.loading.shard_source import ShardSource
 from pipelines.preprocess import audit
@@ -125,10 +132,10 @@ def _quiet_row() -> dict[str, Any]:
 def _publish(output: Folder, shard: int, row: dict[str, Any]) -> None:
     content = encode_shard([row], _CODEC.degradations, 1)
     made = {name: [row[f"{name}_bitrate_bps"]] for name in _CODEC.degradations}
-    commit = Commit(
-        split="train", shard=shard, rows=1, bytes=len(content), sha256=digest(content), bitrates_bps=made
+    commit = ShardCommit(
+        split="train", shard=shard, rows=1, bytes=len(content), sha256=sha256_hex(content), bitrates_bps=made
     )
-    publish(output, content, commit)
+    commit_shard(output, content, commit)
 
 
 class Idle:
@@ -155,12 +162,12 @@ def _resume(location: str) -> None:
     output = Folder(location)
     commits = read_commits(output)
     _must(len(commits) == len(_tasks(location)))
-    _must(not find_damaged(output, commits.values(), content=True))
+    _must(not find_damaged_shards(output, commits.values(), content=True))
 
 
 def _close(location: str) -> None:
     output = Folder(location)
-    made = audit.close(output, json.loads(output.read(PLAN)), {}, {}, _CODEC)
+    made = audit.finalize(output, json.loads(output.read(PLAN)), {}, {}, _CODEC)
     _must(made["committed"] == made["planned"] == len(_tasks(location)))
 
 
@@ -169,7 +176,7 @@ def _train(location: str) -> None:
     source = ShardSource(location, epoch_examples=10**6)
     stream = source.read(0, range(_EXAMPLES))
     _must(len(list(stream)) == _EXAMPLES)
-    order = Order([1] * source.num_rows, seed=0, window_shards=8)
+    order = ShuffledOrder([1] * source.num_rows, seed=0, window_shards=8)
     _must(sum(len(places) for places in order.windows(range(2 * source.num_rows))) == 2 * source.num_rows)
 
 

@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from benchmarks.procfs import memory_bytes
 from benchmarks.shard_growth import Growth, count_requests
 from pipelines.audio.fingerprints import HOP
-from pipelines.preprocess.layouts import Findings, Song
+from pipelines.preprocess.layouts import DiscoveryResult, Song
 from pipelines.preprocess.plan_writer import write_plan
 from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.render import cpu_seconds
 from pipelines.preprocess.scan import read_scans, scan_name
-from pipelines.preprocess.sources import SourcesConfig, collect
+from pipelines.preprocess.sources import SourcesConfig, collect_sources
 from pipelines.preprocess.splits import SplitsConfig
 from pipelines.schema import EXCERPT_FRAMES, MIXTURE, SAMPLE_RATE
 from pipelines.storage.folder import Entry, Folder
@@ -134,8 +134,8 @@ def take(location: str, songs: int) -> None:
         began, worked = time.monotonic(), cpu_seconds()
         output = Folder(location)
         scans = read_scans(output)
-        sources = collect(listed, scans, SourcesConfig(), SplitsConfig(), _RECIPES.wanted)
-        write_plan(output, sources, Findings(listed), _RECIPES, seed=0, shard_rows=64)
+        sources = collect_sources(listed, scans, SourcesConfig(), SplitsConfig(), _RECIPES.wanted)
+        write_plan(output, sources, DiscoveryResult(listed), _RECIPES, seed=0, shard_rows=64)
         seconds, worked = time.monotonic() - began, cpu_seconds() - worked
     peak = memory_bytes("VmHWM") - before
     print(json.dumps(asdict(Growth(seconds, worked, peak, dict(requests)))))

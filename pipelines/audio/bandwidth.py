@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pipelines import schema
 
 WINDOW = 2_048
-_EDGE_DB = -20.0
+_CUTOFF_DB = -20.0
 _FLOOR = 1e-8
 _SPECTRUM = 4_096
 _WINDOWS_PER_BLOCK = 8
@@ -55,7 +55,7 @@ def power_spectrogram(samples: NDArray[np.float32]) -> NDArray[np.float64]:
     return power
 
 
-def find_edge_hz(clean: NDArray[np.float64], decoded: NDArray[np.float64]) -> float:
+def measure_cutoff_hz(clean: NDArray[np.float64], decoded: NDArray[np.float64]) -> float:
     """Find the frequency above which the codec left less than a hundredth of the energy, in Hz.
 
     Energies above a frequency are compared, not bins: far up, where hardly anything sounds, a bin's ratio is
@@ -67,6 +67,6 @@ def find_edge_hz(clean: NDArray[np.float64], decoded: NDArray[np.float64]) -> fl
     """
     sounding = clean > _FLOOR * np.max(clean)
     above = [np.cumsum(np.where(sounding, power, 0.0)[::-1])[::-1] for power in (clean, decoded)]
-    gone = np.flatnonzero((above[1] < 10 ** (_EDGE_DB / 10) * above[0]) & sounding)
+    gone = np.flatnonzero((above[1] < 10 ** (_CUTOFF_DB / 10) * above[0]) & sounding)
     edge = gone[0] if gone.size else np.flatnonzero(sounding)[-1] if sounding.any() else 0
     return float(edge) * schema.SAMPLE_RATE / WINDOW

@@ -23,7 +23,7 @@ _BIT_ERRORS = 0.3  # the paper uses 0.35 for 3 s; unrelated songs are at 0.5, an
 _OVERLAP = 0.5
 
 
-class Printer:
+class FingerprintExtractor:
     """Makes the words of a song from its samples, a block at a time."""
 
     def __init__(self) -> None:
@@ -50,18 +50,18 @@ class Printer:
         self._words.append(words)
         self._before, self._rest = bands[-1:], mono[count * HOP :]
 
-    def words(self) -> NDArray[np.uint32]:
+    def sub_fingerprints(self) -> NDArray[np.uint32]:
         """Give the words so far, one per 46 ms; 0 stands for silence."""
         return np.concatenate(self._words) if self._words else np.zeros(0, np.uint32)
 
 
-def same_recordings(prints: Sequence[NDArray[np.uint32]]) -> list[tuple[int, int]]:
+def find_same_recordings(fingerprints: Sequence[NDArray[np.uint32]]) -> list[tuple[int, int]]:
     """Find the pairs of songs that are one recording, possibly shifted against each other.
 
     Two songs match when over half of the shorter one lies on the other with under 30 % bit errors.
     """
     votes: dict[tuple[int, int, int], int] = defaultdict(int)
-    for first, second, shift in _coincidences(prints):
+    for first, second, shift in _coincidences(fingerprints):
         votes[first, second, shift] += 1
     likely: dict[tuple[int, int], list[int]] = defaultdict(list)
     for (first, second, shift), count in votes.items():
@@ -70,19 +70,19 @@ def same_recordings(prints: Sequence[NDArray[np.uint32]]) -> list[tuple[int, int
     return [
         pair
         for pair, shifts in sorted(likely.items())
-        if any(_agree(prints[pair[0]], prints[pair[1]], shift) for shift in shifts)
+        if any(_agree(fingerprints[pair[0]], fingerprints[pair[1]], shift) for shift in shifts)
     ]
 
 
-def _coincidences(prints: Sequence[NDArray[np.uint32]]) -> Iterable[tuple[int, int, int]]:
+def _coincidences(fingerprints: Sequence[NDArray[np.uint32]]) -> Iterable[tuple[int, int, int]]:
     """Yield (song, later song, shift) for every word that two songs share."""
-    words = np.concatenate([*prints, np.zeros(0, np.uint32)])
+    words = np.concatenate([*fingerprints, np.zeros(0, np.uint32)])
     order = np.argsort(words, kind="stable")  # [words of all songs]
     words = words[order]
     edges = np.concatenate([[0], np.flatnonzero(np.diff(words)) + 1, [len(words)]])
     numbers = np.diff(edges)
     shared = np.flatnonzero((numbers > 1) & (numbers <= _COMMON))  # few, and all that is looked at from here
-    begins = np.cumsum([0, *(len(p) for p in prints)])
+    begins = np.cumsum([0, *(len(p) for p in fingerprints)])
     for low, high in zip(edges[shared].tolist(), edges[shared + 1].tolist(), strict=True):
         songs = np.searchsorted(begins, order[low:high], side="right") - 1
         if words[low] == 0 or songs[0] == songs[-1]:

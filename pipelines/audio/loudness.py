@@ -28,7 +28,7 @@ _FULL_SCALE = 32_767 / 32_768  # of 16 bit
 Coefficients = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
-def weighting(sample_rate: int) -> tuple[Coefficients, Coefficients]:
+def k_weighting(sample_rate: int) -> tuple[Coefficients, Coefficients]:
     """Give the K-weighting at a sample rate: (numerator, denominator) of the shelf and of the high-pass."""
     warped = math.tan(math.pi * _SHELF_HZ / sample_rate)
     high = 10 ** (_SHELF_DB / 20)
@@ -80,7 +80,7 @@ def loudness_lufs(samples: NDArray[np.float32], sample_rate: int) -> float | Non
             f"samples have the shape {samples.shape}; give [channels, samples] of 1 or 2 channels"
         )
     weighted = samples.astype(np.float64)
-    for numerator, denominator in weighting(sample_rate):
+    for numerator, denominator in k_weighting(sample_rate):
         weighted = lfilter(numerator, denominator, weighted, axis=1)
     energy = np.concatenate(([0.0], np.cumsum(np.sum(weighted**2, axis=0))))  # [samples + 1], channels summed
     block, step = round(_BLOCK_SECONDS * sample_rate), round(_STEP_SECONDS * sample_rate)

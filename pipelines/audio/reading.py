@@ -56,7 +56,7 @@ def open_binary(path: str) -> BinaryIO:
         return read_ranges(filesystem.open_input_file(inner), path)
 
 
-class _Source:
+class _StoreStream:
     """What libsndfile reads a URI from. No error comes through it, so the store's is kept."""
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -72,13 +72,13 @@ class _Source:
             return 0
 
 
-def _raise_failure(source: Any) -> None:
+def _raise_store_error(source: Any) -> None:
     """Raise what kept a store from giving what libsndfile asked for: the file may be sound."""
-    if isinstance(source, _Source) and source.failure:
+    if isinstance(source, _StoreStream) and source.failure:
         raise source.failure
 
 
-def open_sound(path: str) -> soundfile.SoundFile:
+def open_soundfile(path: str) -> soundfile.SoundFile:
     """Open a file with libsndfile.
 
     Raises:
@@ -88,10 +88,10 @@ def open_sound(path: str) -> soundfile.SoundFile:
     source: Any = None
     try:
         # a bare "-" would be standard input
-        source = _Source(open_binary(path)) if is_uri(path) else os.path.abspath(path)
+        source = _StoreStream(open_binary(path)) if is_uri(path) else os.path.abspath(path)
         return soundfile.SoundFile(source)
     except soundfile.LibsndfileError as error:
-        _raise_failure(source)
+        _raise_store_error(source)
         raise AudioError(error.error_string) from error
     except StoreError:
         raise
@@ -108,12 +108,12 @@ def probe(path: str) -> Probe | None:
     Raises:
         AudioError: the file is empty, cannot be opened, or is shorter than its header says.
     """
-    with open_binary_or_explain(path) as stream:
+    with open_source_file(path) as stream:
         size = stream.seek(0, os.SEEK_END)
     if not size:
         raise AudioError("the file is empty")
     try:
-        sound = open_sound(path)
+        sound = open_soundfile(path)
     except AudioError:
         return None
     with sound:
@@ -130,7 +130,7 @@ def probe(path: str) -> Probe | None:
         return Probe(sound.samplerate, sound.channels, sound.frames, lossy, windowed)
 
 
-def open_binary_or_explain(path: str) -> BinaryIO:
+def open_source_file(path: str) -> BinaryIO:
     """Open a file, turning what the system says into an AudioError; what a store says stays a StoreError."""
     try:
         return open_binary(path)
@@ -146,7 +146,7 @@ def to_stereo(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     return samples if samples.shape[1] == CHANNELS else np.repeat(samples, CHANNELS, axis=1)
 
 
-class Reader:
+class SourceReader:
     """Reads windows of sources, keeping the files it used last open.
 
     A source is a list of files that are summed, as rows of the `files` column of sources.parquet.
@@ -165,7 +165,7 @@ class Reader:
         else:
             if len(self._open) >= _OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
-            self._open[path] = open_sound(path)
+            self._open[path] = open_soundfile(path)
         return self._open[path]
 
     def read_file(self, file: dict[str, Any], start: int, frames: int) -> NDArray[np.float32]:
@@ -196,10 +196,10 @@ class Reader:
             sound = self._sound(path)
             sound.seek(start)
             found = sound.read(wanted, dtype="float32", always_2d=True)
-            _raise_failure(sound.name)
+            _raise_store_error(sound.name)
         except soundfile.LibsndfileError as error:
             self.forget(path)
-            _raise_failure(sound.name)
+            _raise_store_error(sound.name)
             raise AudioError(f"{path}: {error.error_string}") from error
         except StoreError:
             self.forget(path)

@@ -17,18 +17,18 @@ import numpy as np
 import soundfile
 
 from apollo.audio.decoding import AudioError, Decoder, find_damage, probe
-from pipelines.audio.reading import Probe, open_binary, open_binary_or_explain
+from pipelines.audio.reading import Probe, open_binary, open_source_file
 from pipelines.schema import CHANNELS, SAMPLE_RATE
 from pipelines.storage.folder import Folder, is_uri
 
-NOTE = ".json"  # what is known of a cached file lies beside it
+INFO_SUFFIX = ".json"  # what is known of a cached file lies beside it
 HEADROOM = 8.0  # decoders and resamplers overshoot full scale; 18 dB leave 21 of FLAC's 24 bits
 _BLOCK_FRAMES = 1 << 18
 _DURATION_SLACK_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
-class Ingested:
+class TranscodedFile:
     """A file of the cache: its name, its length in samples per channel, whether its original was lossy."""
 
     name: str
@@ -44,7 +44,7 @@ def cache_name(path: str, size: int, mtime_ns: int) -> str:
     return f"{digest[:32]}.flac"
 
 
-def ingest(path: str, *, cache: Folder, name: str, known: Probe | None, program: str) -> Ingested:
+def transcode(path: str, *, cache: Folder, name: str, known: Probe | None, program: str) -> TranscodedFile:
     """Decode a whole file to a 24-bit FLAC in the cache, scaled down by HEADROOM.
 
     Args:
@@ -59,7 +59,7 @@ def ingest(path: str, *, cache: Folder, name: str, known: Probe | None, program:
     """
     with tempfile.TemporaryDirectory(prefix="apollo-ingest-") as scratch:
         source = os.path.join(scratch, "input")
-        _bring(path, source)
+        _link_or_download(path, source)
         if damage := find_damage(source):
             raise AudioError(damage)
         looks = probe(source, program)
@@ -73,16 +73,16 @@ def ingest(path: str, *, cache: Folder, name: str, known: Probe | None, program:
                 f"damaged: {frames / SAMPLE_RATE:.2f} s could be decoded, {promised:.2f} s expected"
             )
         cache.put(name, target)
-    return Ingested(name, frames, looks.lossy)
+    return TranscodedFile(name, frames, looks.lossy)
 
 
 def _has_exact_length(known: Probe) -> bool:
     return not known.lossy and 0 < known.frames < 1 << 40
 
 
-def _bring(path: str, source: str) -> None:
+def _link_or_download(path: str, source: str) -> None:
     if not is_uri(path):
-        open_binary_or_explain(path).close()
+        open_source_file(path).close()
         os.symlink(os.path.abspath(path), source)
         return
     with open_binary(path) as stream, open(source, "wb") as copy:
@@ -115,12 +115,12 @@ def trim_cache(cache: Folder, *, keep: set[str], limit_bytes: int) -> None:
         if excess <= 0:
             return
         if entry.name not in keep:
-            cache.delete(entry.name + NOTE)
+            cache.delete(entry.name + INFO_SUFFIX)
             cache.delete(entry.name)
             excess -= entry.size
 
 
-def check_cache(cache: Folder, limit_bytes: int) -> None:
+def check_cache_size(cache: Folder, limit_bytes: int) -> None:
     """Stop a run that fills the cache over its limit.
 
     Raises:

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 SAMPLE_RATE = 48_000
 _SHORTEST_SAMPLES = 46_080  # one patch of ViSQOL, at its rate
 _QUIETEST_POWER = 1e-5  # -50 dBFS
-_ONE_AT_A_TIME = threading.Lock()  # the compiled loops end a process that runs them in two threads at once
+_LOCK = threading.Lock()  # the compiled loops end a process that runs them in two threads at once
 
 
 def score(clean: NDArray[np.float32], restored: NDArray[np.float32], sample_rate: int) -> float | None:
@@ -55,7 +55,7 @@ def score(clean: NDArray[np.float32], restored: NDArray[np.float32], sample_rate
     scorer = _load()
     if len(reference) < _SHORTEST_SAMPLES or scorer is None:
         return None
-    with _ONE_AT_A_TIME:
+    with _LOCK:
         found = float(scorer.measure_from_arrays(reference, degraded, SAMPLE_RATE).moslqo)
     return found if math.isfinite(found) else None
 

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from pipelines.dataset.shard_reader import CorruptError
+from pipelines.dataset.shard_reader import CorruptRowError
 
 
 class CorruptDataError(RuntimeError):
@@ -23,7 +23,7 @@ class Reject(NamedTuple):
     reason: str
 
 
-class Rejects:
+class BadRowLog:
     """The rows that one process has left out.
 
     Args:
@@ -43,14 +43,14 @@ class Rejects:
         max_corrupt_share: float,
         on_reject: Callable[[Reject], None] | None,
     ) -> None:
-        self.listed: list[Reject] = []
+        self.rejects: list[Reject] = []
         self._num_rows, self._corrupt, self._max_share = num_rows, corrupt, max_corrupt_share
         self._on_reject = on_reject
         self._rows: dict[str, int] = {}
         self._lock = threading.Lock()
         self._remedy = f"Run preprocess on {output} again, which makes damaged shards anew"
 
-    def add(self, error: CorruptError) -> None:
+    def add(self, error: CorruptRowError) -> None:
         """List what cannot be used, once.
 
         Raises:
@@ -65,7 +65,7 @@ class Rejects:
                 return
             self._rows[error.name] = error.rows
             reject = Reject(error.name, error.reason)
-            self.listed.append(reject)
+            self.rejects.append(reject)
             corrupt = sum(self._rows.values())
         if self._on_reject:
             self._on_reject(reject)

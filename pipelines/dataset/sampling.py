@@ -16,21 +16,21 @@ from apollo import rng
 _KEPT = 8
 
 
-class Place(NamedTuple):
+class RowRef(NamedTuple):
     """Where an example lies.
 
     Args:
-        number: Of the example in the run.
+        position: Of the example in the run.
         shard: Number in the list of shards that the order was made of.
         row: Number in that shard.
     """
 
-    number: int
+    position: int
     shard: int
     row: int
 
 
-class Order:
+class ShuffledOrder:
     """Shuffled, and without end: after a pass over all rows comes the next one.
 
     Args:
@@ -67,13 +67,13 @@ class Order:
         number, place = divmod(index, self.num_rows)
         return number, bisect_right(self._windows_of_pass(number)[1], place) - 1
 
-    def at(self, index: int) -> Place:
+    def at(self, index: int) -> RowRef:
         """Give the place of one example."""
         number, window = self._locate(index)
         start = self._windows_of_pass(number)[1][window]
-        return Place(index, *self._rows_of_window(number, window)[index % self.num_rows - start])
+        return RowRef(index, *self._rows_of_window(number, window)[index % self.num_rows - start])
 
-    def windows(self, indices: Iterable[int]) -> Iterator[list[Place]]:
+    def windows(self, indices: Iterable[int]) -> Iterator[list[RowRef]]:
         """Give the places of examples, those of one window together.
 
         Args:
@@ -83,7 +83,7 @@ class Order:
             yield [self.at(index) for index in run]
 
 
-class FixedOrder:
+class SequentialOrder:
     """Row after row and shard after shard; what validation reads.
 
     Args:
@@ -95,14 +95,12 @@ class FixedOrder:
         self._starts = list(accumulate(rows, initial=0))
         self.num_rows = self._starts[-1] if limit is None else min(limit, self._starts[-1])
 
-    def at(self, index: int) -> Place:
+    def at(self, index: int) -> RowRef:
         """Give the place of one example."""
         shard = bisect_right(self._starts, index % self.num_rows) - 1
-        return Place(index, shard, index % self.num_rows - self._starts[shard])
+        return RowRef(index, shard, index % self.num_rows - self._starts[shard])
 
-    def windows(self, indices: Iterable[int]) -> Iterator[list[Place]]:
+    def windows(self, indices: Iterable[int]) -> Iterator[list[RowRef]]:
         """Give the places of examples, those of one shard together."""
-        for _, run in groupby(
-            map(self.at, indices), lambda place: (place.number // self.num_rows, place.shard)
-        ):
+        for _, run in groupby(map(self.at, indices), lambda ref: (ref.position // self.num_rows, ref.shard)):
             yield list(run)

@@ -17,7 +17,7 @@ from torch import Tensor
 from apollo.training.augmentation import find_peak
 from pipelines import schema
 from pipelines.audio import codec
-from pipelines.dataset.shards import Commit, digest
+from pipelines.dataset.shards import ShardCommit, sha256_hex
 from pipelines.storage import parquet
 from pipelines.storage.folder import Folder
 
@@ -25,7 +25,7 @@ _ATTEMPTS = 3
 _ERRORS = (OSError, pa.ArrowException)
 
 
-class CorruptError(RuntimeError):
+class CorruptRowError(RuntimeError):
     """A row, or a whole shard, cannot be used.
 
     Args:
@@ -40,7 +40,7 @@ class CorruptError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Stored:
+class EncodedRow:
     """A row with one of its degradations, still compressed.
 
     Args:
@@ -62,43 +62,43 @@ class Stored:
     shard: str
 
 
-def decode(stored: Stored) -> tuple[Tensor, Tensor]:
+def decode(row: EncodedRow) -> tuple[Tensor, Tensor]:
     """Decode a row.
 
     Returns:
         clean and degraded, [channels, samples], float32, finite, as long as an excerpt is.
 
     Raises:
-        CorruptError: it cannot be decoded to that.
+        CorruptRowError: it cannot be decoded to that.
     """
-    if stored.frames != schema.EXCERPT_FRAMES:
-        raise _corrupt(stored, f"{stored.frames} samples long, not {schema.EXCERPT_FRAMES}")
-    if not 0 < stored.gain < float("inf"):
-        raise _corrupt(stored, f"the gain of {stored.degradation} is {stored.gain}")
-    clean = _decode(stored, "clean", stored.clean)
-    return clean, _decode(stored, stored.degradation, stored.degraded)
+    if row.frames != schema.EXCERPT_FRAMES:
+        raise _corrupt(row, f"{row.frames} samples long, not {schema.EXCERPT_FRAMES}")
+    if not 0 < row.gain < float("inf"):
+        raise _corrupt(row, f"the gain of {row.degradation} is {row.gain}")
+    clean = _decode(row, "clean", row.clean)
+    return clean, _decode(row, row.degradation, row.degraded)
 
 
-def _decode(stored: Stored, column: str, stream: bytes | None) -> Tensor:
+def _decode(row: EncodedRow, column: str, stream: bytes | None) -> Tensor:
     if not stream:
-        raise _corrupt(stored, f"{column} is empty")
+        raise _corrupt(row, f"{column} is empty")
     try:
-        samples = codec.decode(stream, frames=stored.frames)
+        samples = codec.decode(stream, frames=row.frames)
     except codec.CodecError as error:
-        raise _corrupt(stored, f"{column}: {error}") from error
+        raise _corrupt(row, f"{column}: {error}") from error
     if samples.shape[1] != schema.CHANNELS:
-        raise _corrupt(stored, f"{column} has {samples.shape[1]} channels, not {schema.CHANNELS}")
+        raise _corrupt(row, f"{column} has {samples.shape[1]} channels, not {schema.CHANNELS}")
     planar = torch.from_numpy(np.ascontiguousarray(samples.T))  # [channels, samples]
     if not find_peak(planar) < float("inf"):
-        raise _corrupt(stored, f"{column} holds samples that are no numbers")
+        raise _corrupt(row, f"{column} holds samples that are no numbers")
     return planar
 
 
-def _corrupt(stored: Stored, reason: str) -> CorruptError:
-    return CorruptError(stored.recipe_id, f"{reason} (shard {stored.shard})")
+def _corrupt(row: EncodedRow, reason: str) -> CorruptRowError:
+    return CorruptRowError(row.recipe_id, f"{reason} (shard {row.shard})")
 
 
-Rows = dict[int, Stored | CorruptError]
+Rows = dict[int, EncodedRow | CorruptRowError]
 
 
 class ShardReader:
@@ -107,17 +107,17 @@ class ShardReader:
     Args:
         output: Where the shards lie.
         commits: Of the shards, which are numbered by their place here.
-        lost: Numbers of shards that are not as large as their commits say, or gone.
+        damaged: Numbers of shards that are not as large as their commits say, or gone.
     """
 
-    def __init__(self, output: Folder, commits: Sequence[Commit], lost: set[int]) -> None:
-        self._output, self._commits, self._lost = output, commits, lost
+    def __init__(self, output: Folder, commits: Sequence[ShardCommit], damaged: set[int]) -> None:
+        self._output, self._commits, self._damaged = output, commits, damaged
 
-    def loss(self, shard: int, reason: str = "") -> CorruptError:
+    def shard_error(self, shard: int, reason: str = "") -> CorruptRowError:
         """Say that a whole shard cannot be used."""
         commit = self._commits[shard]
         reason = reason or f"the file is gone, or not {commit.bytes} bytes long as its commit says"
-        return CorruptError(schema.shard_name(*commit.key), reason, rows=commit.rows)
+        return CorruptRowError(schema.shard_name(*commit.key), reason, rows=commit.rows)
 
     def read(self, shard: int, wanted: Mapping[int, str]) -> Rows:
         """Read rows of a shard.
@@ -134,25 +134,25 @@ class ShardReader:
         """
         commit = self._commits[shard]
         path = schema.shard_path(*commit.key)
-        if shard in self._lost:
-            return dict.fromkeys(wanted, self.loss(shard))
+        if shard in self._damaged:
+            return dict.fromkeys(wanted, self.shard_error(shard))
         for attempt in range(_ATTEMPTS):
             try:
                 with self._output.open(path) as stream:
                     return self._read_whole(stream, commit, wanted)
             except FileNotFoundError:
-                return dict.fromkeys(wanted, self.loss(shard))
+                return dict.fromkeys(wanted, self.shard_error(shard))
             except parquet.ForeignTypeError as error:
-                return dict.fromkeys(wanted, self.loss(shard, str(error)))
+                return dict.fromkeys(wanted, self.shard_error(shard, str(error)))
             except _ERRORS:
                 content = self._output.read(path)
-                if digest(content) != commit.sha256:
+                if sha256_hex(content) != commit.sha256:
                     return self._read_damaged(content, shard, wanted)
                 if attempt == _ATTEMPTS - 1:
                     raise
         raise AssertionError("the last attempt returns or raises")
 
-    def _read_whole(self, stream: Any, commit: Commit, wanted: Mapping[int, str]) -> Rows:
+    def _read_whole(self, stream: Any, commit: ShardCommit, wanted: Mapping[int, str]) -> Rows:
         """Read the row groups that hold wanted rows, each once, and keep the wanted rows alone."""
         file = parquet.open_file(stream, pre_buffer=not self._output.is_local)
         rows: Rows = {}
@@ -161,7 +161,7 @@ class ShardReader:
             table = file.read_row_group(group, columns=columns, use_threads=False)
             for place, row in inside.items():
                 cells = {name: table[name][place].as_py() for name in _columns([wanted[row]])}
-                rows[row] = _stored(cells, wanted[row], commit)
+                rows[row] = _encoded_row(cells, wanted[row], commit)
         return rows
 
     def _read_damaged(self, content: bytes, shard: int, wanted: Mapping[int, str]) -> Rows:
@@ -171,7 +171,7 @@ class ShardReader:
             file = parquet.open_file(pa.BufferReader(content))
             groups = _by_group(file.metadata, commit, wanted)
         except _ERRORS as error:
-            return dict.fromkeys(wanted, self.loss(shard, f"the file is damaged: {error}"))
+            return dict.fromkeys(wanted, self.shard_error(shard, f"the file is damaged: {error}"))
         rows: Rows = {}
         for group, inside in groups.items():
             found: dict[str, Any] = {}
@@ -190,7 +190,7 @@ def _columns(degradations: Any) -> list[str]:
     return ["recipe_id", "frames", "clean", *names, *(f"{name}_gain" for name in names)]
 
 
-def _by_group(metadata: Any, commit: Commit, wanted: Mapping[int, str]) -> dict[int, dict[int, int]]:
+def _by_group(metadata: Any, commit: ShardCommit, wanted: Mapping[int, str]) -> dict[int, dict[int, int]]:
     """Give the wanted rows of every row group, by their place in it."""
     if metadata.num_rows != commit.rows:
         raise pa.ArrowInvalid(f"{metadata.num_rows} rows, {commit.rows} committed")
@@ -205,9 +205,9 @@ def _by_group(metadata: Any, commit: Commit, wanted: Mapping[int, str]) -> dict[
     return groups
 
 
-def _stored(cells: Mapping[str, Any], degradation: str, commit: Commit) -> Stored:
+def _encoded_row(cells: Mapping[str, Any], degradation: str, commit: ShardCommit) -> EncodedRow:
     gain = cells[f"{degradation}_gain"]
-    return Stored(
+    return EncodedRow(
         cells["recipe_id"],
         degradation,
         cells["clean"],
@@ -219,13 +219,13 @@ def _stored(cells: Mapping[str, Any], degradation: str, commit: Commit) -> Store
 
 
 def _salvage(
-    found: Mapping[str, Any], place: int, row: int, degradation: str, commit: Commit
-) -> Stored | CorruptError:
+    found: Mapping[str, Any], place: int, row: int, degradation: str, commit: ShardCommit
+) -> EncodedRow | CorruptRowError:
     needed = {name: found[name] for name in _columns([degradation])}
     shard = schema.shard_name(*commit.key)
     known = needed["recipe_id"]
     name = f"{shard} row {row}" if isinstance(known, str) else known[place].as_py()
     for column, content in needed.items():
         if isinstance(content, str):
-            return CorruptError(name, f"{column} of shard {shard} cannot be read: {content}")
-    return _stored({key: column[place].as_py() for key, column in needed.items()}, degradation, commit)
+            return CorruptRowError(name, f"{column} of shard {shard} cannot be read: {content}")
+    return _encoded_row({key: column[place].as_py() for key, column in needed.items()}, degradation, commit)

@@ -35,7 +35,7 @@ class ShardsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Commit:
+class ShardCommit:
     """What is known of a finished shard; `commits/<split>-<shard>.json`.
 
     Args:
@@ -80,7 +80,7 @@ def encode_shard(rows: list[dict[str, Any]], degradations: tuple[str, ...], row_
     return sink.getvalue()
 
 
-def publish(output: Folder, content: bytes, commit: Commit) -> None:
+def commit_shard(output: Folder, content: bytes, commit: ShardCommit) -> None:
     """Write a shard and, once it is there to the last bit, its commit object."""
     path = schema.shard_path(commit.split, commit.shard)
     if commit.rows:
@@ -93,17 +93,17 @@ def publish(output: Folder, content: bytes, commit: Commit) -> None:
     )
 
 
-def digest(content: bytes) -> str:
+def sha256_hex(content: bytes) -> str:
     """Give the SHA-256 of a shard's bytes, hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 
 
-def read_commits(output: Folder) -> dict[tuple[str, int], Commit]:
+def read_commits(output: Folder) -> dict[tuple[str, int], ShardCommit]:
     """Read all commit objects that are whole, by split and number."""
 
-    def read(name: str) -> Commit | None:
+    def read(name: str) -> ShardCommit | None:
         try:
-            commit = Commit(**json.loads(output.read(name)))
+            commit = ShardCommit(**json.loads(output.read(name)))
             return commit if schema.commit_path(*commit.key) == name else None
         except (ValueError, TypeError, RecursionError):
             return None  # damaged: its shard is made again
@@ -113,7 +113,9 @@ def read_commits(output: Folder) -> dict[tuple[str, int], Commit]:
         return {commit.key: commit for commit in pool.map(read, names) if commit is not None}
 
 
-def find_damaged(output: Folder, commits: Iterable[Commit], *, content: bool) -> list[Commit]:
+def find_damaged_shards(
+    output: Folder, commits: Iterable[ShardCommit], *, content: bool
+) -> list[ShardCommit]:
     """Compare shards with their commits.
 
     Args:
@@ -126,13 +128,13 @@ def find_damaged(output: Folder, commits: Iterable[Commit], *, content: bool) ->
     """
     sizes = {entry.name: entry.size for split in schema.SPLITS for entry in output.entries(split)}
 
-    def damaged(commit: Commit) -> bool:
+    def damaged(commit: ShardCommit) -> bool:
         if not commit.rows:
             return False
         name = schema.shard_path(commit.split, commit.shard)
         if sizes.get(name) != commit.bytes:
             return True
-        return content and digest(output.read(name)) != commit.sha256
+        return content and sha256_hex(output.read(name)) != commit.sha256
 
     listed = list(commits)
     with ThreadPoolExecutor(_HASHING_THREADS) as pool:

@@ -7,7 +7,7 @@ import re
 from pipelines import schema
 from pipelines.dataset.plan import PLAN, planned_shards
 from pipelines.dataset.shard_reader import ShardReader
-from pipelines.dataset.shards import find_damaged, read_commits
+from pipelines.dataset.shards import find_damaged_shards, read_commits
 from pipelines.errors import UsageError
 from pipelines.storage.folder import Folder
 
@@ -26,7 +26,7 @@ class CommittedSplit:
         commits: Of its shards, which are numbered by their place here.
         rows: Of every shard.
         degradations: By bitrate.
-        lost: Shards that are gone, or not as large as their commits say.
+        damaged: Shards that are gone, or not as large as their commits say.
         reader: Reads their rows.
 
     Raises:
@@ -39,7 +39,7 @@ class CommittedSplit:
         self.commits = [commits[key] for key in sorted(commits) if key[0] == split]
         self.rows = [commit.rows for commit in self.commits]
         self.num_rows = sum(self.rows)
-        _refuse_unfinished(folder, split, {commit.shard for commit in self.commits})
+        _check_complete(folder, split, {commit.shard for commit in self.commits})
         if not self.num_rows:
             raise UsageError(
                 f"{output} has no committed row of the split {split}: name the output of a preprocess run "
@@ -54,12 +54,12 @@ class CommittedSplit:
         if unknown := [name for name in degradations if name not in there]:
             raise UsageError(
                 f"the shards of {output} have no degradation {', '.join(unknown)}; there is "
-                f"{', '.join(sorted(there, key=_by_bitrate))}"
+                f"{', '.join(sorted(there, key=_bitrate_key))}"
             )
-        self.degradations = degradations or tuple(sorted(there, key=_by_bitrate))
-        damaged = {commit.key for commit in find_damaged(folder, self.commits, content=False)}
-        self.lost = {number for number, commit in enumerate(self.commits) if commit.key in damaged}
-        self.reader = ShardReader(folder, self.commits, self.lost)
+        self.degradations = degradations or tuple(sorted(there, key=_bitrate_key))
+        damaged = {commit.key for commit in find_damaged_shards(folder, self.commits, content=False)}
+        self.damaged = {number for number, commit in enumerate(self.commits) if commit.key in damaged}
+        self.reader = ShardReader(folder, self.commits, self.damaged)
 
     @property
     def fingerprint(self) -> str:
@@ -68,7 +68,7 @@ class CommittedSplit:
         return hashlib.sha256("\n".join([*lines, *self.degradations]).encode()).hexdigest()
 
 
-def _refuse_unfinished(folder: Folder, split: str, committed: set[int]) -> None:
+def _check_complete(folder: Folder, split: str, committed: set[int]) -> None:
     """Refuse shards that are still being made, because the order would change with each new one."""
     if not folder.exists(PLAN):
         return
@@ -82,6 +82,6 @@ def _refuse_unfinished(folder: Folder, split: str, committed: set[int]) -> None:
         )
 
 
-def _by_bitrate(name: str) -> tuple[str, int, str]:
+def _bitrate_key(name: str) -> tuple[str, int, str]:
     codec, _, bitrate = name.rpartition("_")
     return codec, int(bitrate) if bitrate.isdigit() else 0, name

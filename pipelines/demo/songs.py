@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from pipelines.audio.codec import CodecConfig, Mp3Encoder
-from pipelines.audio.reading import Reader
+from pipelines.audio.reading import SourceReader
 from pipelines.preprocess.render import to_16_bit, to_flac
 from pipelines.schema import MIXTURE, SAMPLE_RATE
 from pipelines.storage import parquet
@@ -36,7 +36,7 @@ def write_songs(folder: str, shards: str, *, songs: int, seconds: float, bitrate
     whole = [row for row in chosen.to_pylist() if row["left_out"] is None]
     rows = sorted(whole, key=lambda row: row["source_id"])[:songs]
     encoder = Mp3Encoder(CodecConfig(bitrates_bps=(bitrate_bps,)))
-    reader, names = Reader(join(shards, "cache")), []
+    reader, names = SourceReader(join(shards, "cache")), []
     for number, row in enumerate(rows):
         title = re.sub(r"[^\w -]+", "", row["title"] or "").strip()[:_LONGEST_TITLE]
         name = f"{number + 1} {title}".strip()

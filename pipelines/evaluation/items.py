@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.audio.bandwidth import find_edge_hz, power_spectrogram
+from pipelines.audio.bandwidth import measure_cutoff_hz, power_spectrogram
 
 _CUTOFF_ITEMS = 24
 _MAX_CUTOFF_HZ = 20_000.0
@@ -116,4 +116,4 @@ def find_cutoff_hz(item_source: ItemSource, degradation: str) -> float:
         np.sum([power_spectrogram(samples.T).mean(axis=1) for samples in versions], axis=0)
         for versions in zip(*((one.clean, one.degraded) for one in readable))
     )
-    return min(find_edge_hz(clean, degraded), _MAX_CUTOFF_HZ)
+    return min(measure_cutoff_hz(clean, degraded), _MAX_CUTOFF_HZ)

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines import schema
-from pipelines.dataset.shards import digest
+from pipelines.dataset.shards import sha256_hex
 from pipelines.storage import parquet
 from pipelines.storage.folder import Folder
 from pipelines.storage.object_store import StoreError
@@ -48,7 +48,7 @@ def write_scores(output: Folder, trial: Trial, rows: Sequence[dict[str, Any]], d
     """Write a trial's scores, then their commit object."""
     content = parquet_bytes(pa.Table.from_pylist(list(rows), schema.SCORES))
     output.write(f"{trial.path}.parquet", content)
-    commit = asdict(trial) | {"bytes": len(content), "sha256": digest(content), "device": device}
+    commit = asdict(trial) | {"bytes": len(content), "sha256": sha256_hex(content), "device": device}
     output.write(f"{trial.path}.json", json.dumps(commit, indent=1).encode())
 
 
@@ -66,7 +66,7 @@ def read_scores(output: Folder, trial: Trial) -> pa.Table | None:
         commit = json.loads(output.read(f"{trial.path}.json"))
         content = output.read(f"{trial.path}.parquet")
         commit.pop("device")
-        if commit != asdict(trial) | {"bytes": len(content), "sha256": digest(content)}:
+        if commit != asdict(trial) | {"bytes": len(content), "sha256": sha256_hex(content)}:
             return None
         return parquet.read_table(io.BytesIO(content))
     except StoreError:

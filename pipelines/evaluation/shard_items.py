@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines import schema
-from pipelines.dataset.shard_reader import CorruptError, decode
-from pipelines.dataset.shards import digest
+from pipelines.dataset.shard_reader import CorruptRowError, decode
+from pipelines.dataset.shards import sha256_hex
 from pipelines.dataset.split import CommittedSplit
 from pipelines.errors import UsageError
 from pipelines.evaluation.items import Degradation, EvaluationItem, ItemInfo, choose_evenly
@@ -68,10 +68,10 @@ class ShardItems:
             shard, row = self._locations[index]
             stored = found[shard][row]
             try:
-                if isinstance(stored, CorruptError):
+                if isinstance(stored, CorruptRowError):
                     raise stored
                 clean, degraded = decode(stored)
-            except CorruptError as error:
+            except CorruptRowError as error:
                 yield error.reason
                 continue
             yield EvaluationItem(clean.numpy(), degraded.numpy(), stored.gain)
@@ -90,7 +90,7 @@ def _list_rows(output: Folder, split: CommittedSplit) -> list[tuple[ItemInfo, in
                 rows: list[dict[str, Any]] = parquet.read_table(stream, columns).to_pylist()
         except (OSError, pa.ArrowException) as error:
             foreign = isinstance(error, parquet.ForeignTypeError)
-            if not foreign and output.exists(path) and digest(output.read(path)) == commit.sha256:
+            if not foreign and output.exists(path) and sha256_hex(output.read(path)) == commit.sha256:
                 raise  # the shard is intact: the storage failed
             return [ItemInfo(f"{name} row {row}", (), schema.SONG) for row in range(commit.rows)]
         return [_item(row, groups) for row in rows]

@@ -1,7 +1,7 @@
 """One file of tensors with training and validation examples, for machines that have torch and nothing else.
 
 `apollo.training.example_file` reads it. Clean samples are the shards' own 16 bits. Degraded ones have the
-codec's gain taken out and are stored in 16 bits of their own peak, so that an overshoot does not clip:
+codec's gain taken out and are encoded in 16 bits of their own peak, so that an overshoot does not clip:
 rounding is 100 dB below that peak, as quiet as the clean samples' own. Half precision would round loud
 passages 15 dB coarser, and so fill the band that the codec emptied.
 
@@ -23,9 +23,9 @@ from torch import Tensor
 from apollo.training.augmentation import find_peak
 from apollo.training.example_file import FORMAT
 from pipelines import schema
-from pipelines.dataset.bad_rows import Rejects
-from pipelines.dataset.sampling import FixedOrder, Order
-from pipelines.dataset.shard_reader import CorruptError, decode
+from pipelines.dataset.bad_rows import BadRowLog
+from pipelines.dataset.sampling import SequentialOrder, ShuffledOrder
+from pipelines.dataset.shard_reader import CorruptRowError, decode
 from pipelines.dataset.split import CommittedSplit
 from pipelines.errors import UsageError
 from pipelines.loading.shard_source import LoaderConfig
@@ -81,12 +81,12 @@ def export(config: ExportConfig) -> str:
         CorruptDataError: rows cannot be used, and the configuration says to stop.
     """
     train = CommittedSplit(config.data, "train", config.loader.degradations)
-    order = Order(train.rows, seed=config.seed, window_shards=config.loader.window_shards)
+    order = ShuffledOrder(train.rows, seed=config.seed, window_shards=config.loader.window_shards)
     content: dict[str, Any] = {"format": FORMAT, "sample_rate": schema.SAMPLE_RATE}
     content |= _collect(train, order, config.examples, config)
     if config.valid:
         valid = CommittedSplit(config.data, "valid", train.degradations)
-        content["valid"] = _collect(valid, FixedOrder(valid.rows), config.valid, config)
+        content["valid"] = _collect(valid, SequentialOrder(valid.rows), config.valid, config)
     else:
         content["valid"] = _empty(0, train.degradations)
     size = _write(Path(config.file), content)
@@ -97,7 +97,7 @@ def export(config: ExportConfig) -> str:
 
 
 def _collect(
-    split: CommittedSplit, order: Order | FixedOrder, count: int, config: ExportConfig
+    split: CommittedSplit, order: ShuffledOrder | SequentialOrder, count: int, config: ExportConfig
 ) -> dict[str, Any]:
     """Decode the first sound examples of an order with every degradation."""
     if count > split.num_rows:
@@ -139,11 +139,11 @@ Pair = tuple[Tensor, Tensor, float]  # clean and degraded [channels, samples], a
 
 
 def _sound_rows(
-    split: CommittedSplit, order: Order | FixedOrder, config: ExportConfig
+    split: CommittedSplit, order: ShuffledOrder | SequentialOrder, config: ExportConfig
 ) -> Iterator[tuple[str, list[Pair]]]:
     """Give the rows of one pass that can be used with every degradation: recipe id, and a pair for each."""
     loader = config.loader
-    rejects = Rejects(
+    rejects = BadRowLog(
         config.data,
         split.num_rows,
         corrupt=loader.corrupt,
@@ -151,17 +151,17 @@ def _sound_rows(
         on_reject=None,
     )
     with ThreadPoolExecutor(loader.decode_threads) as pool:
-        for place in map(order.at, range(split.num_rows)):
+        for ref in map(order.at, range(split.num_rows)):
 
-            def read(name: str, shard: int = place.shard, row: int = place.row) -> tuple[str, Pair]:
-                stored = split.reader.read(shard, {row: name})[row]
-                if isinstance(stored, CorruptError):
-                    raise stored
-                return stored.recipe_id, (*decode(stored), stored.gain)
+            def read(name: str, shard: int = ref.shard, row: int = ref.row) -> tuple[str, Pair]:
+                encoded = split.reader.read(shard, {row: name})[row]
+                if isinstance(encoded, CorruptRowError):
+                    raise encoded
+                return encoded.recipe_id, (*decode(encoded), encoded.gain)
 
             try:
                 made = list(pool.map(read, split.degradations))
-            except CorruptError as error:
+            except CorruptRowError as error:
                 rejects.add(error)
                 continue
             yield made[0][0], [pair for _, pair in made]

@@ -20,15 +20,15 @@ from apollo.audio.ffmpeg import FfmpegError
 from apollo.training.augmentation import set_levels
 from apollo.training.data import Example
 from pipelines.audio.codec import CodecConfig, CodecError, Mp3Encoder
-from pipelines.audio.reading import Reader
+from pipelines.audio.reading import SourceReader
 from pipelines.cluster.connection import stream_actors
-from pipelines.dataset.bad_rows import CorruptDataError, Reject, Rejects
-from pipelines.dataset.shard_reader import CorruptError, Stored, decode
+from pipelines.dataset.bad_rows import BadRowLog, CorruptDataError, Reject
+from pipelines.dataset.shard_reader import CorruptRowError, EncodedRow, decode
 from pipelines.errors import UsageError
-from pipelines.loading.prefetch import rising, submit_ahead
+from pipelines.loading.prefetch import check_increasing, submit_ahead
 from pipelines.loading.shard_source import LoaderConfig
 from pipelines.preprocess.catalog import Catalog
-from pipelines.preprocess.recipes import RecipesConfig, plan
+from pipelines.preprocess.recipes import RecipesConfig, draw_recipes
 from pipelines.preprocess.render import RejectError, mix, to_16_bit, to_flac
 from pipelines.runtime.run import FINGERPRINT
 from pipelines.runtime.versions import check_versions, software_versions
@@ -57,14 +57,14 @@ class MixTask:
     versions: dict[str, str]
 
 
-class Mixer:
+class ExampleMixer:
     """An actor's state: makes one example at a time, with one degradation."""
 
     def __init__(self, task: MixTask) -> None:
         check_versions(task.versions, task.codec.ffmpeg)
         rows = _read_table(Folder(task.output), "sources.parquet", ["source_id", "files"])
         self._sources = {row["source_id"]: row["files"] for row in rows}
-        self._reader = Reader(task.cache)
+        self._reader = SourceReader(task.cache)
         self._encoders = {
             name: Mp3Encoder(replace(task.codec, bitrates_bps=(bitrate_bps,)))
             for name, bitrate_bps in zip(task.codec.degradations, task.codec.bitrates_bps, strict=True)
@@ -129,7 +129,7 @@ class LiveSource:
             raise ValueError(f"actors is {actors}: give 1 or more")
         self.config = config or LoaderConfig()
         self._epoch_examples, self._seed, self._actors = epoch_examples, seed, actors
-        began = _read_beginning(Folder(output))
+        began = _read_config(Folder(output))
         codec = {**began["codec"], "bitrates_bps": tuple(began["codec"]["bitrates_bps"]), "ffmpeg": ffmpeg}
         self._task = MixTask(
             output, cache or join(output, "cache"), CodecConfig(**codec), software_versions(ffmpeg)
@@ -144,11 +144,11 @@ class LiveSource:
         self._catalog = _read_catalog(Folder(output))
         self._on_reject, self._output = on_reject, output
         self._rejects, self._epoch = self._begin_listing(), -1
-        self._mixer: Mixer | None = None
+        self._mixer: ExampleMixer | None = None
 
-    def _begin_listing(self) -> Rejects:
+    def _begin_listing(self) -> BadRowLog:
         """Begin a list of what is left out: every epoch has recipes of its own, and a share of its own."""
-        return Rejects(
+        return BadRowLog(
             self._output,
             self._epoch_examples,
             corrupt=self.config.corrupt,
@@ -159,7 +159,7 @@ class LiveSource:
     @property
     def rejects(self) -> list[Reject]:
         """What this process has left out in this epoch, each once."""
-        return self._rejects.listed
+        return self._rejects.rejects
 
     def read(self, epoch: int, positions: Sequence[int]) -> Iterator[Example]:
         """Give the examples at these positions of an epoch; see `apollo.training.data.ExampleSource`.
@@ -168,8 +168,8 @@ class LiveSource:
         """
         if epoch != self._epoch:
             self._rejects, self._epoch = self._begin_listing(), epoch
-        tasks = list(self._tasks(epoch, rising(0, positions)))
-        made = stream_actors(tasks, Mixer, (self._task,), actors=self._actors, block_rows=_BLOCK_ROWS)
+        tasks = list(self._tasks(epoch, check_increasing(0, positions)))
+        made = stream_actors(tasks, ExampleMixer, (self._task,), actors=self._actors, block_rows=_BLOCK_ROWS)
         pool = ThreadPoolExecutor(self.config.decode_threads, "decode")
         try:
             with closing(made):
@@ -185,7 +185,7 @@ class LiveSource:
             return
         config = replace(self._recipes_config, train=wanted[-1] + 1)
         first, place = 0, 0
-        for batch in plan(_SPLIT, self._catalog, config, seed=self._seed + epoch, shard_rows=1):
+        for batch in draw_recipes(_SPLIT, self._catalog, config, seed=self._seed + epoch, shard_rows=1):
             inside = []
             while place < len(wanted) and wanted[place] < first + len(batch):
                 inside.append(wanted[place] - first)
@@ -206,12 +206,12 @@ class LiveSource:
         """Decode what an actor made.
 
         Raises:
-            CorruptError: it made nothing.
+            CorruptRowError: it made nothing.
         """
         if row["reason"]:
-            raise CorruptError(row["recipe_id"], row["reason"])
+            raise CorruptRowError(row["recipe_id"], row["reason"])
         columns = ("recipe_id", "degradation", "clean", "degraded", "gain", "frames")
-        stored = Stored(**{name: row[name] for name in columns}, shard="none: mixed now")
+        stored = EncodedRow(**{name: row[name] for name in columns}, shard="none: mixed now")
         clean, degraded = set_levels(
             *decode(stored),
             gain=stored.gain,
@@ -224,18 +224,18 @@ class LiveSource:
     def _settle(self, epoch: int, number: int, made: Future[Example]) -> Example:
         try:
             return made.result()
-        except CorruptError as error:
+        except CorruptRowError as error:
             self._rejects.add(error)
         return self._replacement(epoch, number - epoch * self._epoch_examples)
 
     def _replacement(self, epoch: int, position: int) -> Example:
         """Make the next sound example of the epoch, here: the same one on every worker."""
-        self._mixer = self._mixer or Mixer(self._task)
+        self._mixer = self._mixer or ExampleMixer(self._task)
         later = iter(range(position + 1, position + 1 + _MOST_TRIES))
         for task in self._tasks(epoch, later):
             try:
                 return self._finish(self._mixer(task))
-            except CorruptError as error:
+            except CorruptRowError as error:
                 self._rejects.add(error)
         raise CorruptDataError(
             f"{_MOST_TRIES} recipes in a row cannot be made: are the sources of {self._task.output} where "
@@ -249,7 +249,7 @@ def _read_table(output: Folder, name: str, columns: list[str]) -> list[dict[str,
     return rows
 
 
-def _read_beginning(output: Folder) -> dict[str, Any]:
+def _read_config(output: Folder) -> dict[str, Any]:
     if not output.exists("plan.json"):
         raise UsageError(
             f"{output.location} has no plan.json: name an output of preprocess that has been planned; its "

@@ -28,7 +28,7 @@ def submit_ahead(
         yield ahead.popleft()
 
 
-def rising(start: int, positions: Iterable[int]) -> Iterator[int]:
+def check_increasing(start: int, positions: Iterable[int]) -> Iterator[int]:
     """Add a start to positions.
 
     Raises:

@@ -15,11 +15,11 @@ from torch import Tensor
 from apollo import rng
 from apollo.training.augmentation import LevelsConfig, set_levels
 from apollo.training.data import Example
-from pipelines.dataset.bad_rows import CorruptDataError, Reject, Rejects
-from pipelines.dataset.sampling import FixedOrder, Order, Place
-from pipelines.dataset.shard_reader import CorruptError, Rows, Stored, decode
+from pipelines.dataset.bad_rows import BadRowLog, CorruptDataError, Reject
+from pipelines.dataset.sampling import RowRef, SequentialOrder, ShuffledOrder
+from pipelines.dataset.shard_reader import CorruptRowError, EncodedRow, Rows, decode
 from pipelines.dataset.split import CommittedSplit
-from pipelines.loading.prefetch import rising, submit_ahead
+from pipelines.loading.prefetch import check_increasing, submit_ahead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +66,12 @@ class LoaderConfig:
 class _AnyOrder(Protocol):
     num_rows: int
 
-    def at(self, index: int) -> Place: ...
+    def at(self, index: int) -> RowRef: ...
 
-    def windows(self, indices: Iterable[int]) -> Iterator[list[Place]]: ...
+    def windows(self, indices: Iterable[int]) -> Iterator[list[RowRef]]: ...
 
 
-class _Shards:
+class _ShardExamples:
     """A split of an output: what is committed, what of it is sound, and the rows as a stream of examples."""
 
     def __init__(
@@ -81,20 +81,20 @@ class _Shards:
         self._split = CommittedSplit(output, split, config.degradations)
         self.num_rows = self._split.num_rows
         self.degradations = self._split.degradations
-        self._rejects = Rejects(
+        self._rejects = BadRowLog(
             output,
             self.num_rows,
             corrupt=config.corrupt,
             max_corrupt_share=config.max_corrupt_share,
             on_reject=on_reject,
         )
-        for shard in sorted(self._split.lost):
-            self._rejects.add(self._split.reader.loss(shard))
+        for shard in sorted(self._split.damaged):
+            self._rejects.add(self._split.reader.shard_error(shard))
 
     @property
     def rejects(self) -> list[Reject]:
         """What this process has left out, each once."""
-        return self._rejects.listed
+        return self._rejects.rejects
 
     @property
     def fingerprint(self) -> str:
@@ -116,10 +116,8 @@ class _Shards:
         decoding = ThreadPoolExecutor(self.config.decode_threads, "decode")
         try:
             fetched = self._fetched(indices, fetching)
-            for (place, _), made in submit_ahead(
-                fetched, self._make_fetched, decoding, self.config.look_ahead
-            ):
-                yield self._settle(place, made)
+            for (ref, _), made in submit_ahead(fetched, self._make_fetched, decoding, self.config.look_ahead):
+                yield self._settle(ref, made)
         finally:
             fetching.shutdown(wait=False, cancel_futures=True)
             decoding.shutdown(wait=True, cancel_futures=True)
@@ -127,61 +125,61 @@ class _Shards:
 
     def _fetched(
         self, indices: Iterable[int], pool: ThreadPoolExecutor
-    ) -> Iterator[tuple[Place, Future[Rows]]]:
-        """Give places with the rows that they are among, which are fetched a window ahead."""
-        ahead: deque[list[tuple[Place, Future[Rows]]]] = deque()
-        for places in self._order().windows(indices):
-            ahead.append(self._fetch(places, pool))
+    ) -> Iterator[tuple[RowRef, Future[Rows]]]:
+        """Give refs with the rows that they are among, which are fetched a window ahead."""
+        ahead: deque[list[tuple[RowRef, Future[Rows]]]] = deque()
+        for refs in self._order().windows(indices):
+            ahead.append(self._fetch(refs, pool))
             if len(ahead) > 1:
-                yield from _emptied(ahead.popleft())
+                yield from _drain(ahead.popleft())
         while ahead:
-            yield from _emptied(ahead.popleft())
+            yield from _drain(ahead.popleft())
 
-    def _fetch(self, places: list[Place], pool: ThreadPoolExecutor) -> list[tuple[Place, Future[Rows]]]:
+    def _fetch(self, refs: list[RowRef], pool: ThreadPoolExecutor) -> list[tuple[RowRef, Future[Rows]]]:
         wanted: dict[int, dict[int, str]] = {}
-        for place in places:
-            wanted.setdefault(place.shard, {})[place.row] = self._degradation(place.number)
+        for ref in refs:
+            wanted.setdefault(ref.shard, {})[ref.row] = self._degradation(ref.position)
         jobs = {shard: pool.submit(self._split.reader.read, shard, rows) for shard, rows in wanted.items()}
-        return [(place, jobs[place.shard]) for place in places]
+        return [(ref, jobs[ref.shard]) for ref in refs]
 
-    def _make_fetched(self, fetched: tuple[Place, Future[Rows]]) -> Example:
-        place, rows = fetched
-        return self._make(place, rows.result().pop(place.row))  # popped: its bytes are not needed again
+    def _make_fetched(self, fetched: tuple[RowRef, Future[Rows]]) -> Example:
+        ref, rows = fetched
+        return self._make(ref, rows.result().pop(ref.row))  # popped: its bytes are not needed again
 
-    def _make(self, place: Place, stored: Stored | CorruptError) -> Example:
-        if isinstance(stored, CorruptError):
-            raise stored
-        clean, degraded = decode(stored)
-        clean, degraded = self._finish(clean, degraded, stored.gain, place.number)
-        return Example(clean, degraded, f"{stored.recipe_id}/{stored.degradation}")
+    def _make(self, ref: RowRef, row: EncodedRow | CorruptRowError) -> Example:
+        if isinstance(row, CorruptRowError):
+            raise row
+        clean, degraded = decode(row)
+        clean, degraded = self._finish(clean, degraded, row.gain, ref.position)
+        return Example(clean, degraded, f"{row.recipe_id}/{row.degradation}")
 
-    def _settle(self, place: Place, made: Future[Example]) -> Example:
+    def _settle(self, ref: RowRef, made: Future[Example]) -> Example:
         try:
             return made.result()
-        except CorruptError as error:
+        except CorruptRowError as error:
             self._rejects.add(error)
-        return self._replacement(place.number)
+        return self._replacement(ref.position)
 
     def _replacement(self, index: int) -> Example:
         """Give the next sound example in the order: the same one on every worker."""
         for later in range(index + 1, index + self.num_rows + 1):
-            place = self._order().at(later)
+            ref = self._order().at(later)
             try:
-                read = self._split.reader.read(place.shard, {place.row: self._degradation(later)})
-                return self._make(place, read[place.row])
-            except CorruptError as error:
+                read = self._split.reader.read(ref.shard, {ref.row: self._degradation(later)})
+                return self._make(ref, read[ref.row])
+            except CorruptRowError as error:
                 self._rejects.add(error)
         raise CorruptDataError(f"no row of {self._output} can be used; make its shards again")
 
 
-def _emptied(fetched: list[tuple[Place, Future[Rows]]]) -> Iterator[tuple[Place, Future[Rows]]]:
+def _drain(fetched: list[tuple[RowRef, Future[Rows]]]) -> Iterator[tuple[RowRef, Future[Rows]]]:
     """Give what a list holds, letting go of it."""
     fetched.reverse()
     while fetched:
         yield fetched.pop()
 
 
-class ShardSource(_Shards):
+class ShardSource(_ShardExamples):
     """Training examples: shuffled, a degradation drawn for each, levels and augmentation drawn too.
 
     Everything is a function of (seed, epoch, position): see `pipelines.dataset.sampling`. Epochs follow each
@@ -215,13 +213,13 @@ class ShardSource(_Shards):
         super().__init__(output, config or LoaderConfig(), split, on_reject)
         self._epoch_examples, self._seed = epoch_examples, seed
         window = self.config.window_shards
-        self._shuffled = Order(self._split.rows, seed=seed, window_shards=window)
+        self._shuffled = ShuffledOrder(self._split.rows, seed=seed, window_shards=window)
 
     def read(self, epoch: int, positions: Sequence[int]) -> Iterator[Example]:
         """Give the examples at these positions of an epoch; see `apollo.training.data.ExampleSource`."""
-        return self._stream(rising(epoch * self._epoch_examples, positions))
+        return self._stream(check_increasing(epoch * self._epoch_examples, positions))
 
-    def _order(self) -> Order:
+    def _order(self) -> ShuffledOrder:
         return self._shuffled
 
     def _degradation(self, index: int) -> str:
@@ -231,7 +229,7 @@ class ShardSource(_Shards):
         return set_levels(clean, degraded, gain=gain, config=self.config.levels, seed=self._seed, index=index)
 
 
-class ValidationSource(_Shards):
+class ValidationSource(_ShardExamples):
     """Validation examples: the same ones in the same order always, and as `apollo restore` would get them.
 
     Example i has degradation i modulo their number. Levels are the decoder's: nothing is taken out, scaled,
@@ -261,16 +259,16 @@ class ValidationSource(_Shards):
         if limit is not None and limit < 1:
             raise ValueError(f"limit is {limit}: give 1 or more, or leave it unset")
         super().__init__(output, config or LoaderConfig(), split, on_reject)
-        self._fixed = FixedOrder(self._split.rows, limit=limit)
+        self._fixed = SequentialOrder(self._split.rows, limit=limit)
 
     def __len__(self) -> int:
         return self._fixed.num_rows
 
     def read(self, epoch: int, positions: Sequence[int]) -> Iterator[Example]:
         """Give the examples at these positions, the same in every epoch; after the last comes the first."""
-        return self._stream(rising(0, positions))
+        return self._stream(check_increasing(0, positions))
 
-    def _order(self) -> FixedOrder:
+    def _order(self) -> SequentialOrder:
         return self._fixed
 
     def _degradation(self, index: int) -> str:

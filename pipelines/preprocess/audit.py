@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from pipelines import schema
 from pipelines.audio.codec import CodecConfig
 from pipelines.dataset.plan import PLAN, planned_shards
-from pipelines.dataset.shards import Commit, find_damaged, read_commits
+from pipelines.dataset.shards import ShardCommit, find_damaged_shards, read_commits
 from pipelines.errors import UsageError
 from pipelines.storage import parquet
 from pipelines.storage.folder import Folder
@@ -24,7 +24,7 @@ class AuditError(RuntimeError):
     """The output does not hold what was planned."""
 
 
-def compare_listings(there: list[list[Any]], here: list[list[Any]], output: str) -> None:
+def check_listing(there: list[list[Any]], here: list[list[Any]], output: str) -> None:
     """Refuse to continue over other source files than the output was begun with.
 
     Raises:
@@ -72,7 +72,7 @@ def status(output: Folder) -> str:
     return "\n".join(lines)
 
 
-def close(
+def finalize(
     output: Folder,
     plan: dict[str, Any],
     versions: dict[str, str],
@@ -93,7 +93,7 @@ def close(
         if (commit := commits.get((task["split"], task["shard"])))
         and commit.rows + len(commit.rejected) != task["rows"]
     ]
-    damaged = find_damaged(output, commits.values(), content=False)
+    damaged = find_damaged_shards(output, commits.values(), content=False)
     for orphan in _orphans(output, commits):
         output.delete(orphan)
     if lost or wrong or damaged or len(commits) != len(tasks):
@@ -113,21 +113,21 @@ def close(
         for reject in commit.rejected
     ]
     output.write(REJECTS, parquet_bytes(pa.Table.from_pylist(rejects, schema.REJECTS)))
-    report = summarise(output, plan, order, versions, seconds)
-    from pipelines.preprocess.report import write_page
+    report = summarize(output, plan, order, versions, seconds)
+    from pipelines.preprocess.report import render_page
 
-    output.write(PAGE, write_page(output, report, codec).encode())
+    output.write(PAGE, render_page(output, report, codec).encode())
     output.write(REPORT, json.dumps(report, indent=1).encode())
     return report
 
 
-def _orphans(output: Folder, commits: dict[tuple[str, int], Commit]) -> set[str]:
+def _orphans(output: Folder, commits: dict[tuple[str, int], ShardCommit]) -> set[str]:
     """Find shard files that no commit stands for: a reader that lists the folder must not see them."""
     ours = {schema.shard_path(*key) for key, commit in commits.items() if commit.rows}
     return {entry.name for split in schema.SPLITS for entry in output.entries(split)} - ours
 
 
-def _manifest_line(commit: Commit) -> dict[str, Any]:
+def _manifest_line(commit: ShardCommit) -> dict[str, Any]:
     path = schema.shard_path(commit.split, commit.shard) if commit.rows else None
     return {
         "path": path,
@@ -140,10 +140,10 @@ def _manifest_line(commit: Commit) -> dict[str, Any]:
     }
 
 
-def summarise(
+def summarize(
     output: Folder,
     plan: dict[str, Any],
-    commits: list[Commit],
+    commits: list[ShardCommit],
     versions: dict[str, str],
     seconds: dict[str, float],
 ) -> dict[str, Any]:

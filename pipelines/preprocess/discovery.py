@@ -9,41 +9,41 @@ from itertools import count
 
 from apollo.audio.decoding import EXTENSIONS
 from pipelines.errors import UsageError
-from pipelines.preprocess.layouts import Findings, Song, sort_songs
+from pipelines.preprocess.layouts import DiscoveryResult, Song, group_into_songs
 from pipelines.storage.folder import Entry, Folder, is_uri
 
 
-def find_songs(roots: list[str]) -> Findings:
+def find_songs(roots: list[str]) -> DiscoveryResult:
     """List every root and sort what lies there into songs; entries carry full paths.
 
     Raises:
         UsageError: a root is not there, or no audio lies below any of them.
     """
-    findings = Findings()
+    discovered = DiscoveryResult()
     for root in roots:
-        entries = list(_walk(root, findings))
+        entries = list(_walk(root, discovered))
         if not entries and not is_uri(root) and not os.path.isdir(root):
             raise UsageError(f"--data {root}: no such folder")
-        sort_songs(root, entries, findings)
-    if not findings.songs and not findings.rejects:
+        group_into_songs(root, entries, discovered)
+    if not discovered.songs and not discovered.rejects:
         raise UsageError(
             f"no audio below {', '.join(roots)}. Expected MUSDB18-HQ (train/<song>/mixture.wav …), "
             "MoisesDB (<song>/data.json …), folders of stems (<song>/vocals.flac …), or songs"
         )
-    findings.songs = _with_unique_ids(findings.songs)
-    return findings
+    discovered.songs = _with_unique_ids(discovered.songs)
+    return discovered
 
 
-def _walk(root: str, findings: Findings) -> Iterator[Entry]:
+def _walk(root: str, discovered: DiscoveryResult) -> Iterator[Entry]:
     """Yield audio and data.json files with names relative to the root."""
-    for entry in _walk_store(root) if is_uri(root) else _walk_disk(os.path.abspath(root), findings):
+    for entry in _walk_store(root) if is_uri(root) else _walk_disk(os.path.abspath(root), discovered):
         name = entry.name
         base = posixpath.basename(name)
         extension = base.rpartition(".")[2].lower()
         if base.startswith(".") or (base != "data.json" and extension not in EXTENSIONS):
-            findings.ignored_files += 1
+            discovered.ignored_files += 1
         elif name.encode(errors="surrogateescape") != name.encode(errors="replace"):
-            findings.rejects.append((ascii(name), "the name is not valid UTF-8"))
+            discovered.rejects.append((ascii(name), "the name is not valid UTF-8"))
         else:
             yield entry
 
@@ -61,13 +61,13 @@ def _walk_store(root: str) -> Iterator[Entry]:
             yield entry
 
 
-def _walk_disk(root: str, findings: Findings) -> Iterator[Entry]:
+def _walk_disk(root: str, discovered: DiscoveryResult) -> Iterator[Entry]:
     """Walk a local tree; links are followed, but no folder is entered twice."""
     seen: set[tuple[int, int]] = set()
 
     def note(error: OSError) -> None:
         name = os.fsencode(error.filename).decode(errors="backslashreplace")
-        findings.rejects.append((name, f"cannot be listed: {error.strerror}"))
+        discovered.rejects.append((name, f"cannot be listed: {error.strerror}"))
 
     for folder, subfolders, names in os.walk(root, followlinks=True, onerror=note):
         identity = os.stat(folder)

@@ -11,7 +11,7 @@ from pipelines.audio import reading
 from pipelines.audio.codec import CodecConfig, Mp3Encoder
 from pipelines.dataset.plan import count_shards
 from pipelines.dataset.shards import ShardsConfig
-from pipelines.preprocess.layouts import Findings
+from pipelines.preprocess.layouts import DiscoveryResult
 from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.render import cpu_seconds, to_flac
 from pipelines.storage.folder import Entry
@@ -54,24 +54,24 @@ class Estimate:
 
 
 def make_estimate(
-    findings: Findings, recipes: RecipesConfig, codec: CodecConfig, shards: ShardsConfig
+    discovered: DiscoveryResult, recipes: RecipesConfig, codec: CodecConfig, shards: ShardsConfig
 ) -> Estimate:
     """Look at the headers of all files and encode a few excerpts of noise on this machine."""
-    files = [entry for song in findings.songs for entries in song.sources.values() for entry in entries]
+    files = [entry for song in discovered.songs for entries in song.sources.values() for entry in entries]
     with ThreadPoolExecutor(_PROBING_THREADS) as pool:
         seconds = list(pool.map(_seconds, files))
-    has_stems = any(set(song.sources) - {schema.MIXTURE} for song in findings.songs)
+    has_stems = any(set(song.sources) - {schema.MIXTURE} for song in discovered.songs)
     categories = len(schema.CATEGORIES) - 1 if has_stems else _NO_STEMS
     planned = {"train": recipes.train, "valid": recipes.valid, "test": recipes.test_per_category * categories}
     bytes_each = _FLAC_SHARE * schema.EXCERPT_FRAMES * schema.CHANNELS * 2
     bytes_each += sum(max(rate, 32_000) for rate in codec.bitrates_bps) / 8 * schema.EXCERPT_SECONDS
     total = sum(planned.values())
     return Estimate(
-        songs=len(findings.songs),
+        songs=len(discovered.songs),
         tracks=len(files),
         hours=sum(value for value in seconds if value) / 3600,
         unknown=sum(value is None for value in seconds),
-        unreadable=sum(value == 0 for value in seconds) + len(findings.rejects),
+        unreadable=sum(value == 0 for value in seconds) + len(discovered.rejects),
         recipes=planned,
         shards=count_shards(planned.values(), shards.rows),
         gigabytes=total * bytes_each / 1e9,

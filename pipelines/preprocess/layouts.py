@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pipelines.preprocess.stem_names import nfc, stems_of_names
+from pipelines.preprocess.stem_names import guess_stems, nfc
 from pipelines.schema import MIXTURE, STEMS
 from pipelines.storage.folder import Entry, Folder, is_uri, join
 from pipelines.storage.object_store import StoreError
@@ -76,7 +76,7 @@ class Song:
 
 
 @dataclass
-class Findings:
+class DiscoveryResult:
     """Songs, and what could not become part of one: (name, reason)."""
 
     songs: list[Song] = field(default_factory=list)
@@ -84,13 +84,13 @@ class Findings:
     ignored_files: int = 0
 
 
-def sort_songs(root: str, entries: list[Entry], findings: Findings) -> None:
+def group_into_songs(root: str, entries: list[Entry], discovered: DiscoveryResult) -> None:
     """Sort the files below a root into songs, by the layouts that they lie in.
 
     Args:
         root: Folder or URI.
         entries: Audio and data.json files, with names relative to the root.
-        findings: Where songs, rejects and the count of ignored files are added; entries get full paths.
+        discovered: Where songs, rejects and the count of ignored files are added; entries get full paths.
     """
     folders: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
@@ -104,7 +104,7 @@ def sort_songs(root: str, entries: list[Entry], findings: Findings) -> None:
             elif any(
                 posixpath.join(folder, stem) in folders for stem in STEMS
             ):  # as MoisesDB lays out a song
-                findings.rejects.append((_moises_id(root, folder), f"data.json cannot be read: {problem}"))
+                discovered.rejects.append((_moises_id(root, folder), f"data.json cannot be read: {problem}"))
                 listings[folder] = {}
     loose: dict[str, list[Entry]] = {}
     for folder, files in sorted(folders.items()):
@@ -115,13 +115,13 @@ def sort_songs(root: str, entries: list[Entry], findings: Findings) -> None:
         if any(not owner or folder == owner or folder.startswith(f"{owner}/") for owner in listings):
             continue
         if split in ("train", "test") and len(stems) > 1:
-            _add_musdb_song(root, song, split, audio, findings)
+            _add_musdb_song(root, song, split, audio, discovered)
         elif audio:
             loose[folder] = audio
     for folder, listing in sorted(listings.items()):
         if listing:
-            _add_moises_song(root, folder, listing, folders, findings)
-    _add_loose_songs(root, loose, findings)
+            _add_moises_song(root, folder, listing, folders, discovered)
+    _add_loose_songs(root, loose, discovered)
 
 
 def _full(root: str, entry: Entry) -> Entry:
@@ -141,15 +141,17 @@ def _artist_and_title(name: str) -> tuple[str, str]:
     return (artist, title) if separator else ("", name)
 
 
-def _add_musdb_song(root: str, name: str, folder: str, files: list[Entry], findings: Findings) -> None:
+def _add_musdb_song(
+    root: str, name: str, folder: str, files: list[Entry], discovered: DiscoveryResult
+) -> None:
     by_name = {posixpath.basename(file.name): _full(root, file) for file in files}
     sources = {
         stem: (by_name[f"{stem}.wav"],) for stem in (*_MUSDB_STEMS, MIXTURE) if f"{stem}.wav" in by_name
     }
     artist, title = _artist_and_title(nfc(name))
     split = "test" if folder == "test" else "valid" if nfc(name) in MUSDB_VALIDATION else "train"
-    findings.ignored_files += len(files) - len(sources)
-    findings.songs.append(Song(MUSDB, f"{MUSDB}/{nfc(name)}", artist, title, split, sources))
+    discovered.ignored_files += len(files) - len(sources)
+    discovered.songs.append(Song(MUSDB, f"{MUSDB}/{nfc(name)}", artist, title, split, sources))
 
 
 def _read_listing(root: str, name: str) -> tuple[dict[str, Any] | None, str]:
@@ -170,7 +172,11 @@ def _moises_id(root: str, folder: str) -> str:
 
 
 def _add_moises_song(
-    root: str, folder: str, listing: dict[str, Any], folders: dict[str, list[Entry]], findings: Findings
+    root: str,
+    folder: str,
+    listing: dict[str, Any],
+    folders: dict[str, list[Entry]],
+    discovered: DiscoveryResult,
 ) -> None:
     song_id = _moises_id(root, folder)
     wanted: dict[str, list[str]] = defaultdict(list)
@@ -181,7 +187,7 @@ def _add_moises_song(
                     posixpath.join(folder, str(stem["stemName"]), f"{track['id']}.{track['extension']}")
                 )
     except (KeyError, TypeError) as error:
-        findings.rejects.append((song_id, f"data.json cannot be read: {type(error).__name__}: {error}"))
+        discovered.rejects.append((song_id, f"data.json cannot be read: {type(error).__name__}: {error}"))
         return
     artist, title = str(listing.get("artist", "")), str(listing.get("song", ""))
     prefix = f"{folder}/" if folder else ""
@@ -194,20 +200,20 @@ def _add_moises_song(
             reason = f"{missing[0]}, which is not there" if missing else ""
             if stem not in STEMS:
                 reason = "a stem that is no class of MoisesDB"
-            findings.rejects.append((nfc(f"{song_id}/{stem}"), nfc(f"data.json names {reason}")))
+            discovered.rejects.append((nfc(f"{song_id}/{stem}"), nfc(f"data.json names {reason}")))
             complete = False
         elif names:
             sources[stem] = tuple(_full(root, there[name]) for name in sorted(set(names)))
     if not wanted:
-        findings.rejects.append((song_id, "data.json names no tracks"))
+        discovered.rejects.append((song_id, "data.json names no tracks"))
     used = sum(len(files) for files in sources.values())
-    findings.ignored_files += sum(not name.endswith("data.json") for name in there) - used
+    discovered.ignored_files += sum(not name.endswith("data.json") for name in there) - used
     if sources:
         song = Song(MOISESDB, song_id, nfc(artist), nfc(title), None, sources, complete)
-        findings.songs.append(song)
+        discovered.songs.append(song)
 
 
-def _add_loose_songs(root: str, folders: dict[str, list[Entry]], findings: Findings) -> None:
+def _add_loose_songs(root: str, folders: dict[str, list[Entry]], discovered: DiscoveryResult) -> None:
     dataset = nfc(posixpath.basename(root.rstrip("/"))) or "folder"
     stems: dict[str, dict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
     for folder, files in folders.items():
@@ -215,7 +221,7 @@ def _add_loose_songs(root: str, folders: dict[str, list[Entry]], findings: Findi
         if folder and last.lower() in (*STEMS, MIXTURE):  # <song>/<stem>/<takes>
             stems[parent][last.lower()] += files
             continue
-        named = stems_of_names([_stem_name(file) for file in files])
+        named = guess_stems([_stem_name(file) for file in files])
         if named is not None:
             for file, stem in zip(files, named, strict=True):
                 stems[folder][stem or "other"].append(file)
@@ -224,12 +230,12 @@ def _add_loose_songs(root: str, folders: dict[str, list[Entry]], findings: Findi
             name = file.name.rpartition(".")[0]
             artist, title = _artist_and_title(nfc(posixpath.basename(name)))
             whole = {MIXTURE: (_full(root, file),)}
-            findings.songs.append(Song(dataset, f"{dataset}/{nfc(name)}", artist, title, None, whole))
+            discovered.songs.append(Song(dataset, f"{dataset}/{nfc(name)}", artist, title, None, whole))
     for folder, by_stem in stems.items():
         artist, title = _artist_and_title(nfc(posixpath.basename(folder) or dataset))
         sources = {
             stem: tuple(_full(root, file) for file in files) for stem, files in sorted(by_stem.items())
         }
-        findings.songs.append(
+        discovered.songs.append(
             Song(dataset, f"{dataset}/{nfc(folder)}".rstrip("/"), artist, title, None, sources)
         )

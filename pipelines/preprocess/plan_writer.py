@@ -12,15 +12,21 @@ from pipelines import schema
 from pipelines.dataset.plan import GROUP_SHARDS, PLAN, RECIPES
 from pipelines.preprocess import recipes
 from pipelines.preprocess.catalog import Catalog
-from pipelines.preprocess.layouts import Findings
+from pipelines.preprocess.layouts import DiscoveryResult
 from pipelines.preprocess.recipes import RecipesConfig
-from pipelines.preprocess.sources import Sources
+from pipelines.preprocess.sources import SourceTables
 from pipelines.storage.folder import Folder
 from pipelines.storage.parquet import parquet_bytes
 
 
 def write_plan(
-    output: Folder, sources: Sources, findings: Findings, config: RecipesConfig, *, seed: int, shard_rows: int
+    output: Folder,
+    sources: SourceTables,
+    discovered: DiscoveryResult,
+    config: RecipesConfig,
+    *,
+    seed: int,
+    shard_rows: int,
 ) -> None:
     """Draw all recipes and write sources, segments and recipes; with plan.json the plan is complete."""
     for name, table in zip(("sources.parquet", "segments.parquet"), sources.tables(), strict=True):
@@ -28,7 +34,7 @@ def write_plan(
     catalogs = {split: Catalog.of(sources.usable(split), sources.segments) for split in schema.SPLITS}
     splits = write_recipes(output, catalogs, config, seed=seed, shard_rows=shard_rows)
     found = [
-        {"stage": "scan", "id": name, "path": name, "reason": reason} for name, reason in findings.rejects
+        {"stage": "scan", "id": name, "path": name, "reason": reason} for name, reason in discovered.rejects
     ]
     plan = {
         "shard_rows": shard_rows,
@@ -37,7 +43,7 @@ def write_plan(
         "left_out": sum(row["left_out"] is not None for row in sources.rows),
         "rejects": found + sources.rejects,
         "remarks": sources.remarks + _lacking_categories(catalogs["test"], config),
-        "ignored_files": findings.ignored_files,
+        "ignored_files": discovered.ignored_files,
     }
     output.write(PLAN, json.dumps(plan, indent=1).encode())
 
@@ -57,7 +63,7 @@ def write_recipes(
         local = Path(scratch, RECIPES)
         with pq.ParquetWriter(local, schema.RECIPES, compression="zstd", write_page_checksum=True) as writer:
             for split, catalog in catalogs.items():
-                drawn = recipes.plan(split, catalog, config, seed=seed, shard_rows=shard_rows)
+                drawn = recipes.draw_recipes(split, catalog, config, seed=seed, shard_rows=shard_rows)
                 for group in _regrouped(drawn, group_rows):
                     writer.write_table(group, row_group_size=group_rows)
                 total = recipes.num_recipes(split, catalog, config)

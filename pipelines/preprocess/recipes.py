@@ -79,7 +79,7 @@ def num_recipes(split: str, catalog: Catalog, config: RecipesConfig) -> int:
     return config.wanted[split] * (len(catalog.categories()) if split == "test" else 1)
 
 
-def plan(
+def draw_recipes(
     split: str, catalog: Catalog, config: RecipesConfig, *, seed: int, shard_rows: int
 ) -> Iterator[pa.RecordBatch]:
     """Draw all recipes of a split, in batches with the schema RECIPES.
@@ -99,12 +99,12 @@ def plan(
 def _batch(
     split: str, indices: _Int, catalog: Catalog, config: RecipesConfig, seed: int, shard_rows: int
 ) -> pa.RecordBatch:
-    draw = _Draw(seed, split, indices, config.max_components)
-    category, number, stem = _contents(split, indices, catalog, config, draw)
+    draw = _HashRng(seed, split, indices, config.max_components)
+    category, number, stem = _draw_contents(split, indices, catalog, config, draw)
     stem = _scarce_first(catalog, number, stem)
-    source, repeats = _sources(catalog, number, stem, draw)
+    source, repeats = _draw_sources(catalog, number, stem, draw)
     window = catalog.first_window[source] + draw.below("window", catalog.num_windows[source])
-    start = catalog.window_start[window] + _start(catalog.active_starts[window], draw)
+    start = catalog.window_start[window] + _draw_start(catalog.active_starts[window], draw)
     gain = ((2 * draw.unit("gain") - 1) * config.gain_db).astype(np.float32)
     gain[category == CATEGORIES.index(SONG)] = 0
     there = np.arange(config.max_components) < number[:, None]
@@ -138,7 +138,7 @@ def _scramble(words: Any) -> _Words:
     return mixed
 
 
-class _Draw:
+class _HashRng:
     """Random numbers as hashes of (seed, split, index, lane, slot)."""
 
     def __init__(self, seed: int, split: str, indices: _Int, slots: int) -> None:
@@ -163,8 +163,8 @@ class _Draw:
         return drawn
 
 
-def _contents(
-    split: str, indices: _Int, catalog: Catalog, config: RecipesConfig, draw: _Draw
+def _draw_contents(
+    split: str, indices: _Int, catalog: Catalog, config: RecipesConfig, draw: _HashRng
 ) -> tuple[_Int, _Int, _Int]:
     """Draw category [recipes], number of components [recipes] and their classes [recipes, slots]."""
     stems, song = catalog.stems, CATEGORIES.index(SONG)
@@ -198,7 +198,7 @@ def _category(number: _Int, stem: _Int) -> _Int:
     return np.select([every, some, one_class], [0, 3, 1], 2)
 
 
-def _stems_of_category(category: _Int, number: _Int, stems: _Int, draw: _Draw) -> _Int:
+def _stems_of_category(category: _Int, number: _Int, stems: _Int, draw: _HashRng) -> _Int:
     """Draw classes [recipes, slots] that make the category: one slot is set where chance alone missed it."""
     vocals = STEMS.index(VOCALS)
     others = stems[stems != vocals]
@@ -232,7 +232,9 @@ def _scarce_first(catalog: Catalog, number: _Int, stem: _Int) -> _Int:
     return np.take_along_axis(stem, order, axis=1)
 
 
-def _sources(catalog: Catalog, number: _Int, stem: _Int, draw: _Draw) -> tuple[_Int, NDArray[np.bool_]]:
+def _draw_sources(
+    catalog: Catalog, number: _Int, stem: _Int, draw: _HashRng
+) -> tuple[_Int, NDArray[np.bool_]]:
     """Draw sources [recipes, slots] of the classes, from different songs; flag [recipes] lacking them."""
     first, count = catalog.first_source[stem], catalog.num_sources[stem]
     place = draw.below("source", np.maximum(count, 1))
@@ -255,7 +257,7 @@ def _sources(catalog: Catalog, number: _Int, stem: _Int, draw: _Draw) -> tuple[_
     return source, repeats
 
 
-def _start(masks: NDArray[np.uint32], draw: _Draw) -> _Int:
+def _draw_start(masks: NDArray[np.uint32], draw: _HashRng) -> _Int:
     """Draw one of the set bits of every mask, as samples from the window's start."""
     wanted = draw.below("start", np.bitwise_count(masks).astype(np.int64))
     start, passed = np.zeros(masks.shape, np.int64), np.zeros(masks.shape, np.int64)

@@ -20,9 +20,9 @@ from apollo.audio.decoding import AudioError
 from apollo.audio.ffmpeg import FfmpegError
 from pipelines import schema
 from pipelines.audio.codec import CodecConfig, CodecError, Encoder, Mp3Encoder
-from pipelines.audio.reading import Reader
+from pipelines.audio.reading import SourceReader
 from pipelines.dataset.plan import RECIPES, read_recipes
-from pipelines.dataset.shards import Commit, ShardsConfig, digest, encode_shard, publish
+from pipelines.dataset.shards import ShardCommit, ShardsConfig, commit_shard, encode_shard, sha256_hex
 from pipelines.runtime.versions import check_versions
 from pipelines.schema import EXCERPT_FRAMES, SAMPLE_RATE
 from pipelines.storage import parquet
@@ -58,7 +58,7 @@ class RenderTask:
 
 
 def mix(
-    components: list[dict[str, Any]], sources: dict[str, list[dict[str, Any]]], reader: Reader
+    components: list[dict[str, Any]], sources: dict[str, list[dict[str, Any]]], reader: SourceReader
 ) -> NDArray[np.float32]:
     """Sum the components of a recipe at their gains: [3 s, channels].
 
@@ -108,7 +108,7 @@ class ShardRenderer:
         check_versions(task.versions, task.codec.ffmpeg)
         self._encoder: Encoder = Mp3Encoder(task.codec)
         self._encode_seconds: list[float] = []
-        self._reader = Reader(task.cache)
+        self._reader = SourceReader(task.cache)
         with self._output.open("sources.parquet") as file:
             rows = parquet.read_table(file, ["source_id", "files"]).to_pylist()
         self._sources = {row["source_id"]: row["files"] for row in rows}
@@ -132,7 +132,7 @@ class ShardRenderer:
         """Read the recipes of a shard from the plan."""
         return read_recipes(self._plan, row["first"], row["rows"], shard_rows=self._task.shards.rows)
 
-    def render(self, split: str, shard: int, recipes: list[dict[str, Any]]) -> Commit:
+    def render(self, split: str, shard: int, recipes: list[dict[str, Any]]) -> ShardCommit:
         """Make and commit one shard; recipes that cannot be made are named in the commit."""
         before = cpu_seconds()
         rows, rejected = [], []
@@ -143,19 +143,19 @@ class ShardRenderer:
                 rejected.append({"recipe_id": recipe["recipe_id"], "reason": str(error)})
         degradations = self._task.codec.degradations
         content = encode_shard(rows, degradations, self._task.shards.row_group_rows) if rows else b""
-        commit = Commit(
+        commit = ShardCommit(
             split=split,
             shard=shard,
             rows=len(rows),
             bytes=len(content),
-            sha256=digest(content),
+            sha256=sha256_hex(content),
             rejected=rejected,
             bitrates_bps={
                 name: sorted({row[f"{name}_bitrate_bps"] for row in rows}) for name in degradations
             },
             cpu_seconds=round(cpu_seconds() - before, 3),
         )
-        publish(self._output, content, commit)
+        commit_shard(self._output, content, commit)
         return commit
 
     def render_recipe(self, recipe: dict[str, Any]) -> dict[str, Any]:

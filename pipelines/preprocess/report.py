@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pipelines import schema
-from pipelines.audio.bandwidth import find_edge_hz, power_spectrogram
+from pipelines.audio.bandwidth import measure_cutoff_hz, power_spectrogram
 from pipelines.audio.codec import CodecConfig, decode
 from pipelines.reporting.html import data_uri, template_environment
 from pipelines.reporting.spectrograms import draw_spectrograms
@@ -20,21 +20,21 @@ from pipelines.storage import parquet
 from pipelines.storage.folder import Folder
 
 matplotlib.use("Agg")
-_MEASURED = 24  # examples for the low-pass edges
+_MEASURED = 24  # examples for the low-pass cut-offs
 _REJECTS_SHOWN = 100
 _GAIN_ROWS = 20_000
 _FEATURED = ("song", "multi_stems_vocal", "multi_stems", "vocal", "single_stem")
 _SPLIT_COLOURS = {"train": "#2a6fdb", "valid": "#e0a030", "test": "#3a9d6a"}
 
 
-def write_page(output: Folder, report: dict[str, Any], codec: CodecConfig) -> str:
+def render_page(output: Folder, report: dict[str, Any], codec: CodecConfig) -> str:
     """Build report.html from a finished output."""
     rows = _sample_rows(output, report)
     examples = [row for category in _FEATURED for row in rows if row["category"] == category]
     featured = [
         next(row for row in examples if row["category"] == name) for name in _FEATURED if _has(examples, name)
     ]
-    edges = measure_edges(rows[:_MEASURED], codec.degradations)
+    cutoffs_hz = measure_cutoffs_hz(rows[:_MEASURED], codec.degradations)
     rejects = _rejects(output)
     figures = {"balance": _balance_figure(report), "gains": _gain_figure(output, rows)}
     if featured:
@@ -52,7 +52,7 @@ def write_page(output: Folder, report: dict[str, Any], codec: CodecConfig) -> st
             remarks=report["remarks"],
             categories=schema.CATEGORIES,
             degradations=codec.degradations,
-            degradation_rows=_degradation_rows(report, rows, edges, codec),
+            degradation_rows=_degradation_rows(report, rows, cutoffs_hz, codec),
             measured=min(len(rows), _MEASURED),
             examples=[_example(row, codec.degradations) for row in featured],
             figures=figures,
@@ -99,12 +99,12 @@ def _rejects(output: Folder) -> list[dict[str, Any]]:
     return rejects
 
 
-def measure_edges(rows: list[dict[str, Any]], degradations: tuple[str, ...]) -> dict[str, float | None]:
-    """Find the low-pass edge of every degradation, in Hz, over the mean spectra of rows."""
+def measure_cutoffs_hz(rows: list[dict[str, Any]], degradations: tuple[str, ...]) -> dict[str, float | None]:
+    """Find the low-pass cut-off of every degradation, in Hz, over the mean spectra of rows."""
     if not rows:
         return dict.fromkeys(degradations)
     clean = _mean_spectrum(rows, "clean")
-    return {name: find_edge_hz(clean, _mean_spectrum(rows, name)) for name in degradations}
+    return {name: measure_cutoff_hz(clean, _mean_spectrum(rows, name)) for name in degradations}
 
 
 def _mean_spectrum(rows: list[dict[str, Any]], name: str) -> NDArray[np.float64]:
@@ -114,14 +114,17 @@ def _mean_spectrum(rows: list[dict[str, Any]], name: str) -> NDArray[np.float64]
 
 
 def _degradation_rows(
-    report: dict[str, Any], rows: list[dict[str, Any]], edges: dict[str, float | None], codec: CodecConfig
+    report: dict[str, Any],
+    rows: list[dict[str, Any]],
+    cutoffs_hz: dict[str, float | None],
+    codec: CodecConfig,
 ) -> list[dict[str, str]]:
     return [
         {
             "name": name,
             "asked": f"{asked:,}",
             "real": ", ".join(f"{rate:,}" for rate in report["real_bitrates_bps"].get(name, [])),
-            "edge": "" if edges[name] is None else f"{edges[name] / 1000:.1f}",  # type: ignore[operator]
+            "cutoff": "" if cutoffs_hz[name] is None else f"{cutoffs_hz[name] / 1000:.1f}",  # type: ignore[operator]
             "gain": f"{np.median([row[f'{name}_gain'] for row in rows]):.3f}" if rows else "",
         }
         for name, asked in zip(codec.degradations, codec.bitrates_bps, strict=True)

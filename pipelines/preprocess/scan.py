@@ -18,7 +18,7 @@ from apollo.audio.decoding import AudioError
 from apollo.audio.ffmpeg import FfmpegError, find_ffmpeg
 from pipelines.audio import activity, fingerprints, reading, transcoding
 from pipelines.audio.bandwidth import BandwidthMeter
-from pipelines.audio.reading import Reader
+from pipelines.audio.reading import SourceReader
 from pipelines.preprocess.layouts import Song
 from pipelines.runtime.versions import check_versions
 from pipelines.schema import CHANNELS, EXCERPT_FRAMES, MIXTURE, SAMPLE_RATE
@@ -50,13 +50,13 @@ def read_scans(output: Folder) -> dict[str, dict[str, Any]]:
         return {scan["song_id"]: scan for scan in found}
 
 
-def cached_names(songs: list[Song]) -> set[str]:
+def cache_names(songs: list[Song]) -> set[str]:
     """Name all that these songs may have in the cache."""
     files = (entry for song in songs for entries in song.sources.values() for entry in entries)
     return {transcoding.cache_name(entry.name, entry.size, entry.mtime_ns) for entry in files}
 
 
-def songs_without_cache(output: Folder, cache: Folder) -> set[str]:
+def find_uncached_songs(output: Folder, cache: Folder) -> set[str]:
     """Find the songs of a plan whose decoded files are no longer in the cache."""
     with output.open("sources.parquet") as file:
         rows = parquet.read_table(file, ["song_id", "files"]).to_pylist()
@@ -97,7 +97,7 @@ class SongScanner:
 
         Returns:
             `sources`: rows of sources.parquet as far as one song can tell, each with its `segments`;
-            `rejects`: rows of rejects.parquet; `print`: words of matching.Printer, uint32, base64.
+            `rejects`: rows of rejects.parquet; `print`: words of FingerprintExtractor, uint32, base64.
         """
         rejects: list[dict[str, str]] = []
         sources: dict[str, list[dict[str, Any]]] = {}
@@ -127,14 +127,16 @@ class SongScanner:
             readable, scale, frames, lossy = entry.name, 1.0, known.frames, False
         else:
             name = transcoding.cache_name(entry.name, entry.size, entry.mtime_ns)
-            if {name, name + transcoding.NOTE} <= self._cached:
-                made = transcoding.Ingested(**json.loads(self._cache.read(name + transcoding.NOTE)))
+            if {name, name + transcoding.INFO_SUFFIX} <= self._cached:
+                made = transcoding.TranscodedFile(
+                    **json.loads(self._cache.read(name + transcoding.INFO_SUFFIX))
+                )
             else:
-                made = transcoding.ingest(
+                made = transcoding.transcode(
                     entry.name, cache=self._cache, name=name, known=known, program=self._program
                 )
-                self._cache.write(name + transcoding.NOTE, json.dumps(asdict(made)).encode())
-                transcoding.check_cache(self._cache, self._cache_bytes)
+                self._cache.write(name + transcoding.INFO_SUFFIX, json.dumps(asdict(made)).encode())
+                transcoding.check_cache_size(self._cache, self._cache_bytes)
             readable, scale, frames, lossy = name, transcoding.HEADROOM, made.frames, made.lossy
         if not frames:
             raise AudioError("the file holds no samples")
@@ -153,12 +155,12 @@ class SongScanner:
         self, song: Song, sources: dict[str, list[dict[str, Any]]], rejects: list[dict[str, str]]
     ) -> tuple[dict[str, _Tally], NDArray[np.uint32]]:
         """Read all sources side by side; without a mixture file, it is the sum of all stems."""
-        reader = Reader(self._cache.location)
+        reader = SourceReader(self._cache.location)
         summed = song.complete and MIXTURE not in song.sources and len(song.sources) == len(sources)
         tallies = {stem: _Tally() for stem in sources}
         if summed and sources:
             tallies[MIXTURE] = _Tally()
-        printer = fingerprints.Printer()
+        extractor = fingerprints.FingerprintExtractor()
         frames = max((file["frames"] for files in sources.values() for file in files), default=0)
         for start in range(0, frames, _BLOCK):
             blocks: dict[str, NDArray[np.float32]] = {}
@@ -177,13 +179,13 @@ class SongScanner:
                         tallies.pop(MIXTURE, None)
             whole = blocks.get(MIXTURE) if MIXTURE in sources else _sum(blocks, min(frames - start, _BLOCK))
             if whole is not None:
-                printer.add(whole)
+                extractor.add(whole)
                 if summed and MIXTURE in tallies:
                     blocks[MIXTURE] = whole
             for stem, samples in blocks.items():
                 tallies[stem].add(samples)
         reader.close()
-        return tallies, printer.words()
+        return tallies, extractor.sub_fingerprints()
 
     def _row(
         self, song: Song, stem: str, files: list[dict[str, Any]] | None, lossy: bool, tally: _Tally

@@ -12,7 +12,7 @@ from pipelines import schema
 from pipelines.audio import fingerprints
 from pipelines.errors import UsageError
 from pipelines.preprocess.layouts import Song
-from pipelines.preprocess.splits import Member, SplitsConfig, divide
+from pipelines.preprocess.splits import SplitCandidate, SplitsConfig, assign_splits
 from pipelines.schema import MIXTURE
 
 
@@ -37,7 +37,7 @@ class SourcesConfig:
 
 
 @dataclass
-class Sources:
+class SourceTables:
     """The scans of all songs, made into tables."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -60,38 +60,42 @@ class Sources:
         return pa.Table.from_pylist(counted, schema.SOURCES), pa.Table.from_pydict(windows, schema.SEGMENTS)
 
 
-def collect(
+def collect_sources(
     songs: Sequence[Song],
     scans: Mapping[str, dict[str, Any]],
     config: SourcesConfig,
     splits: SplitsConfig,
     wanted: Mapping[str, int],
-) -> Sources:
-    """Join the scans of all songs, leave out what is no clean target, and divide the songs among the splits.
+) -> SourceTables:
+    """Join the scans of all songs, leave out what is no clean target, and assign songs to the splits.
 
     Raises:
         UsageError: nothing usable is left, or too little for the splits.
     """
-    found = Sources()
-    members, prints = [], []
+    found = SourceTables()
+    candidates, fingerprint_arrays = [], []
     for song in songs:
         scan = scans[song.song_id]
         found.rejects += scan["rejects"]
         rows = _rows(song, scan, config)
         found.rows += rows
         found.segments |= {row["source_id"]: row.pop("windows") for row in rows}
-        members.append(
-            Member(song.song_id, song.artist, song.split, any(row["left_out"] is None for row in rows))
+        candidates.append(
+            SplitCandidate(
+                song.song_id, song.artist, song.split, any(row["left_out"] is None for row in rows)
+            )
         )
-        prints.append(np.frombuffer(base64.b64decode(scan["print"]), "<u4"))
-    if not any(member.usable for member in members):
+        fingerprint_arrays.append(np.frombuffer(base64.b64decode(scan["print"]), "<u4"))
+    if not any(candidate.usable for candidate in candidates):
         raise UsageError(_nothing_usable(found))
-    same = [(songs[i].song_id, songs[j].song_id) for i, j in fingerprints.same_recordings(prints)]
+    same = [
+        (songs[i].song_id, songs[j].song_id) for i, j in fingerprints.find_same_recordings(fingerprint_arrays)
+    ]
     found.remarks += [f"{first} and {second} are one recording" for first, second in same]
-    division = divide(members, same, wanted, splits)
-    found.remarks += division.remarks
+    assignment = assign_splits(candidates, same, wanted, splits)
+    found.remarks += assignment.remarks
     for row in found.rows:
-        row |= {"split": division.split[row["song_id"]], "group_id": division.group[row["song_id"]]}
+        row |= {"split": assignment.split[row["song_id"]], "group_id": assignment.group[row["song_id"]]}
     return found
 
 
@@ -125,7 +129,7 @@ def _rows(song: Song, scan: Mapping[str, Any], config: SourcesConfig) -> list[di
     return rows
 
 
-def _nothing_usable(found: Sources) -> str:
+def _nothing_usable(found: SourceTables) -> str:
     reasons: dict[str, int] = {}
     for row in found.rows:
         kind = str(row["left_out"]).partition(":")[0]

@@ -25,7 +25,7 @@ class SplitsConfig:
         valid_share: Share of the songs for validation.
         test_share: Share of the songs for the test.
         min_artists: With at least so many artists among these songs, no artist is on two sides.
-        seed: Another seed gives another division.
+        seed: Another seed gives another assignment.
     """
 
     valid_share: float = 0.05
@@ -43,7 +43,7 @@ class SplitsConfig:
 
 
 @dataclass(frozen=True)
-class Member:
+class SplitCandidate:
     """What a split needs to know of a song."""
 
     song_id: str
@@ -53,7 +53,7 @@ class Member:
 
 
 @dataclass
-class Division:
+class SplitAssignment:
     """The result: split and group by song id, and remarks for the report."""
 
     split: dict[str, str] = field(default_factory=dict)
@@ -62,16 +62,16 @@ class Division:
     artists_apart: bool = False
 
 
-def divide(
-    members: Sequence[Member],
+def assign_splits(
+    candidates: Sequence[SplitCandidate],
     same: Sequence[tuple[str, str]],
     wanted: Mapping[str, int],
     config: SplitsConfig,
-) -> Division:
+) -> SplitAssignment:
     """Divide songs.
 
     Args:
-        members: All songs.
+        candidates: All songs.
         same: Pairs of song ids that are one recording.
         wanted: Recipes asked for, by split; a split with some must have a usable song.
         config: Shares.
@@ -79,24 +79,24 @@ def divide(
     Raises:
         UsageError: there are fewer usable recordings than splits that are asked for.
     """
-    division = Division()
-    by_id = {member.song_id: member for member in members}
+    assignment = SplitAssignment()
+    by_id = {candidate.song_id: candidate for candidate in candidates}
     groups = _groups(sorted(by_id), same)
-    division.group = {song: name for name, songs in groups.items() for song in songs}
-    units = _units(groups, by_id, config, division)
-    of_artist = _officials_of_artists(members) if division.artists_apart else {}
+    assignment.group = {song: name for name, songs in groups.items() for song in songs}
+    units = _units(groups, by_id, config, assignment)
+    of_artist = _officials_of_artists(candidates) if assignment.artists_apart else {}
     splits: dict[str, str] = {}
     for unit, names in units.items():
         officials = _officials(names, groups, by_id)
         if officials == {None}:
             keys = {_artist_key(by_id[song].artist) for name in names for song in groups[name]}
             officials = set().union(*(of_artist.get(key, set()) for key in keys))
-        splits[unit] = next((split for split in _PRECEDENCE if split in officials), _drawn(unit, config))
-    _fill_empty(splits, units, groups, by_id, wanted, config, division)
-    division.split = {
+        splits[unit] = next((split for split in _PRECEDENCE if split in officials), _draw_split(unit, config))
+    _fill_empty(splits, units, groups, by_id, wanted, config, assignment)
+    assignment.split = {
         song: splits[unit] for unit, names in units.items() for name in names for song in groups[name]
     }
-    return division
+    return assignment
 
 
 def _groups(songs: Sequence[str], same: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
@@ -121,17 +121,20 @@ def _artist_key(artist: str) -> str:
     return re.sub(r"\W+", " ", artist.casefold()).strip()
 
 
-def _officials_of_artists(members: Sequence[Member]) -> dict[str, set[str | None]]:
+def _officials_of_artists(candidates: Sequence[SplitCandidate]) -> dict[str, set[str | None]]:
     """Give the official splits of each artist's songs: their other songs follow."""
     found: dict[str, set[str | None]] = defaultdict(set)
-    for member in members:
-        if member.official is not None and (key := _artist_key(member.artist)):
-            found[key].add(member.official)
+    for candidate in candidates:
+        if candidate.official is not None and (key := _artist_key(candidate.artist)):
+            found[key].add(candidate.official)
     return found
 
 
 def _units(
-    groups: dict[str, list[str]], by_id: Mapping[str, Member], config: SplitsConfig, division: Division
+    groups: dict[str, list[str]],
+    by_id: Mapping[str, SplitCandidate],
+    config: SplitsConfig,
+    assignment: SplitAssignment,
 ) -> dict[str, list[str]]:
     """Join what must stay together: groups of one artist, unless a song of theirs has an official split."""
     free = [name for name, songs in groups.items() if all(by_id[song].official is None for song in songs)]
@@ -140,12 +143,12 @@ def _units(
     if not free:
         return units
     if len(artists) < config.min_artists:
-        division.remarks.append(
+        assignment.remarks.append(
             f"artists are not kept apart: {len(artists)} artists among the songs without an official split, "
             f"{config.min_artists} would be needed"
         )
         return units
-    division.artists_apart = True
+    assignment.artists_apart = True
     pairs: list[tuple[str, str]] = []
     first: dict[str, str] = {}
     for name in free:
@@ -162,7 +165,7 @@ def _rank(unit: str, config: SplitsConfig) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def _drawn(unit: str, config: SplitsConfig) -> str:
+def _draw_split(unit: str, config: SplitsConfig) -> str:
     rank = _rank(unit, config)
     if rank < config.test_share:
         return "test"
@@ -173,10 +176,10 @@ def _fill_empty(
     splits: dict[str, str],
     units: Mapping[str, list[str]],
     groups: Mapping[str, list[str]],
-    by_id: Mapping[str, Member],
+    by_id: Mapping[str, SplitCandidate],
     wanted: Mapping[str, int],
     config: SplitsConfig,
-    division: Division,
+    assignment: SplitAssignment,
 ) -> None:
     """Let a split that is asked for and has no usable song take one from the split that has most."""
     usable = [
@@ -208,11 +211,11 @@ def _fill_empty(
         taken = min(
             spare, key=lambda unit: (unit not in free, -len(owned[splits[unit]]), _rank(unit, config))
         )
-        division.remarks.append(f"{split} had no usable song and took {taken} from {splits[taken]}")
+        assignment.remarks.append(f"{split} had no usable song and took {taken} from {splits[taken]}")
         splits[taken] = split
 
 
 def _officials(
-    names: Sequence[str], groups: Mapping[str, list[str]], by_id: Mapping[str, Member]
+    names: Sequence[str], groups: Mapping[str, list[str]], by_id: Mapping[str, SplitCandidate]
 ) -> set[str | None]:
     return {by_id[song].official for name in names for song in groups[name]}

@@ -18,15 +18,15 @@ from pipelines import schema
 from pipelines.audio.transcoding import trim_cache
 from pipelines.cluster.connection import Cluster, connect, run_actors
 from pipelines.dataset.plan import PLAN, planned_shards
-from pipelines.dataset.shards import Commit, find_damaged, read_commits
+from pipelines.dataset.shards import ShardCommit, find_damaged_shards, read_commits
 from pipelines.preprocess import audit
 from pipelines.preprocess.config import PreprocessConfig
 from pipelines.preprocess.discovery import find_songs
-from pipelines.preprocess.layouts import Findings, Song
+from pipelines.preprocess.layouts import DiscoveryResult, Song
 from pipelines.preprocess.plan_writer import write_plan
 from pipelines.preprocess.render import RenderTask, ShardRenderer
-from pipelines.preprocess.scan import SCANS, SongScanner, cached_names, read_scans, songs_without_cache
-from pipelines.preprocess.sources import collect
+from pipelines.preprocess.scan import SCANS, SongScanner, cache_names, find_uncached_songs, read_scans
+from pipelines.preprocess.sources import collect_sources
 from pipelines.runtime import prometheus
 from pipelines.runtime.outcome import Exit, write_result
 from pipelines.runtime.progress import watch
@@ -153,7 +153,7 @@ class Preprocess:
             UsageError: the output belongs to another configuration or other files.
             ValueError: the data cannot be used as asked.
         """
-        findings, plan = self.plan()
+        discovered, plan = self.plan()
         with self._timed("verify"):
             commits = self._verified_commits(plan)
         pending = [task for task in planned_shards(plan) if (task["split"], task["shard"]) not in commits]
@@ -164,17 +164,17 @@ class Preprocess:
         self.output.delete(audit.REPORT)  # it comes back when all is there
         write_result(self.output, None, "rendering")
         with self._timed("render"):
-            self._refill_cache(findings.songs)
+            self._refill_cache(discovered.songs)
             self._render(plan, pending, len(commits))
         with self._timed("audit"):
-            report = audit.close(self.output, plan, self.versions, self.seconds, self.config.codec)
+            report = audit.finalize(self.output, plan, self.versions, self.seconds, self.config.codec)
         return self._outcome(report, "done")
 
-    def plan(self) -> tuple[Findings, dict[str, Any]]:
+    def plan(self) -> tuple[DiscoveryResult, dict[str, Any]]:
         """Find the songs, claim the output, and make the plan where there is none; give both."""
         with self._timed("find"):
-            findings = find_songs(self.config.data)
-        self._claim(findings)
+            discovered = find_songs(self.config.data)
+        self._claim(discovered)
         self.claimed = True
         is_new = not self.output.exists(PLAN)
         if is_new:
@@ -186,7 +186,7 @@ class Preprocess:
             prometheus.rejected(
                 "apollo_sources_rejected_total", (reject["reason"] for reject in plan["rejects"])
             )
-        return findings, plan
+        return discovered, plan
 
     def _outcome(self, report: dict[str, Any], done: str) -> Outcome:
         share = max(report["reject_share_sources"], report["reject_share_recipes"])
@@ -202,10 +202,10 @@ class Preprocess:
             )
         return Outcome(Exit.DONE, f"{done}: {counts}", report)
 
-    def _claim(self, findings: Findings) -> None:
+    def _claim(self, discovered: DiscoveryResult) -> None:
         files = sorted(
             (entry.name, entry.size, entry.mtime_ns)
-            for song in findings.songs
+            for song in discovered.songs
             for entries in song.sources.values()
             for entry in entries
         )
@@ -225,16 +225,18 @@ class Preprocess:
     def _fingerprint(self) -> dict[str, Any]:
         return {"config": self.config.deciding(), "versions": self.versions}
 
-    def _make_plan(self, findings: Findings) -> None:
+    def _make_plan(self, discovered: DiscoveryResult) -> None:
         with self._timed("scan"):
-            scans = self._scan(findings.songs)
+            scans = self._scan(discovered.songs)
         with self._timed("plan"):
             config = self.config
-            sources = collect(findings.songs, scans, config.sources, config.splits, config.recipes.wanted)
+            sources = collect_sources(
+                discovered.songs, scans, config.sources, config.splits, config.recipes.wanted
+            )
             write_plan(
                 self.output,
                 sources,
-                findings,
+                discovered,
                 config.recipes,
                 seed=config.seed,
                 shard_rows=config.shards.rows,
@@ -251,7 +253,7 @@ class Preprocess:
 
     def _scan_songs(self, open_songs: list[Song], songs: list[Song]) -> None:
         limit = int(self.config.sources.cache_gb * 1e9)
-        trim_cache(self.cache, keep=cached_names(songs), limit_bytes=limit)
+        trim_cache(self.cache, keep=cache_names(songs), limit_bytes=limit)
         logger.info(f"scanning {len(open_songs)} of {len(songs)} songs")
         arguments = (
             self.output.location,
@@ -268,15 +270,15 @@ class Preprocess:
 
     def _refill_cache(self, songs: list[Song]) -> None:
         """Decode again what the plan reads from the cache and somebody has deleted there."""
-        if missing := songs_without_cache(self.output, self.cache):
+        if missing := find_uncached_songs(self.output, self.cache):
             self._scan_songs([song for song in songs if song.song_id in missing], songs)
             self.output.delete_folder(SCANS)
 
-    def _verified_commits(self, plan: dict[str, Any]) -> dict[tuple[str, int], Commit]:
+    def _verified_commits(self, plan: dict[str, Any]) -> dict[tuple[str, int], ShardCommit]:
         """Give the commits whose shards are whole, and take back the others."""
         commits = read_commits(self.output)
         rows = {(task["split"], task["shard"]): task["rows"] for task in planned_shards(plan)}
-        bad = find_damaged(self.output, commits.values(), content=self.config.verify == "content")
+        bad = find_damaged_shards(self.output, commits.values(), content=self.config.verify == "content")
         bad += [c for c in commits.values() if c.rows + len(c.rejected) != rows.get(c.key)]
         for commit in bad:
             logger.warning(f"shard {schema.shard_name(*commit.key)} is damaged and will be made again")
@@ -300,10 +302,10 @@ class Preprocess:
         )
         results = run_actors(pending, ShardRenderer, (task,), actors=self.config.actors, cluster=self.cluster)
         for row in watch(results, total=len(pending) + done, done=done, what="render", unit="shard"):
-            _shard_made(Commit(**json.loads(row["commit"])), json.loads(row["encode_seconds"]))
+            _shard_made(ShardCommit(**json.loads(row["commit"])), json.loads(row["encode_seconds"]))
 
 
-def _shard_made(commit: Commit, encode_seconds: Iterable[float]) -> None:
+def _shard_made(commit: ShardCommit, encode_seconds: Iterable[float]) -> None:
     """Count a shard and its recipes.
 
     Args:

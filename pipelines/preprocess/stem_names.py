@@ -29,7 +29,7 @@ def nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text.encode(errors="replace").decode())
 
 
-def stem_of_name(name: str, ignored: frozenset[str] = frozenset()) -> str | None:
+def guess_stem(name: str, ignored: frozenset[str] = frozenset()) -> str | None:
     """Guess the class of a file or folder from its name.
 
     Args:
@@ -54,14 +54,14 @@ def _words(name: str) -> list[str]:
     return [word for part in parts if (word := part if part in _STEM_OF_WORD else part.rstrip("0123456789"))]
 
 
-def stems_of_names(names: Sequence[str]) -> list[str | None] | None:
+def guess_stems(names: Sequence[str]) -> list[str | None] | None:
     """Guess the classes of a folder's files from their names without endings; None where they are songs."""
     shared = (
         frozenset.intersection(*(frozenset(_words(name)) for name in names))
         if len(names) > 1
         else frozenset()
     )
-    stems = [stem_of_name(name, shared) for name in names]
+    stems = [guess_stem(name, shared) for name in names]
     found = {stem for stem in stems if stem is not None}
     if sum(stem is not None for stem in stems) * 2 <= len(names) or found == {MIXTURE}:
         return None

@@ -20,7 +20,7 @@ from apollo.audio.decoding import AudioError
 from apollo.audio.formats import SongsConfig
 from apollo.audio.songs import SongJob, restore_songs
 from apollo.model.device import choose_device, choose_precision
-from pipelines.audio.reading import open_binary_or_explain
+from pipelines.audio.reading import open_source_file
 from pipelines.cluster.connection import Shared
 from pipelines.errors import root_cause
 from pipelines.registry.model_bundle import unpack
@@ -138,7 +138,7 @@ def _fetch(location: str, scratch: str) -> Path:
     if not is_uri(location):
         return Path(location)
     copy = Path(scratch, "song")
-    with open_binary_or_explain(location) as stream, copy.open("wb") as file:
+    with open_source_file(location) as stream, copy.open("wb") as file:
         shutil.copyfileobj(stream, file, _COPY_BYTES)
     return copy
 

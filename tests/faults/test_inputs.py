@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from pipelines.audio.codec import decode
-from pipelines.audio.reading import Reader
+from pipelines.audio.reading import SourceReader
 from pipelines.preprocess.layouts import MUSDB
 from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.run import Outcome, preprocess
@@ -228,7 +228,7 @@ def test_12_no_value_in_a_shard_is_not_a_number_or_clipped(odd: Run) -> None:
 
 def test_12_over_full_scale_keeps_its_level_until_the_mix(odd: Run) -> None:
     files = _files(odd, "over full scale.wav")
-    samples = Reader(str(odd.output / "cache")).read(files, 0, files[0]["frames"])
+    samples = SourceReader(str(odd.output / "cache")).read(files, 0, files[0]["frames"])
     assert np.abs(samples).max() == pytest.approx(2.5, rel=1e-3)
 
 
@@ -245,7 +245,7 @@ def test_12_over_full_scale_keeps_its_level_until_the_mix(odd: Run) -> None:
 def test_13_other_rates_and_mono_keep_level_and_length(name: str, rate: int, channels: int, odd: Run) -> None:
     files = _files(odd, name)
     assert files[0]["frames"] == pytest.approx(9 * 44_100, abs=2)
-    samples = Reader(str(odd.output / "cache")).read(files, 0, files[0]["frames"])
+    samples = SourceReader(str(odd.output / "cache")).read(files, 0, files[0]["frames"])
     original = music(rate + channels, rate=rate, channels=channels)
     in_band = min(rate, 44_100) / rate  # noise above 22 kHz does not survive
     assert samples.std() == pytest.approx(original.std() * np.sqrt(0.25 + 0.75 * in_band), rel=0.25)

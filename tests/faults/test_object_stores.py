@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from apollo.__main__ import PARTLY, main
-from pipelines.dataset.shards import find_damaged, read_commits
+from pipelines.dataset.shards import find_damaged_shards, read_commits
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.run import evaluate
 from pipelines.preprocess.run import preprocess
@@ -49,7 +49,7 @@ def test_shards_made_through_a_store_that_fails_are_those_made_on_a_disk(
     output = Folder(config.output)
     committed = read_commits(output)
     assert 0 < len(committed) < 9
-    assert not find_damaged(output, committed.values(), content=True)
+    assert not find_damaged_shards(output, committed.values(), content=True)
     bucket.proxy.heal()
     passing = [
         bucket.proxy.fail("drop", r"PUT /\S+/out/commits/", times=3),

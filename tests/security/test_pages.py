@@ -88,7 +88,7 @@ def write_report(output: Path, text: str) -> str:
     facts |= {"source_hours": {split: {} for split in schema.SPLITS}, "left_out": {text: 1}}
     facts |= {"categories": {split: dict.fromkeys(schema.CATEGORIES, 1) for split in schema.SPLITS}}
     facts |= {"versions": {text: text}, "real_bitrates_bps": {}}
-    return report.write_page(folder, facts, codec)
+    return report.render_page(folder, facts, codec)
 
 
 def write_road(output: Path, name: str, text: str) -> str:

@@ -9,8 +9,8 @@ import pytest
 import ray.data  # noqa: F401 - registers the type; nothing else here needs it
 from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
 
-from pipelines.dataset.shard_reader import CorruptError
-from pipelines.dataset.shards import Commit, digest, publish, read_commits
+from pipelines.dataset.shard_reader import CorruptRowError
+from pipelines.dataset.shards import ShardCommit, commit_shard, read_commits, sha256_hex
 from pipelines.dataset.split import CommittedSplit
 from pipelines.evaluation.items import EvaluationItem
 from pipelines.evaluation.shard_items import ShardItems
@@ -34,7 +34,7 @@ def pickles(mark: Path, rows: int) -> pa.ExtensionArray:
     return pa.ExtensionArray.from_storage(ArrowPythonObjectType(), stored)
 
 
-def plant(output: Path, mark: Path, column: str) -> Commit:
+def plant(output: Path, mark: Path, column: str) -> ShardCommit:
     """Put pickles into a column of the only shard, under a commit that fits it."""
     path = output / "train/shard-00000.parquet"
     table = pq.read_table(path)
@@ -45,9 +45,9 @@ def plant(output: Path, mark: Path, column: str) -> Commit:
     pq.write_table(table.set_column(table.schema.get_field_index(column), column, objects), path)
     content = path.read_bytes()
     (before,) = read_commits(Folder(str(output))).values()
-    facts = vars(before) | {"bytes": len(content), "sha256": digest(content)}
-    publish(Folder(str(output)), content, Commit(**facts))
-    return Commit(**facts)
+    facts = vars(before) | {"bytes": len(content), "sha256": sha256_hex(content)}
+    commit_shard(Folder(str(output)), content, ShardCommit(**facts))
+    return ShardCommit(**facts)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_a_shard_with_pickles_is_lost_and_they_are_not_run(output: Path, mark: P
     found = split.reader.read(0, {0: "mp3_64000", 1: "mp3_64000"})
     assert len(found) == 2
     for row in found.values():
-        assert isinstance(row, CorruptError)
+        assert isinstance(row, CorruptRowError)
         assert "arrow_pickled_object" in row.reason and "could run code" in row.reason
     assert not mark.exists()
 

@@ -129,9 +129,9 @@ def test_a_listing_names_no_file_outside_of_its_song(tmp_path: Path, track: str)
     stems = [{"stemName": "vocals", "tracks": [{"id": track, "extension": "wav"}]}]
     stems.append({"stemName": "../..", "tracks": [{"id": "secret", "extension": "wav"}]})
     (data / "song/data.json").write_text(json.dumps({"stems": stems, "song": "../../x", "artist": "/y"}))
-    findings = discovery.find_songs([str(data)])
-    assert findings.songs == []
-    assert len(findings.rejects) == 2
+    discovered = discovery.find_songs([str(data)])
+    assert discovered.songs == []
+    assert len(discovered.rejects) == 2
 
 
 def test_titles_become_names_of_files_without_their_slashes(tmp_path: Path) -> None:

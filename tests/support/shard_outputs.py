@@ -8,7 +8,7 @@ import numpy as np
 
 from pipelines import schema
 from pipelines.audio.codec import CodecConfig, Mp3Encoder
-from pipelines.dataset.shards import Commit, digest, encode_shard, publish
+from pipelines.dataset.shards import ShardCommit, commit_shard, encode_shard, sha256_hex
 from pipelines.preprocess.render import to_16_bit, to_flac
 from pipelines.storage.folder import Folder
 from tests.support import datasets
@@ -53,15 +53,15 @@ def write_shard(
 ) -> None:
     """Publish a shard."""
     content = encode_shard(rows, DEGRADATIONS, group_rows) if rows else b""
-    commit = Commit(
+    commit = ShardCommit(
         split=split,
         shard=shard,
         rows=len(rows),
         bytes=len(content),
-        sha256=digest(content),
+        sha256=sha256_hex(content),
         bitrates_bps={name: [bitrate] for name, bitrate in zip(DEGRADATIONS, BITRATES, strict=True)},
     )
-    publish(Folder(str(output)), content, commit)
+    commit_shard(Folder(str(output)), content, commit)
 
 
 def write(output: Path, *rows: int, split: str = "train", group_rows: int = 2) -> Path:

@@ -9,7 +9,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from pipelines.audio.codec import CodecConfig, Mp3Encoder, decode
-from pipelines.audio.fingerprints import HOP, Printer, same_recordings
+from pipelines.audio.fingerprints import HOP, FingerprintExtractor, find_same_recordings
 
 RATE, SECONDS = 44_100, 15
 
@@ -33,14 +33,14 @@ def music() -> NDArray[np.float32]:
 
 
 def _print(samples: NDArray[np.float32], block: int = 3 * RATE) -> NDArray[np.uint32]:
-    printer = Printer()
+    extractor = FingerprintExtractor()
     for start in range(0, len(samples), block):
-        printer.add(samples[start : start + block])
-    return printer.words()
+        extractor.add(samples[start : start + block])
+    return extractor.sub_fingerprints()
 
 
 def _are_same(first: NDArray[np.float32], second: NDArray[np.float32]) -> bool:
-    return same_recordings([_print(first), _print(second)]) == [(0, 1)]
+    return find_same_recordings([_print(first), _print(second)]) == [(0, 1)]
 
 
 @pytest.mark.parametrize("block", [1_000, 2_048, 44_100, 10**7])
@@ -82,16 +82,16 @@ def test_same_recording_through_mp3_at_every_bitrate_matches(music: NDArray[np.f
     clean = np.rint(music / np.abs(music).max() * 30_000).astype(np.int16)
     encoded = Mp3Encoder(CodecConfig()).encode(clean)
     prints = [_print(music), *(_print(decode(e.stream, frames=len(clean))) for e in encoded.values())]
-    assert same_recordings(prints) == [(i, j) for i in range(7) for j in range(i + 1, 7)]
+    assert find_same_recordings(prints) == [(i, j) for i in range(7) for j in range(i + 1, 7)]
 
 
 def test_different_music_does_not_match(music: NDArray[np.float32]) -> None:
-    assert same_recordings([_print(x) for x in (music, _music(2), _music(3), -_music(4)[::-1])]) == []
+    assert find_same_recordings([_print(x) for x in (music, _music(2), _music(3), -_music(4)[::-1])]) == []
 
 
 def test_pair_is_found_among_others(music: NDArray[np.float32]) -> None:
     prints = [_print(x) for x in (_music(2), music, _music(3), music * np.float32(0.3))]
-    assert same_recordings(prints) == [(1, 3)]
+    assert find_same_recordings(prints) == [(1, 3)]
 
 
 def test_excerpt_matches_but_less_than_half_in_common_does_not(music: NDArray[np.float32]) -> None:
@@ -105,7 +105,7 @@ def test_excerpt_matches_but_less_than_half_in_common_does_not(music: NDArray[np
 def test_silence_matches_nothing_not_even_silence(music: NDArray[np.float32], level: float) -> None:
     silence = np.random.default_rng(0).normal(0, 1, music.shape).astype(np.float32) * np.float32(level)
     assert not _print(silence).any()
-    assert same_recordings([_print(x) for x in (silence, silence, music)]) == []
+    assert find_same_recordings([_print(x) for x in (silence, silence, music)]) == []
 
 
 def test_mostly_silent_songs_match_by_their_music_alone(music: NDArray[np.float32]) -> None:
@@ -118,8 +118,8 @@ def test_mostly_silent_songs_match_by_their_music_alone(music: NDArray[np.float3
 def test_songs_too_short_for_a_word_match_nothing() -> None:
     short = np.ones((16_383, 2), np.float32)
     assert len(_print(short)) == 0
-    assert same_recordings([_print(short), _print(short)]) == []
-    assert same_recordings([]) == []
+    assert find_same_recordings([_print(short), _print(short)]) == []
+    assert find_same_recordings([]) == []
 
 
 def test_real_recordings_match_themselves_and_no_other() -> None:
@@ -132,4 +132,4 @@ def test_real_recordings_match_themselves_and_no_other() -> None:
         for rate in ("48k", "64k", "96k")  # at 24 and 32 kbps six seconds give too few votes
         for name in ("clean", "degraded")
     ]
-    assert same_recordings(prints) == [(0, 1), (2, 3), (4, 5)]
+    assert find_same_recordings(prints) == [(0, 1), (2, 3), (4, 5)]

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from apollo.audio.ffmpeg import find_ffmpeg
-from pipelines.audio.loudness import equal_gains, loudness_lufs, weighting
+from pipelines.audio.loudness import equal_gains, k_weighting, loudness_lufs
 from tests.support import datasets
 
 Samples = NDArray[np.float32]
@@ -24,7 +24,7 @@ def sine(
 
 
 def test_filters_are_the_tables_of_the_standard_at_48_khz() -> None:
-    (shelf_b, shelf_a), (pass_b, pass_a) = weighting(48_000)
+    (shelf_b, shelf_a), (pass_b, pass_a) = k_weighting(48_000)
     assert shelf_b == pytest.approx((1.53512485958697, -2.69169618940638, 1.19839281085285), abs=1e-12)
     assert shelf_a == pytest.approx((1.0, -1.69065929318241, 0.73248077421585), abs=1e-12)
     assert pass_b == pytest.approx((1.0, -2.0, 1.0), abs=1e-12)

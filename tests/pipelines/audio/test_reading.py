@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from apollo.audio.decoding import AudioError
 from pipelines.audio import reading
-from pipelines.audio.reading import Probe, Reader, probe, to_stereo
+from pipelines.audio.reading import Probe, SourceReader, probe, to_stereo
 from pipelines.storage.folder import join
 
 RATE, FRAMES = 44_100, 50_000
@@ -52,7 +52,7 @@ def test_lossless_file_is_read_in_windows_that_equal_the_whole(
     soundfile.write(path, _noise(channels=channels), RATE, format=form, subtype=subtype)
     assert probe(str(path)) == Probe(RATE, channels, FRAMES, lossy=False, windowed=True)
     whole = np.broadcast_to(soundfile.read(path, dtype="float32", always_2d=True)[0], (FRAMES, 2))
-    reader, generator = Reader(), np.random.default_rng(1)
+    reader, generator = SourceReader(), np.random.default_rng(1)
     for start in [0, FRAMES - 1, *generator.integers(0, FRAMES, 12).tolist()]:
         frames = int(generator.integers(1, 9_000))
         window = reader.read_file(_file(path, FRAMES), start, frames)
@@ -170,7 +170,7 @@ def test_source_is_the_sum_of_its_files_whatever_their_lengths(tmp_path: Path) -
     expected = long.copy()
     expected[:4_000] += short
     expected[:6_000] += mono
-    reader = Reader()
+    reader = SourceReader()
     assert np.allclose(reader.read(files, 0, 9_000), expected, rtol=0, atol=1e-6)
     assert np.allclose(reader.read(files, 3_500, 7_000)[:5_500], expected[3_500:], rtol=0, atol=1e-6)
     assert not reader.read(files, 3_500, 7_000)[5_500:].any()
@@ -180,7 +180,7 @@ def test_source_is_the_sum_of_its_files_whatever_their_lengths(tmp_path: Path) -
 
 def test_reading_one_file_twice_does_not_change_what_was_read(tmp_path: Path) -> None:
     files = [_write(tmp_path / f"{n}.wav", _noise(500, seed=n)) for n in range(2)]
-    reader = Reader()
+    reader = SourceReader()
     first = reader.read_file(files[0], 0, 500)
     copy = first.copy()
     reader.read(files, 0, 500)
@@ -191,7 +191,7 @@ def test_reading_one_file_twice_does_not_change_what_was_read(tmp_path: Path) ->
 def test_scale_undoes_the_headroom_of_a_cached_file(tmp_path: Path) -> None:
     samples = _noise(1_000)
     _write(tmp_path / "x.wav", samples / np.float32(8))
-    reader = Reader()
+    reader = SourceReader()
     assert reader.read([_file(tmp_path / "x.wav", 1_000, 8.0)], 0, 1_000) == pytest.approx(samples, abs=1e-6)
     reader.close()
 
@@ -202,7 +202,7 @@ def test_more_files_than_are_kept_open_are_read_rightly(
     monkeypatch.setattr(reading, "_OPEN_FILES", 2)
     content = [_noise(300, seed=n) for n in range(5)]
     files = [_write(tmp_path / f"{n}.wav", x) for n, x in enumerate(content)]
-    reader = Reader()
+    reader = SourceReader()
     for number in (0, 1, 2, 3, 4, 0, 4, 2):
         assert np.array_equal(reader.read_file(files[number], 100, 100), content[number][100:200])
         assert len(reader._open) <= 2
@@ -212,7 +212,7 @@ def test_more_files_than_are_kept_open_are_read_rightly(
 
 def test_file_that_became_shorter_is_an_error_that_names_it(tmp_path: Path) -> None:
     _write(tmp_path / "x.wav", _noise(1_000))
-    reader = Reader()
+    reader = SourceReader()
     with pytest.raises(AudioError, match=r"x\.wav: ends 200 samples early at 1000"):
         reader.read_file(_file(tmp_path / "x.wav", 1_200), 500, 5_000)
     with pytest.raises(AudioError, match=r"x\.wav: "):  # a start that is no longer there
@@ -220,7 +220,7 @@ def test_file_that_became_shorter_is_an_error_that_names_it(tmp_path: Path) -> N
 
 
 def test_file_that_went_away_is_an_error_and_its_return_is_seen(tmp_path: Path) -> None:
-    reader, path = Reader(), tmp_path / "x.wav"
+    reader, path = SourceReader(), tmp_path / "x.wav"
     with pytest.raises(AudioError, match=r"x\.wav: "):
         reader.read_file(_file(path, 100), 0, 100)
     samples = _noise(100)
@@ -235,7 +235,7 @@ def test_damaged_middle_of_a_flac_is_an_error_there_and_nowhere_else(tmp_path: P
     middle = len(content) // 2
     content[middle : middle + 3_000] = bytes(3_000)
     path.write_bytes(bytes(content))
-    reader = Reader()
+    reader = SourceReader()
     with pytest.raises(AudioError, match=r"x\.flac: "):
         reader.read_file(file, 0, FRAMES)
     assert reader.read_file(file, 0, 4_000).any()
@@ -259,6 +259,6 @@ def test_file_behind_a_uri_is_read_whatever_its_name(tmp_path: Path, name: str) 
     _write(tmp_path / f"{name}.wav", samples)
     path = join(f"file://{tmp_path}", f"{name}.wav")
     assert probe(path) == Probe(RATE, 2, 500, lossy=False, windowed=True)
-    reader = Reader()
+    reader = SourceReader()
     assert np.array_equal(reader.read_file({"readable": path, "frames": 500, "scale": 1.0}, 0, 500), samples)
     reader.close()

@@ -12,8 +12,16 @@ from numpy.typing import NDArray
 from apollo.audio import decoding as subject
 from apollo.audio.decoding import AudioError
 from apollo.audio.ffmpeg import FfmpegError, find_ffmpeg
-from pipelines.audio.reading import Reader, probe
-from pipelines.audio.transcoding import HEADROOM, NOTE, Ingested, cache_name, check_cache, ingest, trim_cache
+from pipelines.audio.reading import SourceReader, probe
+from pipelines.audio.transcoding import (
+    HEADROOM,
+    INFO_SUFFIX,
+    TranscodedFile,
+    cache_name,
+    check_cache_size,
+    transcode,
+    trim_cache,
+)
 from pipelines.storage.folder import Folder
 
 RATE, SECONDS = 44_100, 2
@@ -63,8 +71,8 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def _ingest(path: Path, cache: Path, program: str | None = None) -> Ingested:
-    return ingest(
+def _ingest(path: Path, cache: Path, program: str | None = None) -> TranscodedFile:
+    return transcode(
         str(path),
         cache=Folder(str(cache)),
         name="made.flac",
@@ -73,9 +81,9 @@ def _ingest(path: Path, cache: Path, program: str | None = None) -> Ingested:
     )
 
 
-def _samples(cache: Path, made: Ingested) -> NDArray[np.float32]:
+def _samples(cache: Path, made: TranscodedFile) -> NDArray[np.float32]:
     file = {"readable": str(cache / made.name), "frames": made.frames, "scale": HEADROOM}
-    return Reader().read([file], 0, made.frames)
+    return SourceReader().read([file], 0, made.frames)
 
 
 def _lag(first: NDArray[np.floating], second: NDArray[np.floating]) -> int:
@@ -90,7 +98,7 @@ def test_every_format_comes_back_aligned_at_its_level_with_its_sides(
     encoded: Path, tmp_path: Path, name: str
 ) -> None:
     made = _ingest(encoded / name, tmp_path)
-    assert made == Ingested("made.flac", SECONDS * RATE, FORMATS[name][1])
+    assert made == TranscodedFile("made.flac", SECONDS * RATE, FORMATS[name][1])
     samples, original = _samples(tmp_path, made), _music()
     for side in (0, 1):
         assert _lag(original[:, side], samples[:, side]) == 0
@@ -160,7 +168,7 @@ def test_odd_names_are_taken_literally(encoded: Path, tmp_path: Path, name: str)
 
 
 def test_uri_is_ingested_as_a_path_is(encoded: Path, tmp_path: Path) -> None:
-    made = ingest(
+    made = transcode(
         f"file://{encoded}/x.m4a", cache=Folder(str(tmp_path)), name="a", known=None, program=find_ffmpeg()
     )
     assert made.frames == SECONDS * RATE
@@ -260,7 +268,7 @@ def test_tiny_files_have_their_length_and_empty_ones_are_refused(tmp_path: Path,
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match="cannot be opened: No such file"):
-        ingest(
+        transcode(
             str(tmp_path / "x.m4a"),
             cache=Folder(str(tmp_path)),
             name="a",
@@ -333,7 +341,7 @@ def _cache(folder: Path, *names: str) -> Folder:
     """Files of 100 bytes with their notes, the first the oldest."""
     for age, name in enumerate(names):
         (folder / name).write_bytes(bytes(100))
-        (folder / (name + NOTE)).write_text("{}")
+        (folder / (name + INFO_SUFFIX)).write_text("{}")
         os.utime(folder / name, (1_000_000 + age, 1_000_000 + age))
     return Folder(str(folder))
 
@@ -352,11 +360,11 @@ def test_cache_makes_room_by_its_oldest_files_that_are_not_needed(
     tmp_path: Path, limit: int, keep: set[str], left: set[str]
 ) -> None:
     trim_cache(_cache(tmp_path, "b.flac", "a.flac", "d.flac", "c.flac"), keep=keep, limit_bytes=limit)
-    assert {path.name for path in tmp_path.iterdir()} == left | {name + NOTE for name in left}
+    assert {path.name for path in tmp_path.iterdir()} == left | {name + INFO_SUFFIX for name in left}
 
 
 def test_cache_over_its_limit_stops_the_run_and_says_what_to_do(tmp_path: Path) -> None:
     cache = _cache(tmp_path, "a.flac", "b.flac")
-    check_cache(cache, 204)
+    check_cache_size(cache, 204)
     with pytest.raises(RuntimeError, match=r"sources\.cache_gb"):
-        check_cache(cache, 203)
+        check_cache_size(cache, 203)

@@ -11,13 +11,13 @@ import pytest
 
 from pipelines import schema
 from pipelines.dataset.shards import (
-    Commit,
+    ShardCommit,
     ShardsConfig,
-    digest,
+    commit_shard,
     encode_shard,
-    find_damaged,
-    publish,
+    find_damaged_shards,
     read_commits,
+    sha256_hex,
 )
 from pipelines.storage.folder import Folder
 
@@ -52,15 +52,15 @@ def _rows(number: int = 5) -> list[dict[str, Any]]:
     return rows
 
 
-def _commit(content: bytes, *, split: str = "train", shard: int = 0, rows: int = 5) -> Commit:
-    return Commit(split=split, shard=shard, rows=rows, bytes=len(content), sha256=digest(content))
+def _commit(content: bytes, *, split: str = "train", shard: int = 0, rows: int = 5) -> ShardCommit:
+    return ShardCommit(split=split, shard=shard, rows=rows, bytes=len(content), sha256=sha256_hex(content))
 
 
-def _published(output: Folder, *shards: int) -> list[Commit]:
+def _published(output: Folder, *shards: int) -> list[ShardCommit]:
     content = encode_shard(_rows(), DEGRADATIONS, 2)
     commits = [_commit(content, shard=shard) for shard in shards]
     for commit in commits:
-        publish(output, content, commit)
+        commit_shard(output, content, commit)
     return commits
 
 
@@ -113,11 +113,11 @@ def test_commit_is_written_after_its_shard(tmp_path: Path, monkeypatch: pytest.M
 def test_shard_without_rows_is_a_commit_alone(tmp_path: Path) -> None:
     output = Folder(str(tmp_path))
     rejected = [{"recipe_id": "a", "reason": "silent"}]
-    commit = Commit(split="test", shard=3, rows=0, bytes=0, sha256=digest(b""), rejected=rejected)
-    publish(output, b"", commit)
+    commit = ShardCommit(split="test", shard=3, rows=0, bytes=0, sha256=sha256_hex(b""), rejected=rejected)
+    commit_shard(output, b"", commit)
     assert [entry.name for entry in output.entries(recursive=True)] == ["commits/test-00003.json"]
     assert read_commits(output) == {("test", 3): commit}
-    assert find_damaged(output, [commit], content=True) == []
+    assert find_damaged_shards(output, [commit], content=True) == []
 
 
 def test_commits_are_read_back_whole_and_damaged_ones_left_out(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_no_output_has_no_commits(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [True, False])
 def test_whole_shards_are_not_damaged(tmp_path: Path, content: bool) -> None:
     output = Folder(str(tmp_path))
-    assert find_damaged(output, _published(output, 0, 1, 2), content=content) == []
+    assert find_damaged_shards(output, _published(output, 0, 1, 2), content=content) == []
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,8 @@ def test_damage_is_found_by_content_and_where_it_changes_the_length_by_size(
         path.write_bytes(
             {"empty": b"", "short": content[:-1], "long": content + b"x", "bit": flipped}[damage]
         )
-    assert find_damaged(output, commits, content=True) == [commits[1]]
-    assert find_damaged(output, commits, content=False) == ([commits[1]] if found_by_size else [])
+    assert find_damaged_shards(output, commits, content=True) == [commits[1]]
+    assert find_damaged_shards(output, commits, content=False) == ([commits[1]] if found_by_size else [])
 
 
 def test_commit_is_json_with_documented_names(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pipelines.demo.album import MOISESDB, MUSDB, plan_songs, write_album
 from pipelines.demo.album.composer import STEPS_PER_BAR, Note, Part, Song, read_kit
 from pipelines.demo.album.styles import STYLES, Track
 from pipelines.demo.album.synthesizer import INSTRUMENTS, PIECES, play
-from pipelines.preprocess.splits import Member, SplitsConfig, divide
+from pipelines.preprocess.splits import SplitCandidate, SplitsConfig, assign_splits
 from pipelines.schema import SPLITS
 
 MOISESDB_STEMS = {
@@ -215,8 +215,10 @@ def test_the_demo_holds_out_songs_enough_for_an_interval() -> None:
     """With one song to validate on there is no interval, and no champion whatever was learned."""
     preset = yaml.safe_load(PRESET.read_text())
     songs = plan_songs(MOISESDB, num_songs=8, seed=0, seconds=24.0)
-    members = [Member(f"moisesdb/{song.uuid}", song.artist, None, True) for song in songs]
+    members = [SplitCandidate(f"moisesdb/{song.uuid}", song.artist, None, True) for song in songs]
     officials = ("train", "train", "train", "test")
-    members += [Member(f"musdb18hq/{place}", "", split, True) for place, split in enumerate(officials)]
-    division = divide(members, [], dict.fromkeys(SPLITS, 1), SplitsConfig(**preset["splits"]))
+    members += [
+        SplitCandidate(f"musdb18hq/{place}", "", split, True) for place, split in enumerate(officials)
+    ]
+    division = assign_splits(members, [], dict.fromkeys(SPLITS, 1), SplitsConfig(**preset["splits"]))
     assert Counter(division.split.values()) == {"train": 6, "valid": 3, "test": 3}

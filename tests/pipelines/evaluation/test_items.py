@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from pipelines.audio.bandwidth import find_edge_hz, power_spectrogram
+from pipelines.audio.bandwidth import measure_cutoff_hz, power_spectrogram
 from pipelines.audio.codec import CodecConfig, Mp3Encoder, decode
 from pipelines.errors import UsageError
 from pipelines.evaluation.items import EvaluationItem, ItemSource, find_cutoff_hz
@@ -104,7 +104,7 @@ def test_cutoff_equals_the_codecs_low_pass(bitrate: int, edge: float) -> None:
     made = Mp3Encoder(CodecConfig(bitrates_bps=(bitrate,))).encode(clean)[f"mp3_{bitrate}"]
     decoded = decode(made.stream, frames=len(clean))
     powers = [power_spectrogram(one).mean(1) for one in (clean / np.float32(32_768), decoded)]
-    assert find_edge_hz(*powers) == pytest.approx(edge, rel=0.12)
+    assert measure_cutoff_hz(*powers) == pytest.approx(edge, rel=0.12)
 
 
 def test_triples_in_a_folder_an_item(tmp_path: Path) -> None:

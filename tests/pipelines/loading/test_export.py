@@ -12,7 +12,7 @@ from apollo.training.augmentation import LevelsConfig
 from apollo.training.example_file import ExampleFileSource, ExampleFileValidation
 from pipelines.audio import codec
 from pipelines.dataset.bad_rows import CorruptDataError
-from pipelines.dataset.sampling import Order
+from pipelines.dataset.sampling import ShuffledOrder
 from pipelines.errors import UsageError
 from pipelines.loading.export import ExportConfig, export
 from pipelines.loading.shard_source import LoaderConfig, ShardSource, ValidationSource
@@ -38,7 +38,7 @@ def file(output: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_names_are_the_first_of_the_training_order(file: Path) -> None:
     stored = torch.load(file, weights_only=True, mmap=True)
-    order = Order([3, 0, 4], seed=4, window_shards=2)
+    order = ShuffledOrder([3, 0, 4], seed=4, window_shards=2)
     assert stored["names"] == [shard_outputs.recipe_id("train", *order.at(k)[1:]) for k in range(5)]
     assert stored["valid"]["names"] == ["valid.0.0", "valid.0.1"]
     assert stored["degradations"] == stored["valid"]["degradations"] == list(shard_outputs.DEGRADATIONS)

@@ -21,7 +21,7 @@ from pipelines.cluster import connection
 from pipelines.dataset.bad_rows import CorruptDataError
 from pipelines.errors import UsageError
 from pipelines.loading import live_source
-from pipelines.loading.live_source import LiveSource, Mixer
+from pipelines.loading.live_source import ExampleMixer, LiveSource
 from pipelines.loading.shard_source import LoaderConfig
 from pipelines.storage.folder import Folder
 
@@ -237,7 +237,7 @@ def test_nodes_with_other_programs_are_refused(undisturbed: Path) -> None:
     task = source._task
     other = live_source.MixTask(task.output, task.cache, task.codec, task.versions | {"numpy": "0.1"})
     with pytest.raises(RuntimeError, match=r"numpy was '0\.1'"):
-        Mixer(other)
+        ExampleMixer(other)
 
 
 def test_shards_are_not_read(here: list[int], undisturbed: Path, tmp_path: Path) -> None:

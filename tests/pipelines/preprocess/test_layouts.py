@@ -10,8 +10,8 @@ from urllib.parse import unquote
 import pytest
 
 from pipelines.preprocess.discovery import find_songs
-from pipelines.preprocess.layouts import MUSDB_VALIDATION, Findings, Song
-from pipelines.preprocess.stem_names import stem_of_name
+from pipelines.preprocess.layouts import MUSDB_VALIDATION, DiscoveryResult, Song
+from pipelines.preprocess.stem_names import guess_stem
 from pipelines.schema import MIXTURE, STEMS
 
 MUSDB_FILES = ("bass", "drums", "mixture", "other", "vocals")
@@ -41,7 +41,7 @@ def _moises(root: Path, song: str, tracks: dict[str, list[str]] | None = None, *
     _touch(root, f"{song}/data.json", content=json.dumps(values).encode())
 
 
-def _find(*roots: Path) -> Findings:
+def _find(*roots: Path) -> DiscoveryResult:
     return find_songs([str(root) for root in roots])
 
 
@@ -134,9 +134,11 @@ def test_moisesdb_track_listed_twice_is_summed_once(tmp_path: Path) -> None:
 def test_moisesdb_stem_with_a_missing_track_is_rejected_and_the_others_stay(tmp_path: Path) -> None:
     _moises(tmp_path, "s")
     (tmp_path / "s/vocals/v2.wav").unlink()
-    findings = _find(tmp_path)
-    assert set(findings.songs[0].sources) == {"drums"}
-    assert findings.rejects == [("moisesdb/s/vocals", "data.json names s/vocals/v2.wav, which is not there")]
+    discovered = _find(tmp_path)
+    assert set(discovered.songs[0].sources) == {"drums"}
+    assert discovered.rejects == [
+        ("moisesdb/s/vocals", "data.json names s/vocals/v2.wav, which is not there")
+    ]
 
 
 @pytest.mark.parametrize("track", ["../../outside", "../other/x", "/etc/outside", "..\\outside", ""])
@@ -144,9 +146,9 @@ def test_moisesdb_track_cannot_name_a_file_outside_its_stem(tmp_path: Path, trac
     _touch(tmp_path, "outside.wav", "s/other/x.wav")
     stems = [{"stemName": "drums", "tracks": [{"id": track, "extension": "wav"}]}]
     _moises(tmp_path, "s", {"bass": ["a"]}, stems=stems)
-    findings = _find(tmp_path)
-    assert [name for name, _ in findings.rejects] == ["moisesdb/s/drums"]
-    assert not [song for song in findings.songs if song.dataset == "moisesdb"]
+    discovered = _find(tmp_path)
+    assert [name for name, _ in discovered.rejects] == ["moisesdb/s/drums"]
+    assert not [song for song in discovered.songs if song.dataset == "moisesdb"]
 
 
 @pytest.mark.parametrize("stem", ["../s/drums", "kazoo", "", "mixture"])
@@ -155,11 +157,11 @@ def test_moisesdb_stem_that_is_no_class_is_rejected(tmp_path: Path, stem: str) -
         {"stemName": stem, "tracks": [{"id": "d", "extension": "wav"}]},
         {"stemName": "drums", "tracks": [{"id": "d", "extension": "wav"}]},
     ])  # fmt: skip
-    findings = _find(tmp_path)
-    assert [reason for _, reason in findings.rejects] == [
+    discovered = _find(tmp_path)
+    assert [reason for _, reason in discovered.rejects] == [
         "data.json names a stem that is no class of MoisesDB"
     ]
-    assert set(findings.songs[0].sources) == {"drums"}
+    assert set(discovered.songs[0].sources) == {"drums"}
 
 
 @pytest.mark.parametrize(
@@ -187,9 +189,9 @@ def test_moisesdb_song_with_a_broken_listing_is_rejected_and_the_others_stay(
     _moises(tmp_path, "good")
     _moises(tmp_path, "bad")
     (tmp_path / "bad/data.json").write_bytes(content)
-    findings = _find(tmp_path)
-    assert [song.song_id for song in findings.songs] == ["moisesdb/good"]
-    ((name, _),) = findings.rejects
+    discovered = _find(tmp_path)
+    assert [song.song_id for song in discovered.songs] == ["moisesdb/good"]
+    ((name, _),) = discovered.rejects
     assert name == "moisesdb/bad"
 
 
@@ -229,11 +231,11 @@ def test_moisesdb_song_with_a_broken_listing_is_rejected_and_the_others_stay(
     ],
 )
 def test_class_is_told_by_the_words_of_a_name(name: str, stem: str | None) -> None:
-    assert stem_of_name(name) == stem
+    assert guess_stem(name) == stem
 
 
 def test_every_class_is_told_by_its_own_name() -> None:
-    assert [stem_of_name(stem) for stem in (*STEMS, MIXTURE)] == [*STEMS, MIXTURE]
+    assert [guess_stem(stem) for stem in (*STEMS, MIXTURE)] == [*STEMS, MIXTURE]
 
 
 def test_folder_of_loose_stems_is_a_song(tmp_path: Path) -> None:
@@ -303,10 +305,10 @@ def test_hidden_and_foreign_files_are_ignored_and_counted(tmp_path: Path) -> Non
     _touch(
         tmp_path, "s/vocals.wav", "s/drums.wav", "s/._drums.wav", "s/.hidden.flac", "s/cover.jpg", "s/notes"
     )
-    findings = _find(tmp_path)
-    assert _names(findings.songs[0], tmp_path / "s") == {"drums": ["drums.wav"], "vocals": ["vocals.wav"]}
-    assert findings.ignored_files == 4
-    assert not findings.rejects
+    discovered = _find(tmp_path)
+    assert _names(discovered.songs[0], tmp_path / "s") == {"drums": ["drums.wav"], "vocals": ["vocals.wav"]}
+    assert discovered.ignored_files == 4
+    assert not discovered.rejects
 
 
 def test_composed_and_decomposed_names_give_the_same_id(tmp_path: Path) -> None:
@@ -363,9 +365,9 @@ def test_name_that_is_no_utf_8_is_rejected_with_a_reason_that_can_be_written(
     os.makedirs(os.path.dirname(path), exist_ok=True)
     Path(os.fsdecode(path)).write_bytes(b"x")
     _touch(tmp_path, "good.wav")
-    findings = _find(tmp_path)
-    assert len(findings.songs) == 1
-    ((shown, reason),) = findings.rejects
+    discovered = _find(tmp_path)
+    assert len(discovered.songs) == 1
+    ((shown, reason),) = discovered.rejects
     assert reason == "the name is not valid UTF-8"
     shown.encode()
 
@@ -388,9 +390,9 @@ def test_links_are_followed_but_no_folder_is_entered_twice(tmp_path: Path) -> No
 def test_link_to_nothing_is_rejected(tmp_path: Path, target: str) -> None:
     os.symlink(tmp_path / target, tmp_path / "self.wav")
     _touch(tmp_path, "good.wav")
-    findings = _find(tmp_path)
-    assert len(findings.songs) == 1
-    ((name, reason),) = findings.rejects
+    discovered = _find(tmp_path)
+    assert len(discovered.songs) == 1
+    ((name, reason),) = discovered.rejects
     assert name.endswith("self.wav") and reason.startswith("cannot be listed: ")
 
 
@@ -399,11 +401,11 @@ def test_folder_that_cannot_be_listed_is_rejected(tmp_path: Path) -> None:
     _touch(tmp_path, "closed/a.wav", "good.wav")
     (tmp_path / "closed").chmod(0)
     try:
-        findings = _find(tmp_path)
+        discovered = _find(tmp_path)
     finally:
         (tmp_path / "closed").chmod(0o755)
-    assert len(findings.songs) == 1
-    assert findings.rejects == [(str(tmp_path / "closed"), "cannot be listed: Permission denied")]
+    assert len(discovered.songs) == 1
+    assert discovered.rejects == [(str(tmp_path / "closed"), "cannot be listed: Permission denied")]
 
 
 # several roots

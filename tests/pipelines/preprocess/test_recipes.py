@@ -13,7 +13,7 @@ import pytest
 from pipelines.audio.activity import START_GRID
 from pipelines.preprocess import recipes
 from pipelines.preprocess.catalog import Catalog
-from pipelines.preprocess.recipes import RecipesConfig, num_recipes, plan
+from pipelines.preprocess.recipes import RecipesConfig, draw_recipes, num_recipes
 from pipelines.schema import MIXTURE, RECIPES, STEMS
 
 SEED, SHARD_ROWS = 3, 64
@@ -58,7 +58,7 @@ def full() -> Collection:
 
 
 def _draw(split: str, catalog: Catalog, config: RecipesConfig, *, seed: int = SEED) -> list[dict[str, Any]]:
-    batches = list(plan(split, catalog, config, seed=seed, shard_rows=SHARD_ROWS))
+    batches = list(draw_recipes(split, catalog, config, seed=seed, shard_rows=SHARD_ROWS))
     rows: list[dict[str, Any]] = pa.Table.from_batches(batches, RECIPES).to_pylist()
     return rows
 

@@ -17,7 +17,7 @@ from apollo.audio.ffmpeg import FfmpegError
 from pipelines import schema
 from pipelines.audio.codec import CodecConfig, CodecError, decode
 from pipelines.dataset.plan import planned_shards
-from pipelines.dataset.shards import ShardsConfig, find_damaged, read_commits
+from pipelines.dataset.shards import ShardsConfig, find_damaged_shards, read_commits
 from pipelines.preprocess.catalog import Catalog
 from pipelines.preprocess.plan_writer import write_recipes
 from pipelines.preprocess.recipes import RecipesConfig
@@ -159,7 +159,7 @@ def test_shard_holds_what_its_recipes_say(planned: Path) -> None:
     output = Folder(str(planned))
     recipes = pq.read_table(planned / "recipes.parquet").to_pylist()
     commits = read_commits(output)
-    assert find_damaged(output, commits.values(), content=True) == []
+    assert find_damaged_shards(output, commits.values(), content=True) == []
     assert commits["train", 0].bitrates_bps == {"mp3_32000": [32_000], "mp3_128000": [128_000]}
     assert commits["train", 0].cpu_seconds > 0
     rows = [row for n in (0, 1) for row in pq.read_table(planned / schema.shard_path("train", n)).to_pylist()]

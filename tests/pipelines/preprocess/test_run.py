@@ -13,7 +13,7 @@ import soundfile
 
 from pipelines import schema
 from pipelines.audio.codec import decode
-from pipelines.audio.reading import Reader
+from pipelines.audio.reading import SourceReader
 from pipelines.preprocess.layouts import MUSDB
 from pipelines.preprocess.render import mix, to_16_bit
 from pipelines.preprocess.run import Preprocess, estimate, preprocess, status
@@ -37,7 +37,7 @@ def test_clean_is_what_the_recipe_says(undisturbed: Path) -> None:
         row["source_id"]: row["files"] for row in pq.read_table(undisturbed / "sources.parquet").to_pylist()
     }
     for row in pq.read_table(undisturbed / "train/shard-00000.parquet").to_pylist():
-        expected, gain_db = to_16_bit(mix(row["components"], sources, Reader()))
+        expected, gain_db = to_16_bit(mix(row["components"], sources, SourceReader()))
         clean, rate = soundfile.read(io.BytesIO(row["clean"]), dtype="int16")
         np.testing.assert_array_equal(clean, expected)
         assert (rate, row["sample_rate"], row["frames"]) == (44_100, 44_100, 132_300)

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from pipelines import schema
 from pipelines.audio import transcoding
 from pipelines.audio.activity import find_segments, frame_power
-from pipelines.audio.fingerprints import Printer
+from pipelines.audio.fingerprints import FingerprintExtractor
 from pipelines.preprocess.discovery import find_songs
 from pipelines.preprocess.layouts import Song
-from pipelines.preprocess.scan import SongScanner, cached_names, read_scans, scan_name, songs_without_cache
+from pipelines.preprocess.scan import SongScanner, cache_names, find_uncached_songs, read_scans, scan_name
 from pipelines.runtime.versions import software_versions
 from pipelines.schema import MIXTURE
 from pipelines.storage.folder import Folder
@@ -64,9 +64,9 @@ def _segments(samples: NDArray[np.float32]) -> list[list[Any]]:
 
 
 def _words(samples: NDArray[np.float32]) -> NDArray[np.uint32]:
-    printer = Printer()
-    printer.add(samples)
-    return printer.words()
+    extractor = FingerprintExtractor()
+    extractor.add(samples)
+    return extractor.sub_fingerprints()
 
 
 def test_stems_and_their_sum_are_measured_as_if_read_whole(tmp_path: Path) -> None:
@@ -199,12 +199,12 @@ def test_compressed_file_is_decoded_into_the_cache_once(
     assert source["lossy"] and _by_stem(first)[MIXTURE]["lossy"] and not _by_stem(first)["bass"]["lossy"]
     assert (file["scale"], file["frames"]) == (transcoding.HEADROOM, round(7 * RATE * RATE / 48_000))
     assert (tmp_path / "cache" / file["readable"]).is_file()
-    assert Path(file["readable"]).name in cached_names([song])
+    assert Path(file["readable"]).name in cache_names([song])
 
     def refuse(*arguments: object, **options: object) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(transcoding, "ingest", refuse)
+    monkeypatch.setattr(transcoding, "transcode", refuse)
     assert _scanner(tmp_path).scan(song) == first
 
 
@@ -231,6 +231,6 @@ def test_songs_whose_decoded_files_went_away_are_named(tmp_path: Path) -> None:
     ]
     output, cache = Folder(str(tmp_path / "output")), Folder(str(tmp_path / "cache"))
     output.write("sources.parquet", parquet_bytes(pa.Table.from_pylist(rows, schema.SOURCES)))
-    assert songs_without_cache(output, cache) == set()
+    assert find_uncached_songs(output, cache) == set()
     cache.delete(Path(_by_stem(scan)["drums"]["files"][0]["readable"]).name)
-    assert songs_without_cache(output, cache) == {song.song_id}
+    assert find_uncached_songs(output, cache) == {song.song_id}

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines import schema
 from pipelines.preprocess.layouts import Song
-from pipelines.preprocess.sources import Sources, SourcesConfig, collect
+from pipelines.preprocess.sources import SourcesConfig, SourceTables, collect_sources
 from pipelines.preprocess.splits import SplitsConfig
 from pipelines.schema import MIXTURE
 
@@ -62,8 +62,8 @@ def _collect(
     scans: list[tuple[Song, dict[str, Any]]],
     config: SourcesConfig | None = None,
     wanted: dict[str, int] | None = None,
-) -> Sources:
-    return collect(
+) -> SourceTables:
+    return collect_sources(
         [song for song, _ in scans],
         {song.song_id: scan for song, scan in scans},
         config or SourcesConfig(),
@@ -72,7 +72,7 @@ def _collect(
     )
 
 
-def _left_out(found: Sources) -> dict[str, str | None]:
+def _left_out(found: SourceTables) -> dict[str, str | None]:
     return {row["source_id"]: row["left_out"] for row in found.rows}
 
 

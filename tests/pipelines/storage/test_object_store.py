@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from apollo.audio.ffmpeg import find_ffmpeg
-from pipelines.audio.reading import Reader, probe
-from pipelines.audio.transcoding import ingest
-from pipelines.dataset.shards import Commit, find_damaged, publish, read_commits
+from pipelines.audio.reading import SourceReader, probe
+from pipelines.audio.transcoding import transcode
+from pipelines.dataset.shards import ShardCommit, commit_shard, find_damaged_shards, read_commits
 from pipelines.errors import UsageError, root_cause
 from pipelines.preprocess.discovery import find_songs
 from pipelines.runtime.run import resolve
@@ -182,8 +182,8 @@ def test_endpoint_of_the_environment_is_used(bucket: Bucket, monkeypatch: pytest
     assert bucket.objects() == {"x/y": SMALL}
 
 
-def _commit(content: bytes) -> Commit:
-    return Commit(
+def _commit(content: bytes) -> ShardCommit:
+    return ShardCommit(
         split="train", shard=0, rows=1, bytes=len(content), sha256=hashlib.sha256(content).hexdigest()
     )
 
@@ -194,12 +194,12 @@ def test_shard_that_is_not_there_to_the_last_bit_is_not_committed(
 ) -> None:
     bucket.proxy.fail(kind, r"PUT.*shard-00000.parquet", times=times)
     with pytest.raises(StoreError):
-        publish(folder, SMALL, _commit(SMALL))
+        commit_shard(folder, SMALL, _commit(SMALL))
     assert read_commits(folder) == {}
     bucket.proxy.heal()
-    publish(folder, SMALL, _commit(SMALL))
+    commit_shard(folder, SMALL, _commit(SMALL))
     commits = read_commits(folder)
-    assert find_damaged(folder, commits.values(), content=True) == []
+    assert find_damaged_shards(folder, commits.values(), content=True) == []
     assert len(commits) == 1
 
 
@@ -215,7 +215,7 @@ def test_windows_of_audio_are_read_in_ranges(folder: Folder, bucket: Bucket, dat
     assert probe(path) == probe(local)
     file = {"path": "", "frames": 9 * 44_100, "scale": 1.0}
     bucket.proxy.requests.clear()
-    there, here = Reader(), Reader()
+    there, here = SourceReader(), SourceReader()
     for start in (0, 44_100, 300_000):
         window = there.read_file({**file, "path": path, "readable": path}, start, 44_100)
         assert np.array_equal(
@@ -234,7 +234,7 @@ def test_store_that_fails_is_no_fault_of_the_song(
     path = join(folder.location, "drums.wav")
     fault = bucket.proxy.fail("refuse", "GET", times=_EVER, skip=skip)
     file = {"path": path, "readable": path, "frames": 9 * 44_100, "scale": 1.0}
-    reader = Reader()
+    reader = SourceReader()
     with pytest.raises(StoreError, match=r"cannot read s3://.*drums\.wav"):
         reader.read_file(file, 350_000, 40_000)
     assert fault.struck
@@ -262,7 +262,7 @@ def test_song_at_another_rate_is_brought_to_the_same_cache(
         (str(local), Folder(str(tmp_path / "cache"))),
         (join(folder.location, local.name), folder),
     ):
-        made = ingest(path, cache=cache, name="x.flac", known=probe(path), program=find_ffmpeg(None))
+        made = transcode(path, cache=cache, name="x.flac", known=probe(path), program=find_ffmpeg(None))
         cached[path] = made, cache.read("x.flac")
     assert fault.struck == 2
     assert len({*cached.values()}) == 1
