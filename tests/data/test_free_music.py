@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from data import free_music
 from pipelines.free_music.packages import Package, PackageError, apt_download, read_manifest
-from pipelines.preprocess.layouts import find_songs
+from pipelines.preprocess.discovery import find_songs
 
 RATE = 44_100
 pytestmark = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="there is no dpkg-deb here")
