@@ -1,9 +1,9 @@
-"""Source activity detection: where a source plays, so that no excerpt of it is silence.
+"""Source activity detection: find where a source is active, so that no excerpt is silent.
 
 Source: the paper's section on data; the numbers are the published preprocessing's. A frame is 441 samples;
-its power is the *sum* of squares over its samples and both channels. Differs from the published code in
-keeping the last full window too, in keeping sources shorter than a window, and in marking which 3 s inside a
-window are active themselves.
+its power is the *sum* of squares over its samples and both channels. Differs from the published code:
+the last full window and sources shorter than a window are kept, and every window has a mask of its 3 s
+excerpts that are active themselves.
 
 Shape legend: samples are [frames, channels]; power is [activity frames].
 """
@@ -22,7 +22,7 @@ HOP = 3 * SAMPLE_RATE
 START_GRID = SAMPLE_RATE // 10  # excerpts start on a grid of 100 ms inside a window
 _POWER_FLOOR = 1e-3  # about -59 dBFS
 _QUANTILE = 0.15
-_SHARE = 0.5
+_ACTIVE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ def frame_power(samples: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 
 def active_frames(power: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Mark the frames above the threshold: the 15 % quantile of those that are not near silence."""
-    sounding = power[power > _POWER_FLOOR]
-    if not sounding.size:
+    audible = power[power > _POWER_FLOOR]
+    if not audible.size:
         return np.zeros(power.shape, bool)
-    marked: NDArray[np.bool_] = power > np.quantile(sounding, _QUANTILE)
+    marked: NDArray[np.bool_] = power > np.quantile(audible, _QUANTILE)
     return marked
 
 
@@ -77,13 +77,13 @@ def _segment(
     power: NDArray[np.float64], active: NDArray[np.bool_], start: int, window: int
 ) -> Segment | None:
     inside = active[start : start + window]
-    if inside.mean() <= _SHARE:
+    if inside.mean() <= _ACTIVE_SHARE:
         return None
     counts = np.concatenate([[0], np.cumsum(inside)])
     excerpt, grid = EXCERPT_FRAMES // FRAME, START_GRID // FRAME
     firsts = np.arange(0, window - excerpt + 1, grid)
-    lively = counts[firsts + excerpt] - counts[firsts] > _SHARE * excerpt
-    mask = int(sum(1 << bit for bit in np.flatnonzero(lively)))
+    is_active = counts[firsts + excerpt] - counts[firsts] > _ACTIVE_SHARE * excerpt
+    mask = int(sum(1 << bit for bit in np.flatnonzero(is_active)))
     if not mask:  # only a window shorter than 6 s can have none
         return None
     mean_square = power[start : start + window].sum() / (window * FRAME * CHANNELS)

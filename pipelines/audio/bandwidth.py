@@ -1,4 +1,4 @@
-"""Where a spectrum ends: the bandwidth of a recording, and the low-pass edge of a codec.
+"""Bandwidth of a recording, and low-pass cut-off of a codec.
 
 Shape legend: samples are [frames, channels], 44,100 Hz; spectra [bins].
 """
@@ -46,7 +46,7 @@ class BandwidthMeter:
 
 
 def power_spectrogram(samples: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Power of the channels' mean: [bins, windows]."""
+    """Compute the power spectrogram of the channels' mean: [bins, windows]."""
     mono = samples.mean(axis=1, dtype=np.float64)
     if len(mono) < WINDOW:
         mono = np.pad(mono, (0, WINDOW - len(mono)))
@@ -56,17 +56,17 @@ def power_spectrogram(samples: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def measure_cutoff_hz(clean: NDArray[np.float64], decoded: NDArray[np.float64]) -> float:
-    """Find the frequency above which the codec left less than a hundredth of the energy, in Hz.
+    """Return the frequency, in Hz, above which the codec kept less than a hundredth of the energy.
 
-    Energies above a frequency are compared, not bins: far up, where hardly anything sounds, a bin's ratio is
-    that of two noises.
+    Energies above a frequency are compared, not single bins: in the highest bins, which are nearly empty, the
+    ratio is one of two noises.
 
     Args:
-        clean: Mean power spectrum of what the codec was given.
-        decoded: That of what it left.
+        clean: Mean power spectrum of the codec's input: [bins].
+        decoded: That of its output.
     """
-    sounding = clean > _FLOOR * np.max(clean)
-    above = [np.cumsum(np.where(sounding, power, 0.0)[::-1])[::-1] for power in (clean, decoded)]
-    gone = np.flatnonzero((above[1] < 10 ** (_CUTOFF_DB / 10) * above[0]) & sounding)
-    edge = gone[0] if gone.size else np.flatnonzero(sounding)[-1] if sounding.any() else 0
-    return float(edge) * schema.SAMPLE_RATE / WINDOW
+    audible = clean > _FLOOR * np.max(clean)
+    above = [np.cumsum(np.where(audible, power, 0.0)[::-1])[::-1] for power in (clean, decoded)]
+    removed = np.flatnonzero((above[1] < 10 ** (_CUTOFF_DB / 10) * above[0]) & audible)
+    cutoff = removed[0] if removed.size else np.flatnonzero(audible)[-1] if audible.any() else 0
+    return float(cutoff) * schema.SAMPLE_RATE / WINDOW

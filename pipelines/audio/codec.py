@@ -1,10 +1,10 @@
-"""Codec simulation: one excerpt in, a bitstream per degradation out, complete, aligned, level measured.
+"""Codec simulation: encode an excerpt at every bitrate, verify each bitstream and measure its level.
 
 Shape legend: samples are [frames, channels], 44,100 Hz.
 
-LAME writes delay and padding into a tag at the start of the file when the file ends, so the encoder's outputs
-must be seekable: an MP3 that left through a pipe is 1,105 samples late. The outputs are unlinked temporary
-files that ffmpeg opens by descriptor: nothing stays behind, whoever is killed.
+LAME writes delay and padding into a tag at the start of the file at the end of encoding, so the encoder's
+outputs must be seekable: an MP3 written to a pipe is 1,105 samples late. The outputs are unlinked temporary
+files that ffmpeg opens by descriptor, so a killed process leaves no files.
 """
 
 import io
@@ -29,20 +29,20 @@ _LOWEST_RATE = 8_000  # Hz: MP3 has none below
 
 
 class CodecError(RuntimeError):
-    """An encoder's output is not what was asked for."""
+    """A bitstream is damaged, misaligned, or of the wrong length."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodecConfig:
-    """Which degradations to make.
+    """Configuration of the degradations.
 
     Args:
-        bitrates_bps: MP3 bitrates asked for, in bits per second. MPEG-1 has nothing below 32,000: at 44.1 kHz
-            LAME answers 24,000 with 32,000, and the shard records that.
-        sample_rate: 44100 keeps that rate for all. `auto` encodes what is asked below 48,000 bits per second
-            at 22.05 kHz, as streaming services send it; only so is 24,000 really 24,000.
+        bitrates_bps: Requested MP3 bitrates, in bits per second. MPEG-1 has none below 32,000: at 44.1 kHz
+            LAME encodes 24,000 at 32,000, and the shard records that.
+        sample_rate: 44100 keeps that rate for all. `auto` encodes bitrates below 48,000 at 22.05 kHz, as
+            streaming services do; only then is 24,000 really 24,000.
         quality: LAME's algorithm quality, 0 (best) to 9 (fastest).
-        ffmpeg: Program to use on every node; unset takes the bundled one.
+        ffmpeg: Executable on every node; unset uses the bundled one.
         timeout_seconds: Limit for encoding one excerpt.
     """
 
@@ -56,31 +56,30 @@ class CodecConfig:
         wrong = [rate for rate in self.bitrates_bps if not 8_000 <= rate <= 320_000]
         if wrong or not self.bitrates_bps or len(set(self.bitrates_bps)) < len(self.bitrates_bps):
             raise ValueError(
-                f"codec.bitrates_bps is {list(self.bitrates_bps)}: give one or more different bitrates of "
-                "8000 to 320000 bits "
-                "per second (24 kbps is 24000)"
+                f"codec.bitrates_bps is {list(self.bitrates_bps)}: use one or more different bitrates of "
+                "8000 to 320000 bits per second (24 kbps is 24000)"
             )
         if not 0 <= self.quality <= 9:
             raise ValueError(
-                f"codec.quality is {self.quality}: LAME knows 0 (best) to 9 (fastest); 5 is its usual"
+                f"codec.quality is {self.quality}: LAME's range is 0 (best) to 9 (fastest), its default 5"
             )
         if self.timeout_seconds <= 0:
-            raise ValueError(f"codec.timeout_seconds is {self.timeout_seconds}: give seconds above 0")
+            raise ValueError(f"codec.timeout_seconds is {self.timeout_seconds}: it must be above 0")
 
     @property
     def degradations(self) -> tuple[str, ...]:
-        """Names of the degradations, which are the names of the shards' columns."""
+        """Names of the degradations, which are columns of the shards."""
         return tuple(f"mp3_{rate}" for rate in self.bitrates_bps)
 
     def encoded_rate(self, bitrate_bps: int) -> int:
-        """Give the sample rate, in Hz, that a bitrate is encoded at."""
+        """Return the sample rate, in Hz, that a bitrate is encoded at."""
         low = self.sample_rate == "auto" and bitrate_bps < 48_000
         return _HALF_RATE if low else SAMPLE_RATE
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A bitstream with what was measured on it.
+    """A bitstream and its measurements.
 
     Args:
         stream: The whole file.
@@ -94,7 +93,7 @@ class Encoded:
 
 
 class Encoder(Protocol):
-    """What render needs of codecs."""
+    """Interface of a codec."""
 
     def encode(self, clean: NDArray[np.int16]) -> Mapping[str, Encoded]:
         """Encode samples [frames, channels] once per degradation; the keys are the degradations' names."""
@@ -146,10 +145,8 @@ class Mp3Encoder:
             FfmpegError: the encoder failed or took too long.
             CodecError: a bitstream is damaged, has no gapless tag, or a wrong length.
         """
-        for (
-            file
-        ) in self._outputs:  # ffmpeg truncates them too, but a lying one must not leave us the excerpt before
-            file.truncate(0)
+        for file in self._outputs:
+            file.truncate(0)  # an ffmpeg that fails silently must not leave the excerpt before
         ffmpeg_process.run(
             self._command,
             timeout_seconds=self._config.timeout_seconds,
@@ -162,13 +159,13 @@ class Mp3Encoder:
             streams.append(file.read())
         reference = gain_spectrum(clean.astype(np.float32) / np.float32(32_768))
         return {
-            name: self._measured(name, stream, reference, len(clean), bitrate_bps)
+            name: self._verify_and_measure(name, stream, reference, len(clean), bitrate_bps)
             for name, stream, bitrate_bps in zip(
                 self._config.degradations, streams, self._config.bitrates_bps, strict=True
             )
         }
 
-    def _measured(
+    def _verify_and_measure(
         self, name: str, stream: bytes, reference: NDArray[np.complex64], frames: int, bitrate_bps: int
     ) -> Encoded:
         try:
@@ -178,22 +175,20 @@ class Mp3Encoder:
         rate = self._config.encoded_rate(bitrate_bps)
         expected = -(-frames * rate // SAMPLE_RATE)
         if headers.samples is None or headers.missing_frames or headers.sample_rate != rate:
-            raise CodecError(f"{name}: no whole stream at {rate} Hz with a gapless tag: {headers}")
+            raise CodecError(f"{name}: not a complete stream at {rate} Hz with a gapless tag: {headers}")
         if not expected <= headers.samples < expected + _LONGEST_EXTRA:
-            raise CodecError(f"{name}: {headers.samples} samples for {expected}")
+            raise CodecError(f"{name}: {headers.samples} samples, {expected} expected")
         decoded = decode(stream, frames=frames)
-        gain = round(
-            measure_gain(reference, gain_spectrum(decoded)), 4
-        )  # not the last bit of a processor's sums
+        gain = round(measure_gain(reference, gain_spectrum(decoded)), 4)  # the same on every processor
         return Encoded(stream, gain, headers.bitrate_bps)
 
 
 def decode(stream: bytes, *, frames: int) -> NDArray[np.float32]:
-    """Decode a bitstream or FLAC of ours at 44.1 kHz: aligned with what was encoded, and as long.
+    """Decode a bitstream or FLAC of a shard at 44.1 kHz, aligned with the encoded excerpt and as long.
 
     Args:
         stream: The whole file.
-        frames: Length of what was encoded.
+        frames: Length of the encoded excerpt.
 
     Returns:
         Samples [frames, channels].
@@ -202,14 +197,14 @@ def decode(stream: bytes, *, frames: int) -> NDArray[np.float32]:
         CodecError: the file is damaged, or shorter or longer than it must be.
     """
     try:
-        with soundfile.SoundFile(io.BytesIO(stream)) as sound:
-            rate, found = sound.samplerate, sound.frames
+        with soundfile.SoundFile(io.BytesIO(stream)) as file:
+            rate, found = file.samplerate, file.frames
             most = frames * rate // SAMPLE_RATE + _LONGEST_EXTRA + 2
-            if found > most or rate < _LOWEST_RATE or sound.channels > CHANNELS:  # a few bytes may hold hours
+            if found > most or rate < _LOWEST_RATE or file.channels > CHANNELS:  # a few bytes may hold hours
                 raise CodecError(
-                    f"decodes to {found} samples of {sound.channels} channels at {rate} Hz, {frames} expected"
+                    f"decodes to {found} samples of {file.channels} channels at {rate} Hz, {frames} expected"
                 )
-            samples = sound.read(dtype="float32", always_2d=True)
+            samples = file.read(dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         raise CodecError(f"cannot be decoded: {error.error_string}") from error
     if rate != SAMPLE_RATE:

@@ -1,4 +1,4 @@
-"""Level of a decoded signal over the clean one, measured where the codec kept the signal.
+"""Gain of a codec: level of the decoded signal over the clean one, where the codec kept the signal.
 
 Shape legend: samples are [frames, channels], 44,100 Hz; spectra [windows, channels, bins].
 """
@@ -20,18 +20,17 @@ def gain_spectrum(samples: NDArray[np.float32]) -> NDArray[np.complex64]:
         samples = np.pad(samples, ((0, _WINDOW - len(samples)), (0, 0)))
     starts = np.unique(np.linspace(0, len(samples) - _WINDOW, _WINDOWS).astype(int))
     windows = np.stack([samples[start : start + _WINDOW].T for start in starts])
-    low, high = (round(edge * _WINDOW / SAMPLE_RATE) for edge in _BAND_HZ)
+    low, high = (round(frequency * _WINDOW / SAMPLE_RATE) for frequency in _BAND_HZ)
     spectrum = np.fft.rfft(windows * np.hanning(_WINDOW).astype(np.float32))[..., low:high]
     return spectrum.astype(np.complex64)
 
 
 def measure_gain(clean: NDArray[np.complex64], decoded: NDArray[np.complex64]) -> float:
-    """Tell the codec's level from the bins that it coded finely.
+    """Estimate the codec's gain from the bins that it quantised finely.
 
-    A projection over the whole band reads quantisation to zero as a lower level (0.61 for hi-hats at 32
-    kbps). So every bin is projected for itself, and the median taken over the strong bins, those within 10 dB
-    of the strongest of their window,
-    that the codec kept: 0.90-0.96 on real stems, where LAME's own scale is 0.95.
+    A projection over the whole band takes bins quantised to zero for a lower level (0.61 for hi-hats at 32
+    kbps). So each bin is projected by itself, and the median is taken over the strong bins (within 10 dB of
+    the strongest of their window) that the codec kept: 0.90-0.96 on real stems, where LAME's scale is 0.95.
 
     Returns:
         Linear gain; the nominal 0.95 where the excerpt is silent or nearly nothing strong was kept.

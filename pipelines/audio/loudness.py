@@ -1,4 +1,4 @@
-"""Loudness after ITU-R BS.1770-4, and the gains that bring versions of one item to equal loudness.
+"""Loudness by ITU-R BS.1770-4, and the gains that make versions of one item equally loud.
 
 Shape legend: samples are [channels, samples], mono or left and right, full scale at 1.
 """
@@ -71,13 +71,13 @@ def loudness_lufs(samples: NDArray[np.float32], sample_rate: int) -> float | Non
         LUFS, or None for silence and for no samples.
 
     Raises:
-        ValueError: there are more channels than two, whose weights would depend on their places.
+        ValueError: there are more channels than two, whose weights would depend on the speaker layout.
     """
     from scipy.signal import lfilter
 
     if samples.ndim != 2 or samples.shape[0] not in (1, 2):
         raise ValueError(
-            f"samples have the shape {samples.shape}; give [channels, samples] of 1 or 2 channels"
+            f"samples have the shape {samples.shape}; it must be [channels, samples] with 1 or 2 channels"
         )
     weighted = samples.astype(np.float64)
     for numerator, denominator in k_weighting(sample_rate):
@@ -98,11 +98,11 @@ def _power(lufs: float) -> float:
 
 
 def equal_gains(versions: Mapping[str, NDArray[np.float32]], sample_rate: int) -> dict[str, float]:
-    """Give the gain of every version at which all are as loud as the quietest, and none clips.
+    """Return the gains at which all versions are as loud as the quietest, and none clips.
 
-    No gain exceeds 1: louder versions are attenuated to the quietest, then all by one more attenuation if a
-    peak still leaves full scale. A version that lies 60 LU below the loudest is silent beside it: it would
-    drag all out of hearing, and is left at its own level.
+    No gain exceeds 1: louder versions are attenuated to the quietest, then all by the same gain if a peak
+    still exceeds full scale. A version 60 LU below the loudest counts as silent and keeps its level:
+    otherwise it would make all others inaudible.
 
     Args:
         versions: By name; finite, [channels, samples] each.
@@ -117,9 +117,9 @@ def equal_gains(versions: Mapping[str, NDArray[np.float32]], sample_rate: int) -
     measured = {name: loudness_lufs(samples, sample_rate) for name, samples in versions.items()}
     levels = {name: level for name, level in measured.items() if level is not None}
     loudest = max(levels.values(), default=0.0)
-    heard = {name: level for name, level in levels.items() if level > loudest + _SILENT_BELOW_LOUDEST_LU}
-    quietest = min(heard.values(), default=0.0)
-    gains = {name: 10 ** ((quietest - heard.get(name, quietest)) / 20) for name in versions}
+    audible = {name: level for name, level in levels.items() if level > loudest + _SILENT_BELOW_LOUDEST_LU}
+    quietest = min(audible.values(), default=0.0)
+    gains = {name: 10 ** ((quietest - audible.get(name, quietest)) / 20) for name in versions}
     peak = max(
         (gains[name] * float(np.abs(one).max(initial=0.0)) for name, one in versions.items()), default=0.0
     )

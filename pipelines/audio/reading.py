@@ -1,6 +1,6 @@
-"""Reading source audio: what a file is, and exact windows of it as 44.1 kHz stereo.
+"""Read source audio: properties of a file, and exact windows of it as 44.1 kHz stereo.
 
-Shape legend: samples are [frames, channels], float32, 44,100 Hz unless said otherwise.
+Shape legend: samples are [frames, channels], float32, 44,100 Hz unless noted.
 """
 
 import os
@@ -25,7 +25,7 @@ _OPEN_FILES = 256
 
 @dataclass(frozen=True)
 class Probe:
-    """What libsndfile tells of a file.
+    """Properties of a file as libsndfile reads them.
 
     Args:
         sample_rate: Hz.
@@ -57,7 +57,7 @@ def open_binary(path: str) -> BinaryIO:
 
 
 class _StoreStream:
-    """What libsndfile reads a URI from. No error comes through it, so the store's is kept."""
+    """File object over an object store for libsndfile, which hides exceptions: the store's error is kept."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -73,7 +73,7 @@ class _StoreStream:
 
 
 def _raise_store_error(source: Any) -> None:
-    """Raise what kept a store from giving what libsndfile asked for: the file may be sound."""
+    """Raise the store's error, if one made libsndfile fail: the file itself may be valid."""
     if isinstance(source, _StoreStream) and source.failure:
         raise source.failure
 
@@ -82,7 +82,7 @@ def open_soundfile(path: str) -> soundfile.SoundFile:
     """Open a file with libsndfile.
 
     Raises:
-        AudioError: it cannot be opened, or is no format that libsndfile reads.
+        AudioError: it cannot be opened, or libsndfile does not know the format.
         StoreError: the store does not answer.
     """
     source: Any = None
@@ -100,10 +100,10 @@ def open_soundfile(path: str) -> soundfile.SoundFile:
 
 
 def probe(path: str) -> Probe | None:
-    """Look at a file's headers.
+    """Read a file's headers.
 
     Returns:
-        None when libsndfile does not know the format, so that ffmpeg may try.
+        None when libsndfile does not know the format; ffmpeg may.
 
     Raises:
         AudioError: the file is empty, cannot be opened, or is shorter than its header says.
@@ -131,7 +131,7 @@ def probe(path: str) -> Probe | None:
 
 
 def open_source_file(path: str) -> BinaryIO:
-    """Open a file, turning what the system says into an AudioError; what a store says stays a StoreError."""
+    """Open a file; an error of the system becomes an AudioError, one of a store stays a StoreError."""
     try:
         return open_binary(path)
     except StoreError:
@@ -142,24 +142,24 @@ def open_source_file(path: str) -> BinaryIO:
 
 
 def to_stereo(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Bring samples [frames, 1 or 2] to [frames, 2]; a mono signal stands on both sides at its own level."""
+    """Convert samples [frames, 1 or 2] to [frames, 2]; a mono signal is copied to both channels."""
     return samples if samples.shape[1] == CHANNELS else np.repeat(samples, CHANNELS, axis=1)
 
 
 class SourceReader:
-    """Reads windows of sources, keeping the files it used last open.
+    """Reads windows of sources, and keeps the files used last open.
 
-    A source is a list of files that are summed, as rows of the `files` column of sources.parquet.
+    A source is a list of files that are summed: the `files` column of sources.parquet.
 
     Args:
-        cache: Folder or URI of the decoded files, which these rows name without it.
+        cache: Folder or URI of the decoded files, which the rows name relative to it.
     """
 
     def __init__(self, cache: str = "") -> None:
         self._cache = cache
         self._open: OrderedDict[str, soundfile.SoundFile] = OrderedDict()
 
-    def _sound(self, path: str) -> soundfile.SoundFile:
+    def _get_file(self, path: str) -> soundfile.SoundFile:
         if path in self._open:
             self._open.move_to_end(path)
         else:
@@ -169,33 +169,33 @@ class SourceReader:
         return self._open[path]
 
     def read_file(self, file: dict[str, Any], start: int, frames: int) -> NDArray[np.float32]:
-        """Read a window of one file; beyond its end there is silence.
+        """Read a window of one file, padded with silence beyond its end.
 
         Raises:
             AudioError: the file cannot be read, or holds fewer samples than it did when it was scanned.
             StoreError: the store does not answer.
-            RuntimeError: the same of a file in the cache, which the next run brings back.
+            RuntimeError: a file in the cache cannot be read; the next run decodes it again.
         """
         samples = np.zeros((frames, CHANNELS), np.float32)
-        wanted = min(frames, file["frames"] - start)
-        if wanted <= 0:
+        num_frames = min(frames, file["frames"] - start)
+        if num_frames <= 0:
             return samples
         cached = file["readable"] != file.get("path", file["readable"])
         path = join(self._cache, file["readable"]) if cached else file["readable"]
         try:
-            return self._read_into(samples, path, start, wanted, file["scale"])
+            return self._read_into(samples, path, start, num_frames, file["scale"])
         except AudioError as error:
             if cached:
-                raise RuntimeError(f"the cache lost {error}") from error
+                raise RuntimeError(f"a decoded file in the cache cannot be read: {error}") from error
             raise
 
     def _read_into(
-        self, samples: NDArray[np.float32], path: str, start: int, wanted: int, scale: float
+        self, samples: NDArray[np.float32], path: str, start: int, num_frames: int, scale: float
     ) -> NDArray[np.float32]:
         try:
-            sound = self._sound(path)
+            sound = self._get_file(path)
             sound.seek(start)
-            found = sound.read(wanted, dtype="float32", always_2d=True)
+            found = sound.read(num_frames, dtype="float32", always_2d=True)
             _raise_store_error(sound.name)
         except soundfile.LibsndfileError as error:
             self.forget(path)
@@ -206,10 +206,10 @@ class SourceReader:
             raise
         except (AudioError, OSError) as error:
             raise AudioError(f"{path}: {error}") from error
-        if len(found) < wanted:
+        if len(found) < num_frames:
             self.forget(path)
-            raise AudioError(f"{path}: ends {wanted - len(found)} samples early at {start + len(found)}")
-        samples[:wanted] = to_stereo(found) * np.float32(scale)
+            raise AudioError(f"{path}: ends {num_frames - len(found)} samples early at {start + len(found)}")
+        samples[:num_frames] = to_stereo(found) * np.float32(scale)
         return samples
 
     def read(self, files: Sequence[dict[str, Any]], start: int, frames: int) -> NDArray[np.float32]:

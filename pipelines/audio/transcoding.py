@@ -1,10 +1,10 @@
-"""Bringing what cannot be read in windows to 44.1 kHz stereo FLAC, once, in a cache that actors share.
+"""Transcode files that cannot be read in exact windows to 44.1 kHz stereo FLAC, in a shared cache.
 
-Compressed files, other sample rates and other channel counts go through ffmpeg as a whole, resampled by soxr,
-so that the samples of a window never depend on where windows begin. Memory does not grow with length.
+Compressed files, other sample rates and other channel counts are decoded as a whole by ffmpeg and resampled
+by soxr, so that the samples of a window do not depend on its start. Memory does not grow with length.
 
-A damaged file is refused rather than shortened: ffmpeg returns 0 on a truncated file, so lengths are compared
-with what the container promises.
+A damaged file is an error, not a shorter file: ffmpeg returns 0 on a truncated file, so the decoded length is
+compared with the container's.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from pipelines.audio.reading import Probe, open_binary, open_source_file
 from pipelines.schema import CHANNELS, SAMPLE_RATE
 from pipelines.storage.folder import Folder, is_uri
 
-INFO_SUFFIX = ".json"  # what is known of a cached file lies beside it
+INFO_SUFFIX = ".json"  # of the file with the properties of a cached one
 HEADROOM = 8.0  # decoders and resamplers overshoot full scale; 18 dB leave 21 of FLAC's 24 bits
 _BLOCK_FRAMES = 1 << 18
 _DURATION_SLACK_SECONDS = 0.1
@@ -29,7 +29,7 @@ _DURATION_SLACK_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class TranscodedFile:
-    """A file of the cache: its name, its length in samples per channel, whether its original was lossy."""
+    """A file of the cache: name, length in samples per channel, and whether the original was lossy."""
 
     name: str
     frames: int
@@ -37,7 +37,7 @@ class TranscodedFile:
 
 
 def cache_name(path: str, size: int, mtime_ns: int) -> str:
-    """Name a cached file after what it was made from."""
+    """Return the name of a cached file, a hash of its original's path, size and time."""
     digest = hashlib.sha256(
         f"{path}\n{size}\n{mtime_ns}\n{HEADROOM}".encode(errors="surrogateescape")
     ).hexdigest()
@@ -49,31 +49,31 @@ def transcode(path: str, *, cache: Folder, name: str, known: Probe | None, progr
 
     Args:
         path: Path or URI of the file.
-        cache: Where cached files lie.
+        cache: Folder of the cached files.
         name: Name in the cache.
-        known: What libsndfile told of the file, if it could.
+        known: Properties read by libsndfile, if it knows the format.
         program: ffmpeg.
 
     Raises:
-        AudioError: the file cannot be decoded, is shorter than it promises, or exceeds the headroom.
+        AudioError: the file cannot be decoded, differs in length from its header, or exceeds the headroom.
     """
     with tempfile.TemporaryDirectory(prefix="apollo-ingest-") as scratch:
         source = os.path.join(scratch, "input")
         _link_or_download(path, source)
         if damage := find_damage(source):
             raise AudioError(damage)
-        looks = probe(source, program)
-        promised = looks.seconds
+        stream = probe(source, program)
+        seconds = stream.seconds
         target = os.path.join(scratch, "output.flac")
-        frames = _decode(source, target, looks.layout, program)
+        frames = _decode(source, target, stream.layout, program)
         if known is not None and _has_exact_length(known):
-            promised = known.frames / known.sample_rate
-        if promised is not None and abs(frames / SAMPLE_RATE - promised) > _DURATION_SLACK_SECONDS:
+            seconds = known.frames / known.sample_rate
+        if seconds is not None and abs(frames / SAMPLE_RATE - seconds) > _DURATION_SLACK_SECONDS:
             raise AudioError(
-                f"damaged: {frames / SAMPLE_RATE:.2f} s could be decoded, {promised:.2f} s expected"
+                f"damaged: {frames / SAMPLE_RATE:.2f} s could be decoded, {seconds:.2f} s expected"
             )
         cache.put(name, target)
-    return TranscodedFile(name, frames, looks.lossy)
+    return TranscodedFile(name, frames, stream.lossy)
 
 
 def _has_exact_length(known: Probe) -> bool:
@@ -90,7 +90,7 @@ def _link_or_download(path: str, source: str) -> None:
 
 
 def _decode(source: str, target: str, layout: str, program: str) -> int:
-    """Write a file's samples to a FLAC; gives how many there are per channel."""
+    """Write a file's samples to a FLAC and return their number per channel."""
     frames = 0
     with (
         Decoder(source, program, sample_rate=SAMPLE_RATE, stereo=layout, strict=True) as decoder,
@@ -99,7 +99,7 @@ def _decode(source: str, target: str, layout: str, program: str) -> int:
         while block := decoder.read(_BLOCK_FRAMES):
             samples = np.frombuffer(block, "<f4").reshape(-1, CHANNELS) / np.float32(HEADROOM)
             if not np.isfinite(samples).all():
-                raise AudioError(f"holds samples that are no numbers, near {frames / SAMPLE_RATE:.1f} s")
+                raise AudioError(f"contains non-finite samples near {frames / SAMPLE_RATE:.1f} s")
             if np.abs(samples).max() >= 1:
                 raise AudioError(f"exceeds full scale by more than 18 dB near {frames / SAMPLE_RATE:.1f} s")
             flac.write(samples)
@@ -108,7 +108,7 @@ def _decode(source: str, target: str, layout: str, program: str) -> int:
 
 
 def trim_cache(cache: Folder, *, keep: set[str], limit_bytes: int) -> None:
-    """Make room in the cache: the oldest files that this run does not use go first."""
+    """Delete the oldest files that this run does not use until the cache is below its limit."""
     entries = [entry for entry in cache.entries() if entry.name.endswith(".flac")]
     excess = sum(entry.size for entry in entries) - limit_bytes
     for entry in sorted(entries, key=lambda entry: entry.mtime_ns):
@@ -121,7 +121,7 @@ def trim_cache(cache: Folder, *, keep: set[str], limit_bytes: int) -> None:
 
 
 def check_cache_size(cache: Folder, limit_bytes: int) -> None:
-    """Stop a run that fills the cache over its limit.
+    """Check that the cache is below its limit.
 
     Raises:
         RuntimeError: the cache is over its limit.
@@ -131,5 +131,5 @@ def check_cache_size(cache: Folder, limit_bytes: int) -> None:
         raise RuntimeError(
             f"the cache {cache.location} holds {used / 1e9:.2f} GB of decoded sources, sources.cache_gb "
             f"allows {limit_bytes / 1e9:.2f}. "
-            "Raise it and run again, or bring the files to 44.1 kHz WAV or FLAC yourself"
+            "Raise it and run again, or convert the files to 44.1 kHz WAV or FLAC"
         )

@@ -1,7 +1,7 @@
-"""ViSQOL of restored music: how good a listener would call it, 1 to 4.73 (Chinen et al., 2020; audio mode).
+"""ViSQOL of restored music: predicted mean opinion score, 1 to 4.73 (Chinen et al., 2020; audio mode).
 
 The model is the one inside the visqol-python package; nothing is downloaded. The first score of a process
-takes some ten seconds more where its loops have not been compiled yet.
+takes some ten seconds more for compilation.
 """
 
 import logging
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 logger = logging.getLogger(__name__)
 
 SAMPLE_RATE = 48_000
-_SHORTEST_SAMPLES = 46_080  # one patch of ViSQOL, at its rate
-_QUIETEST_POWER = 1e-5  # -50 dBFS
+_MIN_SAMPLES = 46_080  # one patch of ViSQOL, at its rate
+_MIN_POWER = 1e-5  # -50 dBFS
 _LOCK = threading.Lock()  # the compiled loops end a process that runs them in two threads at once
 
 
 def score(clean: NDArray[np.float32], restored: NDArray[np.float32], sample_rate: int) -> float | None:
-    """Give the mean opinion score of restored audio against the clean one.
+    """Return the mean opinion score of restored audio against the clean one.
 
     Channels are averaged, as in the published evaluation.
 
@@ -33,8 +33,8 @@ def score(clean: NDArray[np.float32], restored: NDArray[np.float32], sample_rate
         sample_rate: Hz; both are resampled to 48 kHz.
 
     Returns:
-        The score, or None where it would have no meaning: the clean mono below -50 dBFS, the restored mono
-        all zero, a sample that is no number, less than 0.96 s, or no ViSQOL installed. Never NaN.
+        The score, or None where it is undefined: clean mono below -50 dBFS, restored mono all zero, a
+        non-finite sample, less than 0.96 s, or ViSQOL not installed. Never NaN.
 
     Raises:
         ValueError: the shapes differ or are not [channels, samples].
@@ -48,12 +48,12 @@ def score(clean: NDArray[np.float32], restored: NDArray[np.float32], sample_rate
     mono = [samples.mean(0, dtype=np.float64) for samples in (clean, restored)]
     if not all(np.isfinite(samples).all() and np.any(samples) for samples in mono):
         return None
-    # ViSQOL hears nothing below some -60 dBFS: what is quieter gets its best score, whatever was made of it
-    if np.mean(mono[0] ** 2) < _QUIETEST_POWER:
+    # below some -60 dBFS ViSQOL returns its best score for any input
+    if np.mean(mono[0] ** 2) < _MIN_POWER:
         return None
     reference, degraded = (soxr.resample(samples, sample_rate, SAMPLE_RATE) for samples in mono)
     scorer = _load()
-    if len(reference) < _SHORTEST_SAMPLES or scorer is None:
+    if len(reference) < _MIN_SAMPLES or scorer is None:
         return None
     with _LOCK:
         found = float(scorer.measure_from_arrays(reference, degraded, SAMPLE_RATE).moslqo)
@@ -62,7 +62,7 @@ def score(clean: NDArray[np.float32], restored: NDArray[np.float32], sample_rate
 
 @cache
 def _load() -> Any:
-    """Load the scorer once a process; None, and a word about it, where there is none."""
+    """Load the scorer once per process; None, with one warning, where it is not installed."""
     try:
         from visqol import VisqolApi
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""What happens at rows that cannot be used: stop, or go on without them, listing each and up to a limit."""
+"""Policy for corrupt rows: stop, or skip them up to a limit and list each."""
 
 import threading
 from collections.abc import Callable
@@ -8,14 +8,14 @@ from pipelines.dataset.shard_reader import CorruptRowError
 
 
 class CorruptDataError(RuntimeError):
-    """Rows cannot be used, and the configuration says to stop; the text says which, why, and what to do."""
+    """Corrupt rows, with the policy `stop` or above the limit; with name, reason and remedy."""
 
 
 class Reject(NamedTuple):
-    """What was left out.
+    """A skipped row.
 
     Args:
-        name: Recipe id, or the shard where all of it is lost.
+        name: Recipe id, or name of the shard if the whole shard is corrupt.
         reason: Why.
     """
 
@@ -24,14 +24,14 @@ class Reject(NamedTuple):
 
 
 class BadRowLog:
-    """The rows that one process has left out.
+    """The rows that one process has skipped.
 
     Args:
-        output: Where the rows are from, for messages.
-        num_rows: How many there are.
+        output: Location of the data set, for messages.
+        num_rows: Number of rows in the data set.
         corrupt: `stop` or `skip`.
-        max_corrupt_share: Largest share of the rows that may be left out.
-        on_reject: Called with each, once.
+        max_corrupt_share: Largest share of the rows that may be skipped.
+        on_reject: Called once with each.
     """
 
     def __init__(
@@ -48,17 +48,17 @@ class BadRowLog:
         self._on_reject = on_reject
         self._rows: dict[str, int] = {}
         self._lock = threading.Lock()
-        self._remedy = f"Run preprocess on {output} again, which makes damaged shards anew"
+        self._remedy = f"Run preprocess on {output} again: it renders damaged shards again"
 
     def add(self, error: CorruptRowError) -> None:
-        """List what cannot be used, once.
+        """Add a corrupt row or shard, once.
 
         Raises:
-            CorruptDataError: it is not to be skipped, or there is too much of it.
+            CorruptDataError: the policy is `stop`, or the share of corrupt rows exceeds the limit.
         """
         if self._corrupt == "stop":
             raise CorruptDataError(
-                f"{error}. {self._remedy}, or let loader.corrupt be skip to go on without such rows"
+                f"{error}. {self._remedy}. Or set loader.corrupt to skip, to continue without such rows"
             ) from error
         with self._lock:
             if error.name in self._rows:
@@ -71,6 +71,6 @@ class BadRowLog:
             self._on_reject(reject)
         if corrupt > self._max_share * self._num_rows:
             raise CorruptDataError(
-                f"{corrupt} of {self._num_rows} rows cannot be used, more than loader.max_corrupt_share "
+                f"{corrupt} of {self._num_rows} rows are corrupt, more than loader.max_corrupt_share "
                 f"{self._max_share:g} allows; the last: {error}. {self._remedy}"
             ) from error

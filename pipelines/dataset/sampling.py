@@ -1,8 +1,8 @@
-"""The order of training examples: which row of which shard comes at which place, as a pure function.
+"""Order of training examples: the row and shard at every position, as a pure function.
 
-Examples are numbered through the whole run. A pass over all rows is a permutation of the shards,
-cut into windows of so many shards, with the rows of a window permuted: so any worker can tell every place
-alone, and shards are still read one after the other.
+Positions count examples through the whole run. A pass over all rows is a permutation of the shards, cut into
+windows of some shards, with the rows of a window permuted: every worker can compute any position alone, and
+shards are still read one after the other.
 """
 
 from bisect import bisect_right
@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 from apollo import rng
 
-_KEPT = 8
+_CACHE_SIZE = 8
 
 
 class RowRef(NamedTuple):
-    """Where an example lies.
+    """Location of an example.
 
     Args:
         position: Of the example in the run.
@@ -31,10 +31,10 @@ class RowRef(NamedTuple):
 
 
 class ShuffledOrder:
-    """Shuffled, and without end: after a pass over all rows comes the next one.
+    """Shuffled, infinite order: pass after pass over all rows.
 
     Args:
-        rows: How many rows each shard has; 0 is fine.
+        rows: Number of rows of each shard; may be 0.
         seed: Another seed gives another order.
         window_shards: Shards whose rows are mixed with each other.
     """
@@ -44,11 +44,11 @@ class ShuffledOrder:
         self._filled = [shard for shard, number in enumerate(rows) if number]
         self._seed, self._window_shards = seed, window_shards
         self.num_rows = sum(rows)
-        self._windows_of_pass = lru_cache(_KEPT)(self._draw_pass)
-        self._rows_of_window = lru_cache(_KEPT)(self._draw_window)
+        self._windows_of_pass = lru_cache(_CACHE_SIZE)(self._draw_pass)
+        self._rows_of_window = lru_cache(_CACHE_SIZE)(self._draw_window)
 
     def _draw_pass(self, number: int) -> tuple[list[list[int]], list[int]]:
-        """Give the shards of every window of a pass, and the place where each window begins."""
+        """Return the shards of every window of a pass, and the position where each window starts."""
         order = rng.permutation(len(self._filled), self._seed, "shards", number)
         shards = [self._filled[place] for place in order]
         size = self._window_shards
@@ -57,7 +57,7 @@ class ShuffledOrder:
         return windows, list(accumulate(lengths, initial=0))[:-1]
 
     def _draw_window(self, number: int, window: int) -> list[tuple[int, int]]:
-        """Give shard and row of every place of a window."""
+        """Return shard and row of every position of a window."""
         windows, starts = self._windows_of_pass(number)
         rows = [(shard, row) for shard in windows[window] for row in range(self._rows[shard])]
         mixed = rng.permutation(len(rows), self._seed, "rows", number, starts[window])
@@ -68,27 +68,27 @@ class ShuffledOrder:
         return number, bisect_right(self._windows_of_pass(number)[1], place) - 1
 
     def at(self, index: int) -> RowRef:
-        """Give the place of one example."""
+        """Return the location of one example."""
         number, window = self._locate(index)
         start = self._windows_of_pass(number)[1][window]
         return RowRef(index, *self._rows_of_window(number, window)[index % self.num_rows - start])
 
     def windows(self, indices: Iterable[int]) -> Iterator[list[RowRef]]:
-        """Give the places of examples, those of one window together.
+        """Yield the locations of examples, grouped by window.
 
         Args:
-            indices: Rising.
+            indices: Increasing positions.
         """
         for _, run in groupby(indices, self._locate):
             yield [self.at(index) for index in run]
 
 
 class SequentialOrder:
-    """Row after row and shard after shard; what validation reads.
+    """Sequential order, shard by shard; used by validation.
 
     Args:
         rows: How many rows each shard has.
-        limit: Most rows to give.
+        limit: Maximum number of rows.
     """
 
     def __init__(self, rows: Sequence[int], *, limit: int | None = None) -> None:
@@ -96,11 +96,11 @@ class SequentialOrder:
         self.num_rows = self._starts[-1] if limit is None else min(limit, self._starts[-1])
 
     def at(self, index: int) -> RowRef:
-        """Give the place of one example."""
+        """Return the location of one example."""
         shard = bisect_right(self._starts, index % self.num_rows) - 1
         return RowRef(index, shard, index % self.num_rows - self._starts[shard])
 
     def windows(self, indices: Iterable[int]) -> Iterator[list[RowRef]]:
-        """Give the places of examples, those of one shard together."""
+        """Yield the locations of examples, grouped by shard."""
         for _, run in groupby(map(self.at, indices), lambda ref: (ref.position // self.num_rows, ref.shard)):
             yield list(run)

@@ -1,8 +1,7 @@
-"""Rows of committed shards, as bytes and as samples; what of them is damaged, and why.
+"""Read rows of committed shards, as bytes and as samples, and find the corrupt ones.
 
-Whether a row is damaged is told by the bytes alone, never by the moment: an error of the storage that the
-bytes do not confirm is raised, for other processes would not see it. So all processes, whichever rows each of
-them reads, agree on every row.
+A row is corrupt by its bytes alone: a storage error that the bytes do not confirm is raised, because other
+processes would not see it. So all processes agree on every row, whichever rows each of them reads.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,12 +25,12 @@ _ERRORS = (OSError, pa.ArrowException)
 
 
 class CorruptRowError(RuntimeError):
-    """A row, or a whole shard, cannot be used.
+    """A row or a whole shard is corrupt.
 
     Args:
-        name: Recipe id, or the shard.
+        name: Recipe id, or name of the shard.
         reason: Why.
-        rows: How many rows that concerns.
+        rows: Number of rows concerned.
     """
 
     def __init__(self, name: str, reason: str, *, rows: int = 1) -> None:
@@ -41,16 +40,16 @@ class CorruptRowError(RuntimeError):
 
 @dataclass(frozen=True)
 class EncodedRow:
-    """A row with one of its degradations, still compressed.
+    """A row with one of its degradations, still encoded.
 
     Args:
-        recipe_id: Its name.
+        recipe_id: Id of the recipe.
         degradation: Name of the degradation.
         clean: FLAC.
         degraded: The codec's bitstream.
-        gain: Linear level of the degraded signal over the clean one.
+        gain: Linear gain of the codec.
         frames: Length in samples.
-        shard: Name of the shard that it is from.
+        shard: Name of its shard.
     """
 
     recipe_id: str
@@ -69,7 +68,7 @@ def decode(row: EncodedRow) -> tuple[Tensor, Tensor]:
         clean and degraded, [channels, samples], float32, finite, as long as an excerpt is.
 
     Raises:
-        CorruptRowError: it cannot be decoded to that.
+        CorruptRowError: it cannot be decoded to such tensors.
     """
     if row.frames != schema.EXCERPT_FRAMES:
         raise _corrupt(row, f"{row.frames} samples long, not {schema.EXCERPT_FRAMES}")
@@ -90,7 +89,7 @@ def _decode(row: EncodedRow, column: str, stream: bytes | None) -> Tensor:
         raise _corrupt(row, f"{column} has {samples.shape[1]} channels, not {schema.CHANNELS}")
     planar = torch.from_numpy(np.ascontiguousarray(samples.T))  # [channels, samples]
     if not find_peak(planar) < float("inf"):
-        raise _corrupt(row, f"{column} holds samples that are no numbers")
+        raise _corrupt(row, f"{column} contains non-finite samples")
     return planar
 
 
@@ -102,35 +101,35 @@ Rows = dict[int, EncodedRow | CorruptRowError]
 
 
 class ShardReader:
-    """Reads chosen rows of committed shards; safe to use from several threads.
+    """Reads single rows of committed shards; thread-safe.
 
     Args:
-        output: Where the shards lie.
-        commits: Of the shards, which are numbered by their place here.
-        damaged: Numbers of shards that are not as large as their commits say, or gone.
+        output: Folder of the data set.
+        commits: Commits of the shards; a shard's number is its index here.
+        damaged: Numbers of shards that are missing or differ in size from their commits.
     """
 
     def __init__(self, output: Folder, commits: Sequence[ShardCommit], damaged: set[int]) -> None:
         self._output, self._commits, self._damaged = output, commits, damaged
 
     def shard_error(self, shard: int, reason: str = "") -> CorruptRowError:
-        """Say that a whole shard cannot be used."""
+        """Return the error for a whole shard."""
         commit = self._commits[shard]
-        reason = reason or f"the file is gone, or not {commit.bytes} bytes long as its commit says"
+        reason = reason or f"the file is missing, or not of the {commit.bytes} bytes in its commit"
         return CorruptRowError(schema.shard_name(*commit.key), reason, rows=commit.rows)
 
     def read(self, shard: int, wanted: Mapping[int, str]) -> Rows:
         """Read rows of a shard.
 
         Args:
-            shard: Its number.
-            wanted: Degradation to read, by row.
+            shard: Number of the shard.
+            wanted: Degradation to read, by row number.
 
         Returns:
-            For every row its bytes, or what is wrong with it.
+            By row number: the encoded row, or the error.
 
         Raises:
-            OSError: the storage fails, though the shard's bytes are right.
+            OSError: the storage fails, though the shard's bytes are intact.
         """
         commit = self._commits[shard]
         path = schema.shard_path(*commit.key)
@@ -153,7 +152,7 @@ class ShardReader:
         raise AssertionError("the last attempt returns or raises")
 
     def _read_whole(self, stream: Any, commit: ShardCommit, wanted: Mapping[int, str]) -> Rows:
-        """Read the row groups that hold wanted rows, each once, and keep the wanted rows alone."""
+        """Read every row group with wanted rows once."""
         file = parquet.open_file(stream, pre_buffer=not self._output.is_local)
         rows: Rows = {}
         for group, inside in _by_group(file.metadata, commit, wanted).items():
@@ -165,7 +164,7 @@ class ShardReader:
         return rows
 
     def _read_damaged(self, content: bytes, shard: int, wanted: Mapping[int, str]) -> Rows:
-        """Read column by column: a row is lost only where a column that it needs is."""
+        """Read column by column: a row is corrupt only if a column that it needs is."""
         commit = self._commits[shard]
         try:
             file = parquet.open_file(pa.BufferReader(content))
@@ -191,9 +190,9 @@ def _columns(degradations: Any) -> list[str]:
 
 
 def _by_group(metadata: Any, commit: ShardCommit, wanted: Mapping[int, str]) -> dict[int, dict[int, int]]:
-    """Give the wanted rows of every row group, by their place in it."""
+    """Return by row group: index in the group to row number, of the wanted rows."""
     if metadata.num_rows != commit.rows:
-        raise pa.ArrowInvalid(f"{metadata.num_rows} rows, {commit.rows} committed")
+        raise pa.ArrowInvalid(f"{metadata.num_rows} rows, {commit.rows} in the commit")
     groups: dict[int, dict[int, int]] = {}
     first = 0
     for group in range(metadata.num_row_groups):

@@ -1,4 +1,4 @@
-"""Shards and their commit objects: a shard exists once its commit does, which says what its bytes must be."""
+"""Shards and their commit objects: a shard exists once its commit does, which has its size and SHA-256."""
 
 import hashlib
 import io
@@ -19,11 +19,11 @@ _HASHING_THREADS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class ShardsConfig:
-    """How shards are cut.
+    """Configuration of the shards.
 
     Args:
-        rows: Recipes in a shard.
-        row_group_rows: Recipes in a row group: what a reader must fetch to get at one.
+        rows: Number of recipes in a shard.
+        row_group_rows: Number of recipes in a row group, the unit of reading.
     """
 
     rows: int = 64
@@ -31,21 +31,21 @@ class ShardsConfig:
 
     def __post_init__(self) -> None:
         if self.rows < 1 or self.row_group_rows < 1:
-            raise ValueError("shards.rows and shards.row_group_rows must be 1 or more")
+            raise ValueError("shards.rows and shards.row_group_rows must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardCommit:
-    """What is known of a finished shard; `commits/<split>-<shard>.json`.
+    """Commit object of a finished shard: `commits/<split>-<shard>.json`.
 
     Args:
-        split, shard: Which one.
-        rows: Recipes in it.
-        bytes: Size of the file; 0 with no rows, for then there is no file.
+        split, shard: Split and number.
+        rows: Number of rows.
+        bytes: Size of the file; 0 if all recipes were rejected and there is no file.
         sha256: Of the file, hexadecimal.
-        rejected: Recipes that are not in it: recipe_id, reason.
-        bitrates_bps: Real bitrates met, by degradation.
-        cpu_seconds: Processor time of making it, child processes included.
+        rejected: Rejected recipes: recipe_id, reason.
+        bitrates_bps: Actual bitrates, by degradation.
+        cpu_seconds: CPU time of rendering it, child processes included.
     """
 
     split: str
@@ -64,7 +64,7 @@ class ShardCommit:
 
 
 def encode_shard(rows: list[dict[str, Any]], degradations: tuple[str, ...], row_group_rows: int) -> bytes:
-    """Write rows as a Parquet file in memory, with page checksums; audio is compressed already."""
+    """Encode rows as a Parquet file in memory, with page checksums; audio is not compressed again."""
     shard_schema = schema.shards(degradations)
     audio = {"clean", *degradations}
     sink = io.BytesIO()
@@ -81,7 +81,7 @@ def encode_shard(rows: list[dict[str, Any]], degradations: tuple[str, ...], row_
 
 
 def commit_shard(output: Folder, content: bytes, commit: ShardCommit) -> None:
-    """Write a shard and, once it is there to the last bit, its commit object."""
+    """Write a shard, read it back from an object store, and write its commit object."""
     path = schema.shard_path(commit.split, commit.shard)
     if commit.rows:
         output.write(path, content)
@@ -94,19 +94,19 @@ def commit_shard(output: Folder, content: bytes, commit: ShardCommit) -> None:
 
 
 def sha256_hex(content: bytes) -> str:
-    """Give the SHA-256 of a shard's bytes, hexadecimal."""
+    """Return the SHA-256 of a shard's bytes, hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 
 
 def read_commits(output: Folder) -> dict[tuple[str, int], ShardCommit]:
-    """Read all commit objects that are whole, by split and number."""
+    """Read all valid commit objects, by split and number."""
 
     def read(name: str) -> ShardCommit | None:
         try:
             commit = ShardCommit(**json.loads(output.read(name)))
             return commit if schema.commit_path(*commit.key) == name else None
         except (ValueError, TypeError, RecursionError):
-            return None  # damaged: its shard is made again
+            return None  # damaged: its shard is rendered again
 
     names = [entry.name for entry in output.entries("commits") if entry.name.endswith(".json")]
     with ThreadPoolExecutor(_HASHING_THREADS) as pool:
@@ -116,15 +116,12 @@ def read_commits(output: Folder) -> dict[tuple[str, int], ShardCommit]:
 def find_damaged_shards(
     output: Folder, commits: Iterable[ShardCommit], *, content: bool
 ) -> list[ShardCommit]:
-    """Compare shards with their commits.
+    """Return the commits whose shard is missing or differs.
 
     Args:
-        output: Where they lie.
-        commits: What to look at.
-        content: Read and hash the files; otherwise their sizes are compared.
-
-    Returns:
-        Commits whose shard is missing or differs.
+        output: Folder of the data set.
+        commits: Commits to check.
+        content: Compare SHA-256, which reads every file; otherwise sizes.
     """
     sizes = {entry.name: entry.size for split in schema.SPLITS for entry in output.entries(split)}
 

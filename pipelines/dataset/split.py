@@ -1,4 +1,4 @@
-"""A split of an output: which of its shards count, how many rows they have, and with which degradations."""
+"""A split of a data set: its committed shards, their rows and degradations."""
 
 import hashlib
 import json
@@ -15,22 +15,22 @@ _DEGRADATION = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 
 class CommittedSplit:
-    """The committed shards of a split, by their number.
+    """The committed shards of a split, by number.
 
     Args:
         output: Path or URI of an output of preprocess.
         split: Which split.
-        degradations: Names of those to read; none takes all.
+        degradations: Names of those to read; empty for all.
 
     Attributes:
-        commits: Of its shards, which are numbered by their place here.
-        rows: Of every shard.
-        degradations: By bitrate.
-        damaged: Shards that are gone, or not as large as their commits say.
+        commits: Commits of its shards; a shard's number is its index here.
+        rows: Number of rows of every shard.
+        degradations: Names, sorted by bitrate.
+        damaged: Numbers of shards that are missing or differ in size from their commits.
         reader: Reads their rows.
 
     Raises:
-        UsageError: there are no such shards, they are not finished, or they lack a degradation.
+        UsageError: the split has no rows, is not complete, or lacks a degradation.
     """
 
     def __init__(self, output: str, split: str, degradations: tuple[str, ...]) -> None:
@@ -42,34 +42,34 @@ class CommittedSplit:
         _check_complete(folder, split, {commit.shard for commit in self.commits})
         if not self.num_rows:
             raise UsageError(
-                f"{output} has no committed row of the split {split}: name the output of a preprocess run "
-                "that made some"
+                f"{output} has no committed row of the split {split}: choose the output of a preprocess run "
+                "with such rows"
             )
-        there = {name for commit in self.commits for name in commit.bitrates_bps if commit.rows}
-        if odd := [name for name in there if not _DEGRADATION.fullmatch(name)]:
+        available = {name for commit in self.commits for name in commit.bitrates_bps if commit.rows}
+        if invalid := [name for name in available if not _DEGRADATION.fullmatch(name)]:
             raise UsageError(
-                f"the shards of {output} name a degradation {odd[0]!r}: it becomes part of files' names, and "
-                "may have letters, digits, dots, dashes and underscores, beginning with a letter or digit"
+                f"the shards of {output} have a degradation {invalid[0]!r}: it becomes part of file names, "
+                "and may have letters, digits, dots, dashes and underscores, starting with a letter or digit"
             )
-        if unknown := [name for name in degradations if name not in there]:
+        if unknown := [name for name in degradations if name not in available]:
             raise UsageError(
-                f"the shards of {output} have no degradation {', '.join(unknown)}; there is "
-                f"{', '.join(sorted(there, key=_bitrate_key))}"
+                f"the shards of {output} have no degradation {', '.join(unknown)}; available: "
+                f"{', '.join(sorted(available, key=_bitrate_key))}"
             )
-        self.degradations = degradations or tuple(sorted(there, key=_bitrate_key))
+        self.degradations = degradations or tuple(sorted(available, key=_bitrate_key))
         damaged = {commit.key for commit in find_damaged_shards(folder, self.commits, content=False)}
         self.damaged = {number for number, commit in enumerate(self.commits) if commit.key in damaged}
         self.reader = ShardReader(folder, self.commits, self.damaged)
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the shards' bytes and the degradations; with another one, other examples come."""
+        """Hash of the shards' bytes and the degradations, which decide the examples."""
         lines = [f"{commit.split} {commit.shard} {commit.sha256}" for commit in self.commits]
         return hashlib.sha256("\n".join([*lines, *self.degradations]).encode()).hexdigest()
 
 
 def _check_complete(folder: Folder, split: str, committed: set[int]) -> None:
-    """Refuse shards that are still being made, because the order would change with each new one."""
+    """Check that all planned shards are committed: the order would change with each new one."""
     if not folder.exists(PLAN):
         return
     tasks = planned_shards(json.loads(folder.read(PLAN)))
@@ -77,8 +77,8 @@ def _check_complete(folder: Folder, split: str, committed: set[int]) -> None:
     if missing := [shard for shard in planned if shard not in committed]:
         raise UsageError(
             f"{len(missing)} of {len(planned)} shards of the split {split} in {folder.location} are not "
-            f"committed, the first is {schema.shard_name(split, missing[0])}: let preprocess finish, or run "
-            "it again"
+            f"committed, the first is {schema.shard_name(split, missing[0])}: wait for preprocess to finish, "
+            "or run it again"
         )
 
 

@@ -1,4 +1,4 @@
-"""One file of tensors with training and validation examples, for machines that have torch and nothing else.
+"""Export training and validation examples to one file of tensors, for machines that have only torch.
 
 `apollo.training.example_file` reads it. Clean samples are the shards' own 16 bits. Degraded ones have the
 codec's gain taken out and are encoded in 16 bits of their own peak, so that an overshoot does not clip:
@@ -7,7 +7,7 @@ passages 15 dB coarser, and so fill the band that the codec emptied.
 
     format, sample_rate, names, degradations,
     clean [examples, channels, samples] int16, degraded [examples, degradations, channels, samples] int16,
-    steps [examples, degradations] float32: what a step of `degraded` is worth, gain taken out,
+    steps [examples, degradations] float32: value of one step of `degraded`, without the gain,
     gains [examples, degradations] float32, valid: the same keys for validation
 """
 
@@ -38,17 +38,16 @@ _LARGEST = 32_767
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """What to export.
+    """Configuration of the export.
 
     Args:
         data: Folder or URI of an output of preprocess.
-        file: Where the file goes. An example takes 0.5 MB and 0.5 MB for each degradation, in memory too
-            while the file is made.
-        examples: Training examples: the first ones of the training order.
-        valid: Validation examples: the first ones of the validation split.
-        seed: Of the training order.
-        loader: Degradations, the order's windows, and what happens at rows that cannot be used; the rest
-            counts for nothing here.
+        file: Path of the file. An example takes 0.5 MB and 0.5 MB for each degradation, in memory too while
+            the file is written.
+        examples: Number of training examples: the first ones of the training order.
+        valid: Number of validation examples: the first ones of the validation split.
+        seed: Seed of the training order.
+        loader: Degradations, windows of the order, and policy for corrupt rows; the rest is not used.
     """
 
     data: str
@@ -60,25 +59,25 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         if not self.data or not self.file:
-            raise UsageError("name the --data that preprocess made and the --file to write")
+            raise UsageError("--data (an output of preprocess) and --file are required")
         if is_uri(self.file):
             raise UsageError(
-                f"file is {self.file!r}: give a path on this machine, and copy the file from there"
+                f"file is {self.file!r}: use a path on this machine, and copy the file from there"
             )
         if self.examples < 1 or self.valid < 0:
             raise ValueError(
-                f"examples is {self.examples} and valid {self.valid}: give 1 or more and 0 or more"
+                f"examples is {self.examples} and valid {self.valid}: they must be at least 1 and at least 0"
             )
         object.__setattr__(self, "data", resolve(self.data, "--data"))
         object.__setattr__(self, "file", resolve(self.file, "--file"))
 
 
 def export(config: ExportConfig) -> str:
-    """Write the file, whole or not at all, and describe it.
+    """Write the file atomically, and return a description of it.
 
     Raises:
-        UsageError: there are fewer examples than asked for.
-        CorruptDataError: rows cannot be used, and the configuration says to stop.
+        UsageError: there are fewer valid examples than requested.
+        CorruptDataError: rows are corrupt, and the policy is `stop`.
     """
     train = CommittedSplit(config.data, "train", config.loader.degradations)
     order = ShuffledOrder(train.rows, seed=config.seed, window_shards=config.loader.window_shards)
@@ -99,15 +98,15 @@ def export(config: ExportConfig) -> str:
 def _collect(
     split: CommittedSplit, order: ShuffledOrder | SequentialOrder, count: int, config: ExportConfig
 ) -> dict[str, Any]:
-    """Decode the first sound examples of an order with every degradation."""
+    """Decode the first valid examples of an order with every degradation."""
     if count > split.num_rows:
         raise UsageError(
-            f"{config.data} has {split.num_rows} of these examples, and {count} are asked for: ask for "
-            "fewer, or make more with preprocess"
+            f"{config.data} has {split.num_rows} of these examples, {count} were requested: request fewer, "
+            "or make more with preprocess"
         )
     collected = _empty(count, split.degradations)
     filled = 0
-    for name, pairs in _sound_rows(split, order, config):
+    for name, pairs in _valid_rows(split, order, config):
         collected["names"].append(name)
         collected["clean"][filled] = _to_16_bit(pairs[0][0], 1 / 32_768)
         for kind, (_, degraded, gain) in enumerate(pairs):
@@ -118,7 +117,7 @@ def _collect(
         if filled == count:
             return collected
     raise UsageError(
-        f"{config.data} has {filled} sound examples, and {count} are asked for: ask for fewer, or run "
+        f"{config.data} has {filled} valid examples, {count} were requested: request fewer, or run "
         "preprocess again"
     )
 
@@ -138,10 +137,10 @@ def _empty(count: int, degradations: tuple[str, ...]) -> dict[str, Any]:
 Pair = tuple[Tensor, Tensor, float]  # clean and degraded [channels, samples], and the codec's gain
 
 
-def _sound_rows(
+def _valid_rows(
     split: CommittedSplit, order: ShuffledOrder | SequentialOrder, config: ExportConfig
 ) -> Iterator[tuple[str, list[Pair]]]:
-    """Give the rows of one pass that can be used with every degradation: recipe id, and a pair for each."""
+    """Yield the rows of one pass that are valid with every degradation: recipe id, and a pair for each."""
     loader = config.loader
     rejects = BadRowLog(
         config.data,

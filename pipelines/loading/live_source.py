@@ -1,9 +1,9 @@
-"""Training examples mixed and encoded while training goes on: new recipes in every epoch, as in the paper.
+"""Training examples that are mixed and encoded during training: new recipes in every epoch, as in the paper.
 
 The sources, their windows and the codecs are those of an output of preprocess; its shards are not read.
-Actors on the cluster's free CPUs mix and encode, and what they make is streamed to the workers in order, as
-FLAC and one bitstream. Which examples an epoch has is a pure function of (seed, epoch, position), for any
-number of workers and actors; what is being made when a run is stopped is made again.
+Actors on the cluster's free CPUs mix and encode, and stream the results to the workers in order, as FLAC and
+one bitstream. The examples are a pure function of (seed, epoch, position), for any number of workers and
+actors; a resumed run makes the unfinished ones again.
 """
 
 import json
@@ -37,18 +37,18 @@ from pipelines.storage.folder import Folder, join
 
 _SPLIT = "train"
 _BLOCK_ROWS = 4  # about 1.3 MB made before any of it is sent
-_MOST_TRIES = 100
+_MAX_TRIES = 100
 
 
 @dataclass(frozen=True)
 class MixTask:
-    """What a mixer needs beside the recipes: plain values, so that Ray can send it.
+    """Configuration of a mixer, in plain values that Ray can send.
 
     Args:
         output: Path or URI of the output of preprocess.
         cache: Path or URI of its decoded sources.
-        codec: Degradations that can be asked for.
-        versions: Of the process that reads; a node that differs would make other examples.
+        codec: Available degradations.
+        versions: Versions of the reading process; a node with others would make different examples.
     """
 
     output: str
@@ -58,7 +58,7 @@ class MixTask:
 
 
 class ExampleMixer:
-    """An actor's state: makes one example at a time, with one degradation."""
+    """Actor that makes one example at a time, with one degradation."""
 
     def __init__(self, task: MixTask) -> None:
         check_versions(task.versions, task.codec.ffmpeg)
@@ -71,7 +71,7 @@ class ExampleMixer:
         }
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Make the example of a row (number, recipe_id, degradation, components as JSON), or say why not."""
+        """Make the example of a row: number, recipe_id, degradation, components as JSON."""
         made = {name: row[name] for name in ("number", "recipe_id", "degradation")}
         try:
             return made | {"reason": ""} | self._make(json.loads(row["components"]), row["degradation"])
@@ -90,22 +90,22 @@ class ExampleMixer:
 
 
 class LiveSource:
-    """Training examples that no shard holds: every epoch has recipes of its own.
+    """Training examples without shards: every epoch has recipes of its own.
 
     Recipe k of an epoch is recipe k that preprocess would plan with the seed `seed + epoch`; degradation,
-    level and sides are drawn as ShardSource draws them. The reading process decodes. A run that is resumed
-    asks for the positions that it still needs, and actors start anew for them.
+    level and channel swaps are drawn as in ShardSource. The reading process decodes. A resumed run reads the
+    positions that it still needs, with new actors.
 
     Args:
-        output: Path or URI of a planned output of preprocess, with its sources where they were.
-        config: Degradations, levels, decoding, and what happens at recipes that cannot be made.
+        output: Path or URI of a planned output of preprocess, whose source files have not moved.
+        config: Degradations, levels, decoding, and policy for recipes that cannot be made.
         epoch_examples: Examples of an epoch, of all workers together.
         seed: Another seed gives other recipes and other draws.
-        actors: Most actors for this process. All processes together must leave each of them one free CPU, or
-            the last would wait while the others wait for it.
-        cache: Path or URI of the decoded sources, where preprocess was given one.
-        ffmpeg: Program to use on every node; unset takes the bundled one.
-        on_reject: Called with each recipe that is left out, once.
+        actors: Maximum number of actors for this process. All processes together must leave one free CPU for
+            each of them: otherwise the last waits, and the others wait for it.
+        cache: Path or URI of the decoded sources, if preprocess was run with one.
+        ffmpeg: Executable on every node; unset uses the bundled one.
+        on_reject: Called once with each skipped recipe.
 
     Raises:
         UsageError: the output is not planned, has no training sources, or lacks a degradation.
@@ -124,30 +124,34 @@ class LiveSource:
         on_reject: Callable[[Reject], None] | None = None,
     ) -> None:
         if epoch_examples < 1:
-            raise ValueError(f"epoch_examples is {epoch_examples}: give 1 or more")
+            raise ValueError(f"epoch_examples is {epoch_examples}: it must be at least 1")
         if actors < 1:
-            raise ValueError(f"actors is {actors}: give 1 or more")
+            raise ValueError(f"actors is {actors}: it must be at least 1")
         self.config = config or LoaderConfig()
         self._epoch_examples, self._seed, self._actors = epoch_examples, seed, actors
-        began = _read_config(Folder(output))
-        codec = {**began["codec"], "bitrates_bps": tuple(began["codec"]["bitrates_bps"]), "ffmpeg": ffmpeg}
+        planned = _read_config(Folder(output))
+        codec = {
+            **planned["codec"],
+            "bitrates_bps": tuple(planned["codec"]["bitrates_bps"]),
+            "ffmpeg": ffmpeg,
+        }
         self._task = MixTask(
             output, cache or join(output, "cache"), CodecConfig(**codec), software_versions(ffmpeg)
         )
-        self._recipes_config = RecipesConfig(**began["recipes"])
+        self._recipes_config = RecipesConfig(**planned["recipes"])
         self.degradations = self.config.degradations or self._task.codec.degradations
         if unknown := [name for name in self.degradations if name not in self._task.codec.degradations]:
             raise UsageError(
-                f"{output} was not made for {', '.join(unknown)}; it has "
+                f"{output} has no degradation {', '.join(unknown)}; available: "
                 f"{', '.join(self._task.codec.degradations)}"
             )
         self._catalog = _read_catalog(Folder(output))
         self._on_reject, self._output = on_reject, output
-        self._rejects, self._epoch = self._begin_listing(), -1
+        self._rejects, self._epoch = self._new_log(), -1
         self._mixer: ExampleMixer | None = None
 
-    def _begin_listing(self) -> BadRowLog:
-        """Begin a list of what is left out: every epoch has recipes of its own, and a share of its own."""
+    def _new_log(self) -> BadRowLog:
+        """Return a new log: every epoch has recipes of its own, and a share of its own."""
         return BadRowLog(
             self._output,
             self._epoch_examples,
@@ -158,17 +162,17 @@ class LiveSource:
 
     @property
     def rejects(self) -> list[Reject]:
-        """What this process has left out in this epoch, each once."""
+        """Recipes that this process has skipped in this epoch, each once."""
         return self._rejects.rejects
 
     def read(self, epoch: int, positions: Sequence[int]) -> Iterator[Example]:
-        """Give the examples at these positions of an epoch; see `apollo.training.data.ExampleSource`.
+        """Yield the examples at these positions of an epoch; see `apollo.training.data.ExampleSource`.
 
         Actors and threads end with the iterator.
         """
         if epoch != self._epoch:
-            self._rejects, self._epoch = self._begin_listing(), epoch
-        tasks = list(self._tasks(epoch, check_increasing(0, positions)))
+            self._rejects, self._epoch = self._new_log(), epoch
+        tasks = list(self._tasks(epoch, check_increasing(positions)))
         made = stream_actors(tasks, ExampleMixer, (self._task,), actors=self._actors, block_rows=_BLOCK_ROWS)
         pool = ThreadPoolExecutor(self.config.decode_threads, "decode")
         try:
@@ -203,15 +207,15 @@ class LiveSource:
             first += len(batch)
 
     def _finish(self, row: dict[str, Any]) -> Example:
-        """Decode what an actor made.
+        """Decode the result of an actor.
 
         Raises:
-            CorruptRowError: it made nothing.
+            CorruptRowError: the recipe could not be made.
         """
         if row["reason"]:
             raise CorruptRowError(row["recipe_id"], row["reason"])
         columns = ("recipe_id", "degradation", "clean", "degraded", "gain", "frames")
-        stored = EncodedRow(**{name: row[name] for name in columns}, shard="none: mixed now")
+        stored = EncodedRow(**{name: row[name] for name in columns}, shard="none: live")
         clean, degraded = set_levels(
             *decode(stored),
             gain=stored.gain,
@@ -229,17 +233,17 @@ class LiveSource:
         return self._replacement(epoch, number - epoch * self._epoch_examples)
 
     def _replacement(self, epoch: int, position: int) -> Example:
-        """Make the next sound example of the epoch, here: the same one on every worker."""
+        """Make the next valid example of the epoch in this process: the same one on every worker."""
         self._mixer = self._mixer or ExampleMixer(self._task)
-        later = iter(range(position + 1, position + 1 + _MOST_TRIES))
+        later = iter(range(position + 1, position + 1 + _MAX_TRIES))
         for task in self._tasks(epoch, later):
             try:
                 return self._finish(self._mixer(task))
             except CorruptRowError as error:
                 self._rejects.add(error)
         raise CorruptDataError(
-            f"{_MOST_TRIES} recipes in a row cannot be made: are the sources of {self._task.output} where "
-            "they were?"
+            f"{_MAX_TRIES} recipes in a row cannot be made: have the source files of {self._task.output} "
+            "been moved?"
         )
 
 
@@ -252,11 +256,11 @@ def _read_table(output: Folder, name: str, columns: list[str]) -> list[dict[str,
 def _read_config(output: Folder) -> dict[str, Any]:
     if not output.exists("plan.json"):
         raise UsageError(
-            f"{output.location} has no plan.json: name an output of preprocess that has been planned; its "
+            f"{output.location} has no plan.json: choose an output of preprocess that is planned; its "
             "shards are not needed"
         )
-    began: dict[str, Any] = json.loads(output.read(FINGERPRINT))["config"]
-    return began
+    config: dict[str, Any] = json.loads(output.read(FINGERPRINT))["config"]
+    return config
 
 
 def _read_catalog(output: Folder) -> Catalog:
@@ -267,7 +271,7 @@ def _read_catalog(output: Folder) -> Catalog:
         if row["split"] == _SPLIT and row["left_out"] is None
     ]
     if not sources:
-        raise UsageError(f"{output.location} has no source for training")
+        raise UsageError(f"{output.location} has no usable source for training")
     windows: dict[str, list[Any]] = {row["source_id"]: [] for row in sources}
     columns = ["source_id", "start", "frames", "rms_db", "active_starts"]
     for row in _read_table(output, "segments.parquet", columns):

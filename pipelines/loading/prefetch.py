@@ -1,4 +1,4 @@
-"""What every source of examples does with the positions that it is asked for: check them, and work ahead."""
+"""Check positions, and make examples ahead of their use, for all sources of examples."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,10 +13,10 @@ Item = TypeVar("Item")
 def submit_ahead(
     items: Iterable[Item], make: Callable[[Item], Example], pool: ThreadPoolExecutor, look_ahead: int
 ) -> Iterator[tuple[Item, Future[Example]]]:
-    """Let a pool make examples of items, some ahead of the one that is given.
+    """Make examples of items in a pool, some ahead of the one that is yielded.
 
-    The pool gets its work in bursts, half of what is ahead at a time: a thread that wakes may take the
-    consumer's core from it for some milliseconds, so it should not wake at every step.
+    The pool gets work in bursts of half the look-ahead: a thread that wakes may take the consumer's core for
+    some milliseconds, so it should not wake at every step.
     """
     ahead: deque[tuple[Item, Future[Example]]] = deque()
     for item in items:
@@ -28,15 +28,15 @@ def submit_ahead(
         yield ahead.popleft()
 
 
-def check_increasing(start: int, positions: Iterable[int]) -> Iterator[int]:
-    """Add a start to positions.
+def check_increasing(positions: Iterable[int]) -> Iterator[int]:
+    """Yield positions, and check that they are not negative and strictly increasing.
 
     Raises:
-        ValueError: they do not rise from 0 or more.
+        ValueError: they are not.
     """
     before = -1
     for position in positions:
         if position <= before:
-            raise ValueError(f"position {position} comes after {before}: positions must rise, from 0")
+            raise ValueError(f"position {position} comes after {before}: positions must increase, from 0")
         before = position
-        yield start + position
+        yield position

@@ -1,7 +1,7 @@
-"""Training and validation examples from shards, in an order that any number of workers agrees on.
+"""Training and validation examples from shards, in an order that does not depend on the number of workers.
 
-A worker reads the positions that it is given, whichever they are. Row groups are fetched a window ahead and
-decoded some examples ahead, both in threads, so that this goes on while the model computes.
+A worker reads any positions. Row groups are fetched one window ahead and decoded some examples ahead, both in
+threads, while the model computes.
 """
 
 from collections import deque
@@ -24,22 +24,22 @@ from pipelines.loading.prefetch import check_increasing, submit_ahead
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
-    """How shards become examples.
+    """Configuration of the loader.
 
     Memory: two windows of compressed rows, of which a worker keeps its own share (a row with one degradation
     is about 0.35 MB: 360 MB for a lone worker at 8 shards of 64 rows, 45 MB for one of eight), 2 MB for every
     example decoded ahead, and some 70 MB for the row groups that are being read.
 
     Args:
-        degradations: Names of those to learn, such as mp3_24000; none takes all that the shards hold.
+        degradations: Names of those to train on, such as mp3_24000; empty for all in the shards.
         levels: Levels and augmentation.
-        window_shards: Shards whose rows are mixed with each other. More mixes better and takes more memory.
-        look_ahead: Examples that are decoded ahead.
-        decode_threads: Threads that decode.
-        fetch_threads: Shards that are fetched at a time.
-        corrupt: What happens at a row that cannot be used: `stop` ends the run, `skip` takes the next sound
-            one in the order instead and lists it.
-        max_corrupt_share: Largest share of the rows that may be skipped; more ends the run.
+        window_shards: Number of shards that are shuffled together. More shuffle better and take more memory.
+        look_ahead: Number of examples that are decoded ahead.
+        decode_threads: Number of decoding threads.
+        fetch_threads: Number of shards that are fetched at a time.
+        corrupt: Policy for corrupt rows: `stop` ends the run, `skip` replaces the row by the next valid one
+            in the order and lists it.
+        max_corrupt_share: Largest share of the rows that may be skipped; above it the run ends.
     """
 
     degradations: tuple[str, ...] = ()
@@ -54,12 +54,12 @@ class LoaderConfig:
     def __post_init__(self) -> None:
         for name in ("window_shards", "look_ahead", "decode_threads", "fetch_threads"):
             if getattr(self, name) < 1:
-                raise ValueError(f"loader.{name} is {getattr(self, name)}: give 1 or more")
+                raise ValueError(f"loader.{name} is {getattr(self, name)}: it must be at least 1")
         if self.corrupt not in ("stop", "skip"):
             raise ValueError(f"loader.corrupt is {self.corrupt!r}: choose stop or skip")
         if not 0 <= self.max_corrupt_share < 1:
             raise ValueError(
-                f"loader.max_corrupt_share is {self.max_corrupt_share}: give a share from 0 to below 1"
+                f"loader.max_corrupt_share is {self.max_corrupt_share}: it must be at least 0 and below 1"
             )
 
 
@@ -72,7 +72,7 @@ class _AnyOrder(Protocol):
 
 
 class _ShardExamples:
-    """A split of an output: what is committed, what of it is sound, and the rows as a stream of examples."""
+    """The committed rows of a split as a stream of examples."""
 
     def __init__(
         self, output: str, config: LoaderConfig, split: str, on_reject: Callable[[Reject], None] | None
@@ -93,12 +93,12 @@ class _ShardExamples:
 
     @property
     def rejects(self) -> list[Reject]:
-        """What this process has left out, each once."""
+        """Rows and shards that this process has skipped, each once."""
         return self._rejects.rejects
 
     @property
     def fingerprint(self) -> str:
-        """A hash of what is read: a run that is resumed on anything else would see other examples."""
+        """Hash of the data: a run resumed on other data would see other examples."""
         return self._split.fingerprint
 
     def _order(self) -> _AnyOrder:
@@ -111,13 +111,13 @@ class _ShardExamples:
         raise NotImplementedError
 
     def _stream(self, indices: Iterable[int]) -> Iterator[Example]:
-        """Give examples in order; the threads end with the iterator, however that ends."""
+        """Yield examples in order; the threads end with the iterator, however it ends."""
         fetching = ThreadPoolExecutor(self.config.fetch_threads, "fetch")
         decoding = ThreadPoolExecutor(self.config.decode_threads, "decode")
         try:
             fetched = self._fetched(indices, fetching)
             for (ref, _), made in submit_ahead(fetched, self._make_fetched, decoding, self.config.look_ahead):
-                yield self._settle(ref, made)
+                yield self._result_or_replacement(ref, made)
         finally:
             fetching.shutdown(wait=False, cancel_futures=True)
             decoding.shutdown(wait=True, cancel_futures=True)
@@ -126,7 +126,7 @@ class _ShardExamples:
     def _fetched(
         self, indices: Iterable[int], pool: ThreadPoolExecutor
     ) -> Iterator[tuple[RowRef, Future[Rows]]]:
-        """Give refs with the rows that they are among, which are fetched a window ahead."""
+        """Yield every ref with the future of its shard's rows, fetched one window ahead."""
         ahead: deque[list[tuple[RowRef, Future[Rows]]]] = deque()
         for refs in self._order().windows(indices):
             ahead.append(self._fetch(refs, pool))
@@ -144,7 +144,7 @@ class _ShardExamples:
 
     def _make_fetched(self, fetched: tuple[RowRef, Future[Rows]]) -> Example:
         ref, rows = fetched
-        return self._make(ref, rows.result().pop(ref.row))  # popped: its bytes are not needed again
+        return self._make(ref, rows.result().pop(ref.row))  # pop: its bytes are not needed again
 
     def _make(self, ref: RowRef, row: EncodedRow | CorruptRowError) -> Example:
         if isinstance(row, CorruptRowError):
@@ -153,7 +153,7 @@ class _ShardExamples:
         clean, degraded = self._finish(clean, degraded, row.gain, ref.position)
         return Example(clean, degraded, f"{row.recipe_id}/{row.degradation}")
 
-    def _settle(self, ref: RowRef, made: Future[Example]) -> Example:
+    def _result_or_replacement(self, ref: RowRef, made: Future[Example]) -> Example:
         try:
             return made.result()
         except CorruptRowError as error:
@@ -161,7 +161,7 @@ class _ShardExamples:
         return self._replacement(ref.position)
 
     def _replacement(self, index: int) -> Example:
-        """Give the next sound example in the order: the same one on every worker."""
+        """Return the next valid example in the order: the same one on every worker."""
         for later in range(index + 1, index + self.num_rows + 1):
             ref = self._order().at(later)
             try:
@@ -169,33 +169,33 @@ class _ShardExamples:
                 return self._make(ref, read[ref.row])
             except CorruptRowError as error:
                 self._rejects.add(error)
-        raise CorruptDataError(f"no row of {self._output} can be used; make its shards again")
+        raise CorruptDataError(f"no row of {self._output} is valid; run preprocess on it again")
 
 
 def _drain(fetched: list[tuple[RowRef, Future[Rows]]]) -> Iterator[tuple[RowRef, Future[Rows]]]:
-    """Give what a list holds, letting go of it."""
+    """Yield the items of a list, and release each."""
     fetched.reverse()
     while fetched:
         yield fetched.pop()
 
 
 class ShardSource(_ShardExamples):
-    """Training examples: shuffled, a degradation drawn for each, levels and augmentation drawn too.
+    """Training examples: shuffled, with random degradation, level and augmentation.
 
-    Everything is a function of (seed, epoch, position): see `pipelines.dataset.sampling`. Epochs follow each
-    other in the stream of passes over all rows, so an epoch may be shorter or longer than a pass.
+    Everything is a function of (seed, epoch, position): see `pipelines.dataset.sampling`. Epochs are
+    consecutive parts of the stream of passes, so an epoch may be shorter or longer than a pass.
 
     Args:
         output: Path or URI of an output of preprocess.
-        config: How shards become examples.
+        config: Configuration of the loader.
         epoch_examples: Examples of an epoch, of all workers together.
         seed: Another seed gives another order and other draws.
-        split: Which split.
-        on_reject: Called with each row that is left out, once, from the thread that reads.
+        split: Name of the split.
+        on_reject: Called once with each skipped row, from the reading thread.
 
     Raises:
-        UsageError: there are no such shards, they are not finished, or they lack a degradation.
-        CorruptDataError: a shard's size is not what its commit says, and the configuration says to stop.
+        UsageError: the split has no rows, is not complete, or lacks a degradation.
+        CorruptDataError: a shard differs in size from its commit, and the policy is `stop`.
     """
 
     def __init__(
@@ -209,15 +209,17 @@ class ShardSource(_ShardExamples):
         on_reject: Callable[[Reject], None] | None = None,
     ) -> None:
         if epoch_examples < 1:
-            raise ValueError(f"epoch_examples is {epoch_examples}: give 1 or more")
+            raise ValueError(f"epoch_examples is {epoch_examples}: it must be at least 1")
         super().__init__(output, config or LoaderConfig(), split, on_reject)
         self._epoch_examples, self._seed = epoch_examples, seed
         window = self.config.window_shards
         self._shuffled = ShuffledOrder(self._split.rows, seed=seed, window_shards=window)
 
     def read(self, epoch: int, positions: Sequence[int]) -> Iterator[Example]:
-        """Give the examples at these positions of an epoch; see `apollo.training.data.ExampleSource`."""
-        return self._stream(check_increasing(epoch * self._epoch_examples, positions))
+        """Yield the examples at these positions of an epoch; see `apollo.training.data.ExampleSource`."""
+        return self._stream(
+            epoch * self._epoch_examples + position for position in check_increasing(positions)
+        )
 
     def _order(self) -> ShuffledOrder:
         return self._shuffled
@@ -230,21 +232,20 @@ class ShardSource(_ShardExamples):
 
 
 class ValidationSource(_ShardExamples):
-    """Validation examples: the same ones in the same order always, and as `apollo restore` would get them.
+    """Validation examples: always the same in the same order, at the levels that `apollo restore` gets.
 
-    Example i has degradation i modulo their number. Levels are the decoder's: nothing is taken out, scaled,
-    or drawn.
+    Example i has degradation i modulo their number. Levels are the decoder's, without compensation.
 
     Args:
         output: Path or URI of an output of preprocess.
-        config: How shards become examples; its levels count for nothing.
-        limit: Most examples.
-        split: Which split.
-        on_reject: Called with each row that is left out, once.
+        config: Configuration of the loader; its levels are not used.
+        limit: Maximum number of examples.
+        split: Name of the split.
+        on_reject: Called once with each skipped row.
 
     Raises:
-        UsageError: there are no such shards, they are not finished, or they lack a degradation.
-        CorruptDataError: a shard's size is not what its commit says, and the configuration says to stop.
+        UsageError: the split has no rows, is not complete, or lacks a degradation.
+        CorruptDataError: a shard differs in size from its commit, and the policy is `stop`.
     """
 
     def __init__(
@@ -257,7 +258,7 @@ class ValidationSource(_ShardExamples):
         on_reject: Callable[[Reject], None] | None = None,
     ) -> None:
         if limit is not None and limit < 1:
-            raise ValueError(f"limit is {limit}: give 1 or more, or leave it unset")
+            raise ValueError(f"limit is {limit}: it must be at least 1, or unset")
         super().__init__(output, config or LoaderConfig(), split, on_reject)
         self._fixed = SequentialOrder(self._split.rows, limit=limit)
 
@@ -265,8 +266,8 @@ class ValidationSource(_ShardExamples):
         return self._fixed.num_rows
 
     def read(self, epoch: int, positions: Sequence[int]) -> Iterator[Example]:
-        """Give the examples at these positions, the same in every epoch; after the last comes the first."""
-        return self._stream(check_increasing(0, positions))
+        """Yield the examples at these positions, the same in every epoch; after the last comes the first."""
+        return self._stream(check_increasing(positions))
 
     def _order(self) -> SequentialOrder:
         return self._fixed

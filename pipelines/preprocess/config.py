@@ -9,7 +9,7 @@ from pipelines.errors import UsageError
 from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.sources import SourcesConfig
 from pipelines.preprocess.splits import SplitsConfig
-from pipelines.runtime import run as runs
+from pipelines.runtime.run import resolve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +49,8 @@ class PreprocessConfig:
     def __post_init__(self) -> None:
         if not self.data or not self.output:
             raise UsageError("name at least one --data folder and an --output folder")
-        object.__setattr__(self, "data", [runs.resolve(folder, "--data") for folder in self.data])
-        object.__setattr__(self, "output", runs.resolve(self.output, "--output"))
+        object.__setattr__(self, "data", [resolve(folder, "--data") for folder in self.data])
+        object.__setattr__(self, "output", resolve(self.output, "--output"))
         if self.verify not in ("content", "size"):
             raise UsageError(f"verify is {self.verify!r}: choose content or size")
         if self.actors is not None and self.actors < 1:

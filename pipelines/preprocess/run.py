@@ -10,7 +10,7 @@ from pipelines.preprocess import audit
 from pipelines.preprocess.config import PreprocessConfig
 from pipelines.preprocess.discovery import find_songs
 from pipelines.preprocess.estimate import make_estimate
-from pipelines.preprocess.stages import Outcome, Preprocess, PreprocessConfig
+from pipelines.preprocess.stages import Outcome, Preprocess
 from pipelines.runtime.outcome import RESULT, Exit, write_result
 from pipelines.runtime.run import hold, resolve
 from pipelines.runtime.signals import interruptible

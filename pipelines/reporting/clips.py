@@ -1,4 +1,4 @@
-"""What validation shows of an example: a picture and three clips of clean, degraded and restored.
+"""Spectrograms and audio clips of one example: clean, degraded and restored.
 
 Shape legend: samples are [channels, samples], float32.
 """
@@ -13,7 +13,7 @@ from pipelines.reporting.spectrograms import draw_spectrograms
 from pipelines.storage.atomic import open_atomic
 
 ROLES = ("clean", "degraded", "restored")
-_MOST_QUIETER = 0.25
+_MIN_GAIN = 0.25
 
 
 def write_picture(
@@ -25,13 +25,13 @@ def write_picture(
 ) -> None:
     """Write the three spectrograms side by side on one scale, as a PNG.
 
-    The scale is the clean one's, so pictures of one example compare over a whole training.
+    The scale is that of the clean one, so pictures of one example compare over a whole training.
 
     Args:
-        path: Of the PNG.
-        clean: What the codec was given.
-        degraded: What it left.
-        restored: What was made of that.
+        path: Path of the PNG.
+        clean: Input of the codec.
+        degraded: Its output.
+        restored: Output of the model.
         sample_rate: Hz.
 
     Raises:
@@ -52,15 +52,15 @@ def write_clips(
 ) -> list[Path]:
     """Write three FLAC files of 16 bit, `NAME-clean.flac` and so on, at one gain for all.
 
-    The gain is 1 unless one of them leaves full scale: then all are as much quieter as that one needs, by
-    12 dB at most, so that levels still compare.
+    The gain is 1 unless one exceeds full scale: then all are attenuated equally, by 12 dB at most, so that
+    levels still compare.
 
     Args:
-        folder: Where; made if it is not there.
-        name: What the example is called.
-        clean: What the codec was given.
-        degraded: What it left.
-        restored: What was made of that.
+        folder: Folder of the files; created if missing.
+        name: Name of the example.
+        clean: Input of the codec.
+        degraded: Its output.
+        restored: Output of the model.
         sample_rate: Hz.
 
     Returns:
@@ -73,7 +73,7 @@ def write_clips(
         np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0) for samples in (clean, degraded, restored)
     ]
     peak = max(float(np.abs(clip).max(initial=0.0)) for clip in clips)
-    gain = max(min(1.0, 32_767 / 32_768 / peak), _MOST_QUIETER) if peak else 1.0
+    gain = max(min(1.0, 32_767 / 32_768 / peak), _MIN_GAIN) if peak else 1.0
     paths = []
     for role, clip in zip(ROLES, clips):
         paths.append(Path(folder, f"{name}-{role}.flac"))

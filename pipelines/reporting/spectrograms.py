@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _RANGE_DB = 90.0
-_MIN_TOP_DB = -30.0  # silence lies 90 dB below, so it is drawn black
+_MIN_TOP_DB = -30.0  # silence is 90 dB below, and drawn black
 _WIDTH, _ONE_ROW, _MORE_ROWS, _DPI = (
     1000,
     430,

@@ -84,7 +84,8 @@ _KINDS = {
     "unopened": r"cannot be (?:opened|listed)|/.*: |\w+://.*: |No such file|Permission denied",
     "empty": r"the file (?:is empty|holds no samples)|\w+ is empty",
     "silent": r"the mix is silent",
-    "not_finite": r"(?:the mix |\w+ )?holds samples that are no numbers|the gain of|the generator gave",
+    "not_finite": r"(?:the mix |\w+ )?(?:contains non-finite samples|holds samples that are no numbers)"
+    r"|the gain of|the generator gave",
     "too_loud": r"exceeds full scale",
     "too_long": r"longer than",
     "listing": r"data\.json ",

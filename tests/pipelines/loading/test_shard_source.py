@@ -186,7 +186,7 @@ def test_two_iterators_of_one_source_do_not_disturb_each_other(output: Path) -> 
 
 @pytest.mark.parametrize("positions", [[1, 1], [2, 1], [-1, 0]])
 def test_positions_that_do_not_rise_are_refused(output: Path, positions: list[int]) -> None:
-    with pytest.raises(ValueError, match="must rise"):
+    with pytest.raises(ValueError, match="must increase"):
         list(_source(output).read(0, positions))
 
 
