@@ -15,7 +15,7 @@ from pathlib import Path
 from pipelines.demo.album import album_folders
 from pipelines.preprocess.config import PreprocessConfig
 from pipelines.preprocess.recipes import RecipesConfig
-from pipelines.preprocess.run import Preprocess
+from pipelines.preprocess.run import preprocess
 
 _RECIPES = 384  # six shards
 _ROUNDS = 5
@@ -45,7 +45,7 @@ def _render(scratch: Path) -> str:
         output=str(scratch / "shards"),
         recipes=RecipesConfig(train=_RECIPES, valid=0, test_per_category=0),
     )
-    Preprocess(config).run()
+    preprocess(config)
     return config.output
 
 

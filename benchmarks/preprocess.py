@@ -25,7 +25,7 @@ from pipelines.demo.album import album_folders
 from pipelines.preprocess.config import PreprocessConfig
 from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.render import RenderTask, ShardRenderer, cpu_seconds, mix, to_16_bit
-from pipelines.preprocess.run import Preprocess
+from pipelines.preprocess.run import PreprocessRun
 from pipelines.storage import parquet
 from pipelines.storage.folder import Folder
 
@@ -44,8 +44,9 @@ def main() -> None:
             recipes=RecipesConfig(train=_SHARDS * _SHARD_ROWS, valid=0, test_per_category=0),
             shards=ShardsConfig(rows=_SHARD_ROWS),
         )
-        run = Preprocess(config)
-        run.plan()
+        run = PreprocessRun(config)
+        run.resolve()
+        run.make_plan()
         task = RenderTask(config.output, run.cache.location, config.codec, config.shards, run.versions)
         _encoding(task)
         _speed_up(run, task)
@@ -136,7 +137,7 @@ class PinnedRenderer(ShardRenderer):
         return {**result, "began": began, "ended": time.monotonic()}
 
 
-def _speed_up(run: Preprocess, task: RenderTask) -> None:
+def _speed_up(run: PreprocessRun, task: RenderTask) -> None:
     """Compare the rates of one and two actors while they work, start-up left out."""
     from pipelines.cluster.connection import run_actors
 

@@ -20,7 +20,7 @@ from pipelines.evaluation.scorer import Scorer
 from pipelines.evaluation.shard_items import ShardItems
 from pipelines.preprocess.config import PreprocessConfig
 from pipelines.preprocess.recipes import RecipesConfig
-from pipelines.preprocess.run import Preprocess
+from pipelines.preprocess.run import preprocess
 
 _ITEMS, _ROUNDS = 48, 5
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -56,7 +56,7 @@ def _render(scratch: Path) -> str:
         output=str(scratch / "shards"),
         recipes=RecipesConfig(train=0, valid=_ITEMS, test_per_category=0),
     )
-    Preprocess(config).run()
+    preprocess(config)
     return config.output
 
 

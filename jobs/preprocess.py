@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         return Exit.FAILED
     outcome = preprocess(config)
     print(f"preprocess: {outcome.message}", file=sys.stderr)
-    if outcome.report:
+    if outcome.facts:
         print(f"open {config.output}/report.html; the numbers are in report.json", file=sys.stderr)
     return outcome.code
 

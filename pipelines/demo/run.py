@@ -167,8 +167,7 @@ class _Demo:
     def _shards(self) -> tuple[str, Outcome]:
         config = self.config
         data = list(config.data) or album_folders(Path(config.path("album")))
-        made = preprocess(replace(self.preprocess_config, data=data))
-        return "shards", Outcome(made.code, made.message, made.report)
+        return "shards", preprocess(replace(self.preprocess_config, data=data))
 
     def _decide(self) -> tuple[str, Outcome]:
         folder = f"decision/{self._version(CANDIDATE).label}"

@@ -58,7 +58,7 @@ class PreprocessConfig:
         if not 0 <= self.max_reject_share <= 1:
             raise UsageError(f"max_reject_share is {self.max_reject_share}: give a share from 0 to 1")
 
-    def deciding(self) -> dict[str, Any]:
+    def fingerprint_fields(self) -> dict[str, Any]:
         """Give the part that decides what the output holds, as plain values."""
         plain = asdict(self)
         parts = {

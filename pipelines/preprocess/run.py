@@ -1,60 +1,72 @@
-"""Preprocess: data sets in, training shards out; what the jobs call.
+"""Preprocess: data sets in, training shards out; what `jobs/preprocess.py` calls.
 
-The stages: `pipelines.preprocess.stages`.
+    resolve   find the songs; check the output against configuration, files and finished shards
+    execute   scan, plan, render: each continues where it was stopped
+    report    manifest.jsonl, rejects.parquet, report.json and report.html (`preprocess.audit`), result.json
+
+No result depends on the order of scheduling: the plan is complete before the first excerpt is rendered, a
+shard is a function of its recipes alone, and it is finished when its commit object exists. A killed run loses
+the shards in progress, and the same command continues it.
 """
 
-import traceback
+import json
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
 
-from pipelines.errors import UsageError, root_cause
+from apollo.audio.ffmpeg import FfmpegMissingError
+from pipelines import schema
+from pipelines.audio.transcoding import trim_cache
+from pipelines.cluster.connection import Cluster, connect, run_actors
+from pipelines.dataset.plan import PLAN, planned_shards
+from pipelines.dataset.shards import ShardCommit, find_damaged_shards, read_commits
 from pipelines.preprocess import audit
 from pipelines.preprocess.config import PreprocessConfig
 from pipelines.preprocess.discovery import find_songs
 from pipelines.preprocess.estimate import make_estimate
-from pipelines.preprocess.stages import Outcome, Preprocess
-from pipelines.runtime.outcome import RESULT, Exit, write_result
-from pipelines.runtime.run import hold, resolve
-from pipelines.runtime.signals import interruptible
-from pipelines.storage.folder import Folder
+from pipelines.preprocess.layouts import DiscoveryResult, Song
+from pipelines.preprocess.plan_writer import write_plan
+from pipelines.preprocess.render import RenderTask, ShardRenderer
+from pipelines.preprocess.scan import SCANS, SongScanner, cache_names, find_uncached_songs, read_scans
+from pipelines.preprocess.sources import collect_sources
+from pipelines.runtime import prometheus
+from pipelines.runtime.outcome import Exit, Outcome
+from pipelines.runtime.progress import watch
+from pipelines.runtime.run import FINGERPRINT, claim, resolve, run_held
+from pipelines.runtime.signals import catch_sigterm
+from pipelines.runtime.versions import software_versions
+from pipelines.storage.folder import Folder, join
 
-__all__ = ["Outcome", "Preprocess", "estimate", "preprocess", "status"]
+logger = logging.getLogger(__name__)
+
+LISTING = "listing.json"
 
 
 def preprocess(config: PreprocessConfig) -> Outcome:
-    """Run preprocess to its end, however it ends, and leave result.json.
+    """Run preprocess to its end, an interruption or a failure, and write result.json.
 
-    An output that another run holds, or that was begun with something else, is left as it is.
+    An output that another run holds, or that was created from another configuration or other files, is not
+    changed.
     """
-    output = Folder(config.output)
-    try:
-        with hold(output), interruptible():
-            return _preprocess_held(config, output)
-    except UsageError as error:
-        return Outcome(Exit.USAGE, str(error), {})
-    except OSError as error:
-        return Outcome(Exit.FAILED, f"cannot write to {config.output}: {error}", {})
+    run: PreprocessRun
 
+    def prepare() -> Outcome | None:
+        nonlocal run
+        try:
+            run = PreprocessRun(config)
+        except FfmpegMissingError as error:
+            return Outcome(Exit.FAILED, str(error))
+        return run.resolve()
 
-def _preprocess_held(config: PreprocessConfig, output: Folder) -> Outcome:
-    run: Preprocess | None = None
-    try:
-        run = Preprocess(config)
-        outcome = run.run()
-    except UsageError as error:
-        outcome = Outcome(Exit.USAGE, str(error), {}, changed=run is not None and run.claimed)
-    except KeyboardInterrupt:
-        outcome = Outcome(Exit.INTERRUPTED, "interrupted; run the same command again to continue", {})
-    except Exception as error:
-        if not isinstance(error, OSError | RuntimeError):
-            traceback.print_exc()  # not of the kinds that runs meet; whoever mends it needs the place
-        again = "nothing finished is lost, run the same command again"
-        outcome = Outcome(Exit.FAILED, f"{root_cause(error)}; {again}", {})
-    if outcome.changed or (outcome.code != Exit.USAGE and not output.exists(RESULT)):
-        counts = {
-            name: outcome.report.get(name)
-            for name in ("planned", "committed", "rejected", "rejected_sources")
-        }
-        write_result(output, outcome.code, outcome.message, **counts)
-    return outcome
+    def work() -> Outcome:
+        run.execute()
+        return run.report()
+
+    left = "finished shards are kept, run the same command again to continue"
+    return run_held(Folder(config.output), prepare, work, doing="preprocessing", left=left)
 
 
 def estimate(config: PreprocessConfig) -> str:
@@ -63,5 +75,221 @@ def estimate(config: PreprocessConfig) -> str:
 
 
 def status(output: str) -> str:
-    """Describe how far an output is."""
+    """Describe the progress of an output."""
     return audit.status(Folder(resolve(output, "--output")))
+
+
+class PreprocessRun:
+    """One run over one output, which must be locked meanwhile."""
+
+    def __init__(self, config: PreprocessConfig) -> None:
+        self.config = config
+        self.output = Folder(config.output)
+        self.cache = Folder(config.sources.cache or join(config.output, "cache"))
+        self.versions = software_versions(config.codec.ffmpeg)
+        self._seconds: dict[str, float] = {}
+        self._discovered: DiscoveryResult
+        self._plan: dict[str, Any]
+        self._commits: dict[tuple[str, int], ShardCommit] = {}
+        self._stale: set[tuple[str, int]] = set()
+
+    @cached_property
+    def cluster(self) -> Cluster:
+        """The cluster, joined or started when there is work for it."""
+        with self._timed("connect"):
+            cluster = connect()
+        catch_sigterm()  # Ray has installed its own handler
+        where = "joined a Ray cluster" if cluster.joined else "started Ray on this machine"
+        logger.info(f"{where}: {cluster.nodes} nodes, {cluster.cpus} CPUs")
+        return cluster
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self._seconds[stage] = round(self._seconds.get(stage, 0) + time.monotonic() - start, 3)
+
+    def resolve(self) -> Outcome | None:
+        """Find the songs, and check the output against them, the configuration and its finished shards.
+
+        Returns:
+            The outcome if the output is complete already.
+
+        Raises:
+            UsageError: the output belongs to another configuration or other files.
+        """
+        with self._timed("find"):
+            self._discovered = find_songs(self.config.data)
+        self._check_fingerprint()
+        if not self.output.exists(PLAN):
+            return None
+        self._read_plan()
+        if self._pending or not self.output.exists(audit.REPORT):
+            return None
+        return self._outcome(json.loads(self.output.read(audit.REPORT)), "nothing to do, all shards verified")
+
+    def execute(self) -> None:
+        """Scan and plan where there is no plan, and render the shards that are not finished.
+
+        Raises:
+            UsageError: there are too few usable songs.
+        """
+        self.make_plan()
+        self.output.delete(audit.REPORT)  # first: a run killed after this must not count as finished
+        for key in sorted(self._stale):
+            self.output.delete(schema.commit_path(*key))
+        with self._timed("render"):
+            self._refill_cache(self._discovered.songs)
+            self._render()
+
+    def make_plan(self) -> None:
+        """Scan the songs and draw the recipes, where there is no plan yet."""
+        if not self.output.exists(PLAN):
+            self._scan_and_plan()
+            self._read_plan()
+            reasons = (reject["reason"] for reject in self._plan["rejects"])
+            prometheus.rejected("apollo_sources_rejected_total", reasons)
+        self.output.delete_folder(SCANS)
+
+    def report(self) -> Outcome:
+        """Check the whole output and write its reports.
+
+        Raises:
+            AuditError: the output does not hold what was planned.
+        """
+        with self._timed("audit"):
+            report = audit.finalize(self.output, self._plan, self.versions, self._seconds, self.config.codec)
+        return self._outcome(report, "done")
+
+    def _outcome(self, report: dict[str, Any], done: str) -> Outcome:
+        share = max(report["reject_share_sources"], report["reject_share_recipes"])
+        facts = {name: report[name] for name in ("planned", "committed", "rejected", "rejected_sources")}
+        counts = "{planned} recipes planned, {committed} committed, {rejected} rejected".format(**report)
+        if report["rejected_sources"]:
+            counts += f"; {report['rejected_sources']} of {report['sources']} sources rejected"
+        if share > self.config.max_reject_share:
+            limit = f"max_reject_share {self.config.max_reject_share:g}"
+            text = f"{counts}: more than {limit}; the reasons are in rejects.parquet"
+            return Outcome(Exit.REJECTS, text, facts)
+        return Outcome(Exit.DONE, f"{done}: {counts}", facts)
+
+    def _check_fingerprint(self) -> None:
+        """Check configuration and files against those of the plan; without a plan, write them."""
+        files = sorted(
+            (entry.name, entry.size, entry.mtime_ns)
+            for song in self._discovered.songs
+            for entries in song.sources.values()
+            for entry in entries
+        )
+        listing = [list(file) for file in files]
+        fingerprint = {"config": self.config.fingerprint_fields(), "versions": self.versions}
+        if self.output.exists(PLAN):
+            claim(self.output, fingerprint)
+            audit.check_listing(json.loads(self.output.read(LISTING))[0], listing, self.config.output)
+            return
+        # without a plan the configuration may change, and scans of the same files are kept
+        content = json.dumps([listing, self.versions]).encode()
+        if not self.output.exists(LISTING) or self.output.read(LISTING) != content:
+            self.output.delete_folder(SCANS)
+            self.output.write(LISTING, content)
+        self.output.delete(FINGERPRINT)
+        claim(self.output, fingerprint)
+
+    def _scan_and_plan(self) -> None:
+        config, songs = self.config, self._discovered.songs
+        with self._timed("scan"):
+            scans = self._scan(songs)
+        with self._timed("plan"):
+            sources = collect_sources(songs, scans, config.sources, config.splits, config.recipes.wanted)
+            write_plan(
+                self.output,
+                sources,
+                self._discovered,
+                config.recipes,
+                seed=config.seed,
+                shard_rows=config.shards.rows,
+            )
+
+    def _scan(self, songs: list[Song]) -> dict[str, dict[str, Any]]:
+        """Scan the songs that no earlier run has scanned, and read all results."""
+        scans = read_scans(self.output)
+        if open_songs := [song for song in songs if song.song_id not in scans]:
+            self._scan_songs(open_songs, songs)
+            scans = read_scans(self.output)
+        return scans
+
+    def _scan_songs(self, open_songs: list[Song], songs: list[Song]) -> None:
+        limit = int(self.config.sources.cache_gb * 1e9)
+        trim_cache(self.cache, keep=cache_names(songs), limit_bytes=limit)
+        logger.info(f"scanning {len(open_songs)} of {len(songs)} songs")
+        arguments = (
+            self.output.location,
+            self.cache.location,
+            limit,
+            self.config.codec.ffmpeg,
+            self.versions,
+        )
+        items = [{"song": song.to_json()} for song in open_songs]
+        results = run_actors(items, SongScanner, arguments, actors=self.config.actors, cluster=self.cluster)
+        done = len(songs) - len(open_songs)
+        for _ in watch(results, total=len(songs), done=done, what="scan", unit="song"):
+            prometheus.record("apollo_songs_scanned_total")
+
+    def _refill_cache(self, songs: list[Song]) -> None:
+        """Decode again the sources of the plan that were deleted from the cache."""
+        if missing := find_uncached_songs(self.output, self.cache):
+            self._scan_songs([song for song in songs if song.song_id in missing], songs)
+            self.output.delete_folder(SCANS)
+
+    def _read_plan(self) -> None:
+        """Read the plan, and compare all finished shards with their commits."""
+        self._plan = json.loads(self.output.read(PLAN))
+        with self._timed("verify"):
+            commits = read_commits(self.output)
+            rows = {(task["split"], task["shard"]): task["rows"] for task in planned_shards(self._plan)}
+            damaged = find_damaged_shards(
+                self.output, commits.values(), content=self.config.verify == "content"
+            )
+            damaged += [c for c in commits.values() if c.rows + len(c.rejected) != rows.get(c.key)]
+        for commit in damaged:
+            logger.warning(f"shard {schema.shard_name(*commit.key)} is damaged and will be rendered again")
+        self._stale = {commit.key for commit in damaged}
+        if self.config.retry_rejects:
+            self._stale |= {commit.key for commit in commits.values() if commit.rejected}
+        self._commits = {key: commit for key, commit in commits.items() if key not in self._stale}
+
+    @property
+    def _pending(self) -> list[dict[str, Any]]:
+        """The planned shards that are not finished."""
+        tasks = planned_shards(self._plan)
+        return [task for task in tasks if (task["split"], task["shard"]) not in self._commits]
+
+    def _render(self) -> None:
+        pending, done = self._pending, len(self._commits)
+        if not pending:
+            return
+        logger.info(f"rendering {len(pending)} of {len(pending) + done} shards")
+        task = RenderTask(
+            self.output.location, self.cache.location, self.config.codec, self.config.shards, self.versions
+        )
+        results = run_actors(
+            pending, ShardRenderer, (task,), actors=self.config.actors, cluster=self.cluster
+        )
+        for row in watch(results, total=len(pending) + done, done=done, what="render", unit="shard"):
+            _count_shard(ShardCommit(**json.loads(row["commit"])), json.loads(row["encode_seconds"]))
+
+
+def _count_shard(commit: ShardCommit, encode_seconds: Iterable[float]) -> None:
+    """Record a shard and its recipes as metrics.
+
+    Args:
+        commit: Commit of the shard.
+        encode_seconds: Duration of each call of the encoder.
+    """
+    prometheus.record("apollo_shards_committed_total", split=commit.split)
+    prometheus.record("apollo_shard_bytes_total", commit.bytes)
+    prometheus.record("apollo_recipes_committed_total", commit.rows, split=commit.split)
+    prometheus.record("apollo_render_cpu_seconds_total", commit.cpu_seconds)
+    prometheus.rejected("apollo_recipes_rejected_total", (reject["reason"] for reject in commit.rejected))
+    for seconds in encode_seconds:
+        prometheus.record("apollo_encode_seconds", seconds)

@@ -48,6 +48,8 @@ def run_held(
                 return Outcome(Exit.USAGE, str(error))
             except OSError as error:
                 return Outcome(Exit.FAILED, f"nothing was begun: {error}")
+            except KeyboardInterrupt:
+                return Outcome(Exit.INTERRUPTED, "interrupted before anything was begun")
             return finished or _work_held(output, work, doing, left)
     except UsageError as error:
         return Outcome(Exit.USAGE, str(error))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.dataset.plan import planned_shards
-from pipelines.preprocess import stages
+from pipelines.preprocess import run
 from pipelines.preprocess.run import preprocess
 from pipelines.runtime.outcome import Exit
 from tests.support import invariants
@@ -24,6 +24,6 @@ def test_15_one_two_and_seven_actors_give_the_same_bytes(
 def test_15_another_order_of_scheduling_gives_the_same_bytes(
     ray_address: str, data: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages, "planned_shards", lambda plan: planned_shards(plan)[::-1])
+    monkeypatch.setattr(run, "planned_shards", lambda plan: planned_shards(plan)[::-1])
     assert preprocess(config(data, tmp_path / "shards")).code == Exit.DONE
     invariants.check(tmp_path / "shards", undisturbed)

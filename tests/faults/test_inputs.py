@@ -17,9 +17,9 @@ from pipelines.audio.codec import decode
 from pipelines.audio.reading import SourceReader
 from pipelines.preprocess.layouts import MUSDB
 from pipelines.preprocess.recipes import RecipesConfig
-from pipelines.preprocess.run import Outcome, preprocess
+from pipelines.preprocess.run import preprocess
 from pipelines.preprocess.sources import SourcesConfig
-from pipelines.runtime.outcome import Exit
+from pipelines.runtime.outcome import Exit, Outcome
 from tests.support import invariants
 from tests.support.datasets import config, encode, music, write, write_musdb
 
@@ -291,7 +291,7 @@ def test_14_files_without_permission_are_rejected(ray_address: str, tmp_path: Pa
     closed = write(root / "more" / "closed.wav", music(9))
     closed.chmod(0)
     outcome = preprocess(config(root, tmp_path / "shards"))
-    assert outcome.report["rejected_sources"] == 1
+    assert outcome.facts["rejected_sources"] == 1
 
 
 def test_11_a_data_set_of_nothing_but_damage_is_an_error_that_says_why(

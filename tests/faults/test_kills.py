@@ -14,8 +14,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.preprocess.run import Outcome, preprocess
-from pipelines.runtime.outcome import Exit
+from pipelines.preprocess.run import preprocess
+from pipelines.runtime.outcome import Exit, Outcome
 from tests.support import invariants
 from tests.support.datasets import arguments, config, write_musdb
 
