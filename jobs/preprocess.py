@@ -4,7 +4,7 @@
     ray job submit -- python jobs/preprocess.py --data … --output …
 
 Run the same command again to continue a run that was stopped. Exit codes: 0 done, 1 failed, 2 usage, 3 more
-rejects than allowed, 130 interrupted; OUTPUT/result.json says the same.
+rejects than allowed, 130 interrupted; also in OUTPUT/result.json.
 """
 
 import sys
@@ -25,10 +25,8 @@ def build_parser() -> ArgumentParser:
     """Build the command line from the configuration's fields."""
     parser = ArgumentParser(prog="preprocess", description=__doc__, allow_abbrev=False, default_env=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="say what would be made, and about what it would cost"
-    )
-    parser.add_argument("--status", action="store_true", help="say how far the output is")
+    parser.add_argument("--dry-run", action="store_true", help="estimate size and cost without a run")
+    parser.add_argument("--status", action="store_true", help="show the progress of the output")
     parser.add_argument(
         "--data", type=str, nargs="+", default=[], help="folders or URIs: MUSDB18-HQ, MoisesDB, stems, songs"
     )

@@ -1,6 +1,6 @@
-"""The contracts between stages: units, classes, and the Arrow schema of every table; see docs/data.md.
+"""Units, classes, and the Arrow schema of every table; see docs/data.md.
 
-Changing a column means raising SCHEMA_VERSION: runs refuse to continue an output of another version.
+A changed column needs another SCHEMA_VERSION: a run does not continue an output of another version.
 """
 
 from itertools import pairwise
@@ -51,7 +51,7 @@ SOURCES = pa.schema(
         ("source_id", pa.string()),
         ("dataset", pa.string()),
         ("song_id", pa.string()),
-        ("group_id", pa.string()),  # songs of one group never part at a split
+        ("group_id", pa.string()),  # songs of one group are in one split
         ("artist", pa.string()),
         ("title", pa.string()),
         ("stem", pa.string()),
@@ -61,7 +61,7 @@ SOURCES = pa.schema(
         ("segments", pa.int32()),
         ("lossy", pa.bool_()),
         ("bandwidth_hz", pa.int32()),  # of the song's widest source
-        ("left_out", pa.string()),  # why it is no clean target; null when used
+        ("left_out", pa.string()),  # why it is not a clean target; null when used
     ]
 )
 
@@ -101,7 +101,7 @@ REJECTS = pa.schema(
 
 
 def shards(degradations: tuple[str, ...]) -> pa.Schema:
-    """Give the schema of a shard that holds these degradations, named `<codec>_<bitrate>`."""
+    """Return the schema of a shard with these degradations, named `<codec>_<bitrate>`."""
     fields: list[tuple[str, pa.DataType]] = [
         ("recipe_id", pa.string()),
         ("split", pa.string()),
@@ -112,7 +112,7 @@ def shards(degradations: tuple[str, ...]) -> pa.Schema:
         ("mix_gain_db", pa.float32()),
         ("sample_rate", pa.int32()),
         ("frames", pa.int32()),
-        ("clean", pa.binary()),  # FLAC, 16 bit: what the encoder was given
+        ("clean", pa.binary()),  # FLAC, 16 bit: the encoder's input
     ]
     fields += [(name, pa.binary()) for name in degradations]
     fields += [(f"{name}_gain", pa.float32()) for name in degradations]
@@ -121,24 +121,24 @@ def shards(degradations: tuple[str, ...]) -> pa.Schema:
 
 
 def shard_name(split: str, shard: int) -> str:
-    """Name a shard without folder or ending: `train-00042`."""
+    """Return the name of a shard without folder and extension: `train-00042`."""
     return f"{split}-{shard:05d}"
 
 
 def shard_path(split: str, shard: int) -> str:
-    """Give where a shard lies below the output."""
+    """Return the path of a shard in the output."""
     return f"{split}/shard-{shard:05d}.parquet"
 
 
 def commit_path(split: str, shard: int) -> str:
-    """Give where the commit object of a shard lies below the output."""
+    """Return the path of a shard's commit object in the output."""
     return f"commits/{shard_name(split, shard)}.json"
 
 
-CLEAN = "clean"  # what the codec was given; no model may be called so
-UNTOUCHED = "untouched"  # the model that leaves the codec's output as it is
+CLEAN = "clean"  # the codec's input; reserved, not a name for a model
+UNTOUCHED = "untouched"  # the codec's output, unchanged
 SCORED, SILENT, NOT_FINITE, UNREADABLE = "scored", "silent", "not_finite", "unreadable"
-STATUSES = (SCORED, SILENT, NOT_FINITE, UNREADABLE)  # with which an item counts, or why it does not
+STATUSES = (SCORED, SILENT, NOT_FINITE, UNREADABLE)  # of an item: scored, or why not
 BANDS_HZ = (0, 4_000, 8_000, 12_000, 16_000, 22_050)
 ERROR_BANDS = tuple(f"error_{low}_{high}_hz" for low, high in pairwise(BANDS_HZ))
 METRICS = ("sdr", "si_snr", "visqol", "snr", "lsd_high", "si_snr_mid", "si_snr_side", *ERROR_BANDS)
@@ -150,10 +150,10 @@ SCORES = pa.schema(
         ("songs", pa.list_(pa.string())),  # the groups of songs that it is made of
         ("category", pa.string()),
         ("degradation", pa.string()),
-        ("bitrate_bps", pa.int32()),  # as asked of the encoder; null where nobody knows
+        ("bitrate_bps", pa.int32()),  # as requested from the encoder; null if unknown
         ("status", pa.string()),
         ("reason", pa.string()),  # why it is not scored
-        *((name, pa.float64()) for name in METRICS),  # null where it means nothing, never NaN
+        *((name, pa.float64()) for name in METRICS),  # null where undefined, never NaN
     ],
     metadata={b"apollo.schema_version": str(SCHEMA_VERSION).encode()},
 )

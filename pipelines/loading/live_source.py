@@ -271,7 +271,7 @@ def _read_catalog(output: Folder) -> Catalog:
         if row["split"] == _SPLIT and row["left_out"] is None
     ]
     if not sources:
-        raise UsageError(f"{output.location} has no usable source for training")
+        raise UsageError(f"{output.location} has no source for training")
     windows: dict[str, list[Any]] = {row["source_id"]: [] for row in sources}
     columns = ["source_id", "start", "frames", "rms_db", "active_starts"]
     for row in _read_table(output, "segments.parquet", columns):

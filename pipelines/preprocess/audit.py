@@ -1,4 +1,4 @@
-"""Closing a run: planned = committed + rejected, or it says so; manifest, rejects, numbers."""
+"""Check a finished output (planned = committed + rejected) and write manifest, rejects and reports."""
 
 import json
 from collections import Counter
@@ -17,46 +17,46 @@ from pipelines.storage.folder import Folder
 from pipelines.storage.parquet import parquet_bytes
 
 REPORT, PAGE, MANIFEST, REJECTS = "report.json", "report.html", "manifest.jsonl", "rejects.parquet"
-_SHOWN = 3
+_MAX_NAMED = 3
 
 
 class AuditError(RuntimeError):
     """The output does not hold what was planned."""
 
 
-def check_listing(there: list[list[Any]], here: list[list[Any]], output: str) -> None:
-    """Refuse to continue over other source files than the output was begun with.
+def check_listing(before: list[list[Any]], now: list[list[Any]], output: str) -> None:
+    """Check that the source files are those that the output was created from.
 
     Raises:
-        UsageError: files came, went or changed; the text names some.
+        UsageError: files were added, removed or changed; the text names some.
     """
-    before, now = ({path: (size, mtime_ns) for path, size, mtime_ns in listing} for listing in (there, here))
-    changes = [f"{path} is gone" for path in before.keys() - now.keys()]
-    changes += [f"{path} is new" for path in now.keys() - before.keys()]
+    old, new = ({path: (size, mtime_ns) for path, size, mtime_ns in listing} for listing in (before, now))
+    changes = [f"{path} is missing" for path in old.keys() - new.keys()]
+    changes += [f"{path} is new" for path in new.keys() - old.keys()]
     changes += [
-        f"{path} had {before[path][0]} bytes, has {now[path][0]}"
-        if before[path][0] != now[path][0]
-        else f"{path} was written since"
-        for path in before.keys() & now.keys()
-        if before[path] != now[path]
+        f"{path} had {old[path][0]} bytes, has {new[path][0]}"
+        if old[path][0] != new[path][0]
+        else f"{path} has another modification time"
+        for path in old.keys() & new.keys()
+        if old[path] != new[path]
     ]
     if changes:
-        more = f"; and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
+        more = f"; and {len(changes) - _MAX_NAMED} more" if len(changes) > _MAX_NAMED else ""
         raise UsageError(
-            f"the source files are not those that {output} was begun with: "
-            f"{'; '.join(sorted(changes)[:_SHOWN])}{more}. "
-            "Bring them back, or name another --output"
+            f"the source files are not those that {output} was created from: "
+            f"{'; '.join(sorted(changes)[:_MAX_NAMED])}{more}. "
+            "Restore them, or use another --output"
         )
 
 
 def status(output: Folder) -> str:
-    """Describe how far an output is, from its files alone."""
+    """Describe the progress of an output, from its files alone."""
     if not output.exists(PLAN):
         scanned = len(output.entries("scan"))
         return (
-            f"{output.location}: not planned yet, {scanned} songs scanned"
+            f"{output.location}: not planned, {scanned} songs scanned"
             if scanned
-            else f"{output.location}: not begun"
+            else f"{output.location}: no output of preprocess"
         )
     plan = json.loads(output.read(PLAN))
     commits = read_commits(output)
@@ -82,7 +82,7 @@ def finalize(
     """Check the whole output and write manifest.jsonl, rejects.parquet, report.json and report.html.
 
     Raises:
-        AuditError: a recipe is neither committed nor rejected, or a shard is not what its commit says.
+        AuditError: a recipe is neither committed nor rejected, or a shard differs from its commit.
     """
     commits = read_commits(output)
     tasks = planned_shards(plan)
@@ -98,12 +98,11 @@ def finalize(
         output.delete(orphan)
     if lost or wrong or damaged or len(commits) != len(tasks):
         raise AuditError(
-            f"{len(lost)} shards are missing, {len(wrong)} hold another number of recipes than planned, "
-            f"{len(damaged)} differ from "
-            f"their commits, {len(commits)} commits stand for {len(tasks)} planned shards. Run the command "
-            "again to mend it"
+            f"{len(lost)} shards are missing, {len(wrong)} have another number of recipes than planned, "
+            f"{len(damaged)} differ from their commits, {len(commits)} commits for {len(tasks)} planned "
+            "shards. Run the command again to render them"
         )
-    output.delete_temporary()  # of actors that a killed run left writing for a moment
+    output.delete_temporary()  # of actors that outlived a killed run
     order = [commits[task["split"], task["shard"]] for task in tasks]
     lines = [json.dumps(_manifest_line(commit)) for commit in order]
     output.write(MANIFEST, ("\n".join(lines) + "\n").encode())
@@ -122,7 +121,7 @@ def finalize(
 
 
 def _orphans(output: Folder, commits: dict[tuple[str, int], ShardCommit]) -> set[str]:
-    """Find shard files that no commit stands for: a reader that lists the folder must not see them."""
+    """Return shard files without a commit: a reader that lists the folder must not see them."""
     ours = {schema.shard_path(*key) for key, commit in commits.items() if commit.rows}
     return {entry.name for split in schema.SPLITS for entry in output.entries(split)} - ours
 
@@ -147,7 +146,7 @@ def summarize(
     versions: dict[str, str],
     seconds: dict[str, float],
 ) -> dict[str, Any]:
-    """Count everything that the report tells."""
+    """Return the content of report.json."""
     planned = sum(part["recipes"] for part in plan["splits"].values())
     rejected = sum(len(commit.rejected) for commit in commits)
     reasons = Counter(reject["reason"] for reject in plan["rejects"])

@@ -1,4 +1,4 @@
-"""What a plan draws from: the usable sources of a split and their active windows, as arrays."""
+"""The usable sources of a split and their active windows, as arrays that recipes are drawn from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ _Int = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Catalog:
-    """The usable sources of one split, by class, and their active windows; everything a draw looks up.
+    """The usable sources of one split, by class, and their active windows.
 
     Args:
-        source_ids: Names, sorted by class and name.
+        source_ids: Ids, sorted by class and id.
         groups: Number of the recording that each source belongs to.
         first_source, num_sources: Range of each class (STEMS, then MIXTURE) in the sources.
         first_window, num_windows: Range of each source in the windows.
@@ -59,16 +59,16 @@ class Catalog:
 
     @property
     def stems(self) -> _Int:
-        """Classes of stems that have a source here."""
+        """Numbers of the stem classes with a source."""
         return np.flatnonzero(self.num_sources[: len(STEMS)])
 
     @property
     def has_songs(self) -> bool:
-        """Whether there is a whole song here."""
+        """Whether there is a whole song."""
         return bool(self.num_sources[len(STEMS)])
 
     def categories(self) -> tuple[str, ...]:
-        """Test categories that these sources can fill; whole songs only where there is nothing else."""
+        """Return the test categories that these sources can fill; whole songs only if no other."""
         others = [stem for stem in self.stems if STEMS[stem] != VOCALS]
         vocals = len(others) < len(self.stems)
         possible = {
@@ -77,10 +77,10 @@ class Catalog:
             "multi_stems": len(others) > 1,
             "multi_stems_vocal": vocals and bool(others),
         }
-        found = tuple(name for name, there in possible.items() if there)
+        found = tuple(name for name, is_possible in possible.items() if is_possible)
         return found or ((SONG,) if self.has_songs else ())
 
     @property
     def num_songs(self) -> int:
-        """Recordings here."""
+        """Number of different recordings."""
         return len(np.unique(self.groups))

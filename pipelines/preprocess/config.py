@@ -14,23 +14,21 @@ from pipelines.runtime.run import resolve
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessConfig:
-    """Everything that preprocess can be told.
+    """Configuration of preprocess.
 
     Args:
-        data: Folders or URIs with MUSDB18-HQ, MoisesDB, folders of stems, or songs; what is there is found
-            out.
-        output: Folder or URI for the shards. A run on an output that was begun continues it.
-        seed: Another seed draws other recipes.
-        recipes: How many examples, and what of.
+        data: Folders or URIs with MUSDB18-HQ, MoisesDB, folders of stems, or songs; the layout is detected.
+        output: Folder or URI for the shards. A run on an unfinished output continues it.
+        seed: Seed of the recipes.
+        recipes: Number and composition of the examples.
         codec: Degradations.
-        sources: What may be a clean target.
-        splits: How songs are divided.
-        shards: How shards are cut.
-        actors: Most actors, one CPU each; unset takes all CPUs.
-        max_reject_share: Largest share of sources or of recipes that may be rejected for the run to count as
-            done.
-        verify: What to compare finished shards by when continuing: their whole content, or their size only.
-        retry_rejects: Make shards with rejected recipes again.
+        sources: Which sources may be clean targets.
+        splits: Assignment of songs to splits.
+        shards: Size of the shards.
+        actors: Maximum number of actors, one CPU each; unset uses all CPUs.
+        max_reject_share: Largest share of rejected sources or recipes; above it the exit code is 3.
+        verify: How finished shards are compared with their commits: `content` (SHA-256) or `size`.
+        retry_rejects: Render shards with rejected recipes again.
     """
 
     data: list[str]
@@ -48,18 +46,18 @@ class PreprocessConfig:
 
     def __post_init__(self) -> None:
         if not self.data or not self.output:
-            raise UsageError("name at least one --data folder and an --output folder")
+            raise UsageError("--data and --output are required")
         object.__setattr__(self, "data", [resolve(folder, "--data") for folder in self.data])
         object.__setattr__(self, "output", resolve(self.output, "--output"))
         if self.verify not in ("content", "size"):
             raise UsageError(f"verify is {self.verify!r}: choose content or size")
         if self.actors is not None and self.actors < 1:
-            raise UsageError(f"actors is {self.actors}: give 1 or more, or leave it unset")
+            raise UsageError(f"actors is {self.actors}: it must be at least 1, or unset")
         if not 0 <= self.max_reject_share <= 1:
-            raise UsageError(f"max_reject_share is {self.max_reject_share}: give a share from 0 to 1")
+            raise UsageError(f"max_reject_share is {self.max_reject_share}: it must be from 0 to 1")
 
     def fingerprint_fields(self) -> dict[str, Any]:
-        """Give the part that decides what the output holds, as plain values."""
+        """Return the fields that decide the content of the output, as plain values."""
         plain = asdict(self)
         parts = {
             name: plain[name] for name in ("data", "seed", "recipes", "codec", "sources", "splits", "shards")

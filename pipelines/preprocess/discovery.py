@@ -14,10 +14,10 @@ from pipelines.storage.folder import Entry, Folder, is_uri
 
 
 def find_songs(roots: list[str]) -> DiscoveryResult:
-    """List every root and sort what lies there into songs; entries carry full paths.
+    """List every root and group its files into songs; entries have full paths.
 
     Raises:
-        UsageError: a root is not there, or no audio lies below any of them.
+        UsageError: a root does not exist, or there is no audio below any of them.
     """
     discovered = DiscoveryResult()
     for root in roots:
@@ -49,12 +49,12 @@ def _walk(root: str, discovered: DiscoveryResult) -> Iterator[Entry]:
 
 
 def _walk_store(root: str) -> Iterator[Entry]:
-    """Walk an object store, as `_walk_disk` does a disk."""
+    """Yield the files of an object store, as `_walk_disk` does."""
     entries = Folder(root).entries(recursive=True)
     names: dict[str, list[str]] = defaultdict(list)
     for entry in entries:
         names[posixpath.dirname(entry.name)].append(posixpath.basename(entry.name))
-    outputs = tuple(f"{folder}/" if folder else "" for folder, there in names.items() if _is_output(there))
+    outputs = tuple(f"{folder}/" if folder else "" for folder, files in names.items() if _is_output(files))
     for entry in entries:
         hidden = any(part.startswith(".") for part in entry.name.split("/")[:-1])
         if not hidden and not entry.name.startswith(outputs):
@@ -62,7 +62,7 @@ def _walk_store(root: str) -> Iterator[Entry]:
 
 
 def _walk_disk(root: str, discovered: DiscoveryResult) -> Iterator[Entry]:
-    """Walk a local tree; links are followed, but no folder is entered twice."""
+    """Yield the files of a local tree; symbolic links are followed, but no folder is entered twice."""
     seen: set[tuple[int, int]] = set()
 
     def note(error: OSError) -> None:
@@ -91,12 +91,12 @@ def _walk_disk(root: str, discovered: DiscoveryResult) -> Iterator[Entry]:
 
 
 def _is_output(names: list[str]) -> bool:
-    """Tell a folder that preprocess writes to: its cache and shards are no data."""
+    """Return whether a folder is an output of preprocess, whose cache and shards are not sources."""
     return {"fingerprint.json", "listing.json"} <= set(names)
 
 
 def _with_unique_ids(songs: list[Song]) -> list[Song]:
-    """Number songs whose ids agree: twins in two roots, or two spellings of one composed name."""
+    """Number songs with the same id: copies in two roots, or two Unicode spellings of one name."""
     taken: set[str] = {song.song_id for song in songs}
     first: set[str] = set()
     unique = []

@@ -1,4 +1,4 @@
-"""What a run would make and cost, told before it runs."""
+"""Estimate the size and cost of a run (`--dry-run`)."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ _PROBING_THREADS = 16
 _TRIALS = 4
 _NO_STEMS = 1
 _FLAC_SHARE = 0.65  # of 16-bit PCM; measured on the recordings described in docs/data.md
-_OTHER_WORK = 1.15  # reading, mixing and writing beside encoding; docs/benchmarks.md
+_OTHER_WORK = 1.15  # reading, mixing and writing, relative to encoding; docs/benchmarks.md
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Numbers of a dry run."""
+    """Result of a dry run."""
 
     songs: int
     tracks: int
@@ -47,8 +47,8 @@ class Estimate:
                 f"hours    {self.hours:.2f} of tracks{unknown}",
                 f"recipes  {sum(self.recipes.values()):,} at most ({listed})",
                 f"shards   {self.shards:,}, about {self.gigabytes:.2f} GB",
-                f"cost     about {self.core_hours:.2f} core-hours of rendering, by {_TRIALS} excerpts "
-                "encoded here just now",
+                f"cost     about {self.core_hours:.2f} core-hours of rendering, measured on {_TRIALS} "
+                "excerpts on this machine",
             ]
         )
 
@@ -56,7 +56,7 @@ class Estimate:
 def make_estimate(
     discovered: DiscoveryResult, recipes: RecipesConfig, codec: CodecConfig, shards: ShardsConfig
 ) -> Estimate:
-    """Look at the headers of all files and encode a few excerpts of noise on this machine."""
+    """Read the headers of all files and encode a few excerpts of noise on this machine."""
     files = [entry for song in discovered.songs for entries in song.sources.values() for entry in entries]
     with ThreadPoolExecutor(_PROBING_THREADS) as pool:
         seconds = list(pool.map(_seconds, files))
@@ -80,7 +80,7 @@ def make_estimate(
 
 
 def _seconds(entry: Entry) -> float | None:
-    """Give a file's length; None where only decoding can tell, 0 where it cannot be read."""
+    """Return a file's duration; None if it must be decoded first, 0 if it cannot be read."""
     try:
         known = reading.probe(entry.name)
     except AudioError:

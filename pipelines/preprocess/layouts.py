@@ -41,16 +41,16 @@ MUSDB_VALIDATION = frozenset(
 
 @dataclass(frozen=True)
 class Song:
-    """A song as found on disk.
+    """A song on disk or in a store.
 
     Args:
         dataset: Name of the data set.
-        song_id: Data set and relative name, in Unicode's composed form: the same on every machine.
+        song_id: Data set and relative name, in Unicode NFC: the same on every machine.
         artist: Empty where unknown.
         title: The song's name.
         split: Official split; None where the data set has none.
-        sources: Files of every source, by class; the files of a class are summed.
-        complete: Whether no stem is known to be missing, so that their sum is the song.
+        sources: Files by class; the files of a class are summed.
+        complete: Whether the sum of the stems is the song: none is known to be missing.
     """
 
     dataset: str
@@ -62,12 +62,12 @@ class Song:
     complete: bool = True
 
     def to_json(self) -> str:
-        """Write the song as text, which Ray sends without pickling."""
+        """Return the song as JSON, which Ray sends without pickling."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "Song":
-        """Read what `to_json` wrote."""
+        """Parse the result of `to_json`."""
         values = json.loads(text)
         sources = {
             stem: tuple(Entry(**entry) for entry in files) for stem, files in values.pop("sources").items()
@@ -77,7 +77,7 @@ class Song:
 
 @dataclass
 class DiscoveryResult:
-    """Songs, and what could not become part of one: (name, reason)."""
+    """Songs, rejected files as (name, reason), and the number of ignored files."""
 
     songs: list[Song] = field(default_factory=list)
     rejects: list[tuple[str, str]] = field(default_factory=list)
@@ -85,12 +85,12 @@ class DiscoveryResult:
 
 
 def group_into_songs(root: str, entries: list[Entry], discovered: DiscoveryResult) -> None:
-    """Sort the files below a root into songs, by the layouts that they lie in.
+    """Group the files below a root into songs, by layout.
 
     Args:
         root: Folder or URI.
         entries: Audio and data.json files, with names relative to the root.
-        discovered: Where songs, rejects and the count of ignored files are added; entries get full paths.
+        discovered: Result that is added to; its entries get full paths.
     """
     folders: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
@@ -155,15 +155,15 @@ def _add_musdb_song(
 
 
 def _read_listing(root: str, name: str) -> tuple[dict[str, Any] | None, str]:
-    """Read a MoisesDB song's data.json; None and the reason where it is none."""
+    """Read a MoisesDB song's data.json; None and the reason if it is not one."""
     try:
         listing = json.loads(Folder(root).read(name))
     except StoreError:
-        raise  # it says nothing about the song
+        raise  # not an error of the song
     except (ValueError, RecursionError, OSError) as error:
         return None, f"{type(error).__name__}: {error}"
     if not isinstance(listing, dict) or "stems" not in listing:
-        return None, "it names no stems"
+        return None, "it has no stems"
     return listing, ""
 
 
@@ -191,23 +191,23 @@ def _add_moises_song(
         return
     artist, title = str(listing.get("artist", "")), str(listing.get("song", ""))
     prefix = f"{folder}/" if folder else ""
-    there = {f.name: f for files in folders.values() for f in files if f.name.startswith(prefix)}
+    found = {f.name: f for files in folders.values() for f in files if f.name.startswith(prefix)}
     sources: dict[str, tuple[Entry, ...]] = {}
     complete = True
     for stem, names in wanted.items():
-        missing = [name for name in names if name not in there]
+        missing = [name for name in names if name not in found]
         if stem not in STEMS or missing:
-            reason = f"{missing[0]}, which is not there" if missing else ""
+            reason = f"{missing[0]}, which is missing" if missing else ""
             if stem not in STEMS:
-                reason = "a stem that is no class of MoisesDB"
+                reason = "a stem that is not a class of MoisesDB"
             discovered.rejects.append((nfc(f"{song_id}/{stem}"), nfc(f"data.json names {reason}")))
             complete = False
         elif names:
-            sources[stem] = tuple(_full(root, there[name]) for name in sorted(set(names)))
+            sources[stem] = tuple(_full(root, found[name]) for name in sorted(set(names)))
     if not wanted:
         discovered.rejects.append((song_id, "data.json names no tracks"))
     used = sum(len(files) for files in sources.values())
-    discovered.ignored_files += sum(not name.endswith("data.json") for name in there) - used
+    discovered.ignored_files += sum(not name.endswith("data.json") for name in found) - used
     if sources:
         song = Song(MOISESDB, song_id, nfc(artist), nfc(title), None, sources, complete)
         discovered.songs.append(song)

@@ -1,8 +1,8 @@
-"""The plan: which excerpts of which sources, at which gains, make each example; made before rendering.
+"""Draw recipes: the excerpts of sources and their gains that make each example, before any rendering.
 
 Source: the paper's data section (1 to 8 stems, gains in ±10 dB, 3 s) and the published code's share of real
 mixtures. A recipe is a pure function of (seed, split, index): every random number is a hash of these and of
-its purpose, so a plan can be drawn in any order and in whole arrays.
+its purpose, so recipes can be drawn in any order and in whole arrays.
 
 Shape legend: arrays are [recipes] or [recipes, slots], with a slot per possible component.
 """
@@ -30,15 +30,15 @@ _STARTS = 31
 
 @dataclass(frozen=True, kw_only=True)
 class RecipesConfig:
-    """How many examples to make, and what of.
+    """Number and composition of the examples.
 
     Args:
-        train: Examples for training.
-        valid: Examples for validation.
-        test_per_category: Examples for the test in each of the paper's four categories.
+        train: Number of training examples.
+        valid: Number of validation examples.
+        test_per_category: Number of test examples in each of the paper's four categories.
         song_share: Share of whole-song excerpts in train and valid; the rest are random mixes of stems.
-        max_components: Most stems in a mix.
-        gain_db: Gains are uniform in plus or minus this, in dB.
+        max_components: Maximum number of stems in a mix.
+        gain_db: Gains are uniform in [-gain_db, gain_db].
     """
 
     train: int = 40_000
@@ -50,32 +50,26 @@ class RecipesConfig:
 
     def __post_init__(self) -> None:
         if min(self.train, self.valid, self.test_per_category) < 0:
-            raise ValueError(
-                "recipes.train, recipes.valid and recipes.test_per_category are numbers of examples: give "
-                "0 or more"
-            )
+            raise ValueError("recipes.train, recipes.valid and recipes.test_per_category must be at least 0")
         if not self.train + self.valid + self.test_per_category:
             raise ValueError(
-                "no recipes asked for: give recipes.train, recipes.valid or recipes.test_per_category a "
-                "number"
+                "no recipes requested: set recipes.train, recipes.valid or recipes.test_per_category"
             )
         if not 0 <= self.song_share <= 1:
-            raise ValueError(f"recipes.song_share is {self.song_share}: give a share from 0 to 1")
+            raise ValueError(f"recipes.song_share is {self.song_share}: it must be from 0 to 1")
         if self.max_components < 2:
-            raise ValueError(f"recipes.max_components is {self.max_components}: mixes need at least 2")
+            raise ValueError(f"recipes.max_components is {self.max_components}: it must be at least 2")
         if self.gain_db < 0:
-            raise ValueError(
-                f"recipes.gain_db is {self.gain_db}: give the half width of the range, 0 or more"
-            )
+            raise ValueError(f"recipes.gain_db is {self.gain_db}: it must be at least 0")
 
     @property
     def wanted(self) -> dict[str, int]:
-        """Examples asked for, by split (the test's by category)."""
+        """Requested number of examples by split (for test: per category)."""
         return {"train": self.train, "valid": self.valid, "test": self.test_per_category}
 
 
 def num_recipes(split: str, catalog: Catalog, config: RecipesConfig) -> int:
-    """Count the recipes of a split; only the test depends on what there is."""
+    """Return the number of recipes of a split; that of test depends on the available categories."""
     return config.wanted[split] * (len(catalog.categories()) if split == "test" else 1)
 
 
@@ -85,13 +79,11 @@ def draw_recipes(
     """Draw all recipes of a split, in batches with the schema RECIPES.
 
     Raises:
-        UsageError: recipes are asked for, and the split has no source.
+        UsageError: recipes are requested, and the split has no source.
     """
     total = num_recipes(split, catalog, config)
     if config.wanted[split] and not catalog.categories():
-        raise UsageError(
-            f"the split {split} has no usable source, so its {config.wanted[split]} recipes cannot be made"
-        )
+        raise UsageError(f"the split {split} has no usable source for its {config.wanted[split]} recipes")
     for first in range(0, total, _BATCH):
         yield _batch(split, np.arange(first, min(first + _BATCH, total)), catalog, config, seed, shard_rows)
 
@@ -107,11 +99,11 @@ def _batch(
     start = catalog.window_start[window] + _draw_start(catalog.active_starts[window], draw)
     gain = ((2 * draw.unit("gain") - 1) * config.gain_db).astype(np.float32)
     gain[category == CATEGORIES.index(SONG)] = 0
-    there = np.arange(config.max_components) < number[:, None]
-    stems = pa.DictionaryArray.from_arrays(pa.array(stem[there], pa.int32()), pa.array([*STEMS, MIXTURE]))
-    ids = pa.DictionaryArray.from_arrays(pa.array(source[there], pa.int32()), catalog.source_ids)
+    used = np.arange(config.max_components) < number[:, None]
+    stems = pa.DictionaryArray.from_arrays(pa.array(stem[used], pa.int32()), pa.array([*STEMS, MIXTURE]))
+    ids = pa.DictionaryArray.from_arrays(pa.array(source[used], pa.int32()), catalog.source_ids)
     components = pa.StructArray.from_arrays(
-        [stems.cast(pa.string()), ids.cast(pa.string()), pa.array(start[there]), pa.array(gain[there])],
+        [stems.cast(pa.string()), ids.cast(pa.string()), pa.array(start[used]), pa.array(gain[used])],
         fields=list(RECIPES.field("components").type.value_type),
     )
     offsets = pa.array(np.concatenate([[0], np.cumsum(number)]), pa.int32())
@@ -190,16 +182,16 @@ def _draw_contents(
 
 
 def _category(number: _Int, stem: _Int) -> _Int:
-    """Name the category of every mix by the classes in it."""
-    there = np.arange(stem.shape[1]) < number[:, None]
-    vocal = (stem == STEMS.index(VOCALS)) & there
-    one_class = ((stem == stem[:, :1]) | ~there).all(axis=1)
-    some, every = vocal.any(axis=1), (vocal | ~there).all(axis=1)
+    """Return the category of every mix, by its classes."""
+    used = np.arange(stem.shape[1]) < number[:, None]
+    vocal = (stem == STEMS.index(VOCALS)) & used
+    one_class = ((stem == stem[:, :1]) | ~used).all(axis=1)
+    some, every = vocal.any(axis=1), (vocal | ~used).all(axis=1)
     return np.select([every, some, one_class], [0, 3, 1], 2)
 
 
 def _stems_of_category(category: _Int, number: _Int, stems: _Int, draw: _HashRng) -> _Int:
-    """Draw classes [recipes, slots] that make the category: one slot is set where chance alone missed it."""
+    """Draw classes [recipes, slots] that make the category: one slot is set where the random ones do not."""
     vocals = STEMS.index(VOCALS)
     others = stems[stems != vocals]
     rows = np.arange(len(category))
@@ -224,10 +216,10 @@ def _stems_of_category(category: _Int, number: _Int, stems: _Int, draw: _HashRng
 
 
 def _scarce_first(catalog: Catalog, number: _Int, stem: _Int) -> _Int:
-    """Sort classes [recipes, slots] so that one with few songs chooses before they are taken."""
-    there = np.arange(stem.shape[1]) < number[:, None]
+    """Sort classes [recipes, slots] by number of songs, so that scarce ones are drawn first."""
+    used = np.arange(stem.shape[1]) < number[:, None]
     order = np.argsort(
-        np.where(there, catalog.num_sources[stem], np.iinfo(np.int64).max), axis=1, kind="stable"
+        np.where(used, catalog.num_sources[stem], np.iinfo(np.int64).max), axis=1, kind="stable"
     )
     return np.take_along_axis(stem, order, axis=1)
 
@@ -235,7 +227,7 @@ def _scarce_first(catalog: Catalog, number: _Int, stem: _Int) -> _Int:
 def _draw_sources(
     catalog: Catalog, number: _Int, stem: _Int, draw: _HashRng
 ) -> tuple[_Int, NDArray[np.bool_]]:
-    """Draw sources [recipes, slots] of the classes, from different songs; flag [recipes] lacking them."""
+    """Draw sources [recipes, slots] of the classes, of different songs; flag [recipes] that repeat one."""
     first, count = catalog.first_source[stem], catalog.num_sources[stem]
     place = draw.below("source", np.maximum(count, 1))
     source = first + place
@@ -248,7 +240,7 @@ def _draw_sources(
             open_rows = open_rows[(taken[open_rows] == group[:, None]).any(axis=1)]
             if not open_rows.size:
                 break
-            # the next one in the list, once round
+            # the next one in the list, cyclic
             here = (place[open_rows, slot] + step + 1) % count[open_rows, slot]
             source[open_rows, slot] = first[open_rows, slot] + here
         if open_rows.size:
@@ -279,9 +271,9 @@ def _recipe_ids(
     split: str, indices: _Int, number: _Int, source: _Words, start: _Int, gain: NDArray[np.float32]
 ) -> pa.Array:
     """Hash every recipe's content: split, index, and source, start and gain of its components."""
-    there = np.arange(source.shape[1]) < number[:, None]
+    used = np.arange(source.shape[1]) < number[:, None]
     content = np.zeros(source.shape, [("source", "<u8"), ("start", "<i8"), ("gain", "<f4")])
-    content["source"], content["start"], content["gain"] = source * there, start * there, gain * there
+    content["source"], content["start"], content["gain"] = source * used, start * used, gain * used
     rows = content.view(np.uint8).reshape(len(indices), -1)
     salt = hashlib.blake2b(split.encode(), digest_size=16)
     ids = []

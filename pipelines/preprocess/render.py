@@ -1,4 +1,4 @@
-"""From recipes to rows of a shard: mix, bring under full scale, store, encode, verify, measure.
+"""Render recipes to rows of a shard: mix, limit to full scale, encode, verify, measure.
 
 Shape legend: samples are [frames, channels], 44,100 Hz.
 """
@@ -35,19 +35,19 @@ _FULL_DISK = os.strerror(errno.ENOSPC)
 
 
 class RejectError(RuntimeError):
-    """A recipe cannot be made; the text is the reason."""
+    """A recipe cannot be rendered; the text is the reason."""
 
 
 @dataclass(frozen=True)
 class RenderTask:
-    """What a renderer needs beside the plan: plain values, so that Ray can send it.
+    """Configuration of a renderer, in plain values that Ray can send.
 
     Args:
         output: Path or URI of the output.
         cache: Path or URI of the decoded sources.
-        codec: Degradations to make.
-        shards: How shards are cut.
-        versions: What the run was fingerprinted with; a node that differs must not take part.
+        codec: Degradations.
+        shards: Size of the shards.
+        versions: Versions of the run; a node with others must not render.
     """
 
     output: str
@@ -63,7 +63,7 @@ def mix(
     """Sum the components of a recipe at their gains: [3 s, channels].
 
     Raises:
-        RejectError: a source cannot be read, or the sum is silent or not a number.
+        RejectError: a source cannot be read, or the sum is silent or non-finite.
     """
     total = np.zeros((EXCERPT_FRAMES, schema.CHANNELS), np.float32)
     try:
@@ -74,17 +74,17 @@ def mix(
         raise RejectError(str(error)) from error
     peak = float(np.abs(total).max())
     if not np.isfinite(peak):
-        raise RejectError("the mix holds samples that are no numbers")
+        raise RejectError("the mix contains non-finite samples")
     if peak < _SILENT_PEAK:
         raise RejectError("the mix is silent")
     return total
 
 
 def to_16_bit(samples: NDArray[np.float32]) -> tuple[NDArray[np.int16], float]:
-    """Round samples to 16 bits, scaled down where they exceed full scale.
+    """Round samples to 16 bits, scaled down if they exceed full scale.
 
     Returns:
-        The samples, and the scale in dB (0 or less).
+        The samples, and the gain in dB (at most 0).
     """
     scale = min(1.0, _FULL_SCALE / float(np.abs(samples).max(initial=0.0) or _FULL_SCALE))
     return np.rint(samples * np.float32(scale * 32_768)).clip(-32_768, 32_767).astype(np.int16), 20 * float(
@@ -100,7 +100,7 @@ def to_flac(samples: NDArray[np.int16]) -> bytes:
 
 
 class ShardRenderer:
-    """An actor's state: makes and commits one shard at a time."""
+    """Actor that renders and commits one shard at a time."""
 
     def __init__(self, task: RenderTask) -> None:
         self._task = task
@@ -133,7 +133,7 @@ class ShardRenderer:
         return read_recipes(self._plan, row["first"], row["rows"], shard_rows=self._task.shards.rows)
 
     def render(self, split: str, shard: int, recipes: list[dict[str, Any]]) -> ShardCommit:
-        """Make and commit one shard; recipes that cannot be made are named in the commit."""
+        """Render and commit one shard; the commit lists rejected recipes."""
         before = cpu_seconds()
         rows, rejected = [], []
         for recipe in recipes:
@@ -159,7 +159,7 @@ class ShardRenderer:
         return commit
 
     def render_recipe(self, recipe: dict[str, Any]) -> dict[str, Any]:
-        """Make the shard row of one recipe.
+        """Render the row of one recipe.
 
         Raises:
             RejectError: a source or the encoder failed.
@@ -187,19 +187,19 @@ class ShardRenderer:
     def _encode(self, clean: NDArray[np.int16]) -> Any:
         reason = ""
         for _ in range(_ENCODER_ATTEMPTS):
-            began = time.perf_counter()
+            start = time.perf_counter()
             try:
                 return self._encoder.encode(clean)
             except (FfmpegError, CodecError) as error:
                 reason = str(error)
             finally:
-                self._encode_seconds.append(round(time.perf_counter() - began, 4))
-        if _FULL_DISK in reason:  # no fault of the excerpt's
+                self._encode_seconds.append(round(time.perf_counter() - start, 4))
+        if _FULL_DISK in reason:  # not an error of the excerpt
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), tempfile.gettempdir())
         raise RejectError(f"encoder: {reason}")
 
 
 def cpu_seconds() -> float:
-    """Give the processor time of this process and its ended children, in seconds."""
+    """Return the CPU time of this process and its ended children, in seconds."""
     times = os.times()
     return time.process_time() + times.children_user + times.children_system

@@ -1,4 +1,4 @@
-"""The page of a preprocess run: what was made, to look at and to listen to, in one file.
+"""HTML report of a preprocess run in one file: numbers, figures, spectrograms and audio examples.
 
 Shape legend: samples are [frames, channels], 44,100 Hz.
 """
@@ -28,7 +28,7 @@ _SPLIT_COLOURS = {"train": "#2a6fdb", "valid": "#e0a030", "test": "#3a9d6a"}
 
 
 def render_page(output: Folder, report: dict[str, Any], codec: CodecConfig) -> str:
-    """Build report.html from a finished output."""
+    """Return report.html of a finished output."""
     rows = _sample_rows(output, report)
     examples = [row for category in _FEATURED for row in rows if row["category"] == category]
     featured = [
@@ -100,7 +100,7 @@ def _rejects(output: Folder) -> list[dict[str, Any]]:
 
 
 def measure_cutoffs_hz(rows: list[dict[str, Any]], degradations: tuple[str, ...]) -> dict[str, float | None]:
-    """Find the low-pass cut-off of every degradation, in Hz, over the mean spectra of rows."""
+    """Return the low-pass cut-off of every degradation, in Hz, from the mean spectra of rows."""
     if not rows:
         return dict.fromkeys(degradations)
     clean = _mean_spectrum(rows, "clean")
@@ -122,12 +122,12 @@ def _degradation_rows(
     return [
         {
             "name": name,
-            "asked": f"{asked:,}",
-            "real": ", ".join(f"{rate:,}" for rate in report["real_bitrates_bps"].get(name, [])),
+            "requested": f"{requested:,}",
+            "actual": ", ".join(f"{rate:,}" for rate in report["real_bitrates_bps"].get(name, [])),
             "cutoff": "" if cutoffs_hz[name] is None else f"{cutoffs_hz[name] / 1000:.1f}",  # type: ignore[operator]
             "gain": f"{np.median([row[f'{name}_gain'] for row in rows]):.3f}" if rows else "",
         }
-        for name, asked in zip(codec.degradations, codec.bitrates_bps, strict=True)
+        for name, requested in zip(codec.degradations, codec.bitrates_bps, strict=True)
     ]
 
 
@@ -180,7 +180,7 @@ def _gain_figure(output: Folder, rows: list[dict[str, Any]]) -> str:
         figure.subplots(1, 3),
         (gains, numbers, [row["mix_gain_db"] for row in rows]),
         (40, np.arange(0.5, 9), 40),
-        ("gain of a component, dB", "components of a mix", "mix gain, dB (0: under full scale as it was)"),
+        ("gain of a component, dB", "components of a mix", "mix gain, dB (0: not above full scale)"),
         strict=True,
     ):
         axes.hist(values, bins=bins, color="#2a6fdb")

@@ -272,9 +272,7 @@ class PreprocessRun:
         task = RenderTask(
             self.output.location, self.cache.location, self.config.codec, self.config.shards, self.versions
         )
-        results = run_actors(
-            pending, ShardRenderer, (task,), actors=self.config.actors, cluster=self.cluster
-        )
+        results = run_actors(pending, ShardRenderer, (task,), actors=self.config.actors, cluster=self.cluster)
         for row in watch(results, total=len(pending) + done, done=done, what="render", unit="shard"):
             _count_shard(ShardCommit(**json.loads(row["commit"])), json.loads(row["encode_seconds"]))
 

@@ -1,7 +1,7 @@
-"""Scanning songs: one pass over a song's files measures all its sources, decoded into the cache where needed.
+"""Scan songs: measure all sources of a song in one pass, decoded into the cache where needed.
 
-The result of a song is a small JSON object below `scan/` of the output, so that a killed scan goes on where
-it was. Shape legend: samples are [frames, channels].
+The result of a song is a small JSON object below `scan/` of the output, so that a killed scan continues.
+Shape legend: samples are [frames, channels].
 """
 
 import base64
@@ -43,39 +43,39 @@ class _Tally:
 
 
 def read_scans(output: Folder) -> dict[str, dict[str, Any]]:
-    """Read what is scanned already, by song id."""
+    """Read the finished scans, by song id."""
     names = [entry.name for entry in output.entries(SCANS)]
-    with ThreadPoolExecutor(_READING_THREADS) as pool:  # each waits for its own answer of an object store
+    with ThreadPoolExecutor(_READING_THREADS) as pool:  # requests to an object store run in parallel
         found = pool.map(lambda name: json.loads(output.read(name)), names)
         return {scan["song_id"]: scan for scan in found}
 
 
 def cache_names(songs: list[Song]) -> set[str]:
-    """Name all that these songs may have in the cache."""
+    """Return the names that files of these songs have in the cache."""
     files = (entry for song in songs for entries in song.sources.values() for entry in entries)
     return {transcoding.cache_name(entry.name, entry.size, entry.mtime_ns) for entry in files}
 
 
 def find_uncached_songs(output: Folder, cache: Folder) -> set[str]:
-    """Find the songs of a plan whose decoded files are no longer in the cache."""
+    """Return the songs of a plan whose decoded files are missing from the cache."""
     with output.open("sources.parquet") as file:
         rows = parquet.read_table(file, ["song_id", "files"]).to_pylist()
-    there = {entry.name for entry in cache.entries()}
+    cached = {entry.name for entry in cache.entries()}
     return {
         row["song_id"]
         for row in rows
         for file in row["files"]
-        if file["readable"] != file["path"] and file["readable"] not in there
+        if file["readable"] != file["path"] and file["readable"] not in cached
     }
 
 
 def scan_name(song: Song) -> str:
-    """Name the object that holds a song's scan."""
+    """Return the name of a song's scan."""
     return f"{SCANS}/{hashlib.sha256(song.song_id.encode()).hexdigest()[:32]}.json"
 
 
 class SongScanner:
-    """An actor's state: scans one song at a time."""
+    """Actor that scans one song at a time."""
 
     def __init__(
         self, output: str, cache: str, cache_bytes: int, ffmpeg: str | None, versions: dict[str, str]
@@ -86,7 +86,7 @@ class SongScanner:
         self._cached = {entry.name for entry in self._cache.entries()}
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Scan the song of a row and leave the result in the output."""
+        """Scan the song of a row and write the result to the output."""
         song = Song.from_json(row["song"])
         result = self.scan(song)
         self._output.write(scan_name(song), json.dumps(result).encode())
@@ -96,8 +96,8 @@ class SongScanner:
         """Measure all sources of a song.
 
         Returns:
-            `sources`: rows of sources.parquet as far as one song can tell, each with its `segments`;
-            `rejects`: rows of rejects.parquet; `print`: words of FingerprintExtractor, uint32, base64.
+            `sources`: rows of sources.parquet without split and group, each with its `segments`;
+            `rejects`: rows of rejects.parquet; `print`: its sub-fingerprints, uint32, base64.
         """
         rejects: list[dict[str, str]] = []
         sources: dict[str, list[dict[str, Any]]] = {}
@@ -154,7 +154,7 @@ class SongScanner:
     def _measure(
         self, song: Song, sources: dict[str, list[dict[str, Any]]], rejects: list[dict[str, str]]
     ) -> tuple[dict[str, _Tally], NDArray[np.uint32]]:
-        """Read all sources side by side; without a mixture file, it is the sum of all stems."""
+        """Read all sources in parallel; without a mixture file, the mixture is the sum of all stems."""
         reader = SourceReader(self._cache.location)
         summed = song.complete and MIXTURE not in song.sources and len(song.sources) == len(sources)
         tallies = {stem: _Tally() for stem in sources}
@@ -213,7 +213,7 @@ class SongScanner:
 
 def _finite(samples: NDArray[np.float32], start: int) -> NDArray[np.float32]:
     if not np.isfinite(samples).all():
-        raise AudioError(f"holds samples that are no numbers, near {start / SAMPLE_RATE:.1f} s")
+        raise AudioError(f"contains non-finite samples near {start / SAMPLE_RATE:.1f} s")
     return samples
 
 

@@ -1,4 +1,4 @@
-"""From scans to the two tables that the plan draws from: what can be mixed, and where it plays."""
+"""Join the scans of all songs into the tables of sources and of their active windows."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -18,16 +18,15 @@ from pipelines.schema import MIXTURE
 
 @dataclass(frozen=True, kw_only=True)
 class SourcesConfig:
-    """What may be a clean target, and where decoded copies go.
+    """Which sources may be clean targets, and the cache of decoded files.
 
     Args:
-        allow_lossy: Take lossy files (MP3, AAC, Opus …) as clean targets too. They teach a model the damage
-            that it should mend.
-        min_bandwidth_hz: Leave out songs whose widest source ends below this: they have been low-passed. 0
-            takes all.
-        cache: Folder or URI for what had to be decoded, reachable from every node; unset means `cache` in the
-            output. Runs may share one.
-        cache_gb: Most that may lie there, in GB.
+        allow_lossy: Use lossy files (MP3, AAC, Opus …) as clean targets too. A model learns their artefacts.
+        min_bandwidth_hz: Leave out songs whose widest source has a lower bandwidth, as after a low-pass. 0
+            uses all.
+        cache: Folder or URI of decoded files, reachable from every node; unset is `cache` in the output.
+            Runs may share one.
+        cache_gb: Maximum size of the cache, in GB.
     """
 
     allow_lossy: bool = False
@@ -38,7 +37,7 @@ class SourcesConfig:
 
 @dataclass
 class SourceTables:
-    """The scans of all songs, made into tables."""
+    """Sources and active windows of all songs, with rejects and remarks."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     segments: dict[str, list[list[Any]]] = field(default_factory=dict)
@@ -46,13 +45,13 @@ class SourceTables:
     remarks: list[str] = field(default_factory=list)
 
     def usable(self, split: str) -> list[dict[str, Any]]:
-        """Give the sources that recipes of a split may use."""
+        """Return the sources that recipes of a split may use."""
         return [row for row in self.rows if row["split"] == split and row["left_out"] is None]
 
     def tables(self) -> tuple[pa.Table, pa.Table]:
-        """Give sources.parquet and segments.parquet."""
+        """Return sources.parquet and segments.parquet."""
         counted = [{**row, "segments": len(self.segments[row["source_id"]])} for row in self.rows]
-        windows: dict[str, list[Any]] = {  # by column: a row of its own each would take most of the memory
+        windows: dict[str, list[Any]] = {  # by column: a dict for each row would take most of the memory
             "source_id": [source for source, found in self.segments.items() for _ in found]
         }
         for place, name in enumerate(schema.SEGMENTS.names[1:]):
@@ -67,10 +66,10 @@ def collect_sources(
     splits: SplitsConfig,
     wanted: Mapping[str, int],
 ) -> SourceTables:
-    """Join the scans of all songs, leave out what is no clean target, and assign songs to the splits.
+    """Join the scans of all songs, leave out unusable sources, and assign songs to the splits.
 
     Raises:
-        UsageError: nothing usable is left, or too little for the splits.
+        UsageError: no usable source is left, or too few for the splits.
     """
     found = SourceTables()
     candidates, fingerprint_arrays = [], []
@@ -139,8 +138,8 @@ def _nothing_usable(found: SourceTables) -> str:
             found.rejects
         )
     hints = {
-        "lossy": " --sources.allow_lossy true takes lossy files.",
-        "band-limited": " --sources.min_bandwidth_hz 0 takes low-passed ones.",
+        "lossy": " --sources.allow_lossy true uses lossy files.",
+        "band-limited": " --sources.min_bandwidth_hz 0 uses low-passed ones.",
     }
     listed = ", ".join(f"{count} {kind}" for kind, count in sorted(reasons.items()))
     return f"no usable source: {listed}." + "".join(hint for kind, hint in hints.items() if kind in reasons)

@@ -1,8 +1,8 @@
-"""Dividing songs among train, valid and test: no recording, and where possible no artist, is on two sides.
+"""Assign songs to train, valid and test: no recording, and if possible no artist, is in two splits.
 
-Songs that are one recording form a group. MUSDB18-HQ's own splits hold; a group that a test song belongs to
-is test. Every other group goes where a hash of its name says, together with the other groups of its artist
-where there are enough artists.
+Songs that are one recording form a group. MUSDB18-HQ's official splits are kept; a group with a test song is
+test. Every other group is assigned by a hash of its name, together with the other groups of its artist if
+there are enough artists.
 """
 
 import hashlib
@@ -14,18 +14,18 @@ from dataclasses import dataclass, field
 from pipelines.errors import UsageError
 from pipelines.schema import SPLITS
 
-_PRECEDENCE = ("test", "valid", "train")  # a song named by two splits goes to the first of these
+_PRECEDENCE = ("test", "valid", "train")  # a song in two official splits is assigned to the first of these
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitsConfig:
-    """How songs without an official split are divided.
+    """Assignment of songs without an official split.
 
     Args:
         valid_share: Share of the songs for validation.
         test_share: Share of the songs for the test.
-        min_artists: With at least so many artists among these songs, no artist is on two sides.
-        seed: Another seed gives another assignment.
+        min_artists: With at least this many artists among these songs, no artist is in two splits.
+        seed: Seed of the assignment.
     """
 
     valid_share: float = 0.05
@@ -36,15 +36,14 @@ class SplitsConfig:
     def __post_init__(self) -> None:
         if min(self.valid_share, self.test_share) < 0 or self.valid_share + self.test_share >= 1:
             raise ValueError(
-                f"splits.valid_share {self.valid_share} and splits.test_share {self.test_share}: give "
-                "shares of 0 or more that "
-                "leave something to train on"
+                f"splits.valid_share {self.valid_share} and splits.test_share {self.test_share}: they must "
+                "be at least 0, with a sum below 1"
             )
 
 
 @dataclass(frozen=True)
 class SplitCandidate:
-    """What a split needs to know of a song."""
+    """A song to assign."""
 
     song_id: str
     artist: str
@@ -54,7 +53,7 @@ class SplitCandidate:
 
 @dataclass
 class SplitAssignment:
-    """The result: split and group by song id, and remarks for the report."""
+    """Split and group by song id, and remarks for the report."""
 
     split: dict[str, str] = field(default_factory=dict)
     group: dict[str, str] = field(default_factory=dict)
@@ -68,16 +67,16 @@ def assign_splits(
     wanted: Mapping[str, int],
     config: SplitsConfig,
 ) -> SplitAssignment:
-    """Divide songs.
+    """Assign songs to splits.
 
     Args:
         candidates: All songs.
-        same: Pairs of song ids that are one recording.
-        wanted: Recipes asked for, by split; a split with some must have a usable song.
+        same: Pairs of ids of songs that are one recording.
+        wanted: Requested recipes by split; a split with some must have a usable song.
         config: Shares.
 
     Raises:
-        UsageError: there are fewer usable recordings than splits that are asked for.
+        UsageError: there are fewer usable recordings than requested splits.
     """
     assignment = SplitAssignment()
     by_id = {candidate.song_id: candidate for candidate in candidates}
@@ -100,7 +99,7 @@ def assign_splits(
 
 
 def _groups(songs: Sequence[str], same: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
-    """Join songs that are one recording; a group is named after its first song."""
+    """Group songs that are one recording; a group is named after its first song."""
     leader = {song: song for song in songs}
 
     def find(song: str) -> str:
@@ -122,7 +121,7 @@ def _artist_key(artist: str) -> str:
 
 
 def _officials_of_artists(candidates: Sequence[SplitCandidate]) -> dict[str, set[str | None]]:
-    """Give the official splits of each artist's songs: their other songs follow."""
+    """Return the official splits of each artist's songs, which the artist's other songs follow."""
     found: dict[str, set[str | None]] = defaultdict(set)
     for candidate in candidates:
         if candidate.official is not None and (key := _artist_key(candidate.artist)):
@@ -136,7 +135,7 @@ def _units(
     config: SplitsConfig,
     assignment: SplitAssignment,
 ) -> dict[str, list[str]]:
-    """Join what must stay together: groups of one artist, unless a song of theirs has an official split."""
+    """Join groups that must stay together: those of one artist, unless a song has an official split."""
     free = [name for name, songs in groups.items() if all(by_id[song].official is None for song in songs)]
     artists = {key for name in free for song in groups[name] if (key := _artist_key(by_id[song].artist))}
     units = {name: [name] for name in groups}
@@ -160,7 +159,7 @@ def _units(
 
 
 def _rank(unit: str, config: SplitsConfig) -> float:
-    """Draw a number in [0, 1) that depends on the name and the seed alone."""
+    """Return a number in [0, 1) that depends only on the name and the seed."""
     digest = hashlib.sha256(f"{config.seed}\n{unit}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
@@ -181,32 +180,32 @@ def _fill_empty(
     config: SplitsConfig,
     assignment: SplitAssignment,
 ) -> None:
-    """Let a split that is asked for and has no usable song take one from the split that has most."""
+    """Move a usable song to each requested split without one, from the split with most."""
     usable = [
         unit for unit, names in units.items() if any(by_id[s].usable for name in names for s in groups[name])
     ]
     free = {unit for unit in usable if _officials(units[unit], groups, by_id) == {None}}
-    asked = [split for split in SPLITS if wanted.get(split, 0)]
-    if len(usable) < len(asked):
+    requested = [split for split in SPLITS if wanted.get(split, 0)]
+    if len(usable) < len(requested):
         raise UsageError(
-            f"{len(usable)} usable recordings for {len(asked)} splits ({', '.join(asked)}): a song may be "
-            "in one split only. "
-            "Add songs, or ask for no recipes of a split (--recipes.valid 0 or --recipes.test_per_category 0)"
+            f"{len(usable)} usable recordings for {len(requested)} splits ({', '.join(requested)}): a song "
+            "may be in one split only. Add songs, or request no recipes of a split (--recipes.valid 0 or "
+            "--recipes.test_per_category 0)"
         )
-    for split in asked:
+    for split in requested:
         owned = {other: [unit for unit in usable if splits[unit] == other] for other in SPLITS}
         if owned[split]:
             continue
         spare = [
             unit
             for other in SPLITS
-            if len(owned[other]) > (other in asked)
+            if len(owned[other]) > (other in requested)
             for unit in owned[other]
             if "test" not in _officials(units[unit], groups, by_id)  # a published test song never trains
         ]
         if not spare:
             raise UsageError(
-                f"no song is left for the split {split}. Add songs, or ask for none of its recipes"
+                f"no song is left for the split {split}. Add songs, or request none of its recipes"
             )
         taken = min(
             spare, key=lambda unit: (unit not in free, -len(owned[splits[unit]]), _rank(unit, config))

@@ -1,4 +1,4 @@
-"""Guessing from names what a file of a loose folder is: a stem, and of which class, or a song."""
+"""Guess from names whether files of a folder are stems, and of which class, or songs."""
 
 import re
 import unicodedata
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pipelines.schema import MIXTURE, STEMS
 
-_WORDS = {  # what people write in file names; the classes' own names count too
+_WORDS = {  # common words in file names; the names of the classes count too
     "bass": "bass 808 subbass",
     "bowed_strings": "strings violin violins viola cello fiddle",
     "drums": "drums drum kick snare hihat hihats hat hats tom toms overhead overheads cymbal cymbals",
@@ -25,7 +25,7 @@ _STEM_OF_WORD = {word: stem for stem, words in _WORDS.items() for word in words.
 
 
 def nfc(text: str) -> str:
-    """Bring text to Unicode's composed form, and to what UTF-8 can hold."""
+    """Normalize text to Unicode NFC, without what UTF-8 cannot encode."""
     return unicodedata.normalize("NFC", text.encode(errors="replace").decode())
 
 
@@ -33,12 +33,12 @@ def guess_stem(name: str, ignored: frozenset[str] = frozenset()) -> str | None:
     """Guess the class of a file or folder from its name.
 
     Args:
-        name: Without its ending.
-        ignored: Words that tell nothing, because all names beside this one have them.
+        name: Name without its extension.
+        ignored: Words that all names in the folder have.
 
     Returns:
-        None when no word names a class, or more than two others stand beside it:
-        "Tom Petty - Free Fallin'" is no stem.
+        None when no word names a class, or there are more than two other words:
+        "Tom Petty - Free Fallin'" is not a stem.
     """
     prefix = nfc(name).lower().replace("-", "_").replace(" ", "_").partition("__")[0]
     if prefix in STEMS or prefix == MIXTURE:
@@ -55,7 +55,7 @@ def _words(name: str) -> list[str]:
 
 
 def guess_stems(names: Sequence[str]) -> list[str | None] | None:
-    """Guess the classes of a folder's files from their names without endings; None where they are songs."""
+    """Guess the classes of a folder's files from their names without extensions; None if they are songs."""
     shared = (
         frozenset.intersection(*(frozenset(_words(name)) for name in names))
         if len(names) > 1

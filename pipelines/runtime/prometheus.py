@@ -78,7 +78,7 @@ OTHER = "other"
 _KINDS = {
     "encoder": r"encoder: ",
     "ffmpeg": r"ffmpeg (?:ended|was killed)",
-    "damaged": r"truncated|damaged|the file is (?:gone|damaged)|.*: ends \d+ samples early at \d+$"
+    "damaged": r"truncated|damaged|the file is (?:gone|missing|damaged)|.*: ends \d+ samples early at \d+$"
     r"|(?:\w+: )?(?:decodes to|\d+ samples)|\w+ of shard ",
     "undecodable": r"(?:\w+: )?cannot be decoded|no audio that",
     "unopened": r"cannot be (?:opened|listed)|/.*: |\w+://.*: |No such file|Permission denied",

@@ -98,8 +98,8 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {  # name: how to make 
     "playlist.m4a": (_bytes(b"#EXTM3U\n#EXTINF:9,\nfile:///etc/passwd\n"), "no audio"),
     "flac named.wav": (lambda p: write(p, music(2), format="FLAC"), USED),
     # fault 12: values
-    "nan.wav": (_values(lambda: _with(np.nan)), "no numbers"),
-    "infinite.wav": (_values(lambda: _with(np.inf)), "no numbers"),
+    "nan.wav": (_values(lambda: _with(np.nan)), "non-finite"),
+    "infinite.wav": (_values(lambda: _with(np.inf)), "non-finite"),
     "silence.wav": (_values(lambda: np.zeros((400_000, 2))), "left out: silent"),
     "dc.wav": (_values(lambda: np.full((400_000, 2), 0.25)), "left out: silent"),
     "over full scale.wav": (_values(lambda: music(3) * 2.5 / np.abs(music(3)).max()), USED),

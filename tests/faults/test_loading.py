@@ -160,9 +160,9 @@ def test_22_decoded_samples_that_are_no_numbers_are_corrupt(
         return samples
 
     monkeypatch.setattr(codec, "decode", decode_badly)
-    with pytest.raises(CorruptDataError, match="mp3_64000 holds samples that are no numbers"):
+    with pytest.raises(CorruptDataError, match="mp3_64000 contains non-finite samples"):
         list(_source(output, degradations=("mp3_64000",)).read(0, range(TOTAL)))
-    with pytest.raises(CorruptDataError, match="mp3_64000 holds samples that are no numbers"):
+    with pytest.raises(CorruptDataError, match="mp3_64000 contains non-finite samples"):
         list(ValidationSource(str(output), split="train").read(0, range(TOTAL)))
 
 

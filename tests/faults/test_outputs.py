@@ -118,7 +118,7 @@ def test_7_changed_source_files_are_refused_and_named(ray_address: str, data: Pa
     assert outcome.code == Exit.USAGE
     assert f"{changed} had" in outcome.message
     changed.unlink()
-    assert f"{changed} is gone" in preprocess(config(copy, output, recipes=small)).message
+    assert f"{changed} is missing" in preprocess(config(copy, output, recipes=small)).message
     assert invariants.times(output) == before
 
 

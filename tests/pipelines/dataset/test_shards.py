@@ -180,5 +180,5 @@ def test_commit_is_json_with_documented_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [{"rows": 0}, {"row_group_rows": 0}, {"rows": -1}])
 def test_shards_hold_at_least_a_row(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="1 or more"):
+    with pytest.raises(ValueError, match="at least 1"):
         ShardsConfig(**wrong)

@@ -95,7 +95,7 @@ def test_command_writes_the_same_file(output: Path, file: Path, tmp_path: Path) 
 
 
 def test_more_examples_than_there_are_is_refused_and_leaves_nothing(output: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="7 of these examples, and 8 are asked for"):
+    with pytest.raises(UsageError, match="7 of these examples, 8 were requested"):
         export(ExportConfig(data=str(output), file=str(tmp_path / "x.pt"), examples=8))
     assert not list(tmp_path.iterdir())
 
@@ -130,7 +130,7 @@ def test_corrupt_rows_stop_or_are_left_out(tmp_path: Path) -> None:
         assert set(torch.load(tmp_path / "x.pt", weights_only=True)["names"]) == {"train.0.0", "train.0.2"}
     with pytest.raises(CorruptDataError, match=r"train\.0\.1"):
         export(ExportConfig(**(config | {"examples": 3})))
-    with pytest.raises(UsageError, match="2 sound examples, and 3 are asked for"):
+    with pytest.raises(UsageError, match="2 valid examples, 3 were requested"):
         export(ExportConfig(**(config | {"examples": 3}), loader=skipping))
 
 

@@ -216,7 +216,7 @@ def test_degradations_must_be_those_of_the_output(here: list[int], undisturbed: 
     config = LoaderConfig(degradations=("mp3_128000",), levels=PLAIN)
     names = _names(list(_source(undisturbed, config=config).read(0, range(4))))
     assert {name.partition("/")[2] for name in names} == {"mp3_128000"}
-    with pytest.raises(UsageError, match="not made for mp3_1; it has mp3_24000, mp3_128000"):
+    with pytest.raises(UsageError, match="no degradation mp3_1; available: mp3_24000, mp3_128000"):
         _source(undisturbed, config=LoaderConfig(degradations=("mp3_1",)))
 
 

@@ -219,7 +219,9 @@ def test_validation_ends_at_its_limit(output: Path) -> None:
 
 
 def test_unknown_degradation_is_refused_with_what_there_is(output: Path) -> None:
-    with pytest.raises(UsageError, match=r"no degradation mp3_1; there is mp3_24000, mp3_64000, mp3_128000"):
+    with pytest.raises(
+        UsageError, match=r"no degradation mp3_1; available: mp3_24000, mp3_64000, mp3_128000"
+    ):
         _source(output, degradations=("mp3_1",))
 
 

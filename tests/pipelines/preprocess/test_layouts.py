@@ -136,9 +136,7 @@ def test_moisesdb_stem_with_a_missing_track_is_rejected_and_the_others_stay(tmp_
     (tmp_path / "s/vocals/v2.wav").unlink()
     discovered = _find(tmp_path)
     assert set(discovered.songs[0].sources) == {"drums"}
-    assert discovered.rejects == [
-        ("moisesdb/s/vocals", "data.json names s/vocals/v2.wav, which is not there")
-    ]
+    assert discovered.rejects == [("moisesdb/s/vocals", "data.json names s/vocals/v2.wav, which is missing")]
 
 
 @pytest.mark.parametrize("track", ["../../outside", "../other/x", "/etc/outside", "..\\outside", ""])
@@ -159,7 +157,7 @@ def test_moisesdb_stem_that_is_no_class_is_rejected(tmp_path: Path, stem: str) -
     ])  # fmt: skip
     discovered = _find(tmp_path)
     assert [reason for _, reason in discovered.rejects] == [
-        "data.json names a stem that is no class of MoisesDB"
+        "data.json names a stem that is not a class of MoisesDB"
     ]
     assert set(discovered.songs[0].sources) == {"drums"}
 

@@ -78,8 +78,8 @@ def test_mix_may_exceed_full_scale() -> None:
         ({"a": 0.5, "b": AudioError("x.wav: ends early")}, r"x\.wav: ends early"),
         ({"a": 0.5, "b": -0.5}, "the mix is silent"),
         ({"a": 0.0, "b": 1e-6}, "the mix is silent"),
-        ({"a": 0.5, "b": float("nan")}, "no numbers"),
-        ({"a": 0.5, "b": float("-inf")}, "no numbers"),
+        ({"a": 0.5, "b": float("nan")}, "non-finite"),
+        ({"a": 0.5, "b": float("-inf")}, "non-finite"),
     ],
 )
 def test_mix_that_cannot_be_used_is_rejected_with_the_reason(

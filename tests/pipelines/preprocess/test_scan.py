@@ -119,7 +119,7 @@ def test_bad_stem_is_rejected_with_the_sum_and_the_others_stay(tmp_path: Path, d
     scan = _scanner(tmp_path).scan(song)
     ((reject),) = scan["rejects"]
     assert (reject["stage"], reject["id"], reject["path"]) == ("scan", "data/song/vocals", str(path))
-    expected = {"empty": "empty", "text": "no audio", "truncated": "truncated"}.get(damage, "no numbers")
+    expected = {"empty": "empty", "text": "no audio", "truncated": "truncated"}.get(damage, "non-finite")
     assert expected in reject["reason"]
     sources = _by_stem(scan)
     assert set(sources) == {"drums", "bass"}

@@ -131,8 +131,8 @@ def test_reason_of_the_scan_comes_first() -> None:
 @pytest.mark.parametrize(
     "facts, words",
     [
-        ({"lossy": True}, [r"1 lossy\.", "--sources.allow_lossy true takes lossy files"]),
-        ({"bandwidth_hz": 9_000}, ["1 band-limited", "--sources.min_bandwidth_hz 0 takes low-passed ones"]),
+        ({"lossy": True}, [r"1 lossy\.", "--sources.allow_lossy true uses lossy files"]),
+        ({"bandwidth_hz": 9_000}, ["1 band-limited", "--sources.min_bandwidth_hz 0 uses low-passed ones"]),
         ({"left_out": "silent"}, ["1 silent"]),
     ],
 )
