@@ -243,7 +243,7 @@ def _lying_encoder(folder: Path, script: str, timeout_seconds: float = 20) -> Mp
             "missing_frames=[1-9]",
         ),
         ('"$REAL" "$@"; for o in $OUTPUTS; do truncate -s -20 $o; done', CodecError, "missing_frames=1"),
-        ('head -c 80000 | "$REAL" "$@"', CodecError, "20000 samples for 30000"),
+        ('head -c 80000 | "$REAL" "$@"', CodecError, "20000 samples, 30000 expected"),
         ('"$REAL" "$@"; for o in $OUTPUTS; do echo text > $o; done', CodecError, "no MPEG audio frame"),
         ("cat > /dev/null; echo 'no such encoder' >&2; exit 3", FfmpegError, "ended with 3: no such encoder"),
         ("kill -9 $$", FfmpegError, "ended with -9"),
