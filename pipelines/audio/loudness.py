@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 # The standard tabulates its two filters at 48 kHz only; these analogue parameters give that table through the
-# bilinear transform, and so the same filter at any rate.
-_SHELF_HZ, _SHELF_Q, _SHELF_DB, _SHELF_BAND = (
+# bilinear transform, and so the same filters at any rate.
+_SHELF_HZ, _SHELF_Q, _SHELF_DB, _SHELF_EXPONENT = (
     1681.974450955533,
     0.7071752369554196,
     3.999843853973347,
@@ -25,36 +25,28 @@ _ABSOLUTE_GATE_LUFS = -70.0
 _RELATIVE_GATE_LU = -10.0
 _SILENT_BELOW_LOUDEST_LU = -60.0
 _FULL_SCALE = 32_767 / 32_768  # of 16 bit
-Coefficients = tuple[tuple[float, float, float], tuple[float, float, float]]
+Coefficients = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def k_weighting(sample_rate: int) -> tuple[Coefficients, Coefficients]:
-    """Give the K-weighting at a sample rate: (numerator, denominator) of the shelf and of the high-pass."""
-    warped = math.tan(math.pi * _SHELF_HZ / sample_rate)
-    high = 10 ** (_SHELF_DB / 20)
-    band = high**_SHELF_BAND
-    scale = 1 + warped / _SHELF_Q + warped**2
-    shelf = (
-        (
-            (high + band * warped / _SHELF_Q + warped**2) / scale,
-            2 * (warped**2 - high) / scale,
-            (high - band * warped / _SHELF_Q + warped**2) / scale,
-        ),
-        (1.0, 2 * (warped**2 - 1) / scale, (1 - warped / _SHELF_Q + warped**2) / scale),
-    )
-    warped = math.tan(math.pi * _HIGH_PASS_HZ / sample_rate)
-    scale = _high_pass_scale(sample_rate)
-    gain = _high_pass_scale(_TABLE_HZ) / scale  # the table's numerator is not scaled, so neither is its gain
-    high_pass = (
-        (gain, -2 * gain, gain),
-        (1.0, 2 * (warped**2 - 1) / scale, (1 - warped / _HIGH_PASS_Q + warped**2) / scale),
-    )
-    return shelf, high_pass
+    """Return the K-weighting at a sample rate: (numerator, denominator) of the shelf and of the high-pass."""
+    gain = 10 ** (_SHELF_DB / 20)
+    shelf = _biquad((gain, gain**_SHELF_EXPONENT / _SHELF_Q, 1.0), _SHELF_HZ, _SHELF_Q, sample_rate)
+    numerator, denominator = _biquad((1.0, 0.0, 0.0), _HIGH_PASS_HZ, _HIGH_PASS_Q, sample_rate)
+    # the table's numerator is (1, -2, 1): the gain of the pass band is that at 48 kHz
+    scale = _biquad((1.0, 0.0, 0.0), _HIGH_PASS_HZ, _HIGH_PASS_Q, _TABLE_HZ)[0][0]
+    return shelf, (numerator / scale, denominator)
 
 
-def _high_pass_scale(sample_rate: int) -> float:
-    warped = math.tan(math.pi * _HIGH_PASS_HZ / sample_rate)
-    return 1 + warped / _HIGH_PASS_Q + warped**2
+def _biquad(numerator: tuple[float, float, float], hertz: float, q: float, sample_rate: int) -> Coefficients:
+    """Transform numerator / (s² + s / q + 1), with s relative to a frequency, to a digital filter."""
+    from scipy.signal import bilinear
+
+    # bilinear(fs=0.5) is s = (z - 1) / (z + 1): the frequency is warped to tan(pi f / fs)
+    warped = math.tan(math.pi * hertz / sample_rate)
+    powers = np.array([1.0, warped, warped**2])
+    digital: Coefficients = bilinear(numerator * powers, np.array([1.0, 1 / q, 1.0]) * powers, fs=0.5)
+    return digital
 
 
 def loudness_lufs(samples: NDArray[np.float32], sample_rate: int) -> float | None:
