@@ -42,7 +42,7 @@ def test_frame_power_of_blocks_of_whole_frames_is_that_of_the_whole() -> None:
     assert np.array_equal(np.concatenate(blocks), frame_power(samples))
 
 
-def test_active_frames_exceed_the_15_percent_quantile_of_the_sounding_ones() -> None:
+def test_active_frames_exceed_the_15_percent_quantile_of_the_audible_ones() -> None:
     power = np.concatenate([np.zeros(50), np.full(20, 1e-3), _ramp(100)])
     # 100 sounding frames 1, 2 … 100: the quantile is 1 + 0.15 * 99 = 15.85
     assert active_frames(power).tolist() == [False] * (70 + 15) + [True] * 85
@@ -58,7 +58,7 @@ def test_nothing_is_active_in_silence(power: float) -> None:
     assert find_segments(np.full(1_000, power)) == []
 
 
-def test_window_tells_its_start_length_level_and_active_starts() -> None:
+def test_window_has_start_length_level_and_active_starts() -> None:
     power = np.concatenate([np.zeros(200), _ramp(400)])
     (segment,) = find_segments(power)
     # 400 sounding frames 1 … 400, quantile 60.85: frames 260 to 599 of the window are active, 340 of 600.

@@ -174,7 +174,7 @@ def test_gain_ignores_phase_noise_of_zero_mean() -> None:
     assert measure_gain(clean, (clean * (0.9 + noise)).astype(np.complex64)) == pytest.approx(0.9, abs=0.01)
 
 
-def test_gain_is_nominal_where_nothing_strong_was_kept() -> None:
+def test_gain_is_nominal_without_strong_bins_that_were_kept() -> None:
     clean = gain_spectrum(np.random.default_rng(1).normal(0, 0.1, (44_100, 2)).astype(np.float32))
     assert measure_gain(clean, np.zeros_like(clean)) == NOMINAL_GAIN
     assert measure_gain(np.zeros_like(clean), clean) == NOMINAL_GAIN
@@ -204,7 +204,7 @@ def test_wrong_configuration_is_named(wrong: dict[str, object], message: str) ->
         CodecConfig(**wrong)  # type: ignore[arg-type]
 
 
-def test_columns_are_named_after_the_bitrates_asked_for() -> None:
+def test_columns_are_named_after_the_requested_bitrates() -> None:
     config = CodecConfig(bitrates_bps=(64_000, 320_000), sample_rate="auto")
     assert config.degradations == ("mp3_64000", "mp3_320000")
     assert [config.encoded_rate(rate) for rate in (32_000, 47_999, 48_000)] == [22_050, 22_050, 44_100]
@@ -250,7 +250,7 @@ def _lying_encoder(folder: Path, script: str, timeout_seconds: float = 20) -> Mp
     ],
     ids=["silent", "ignores-input", "half", "cut-end", "half-input", "text", "fails", "dies"],
 )
-def test_lying_ffmpeg_is_an_error_and_never_the_excerpt_before(
+def test_failing_ffmpeg_is_an_error_and_never_the_previous_excerpt(
     tmp_path: Path, script: str, error: type[Exception], message: str
 ) -> None:
     encoder = _lying_encoder(tmp_path, script)

@@ -102,7 +102,7 @@ def test_excerpt_matches_but_less_than_half_in_common_does_not(music: NDArray[np
 
 
 @pytest.mark.parametrize("level", [0.0, 1e-5])
-def test_silence_matches_nothing_not_even_silence(music: NDArray[np.float32], level: float) -> None:
+def test_silence_does_not_match_even_silence(music: NDArray[np.float32], level: float) -> None:
     silence = np.random.default_rng(0).normal(0, 1, music.shape).astype(np.float32) * np.float32(level)
     assert not _print(silence).any()
     assert find_same_recordings([_print(x) for x in (silence, silence, music)]) == []
@@ -115,7 +115,7 @@ def test_mostly_silent_songs_match_by_their_music_alone(music: NDArray[np.float3
     assert _are_same(ours, ours * np.float32(0.5))
 
 
-def test_songs_too_short_for_a_word_match_nothing() -> None:
+def test_songs_too_short_for_a_sub_fingerprint_do_not_match() -> None:
     short = np.ones((16_383, 2), np.float32)
     assert len(_print(short)) == 0
     assert find_same_recordings([_print(short), _print(short)]) == []

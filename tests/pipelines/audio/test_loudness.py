@@ -96,7 +96,7 @@ def test_quietest_version_is_left_as_it_is() -> None:
     assert gains == {"a": 1.0, "b": pytest.approx(10 ** (-6 / 20), rel=1e-4)}
 
 
-def test_silent_version_draws_nobody_down() -> None:
+def test_silent_version_does_not_attenuate_the_others() -> None:
     silent = np.zeros((2, 48_000), np.float32)
     assert equal_gains({"a": sine(-20, 1), "zero": silent, "nearly": sine(-90, 1)}, 48_000) == {
         "a": 1.0,

@@ -100,7 +100,7 @@ def test_format_that_libsndfile_does_not_know_is_left_to_ffmpeg(tmp_path: Path, 
     assert probe(str(tmp_path / "x.wav")) is None
 
 
-def test_empty_missing_and_folder_are_errors_that_say_so(tmp_path: Path) -> None:
+def test_empty_missing_and_folder_have_their_own_errors(tmp_path: Path) -> None:
     (tmp_path / "empty.wav").touch()
     with pytest.raises(AudioError, match="the file is empty"):
         probe(str(tmp_path / "empty.wav"))

@@ -151,7 +151,7 @@ def test_six_channels_become_two_with_left_on_the_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_samples_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
+def test_non_finite_samples_are_an_error(tmp_path: Path, value: float) -> None:
     samples = np.full((48_000, 2), 0.1)
     samples[30_000, 1] = value
     soundfile.write(tmp_path / "x.wav", samples, 48_000, subtype="FLOAT")
@@ -216,7 +216,7 @@ def test_damaged_file_is_refused_rather_than_shortened(
         "x.oga",
     ],
 )
-def test_file_that_lost_its_end_is_refused(encoded: Path, tmp_path: Path, name: str, share: float) -> None:
+def test_truncated_file_is_an_error(encoded: Path, tmp_path: Path, name: str, share: float) -> None:
     content = (encoded / name).read_bytes()
     (tmp_path / name).write_bytes(content[: int(len(content) * share)])
     with pytest.raises(AudioError, match=r"damaged|truncated|cannot be decoded"):
@@ -298,7 +298,7 @@ def _fake_ffmpeg(folder: Path, *, looking: str, decoding: str) -> str:
     ["exit 0", 'exec "$REAL" -t 0.5 "$@"', "exit 3", '"$REAL" "$@" | head -c 100000; exit 0'],
     ids=["silent", "short", "fails", "cut"],
 )
-def test_lying_ffmpeg_leaves_nothing_in_the_cache(
+def test_failing_ffmpeg_leaves_no_file_in_the_cache(
     encoded: Path, tmp_path: Path, scratch: Path, decoding: str
 ) -> None:
     program = _fake_ffmpeg(tmp_path, looking='exec "$REAL" "$@"', decoding=decoding)
@@ -328,7 +328,7 @@ def test_hanging_ffmpeg_is_killed_and_is_an_error_of_this_file(
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
-def test_cache_name_tells_path_size_and_time() -> None:
+def test_cache_name_depends_on_path_size_and_time() -> None:
     names = [
         cache_name(*facts) for facts in (("a", 1, 2), ("b", 1, 2), ("a", 2, 2), ("a", 1, 3), ("a1", 1, 2))
     ]
@@ -363,7 +363,7 @@ def test_cache_makes_room_by_its_oldest_files_that_are_not_needed(
     assert {path.name for path in tmp_path.iterdir()} == left | {name + INFO_SUFFIX for name in left}
 
 
-def test_cache_over_its_limit_stops_the_run_and_says_what_to_do(tmp_path: Path) -> None:
+def test_cache_over_its_limit_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     cache = _cache(tmp_path, "a.flac", "b.flac")
     check_cache_size(cache, 204)
     with pytest.raises(RuntimeError, match=r"sources\.cache_gb"):

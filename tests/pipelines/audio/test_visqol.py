@@ -140,7 +140,7 @@ def test_scorer_is_loaded_once_a_process() -> None:
 
 
 @pytest.mark.usefixtures("no_scorer")
-def test_without_the_package_there_is_no_score_and_one_word_about_it(
+def test_without_the_package_the_score_is_none_with_one_warning(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "visqol", None)

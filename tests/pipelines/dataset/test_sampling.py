@@ -59,7 +59,7 @@ def test_first_rows_are_uniform_over_seeds() -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 4, 7])
-def test_windows_hold_what_a_worker_asked_for_in_its_order(workers: int) -> None:
+def test_windows_have_the_requested_positions_in_order(workers: int) -> None:
     for rank in range(workers):
         asked = range(5 + rank, 3 * TOTAL + 5, workers)
         windows = list(_order().windows(asked))

@@ -76,7 +76,7 @@ def test_rows_come_back_as_they_were_in_the_documented_schema() -> None:
 
 
 @pytest.mark.parametrize("rows, group_rows, groups", [(5, 2, [2, 2, 1]), (5, 8, [5]), (4, 2, [2, 2])])
-def test_row_groups_are_as_long_as_asked(rows: int, group_rows: int, groups: list[int]) -> None:
+def test_row_groups_have_the_configured_length(rows: int, group_rows: int, groups: list[int]) -> None:
     metadata = pq.read_metadata(pa.BufferReader(encode_shard(_rows(rows), DEGRADATIONS, group_rows)))
     assert [metadata.row_group(k).num_rows for k in range(metadata.num_row_groups)] == groups
 

@@ -94,7 +94,7 @@ def test_command_writes_the_same_file(output: Path, file: Path, tmp_path: Path) 
     assert refused.returncode == 2
 
 
-def test_more_examples_than_there_are_is_refused_and_leaves_nothing(output: Path, tmp_path: Path) -> None:
+def test_more_examples_than_available_is_an_error_and_writes_no_file(output: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="7 of these examples, 8 were requested"):
         export(ExportConfig(data=str(output), file=str(tmp_path / "x.pt"), examples=8))
     assert not list(tmp_path.iterdir())

@@ -67,12 +67,12 @@ def test_workers_together_read_what_one_reads(output: Path, workers: int) -> Non
         assert torch.equal(other.clean, example.clean) and torch.equal(other.degraded, example.degraded)
 
 
-def test_reading_on_from_the_middle_gives_the_rest(output: Path) -> None:
+def test_reading_from_the_middle_yields_the_rest(output: Path) -> None:
     source = _source(output)
     assert _names(list(source.read(0, range(20))))[13:] == _names(list(source.read(0, range(13, 20))))
 
 
-def test_degradations_are_drawn_anew_in_every_pass_and_alike_in_number(output: Path) -> None:
+def test_degradations_are_drawn_again_in_every_pass_and_uniformly(output: Path) -> None:
     source = _source(output)
     drawn = [source._degradation(index) for index in range(1200)]
     counts = [drawn.count(name) for name in shard_outputs.DEGRADATIONS]
@@ -83,7 +83,7 @@ def test_degradations_are_drawn_anew_in_every_pass_and_alike_in_number(output: P
     assert passes[0] != passes[1] and passes[0].keys() == passes[1].keys()
 
 
-def test_only_asked_for_degradations_come(output: Path) -> None:
+def test_only_configured_degradations_are_read(output: Path) -> None:
     names = _names(list(_source(output, degradations=("mp3_64000",)).read(0, range(12))))
     assert {name.partition("/")[2] for name in names} == {"mp3_64000"}
 
@@ -172,7 +172,7 @@ def test_threads_end_with_the_iterator_in_the_middle_of_an_epoch(output: Path, e
     assert not _threads()
 
 
-def test_iterator_that_is_never_begun_starts_no_thread(output: Path) -> None:
+def test_iterator_that_is_never_started_starts_no_thread(output: Path) -> None:
     examples = _source(output).read(0, range(10))
     assert not _threads()
     del examples
@@ -218,7 +218,7 @@ def test_validation_ends_at_its_limit(output: Path) -> None:
         ValidationSource(str(output), limit=0)
 
 
-def test_unknown_degradation_is_refused_with_what_there_is(output: Path) -> None:
+def test_unknown_degradation_is_an_error_with_the_available_ones(output: Path) -> None:
     with pytest.raises(
         UsageError, match=r"no degradation mp3_1; available: mp3_24000, mp3_64000, mp3_128000"
     ):
@@ -247,7 +247,7 @@ def test_output_that_is_still_being_made_is_refused(tmp_path: Path) -> None:
         _source(tmp_path)
 
 
-def test_fingerprint_tells_other_shards_and_degradations(output: Path, tmp_path: Path) -> None:
+def test_fingerprint_depends_on_shards_and_degradations(output: Path, tmp_path: Path) -> None:
     same = _source(output).fingerprint
     assert _source(output, window_shards=1).fingerprint == same
     assert _source(output, degradations=("mp3_24000",)).fingerprint != same

@@ -46,7 +46,7 @@ def test_size_and_cost_are_of_the_right_order(estimate: Estimate) -> None:
     assert 122 * 0.005 < estimate.core_hours * 3600 < 122 * 5
 
 
-def test_text_tells_every_number(estimate: Estimate) -> None:
+def test_text_has_every_number(estimate: Estimate) -> None:
     text = str(estimate)
     for part in (
         "1 with 4 tracks",

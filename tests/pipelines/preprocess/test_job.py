@@ -44,7 +44,7 @@ def test_a_relative_output_is_refused_inside_a_job(cluster: dict[str, str], data
     assert done.returncode == 1  # Ray says FAILED; the job itself ended with 2
 
 
-def test_a_stopped_job_says_so_and_can_be_continued(
+def test_stopped_job_is_interrupted_and_can_be_continued(
     cluster: dict[str, str], data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "shards"

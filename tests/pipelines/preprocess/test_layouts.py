@@ -228,11 +228,11 @@ def test_moisesdb_song_with_a_broken_listing_is_rejected_and_the_others_stay(
         ("1234", None),
     ],
 )
-def test_class_is_told_by_the_words_of_a_name(name: str, stem: str | None) -> None:
+def test_class_is_guessed_from_the_words_of_a_name(name: str, stem: str | None) -> None:
     assert guess_stem(name) == stem
 
 
-def test_every_class_is_told_by_its_own_name() -> None:
+def test_every_class_is_guessed_from_its_own_name() -> None:
     assert [guess_stem(stem) for stem in (*STEMS, MIXTURE)] == [*STEMS, MIXTURE]
 
 
@@ -385,7 +385,7 @@ def test_links_are_followed_but_no_folder_is_entered_twice(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("target", ["nowhere.wav", "self.wav"])
-def test_link_to_nothing_is_rejected(tmp_path: Path, target: str) -> None:
+def test_broken_link_is_rejected(tmp_path: Path, target: str) -> None:
     os.symlink(tmp_path / target, tmp_path / "self.wav")
     _touch(tmp_path, "good.wav")
     discovered = _find(tmp_path)
@@ -435,9 +435,7 @@ def test_order_of_roots_does_not_matter(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("names", [(), ("notes.txt", ".hidden.wav")])
-def test_nothing_found_is_an_error_that_tells_what_was_expected(
-    tmp_path: Path, names: tuple[str, ...]
-) -> None:
+def test_no_audio_is_an_error_with_the_expected_layouts(tmp_path: Path, names: tuple[str, ...]) -> None:
     _touch(tmp_path, *names)
     with pytest.raises(ValueError, match=r"no audio below .* Expected MUSDB18-HQ"):
         _find(tmp_path)

@@ -142,7 +142,7 @@ def test_ids_are_unique_over_all_splits(
     assert {len(name) for name in ids} == {32}
 
 
-def test_id_tells_the_content(full: Collection) -> None:
+def test_id_depends_on_the_content(full: Collection) -> None:
     rows = _draw("train", full.catalog, RecipesConfig(train=300))
     louder = _draw("train", full.catalog, RecipesConfig(train=300, gain_db=9.0))
     for row, other in zip(rows, louder, strict=True):
@@ -348,7 +348,7 @@ def test_folders_without_songs_give_mixes_only() -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "valid", "test"])
-def test_split_without_a_source_is_an_error_only_when_it_is_asked_for(split: str) -> None:
+def test_split_without_a_source_is_an_error_only_if_requested(split: str) -> None:
     empty = Catalog.of([], {})
     with pytest.raises(ValueError, match=f"the split {split} has no usable source"):
         _draw(split, empty, RecipesConfig())

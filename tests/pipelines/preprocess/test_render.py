@@ -153,7 +153,7 @@ def _tasks() -> list[dict[str, Any]]:
     return planned_shards({"shard_rows": 3, "splits": {"train": {"recipes": 5, "first_group": 0}}})
 
 
-def test_shard_holds_what_its_recipes_say(planned: Path) -> None:
+def test_shard_rows_match_their_recipes(planned: Path) -> None:
     renderer = _renderer(planned)
     assert [renderer(task)["rows"] for task in _tasks()] == [3, 2]
     output = Folder(str(planned))

@@ -22,7 +22,7 @@ from tests.support import invariants
 from tests.support.datasets import arguments, config
 
 
-def test_an_undisturbed_run_loses_nothing(undisturbed: Path) -> None:
+def test_undisturbed_run_is_complete(undisturbed: Path) -> None:
     assert invariants.check(undisturbed) == {}
 
 
@@ -32,7 +32,7 @@ def test_shards_have_the_documented_schema(undisturbed: Path) -> None:
         assert pq.ParquetFile(path).metadata.row_group(0).num_rows == 2
 
 
-def test_clean_is_what_the_recipe_says(undisturbed: Path) -> None:
+def test_clean_is_the_mix_of_the_recipe(undisturbed: Path) -> None:
     sources = {
         row["source_id"]: row["files"] for row in pq.read_table(undisturbed / "sources.parquet").to_pylist()
     }
@@ -95,7 +95,7 @@ def test_the_command_line_gives_the_same_plan_and_status(undisturbed: Path, data
     assert shown.strip() == status(str(undisturbed))
 
 
-def test_a_dry_run_names_the_numbers_and_writes_nothing(data: Path, tmp_path: Path) -> None:
+def test_dry_run_prints_an_estimate_and_writes_no_file(data: Path, tmp_path: Path) -> None:
     text = estimate(config(data, tmp_path / "shards"))
     assert "4 with 20 tracks" in text
     assert "36 at most (train 20, valid 4, test 12)" in text

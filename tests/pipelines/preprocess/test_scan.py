@@ -163,7 +163,7 @@ def test_source_that_cannot_be_mixed_is_left_out_with_its_reason(
 
 
 @pytest.mark.parametrize("edge_hz", [4_000, 11_025, 16_000, 20_000])
-def test_bandwidth_of_low_passed_noise_is_its_edge(tmp_path: Path, edge_hz: int) -> None:
+def test_bandwidth_of_low_passed_noise_is_its_cutoff(tmp_path: Path, edge_hz: int) -> None:
     spectrum = np.fft.rfft(_playing(7, 0), axis=0)
     spectrum[np.fft.rfftfreq(7 * RATE, 1 / RATE) > edge_hz] = 0
     samples = np.fft.irfft(spectrum, axis=0).astype(np.float32)
@@ -174,7 +174,7 @@ def test_bandwidth_of_low_passed_noise_is_its_edge(tmp_path: Path, edge_hz: int)
     assert found == pytest.approx(edge_hz, abs=110)  # ten bins: the Hann window leaks
 
 
-def test_bandwidth_of_noise_is_the_whole_and_of_silence_nothing(tmp_path: Path) -> None:
+def test_bandwidth_of_noise_is_nyquist_and_of_silence_zero(tmp_path: Path) -> None:
     song = _song(tmp_path, {"drums": _playing(7, 0), "bass": np.zeros((7 * RATE, 2), np.float32)})
     sources = _by_stem(_scanner(tmp_path).scan(song))
     assert sources["drums"]["bandwidth_hz"] == 22_050

@@ -136,15 +136,13 @@ def test_reason_of_the_scan_comes_first() -> None:
         ({"left_out": "silent"}, ["1 silent"]),
     ],
 )
-def test_nothing_usable_is_an_error_that_says_why_and_how_to_allow_it(
-    facts: dict[str, Any], words: list[str]
-) -> None:
+def test_no_usable_source_is_an_error_with_reason_and_option(facts: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(ValueError, match="no usable source") as caught:
         _collect([(GOOD, _scan(GOOD, "drums", **facts))])
     assert all(word.replace("\\", "") in str(caught.value) for word in words)
 
 
-def test_nothing_usable_names_the_first_unreadable_file() -> None:
+def test_no_usable_source_names_the_first_unreadable_file() -> None:
     scan = _scan(GOOD)
     scan["rejects"] = [
         {"stage": "scan", "id": "set/good/drums", "path": "/data/x.wav", "reason": "the file is empty"}

@@ -88,13 +88,13 @@ def test_official_songs_alone_need_no_remark_on_artists() -> None:
     assert not assign_splits(_official(a="train", b="valid", c="test"), [], ALL, SplitsConfig()).remarks
 
 
-def test_shares_are_those_asked_for() -> None:
+def test_shares_are_the_configured_ones() -> None:
     counts = Counter(assign_splits(_free(4_000), [], ALL, SplitsConfig()).split.values())
     assert counts["test"] == pytest.approx(400, abs=63)  # 3.3 standard deviations
     assert counts["valid"] == pytest.approx(200, abs=46)
 
 
-def test_another_seed_gives_another_division() -> None:
+def test_another_seed_gives_another_assignment() -> None:
     candidates = _free(100)
     assert (
         assign_splits(candidates, [], ALL, SplitsConfig()).split
@@ -108,7 +108,7 @@ def test_song_keeps_its_split_when_others_come() -> None:
 
 
 @pytest.mark.parametrize("number", [3, 4, 7])
-def test_every_split_asked_for_gets_a_song_and_the_remark_says_from_where(number: int) -> None:
+def test_every_requested_split_gets_a_song_with_a_remark(number: int) -> None:
     config = SplitsConfig(valid_share=0.0, test_share=0.0)  # by chance alone, all would train
     assignment = assign_splits(_free(number), [], ALL, config)
     assert set(assignment.split.values()) == {"train", "valid", "test"}
@@ -116,7 +116,7 @@ def test_every_split_asked_for_gets_a_song_and_the_remark_says_from_where(number
     assert len(taken) == 2 and all("from train" in remark for remark in taken)
 
 
-def test_split_not_asked_for_takes_nothing() -> None:
+def test_split_that_is_not_requested_takes_no_song() -> None:
     config = SplitsConfig(valid_share=0.0, test_share=0.0)
     assignment = assign_splits(_free(5), [], {"train": 1, "valid": 0, "test": 0}, config)
     assert set(assignment.split.values()) == {"train"}
@@ -139,7 +139,7 @@ def test_published_test_song_never_goes_elsewhere() -> None:
 
 
 @pytest.mark.parametrize("number, wanted", [(0, {"train": 1}), (1, {"train": 1, "test": 1}), (2, ALL)])
-def test_too_few_songs_are_an_error_that_says_what_to_do(number: int, wanted: dict[str, int]) -> None:
+def test_too_few_songs_are_an_error_with_a_remedy(number: int, wanted: dict[str, int]) -> None:
     with pytest.raises(
         ValueError, match=rf"{number} usable recordings for {len(wanted)}.*--recipes\.valid 0"
     ):

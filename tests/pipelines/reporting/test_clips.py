@@ -70,7 +70,7 @@ def test_short_audio_has_a_picture_and_clips(samples: int, tmp_path: Path) -> No
     assert [soundfile.info(path).frames for path in write_clips(tmp_path, "x", *clips, RATE)] == [samples] * 3
 
 
-def test_samples_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
+def test_non_finite_samples_are_drawn_and_written_as_silence(tmp_path: Path) -> None:
     odd = _tone(4_000)
     odd[:, 5], odd[:, 6] = math.nan, math.inf
     write_picture(tmp_path / "p.png", _tone(4_000), _tone(9_000), odd, RATE)
@@ -100,7 +100,7 @@ def test_clips_beyond_full_scale_are_all_as_much_quieter(peak: float, gain: floa
     ]
 
 
-def test_what_cannot_be_written_raises_and_leaves_nothing(tmp_path: Path) -> None:
+def test_failed_writes_raise_and_leave_no_temporary_file(tmp_path: Path) -> None:
     (tmp_path / "a-file").touch()
     with pytest.raises(OSError):
         write_picture(tmp_path / "a-file" / "p.png", *[_tone(400)] * 3, RATE)
