@@ -41,7 +41,7 @@ def render_projects(package: Package, folder: Path) -> None:
 def _render(project: Path, program: str) -> None:
     """Render a project to 24-bit FLAC at 44.1 kHz beside it, then delete it."""
     rendered = project.with_suffix(".wav")
-    command = [program, "--allowroot", "render", str(project), "-o", str(rendered)]
+    command = [*_without_real_time(), program, "--allowroot", "render", str(project), "-o", str(rendered)]
     # float: loud projects exceed full scale, and 16 bits would clip them
     command += ["-f", "wav", "-a", "-s", "44100", "-i", "sincfastest", "-x", "1"]
     try:
@@ -62,6 +62,17 @@ def _render(project: Path, program: str) -> None:
         _log.warning("%s cannot be rendered: lmms takes longer than %d s", project.name, _MOST_SECONDS)
     finally:
         rendered.unlink(missing_ok=True)
+
+
+def _without_real_time() -> list[str]:
+    """Return what starts a program that may not ask for real-time priority.
+
+    LMMS does, even to render; as root it gets it, and the machine stops doing anything else.
+    """
+    program = shutil.which("setpriv")
+    if program is None or os.geteuid() != 0:
+        return []
+    return [program, "--bounding-set=-sys_nice", "--inh-caps=-sys_nice"]
 
 
 def _compress(rendered: Path, target: Path) -> None:

@@ -19,6 +19,7 @@ from pipelines.free_music.packages import Package, PackageError, apt_download, r
 from pipelines.preprocess.discovery import find_songs
 
 RATE = 44_100
+_CAP_SYS_NICE = 23  # the right to real-time priority, in linux/capability.h
 pytestmark = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="there is no dpkg-deb here")
 
 
@@ -245,7 +246,11 @@ def test_projects_are_rendered_and_loud_ones_do_not_clip(
     (projects / "Faulty.mmpz").write_bytes(b"")
     program = tmp_path / "bin/lmms"
     program.parent.mkdir()
-    program.write_text('#!/bin/sh\ntest "$1 $2" = "--allowroot render" && test -s "$3" && cp "$3" "$5"\n')
+    capabilities = tmp_path / "capabilities"
+    program.write_text(
+        f'#!/bin/sh\ngrep CapEff /proc/self/status > "{capabilities}"\n'
+        'test "$1 $2" = "--allowroot render" && test -s "$3" && cp "$3" "$5"\n'
+    )
     program.chmod(0o755)
     archive.add(
         "studio", {"files": "projects/*-Test*", "use": "test"}, {"files": "projects/*"}, render="lmms"
@@ -260,6 +265,7 @@ def test_projects_are_rendered_and_loud_ones_do_not_clip(
     assert rows(output)["Faulty"]["left_out"].startswith("broken: ")
     written, _ = soundfile.read(output / "songs/studio/Loud.flac")
     np.testing.assert_allclose(written, loud * 0.99 / 3, atol=2**-22)  # two steps of 24 bits
+    assert not int(capabilities.read_text().split()[1], 16) >> _CAP_SYS_NICE & 1
     written, _ = soundfile.read(output / "test/studio/Quiet-Test.flac")
     np.testing.assert_allclose(written, loud / 30, atol=2**-22)
 
