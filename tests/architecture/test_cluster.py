@@ -116,7 +116,7 @@ def misspell(*path: str) -> Callable[[Config], None]:
         ("cluster-local.yaml", misspell("auth", "ssh_user")),
     ],
 )
-def test_ray_refuses_a_slip(config: Config, change: Callable[[Config], None]) -> None:
+def test_ray_refuses_misspelled_keys(config: Config, change: Callable[[Config], None]) -> None:
     change(config)
     with pytest.raises((jsonschema.ValidationError, ValueError)):
         validate_config(prepare_config(config))
@@ -131,7 +131,7 @@ def test_the_provider_has_only_keys_that_ray_knows(config: Config) -> None:
 
 
 @of_local
-def test_machines_of_ones_own_are_named_and_no_more(config: Config, prepared: Config) -> None:
+def test_own_machines_are_all_started(config: Config, prepared: Config) -> None:
     assert set(config["provider"]) == {"type", "head_ip", "worker_ips"}
     (group,) = prepared["available_node_types"].values()
     assert group["min_workers"] == group["max_workers"] == len(config["provider"]["worker_ips"])
@@ -145,7 +145,7 @@ def test_the_head_runs_no_work(prepared: Config) -> None:
 
 
 @of_local
-def test_the_head_of_ones_own_runs_no_work(config: Config) -> None:
+def test_the_own_head_runs_no_work(config: Config) -> None:
     given = arguments_after(config["head_start_ray_commands"][-1], "ray", "start")
     assert {"--num-cpus=0", "--num-gpus=0"} <= set(given)
 
@@ -232,7 +232,7 @@ def test_mounts_exist_and_hold_what_installing_needs(config: Config) -> None:
     assert needed | {"requirements.txt", "requirements-pipeline.txt"} <= set(mounts.values())
 
 
-def test_ray_and_the_mlflow_server_understand_how_they_are_started(config: Config) -> None:
+def test_ray_and_the_mlflow_server_accept_their_arguments(config: Config) -> None:
     for key in STARTS:
         arguments = arguments_after(config[key][-1], "ray", "start")
         with start.make_context("ray start", arguments) as context:  # parses, and starts nothing
@@ -246,7 +246,7 @@ def test_ray_and_the_mlflow_server_understand_how_they_are_started(config: Confi
             program.make_context("x", ["--heads"])
 
 
-def test_every_node_asks_for_the_token_and_has_it(name: str, config: Config) -> None:
+def test_every_node_requires_the_token_and_has_it(name: str, config: Config) -> None:
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"  # noqa: S105 - no secret
     for key in STARTS:
         starts = [line for line in config[key] if "ray start" in line]
@@ -283,7 +283,7 @@ def test_only_the_node_with_gpus_has_another_image(config: Config) -> None:
     assert images["head"] == images["cpu"] != images["gpu"]
 
 
-def test_what_is_said_differs_from_rays_defaults_and_has_a_reason(name: str, config: Config) -> None:
+def test_settings_differ_from_rays_defaults_and_have_a_reason(name: str, config: Config) -> None:
     defaults = _get_default_config({"type": config["provider"]["type"]})
     lines = TEXTS[name].splitlines()
     for key, value in config.items():

@@ -182,7 +182,7 @@ def test_pods_are_confined_have_their_memory_and_hold_no_secret(name: str) -> No
         assert not re.search(r"_KEY\b(?!, valueFrom: )|kind: Secret|stringData", path.read_text()), path
 
 
-def test_the_mlflow_server_understands_its_arguments_and_asks_for_a_password() -> None:
+def test_the_mlflow_server_accepts_its_arguments_and_asks_for_a_password() -> None:
     deployment = next(yaml.safe_load_all((FOLDER / "mlflow/mlflow.yaml").read_text()))
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     program, command, *arguments = container["command"] + container["args"]
@@ -202,8 +202,10 @@ def test_ray_is_of_the_version_that_is_installed() -> None:
 
 
 @pytest.mark.parametrize("code, stops", [(0, False), (1, False), (2, True), (3, True), (137, False)])
-def test_only_what_would_end_the_same_way_stops_itself(code: int, stops: bool, tmp_path: Path) -> None:
-    """What Ray makes of it is told by tests/pipelines/preprocess/test_job.py."""
+def test_only_exit_codes_that_a_retry_would_meet_again_stop_the_job(
+    code: int, stops: bool, tmp_path: Path
+) -> None:
+    """How Ray reacts is tested by tests/pipelines/preprocess/test_job.py."""
     programs = tmp_path / "bin"
     programs.mkdir()
     (programs / "ray").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\nexit 1\n')

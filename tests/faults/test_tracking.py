@@ -1,4 +1,4 @@
-"""Fault 23: the tracking server is down, slow, locked or killed, or the trainer is: each point comes once."""
+"""Fault 23: the tracking server or the trainer is down, slow, locked or killed: each point arrives once."""
 
 import os
 import pickle
@@ -88,11 +88,11 @@ class Server:
             self._process = None
 
 
-class Gate:
-    """A way to a server that can hang, or lose the answers to what was written.
+class Proxy:
+    """A proxy of a server that can hang, or drop the answers to writes.
 
     Args:
-        port: Of the server behind it.
+        port: Port of the server.
     """
 
     def __init__(self, port: int) -> None:
@@ -108,9 +108,9 @@ class Gate:
             while True:
                 client, _ = self._listener.accept()
                 self.requests += 1
-                threading.Thread(target=self._carry, args=(client,), daemon=True).start()
+                threading.Thread(target=self._forward, args=(client,), daemon=True).start()
 
-    def _carry(self, client: socket.socket) -> None:
+    def _forward(self, client: socket.socket) -> None:
         with client, socket.create_connection(("127.0.0.1", self._port)) as server, suppress(OSError):
             writes = False
             while True:
@@ -130,10 +130,10 @@ class Gate:
 
 
 class Trainer:
-    """Logs a number a step, and holds that no call takes long.
+    """Logs one metric a step, and checks that no call takes long.
 
     Args:
-        tracker: Of the run.
+        tracker: Tracker of the run.
     """
 
     def __init__(self, tracker: Tracker) -> None:
@@ -171,13 +171,13 @@ def lasting_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
 
 
 @pytest.fixture
-def gate(lasting_server: Server) -> Iterator[Gate]:
-    made = Gate(lasting_server.port)
+def proxy(lasting_server: Server) -> Iterator[Proxy]:
+    made = Proxy(lasting_server.port)
     yield made
     made.close()
 
 
-def test_23_a_server_that_comes_late_is_killed_and_comes_back_has_every_point_once(
+def test_23_a_server_that_starts_late_and_is_killed_has_every_point_once(
     server: Server, tmp_path: Path
 ) -> None:
     began = time.monotonic()
@@ -203,39 +203,39 @@ def test_23_a_server_that_comes_late_is_killed_and_comes_back_has_every_point_on
         assert connection.execute("select key, value from params").fetchall() == [("rate", "1")]
 
 
-def test_23_a_server_that_hangs_holds_nothing_up(gate: Gate, lasting_server: Server, tmp_path: Path) -> None:
-    gate.state = "hangs"
+def test_23_a_server_that_hangs_delays_nothing(proxy: Proxy, lasting_server: Server, tmp_path: Path) -> None:
+    proxy.state = "hangs"
     began = time.monotonic()
-    run = open_quick(tmp_path / "output", uri=gate.uri, request_seconds=1)
+    run = open_quick(tmp_path / "output", uri=proxy.uri, request_seconds=1)
     assert time.monotonic() - began < 10 and run.run_id() is None
     trainer = Trainer(Tracker(run))
     trainer.train(500)
-    gate.state = "open"
+    proxy.state = "open"
     trainer.train(500)
     wait_until(run.run_id)
-    gate.state = "hangs"
+    proxy.state = "hangs"
     trainer.train(500)
     began = time.monotonic()
     assert not trainer.tracker.close(2)
     assert time.monotonic() - began < 4
-    assert gate.requests > 3
-    gate.state = "open"
+    assert proxy.requests > 3
+    proxy.state = "open"
     assert run.close("FINISHED")
     trainer.check(points(lasting_server.database, run.run_id()))
 
 
-def test_23_answers_that_are_lost_double_nothing(gate: Gate, lasting_server: Server, tmp_path: Path) -> None:
-    """The nastiest outage: the run is made and the points are written, and nobody says so."""
-    gate.state = "loses answers"
-    run = open_quick(tmp_path / "output", uri=gate.uri, experiment="lost answers")
+def test_23_lost_answers_duplicate_nothing(proxy: Proxy, lasting_server: Server, tmp_path: Path) -> None:
+    """The run is created and the points are written, but the answers are lost."""
+    proxy.state = "loses answers"
+    run = open_quick(tmp_path / "output", uri=proxy.uri, experiment="lost answers")
     assert run.run_id() is None
     trainer = Trainer(Tracker(run))
     (tmp_path / "x.png").write_text("picture")
     trainer.tracker.log_picture(1, "x", tmp_path / "x.png")
     for state in ("open", "loses answers") * 4:
-        gate.state = state
+        proxy.state = state
         trainer.train(300)
-    gate.state = "open"
+    proxy.state = "open"
     assert trainer.tracker.close()
     assert run.close("FINISHED")
     trainer.check(points(lasting_server.database, run.run_id()))
@@ -268,7 +268,7 @@ def test_23_a_locked_database_only_delays(seconds: float, tmp_path: Path) -> Non
     trainer.check(points(output / "mlflow.db", run.run_id()))
 
 
-def test_23_a_database_that_is_locked_at_the_start_only_delays(tmp_path: Path) -> None:
+def test_23_a_database_locked_at_the_start_only_delays(tmp_path: Path) -> None:
     output = ready_output(tmp_path / "output")
     with sqlite3.connect(output / "mlflow.db", isolation_level=None, check_same_thread=False) as other:
         other.execute("begin exclusive")
@@ -285,9 +285,7 @@ def test_23_a_database_that_is_locked_at_the_start_only_delays(tmp_path: Path) -
     "kills, steps",
     [(4, 4_000), pytest.param(30, 22_000, marks=[pytest.mark.faults, pytest.mark.timeout(900)])],
 )
-def test_23_a_trainer_killed_at_random_moments_logs_what_an_undisturbed_one_does(
-    kills: int, steps: int, tmp_path: Path
-) -> None:
+def test_23_a_trainer_killed_at_random_logs_the_same_points(kills: int, steps: int, tmp_path: Path) -> None:
     output = ready_output(tmp_path / "output")
     run = open_quick(output)
     (tmp_path / "run").write_bytes(pickle.dumps(run))

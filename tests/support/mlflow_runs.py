@@ -1,4 +1,4 @@
-"""Tracked runs for tests: a database that is ready at once, and what it holds, read without MLflow."""
+"""MLflow runs for tests: a migrated database, and its points, read without MLflow."""
 
 import math
 import shutil
@@ -20,7 +20,7 @@ Points = dict[str, list[tuple[int, float]]]
 
 @cache
 def _migrated() -> Path:
-    """Let MLflow make its tables once: it takes seconds."""
+    """Let MLflow create its tables once, which takes seconds."""
     from mlflow import MlflowClient
 
     path = Path(tempfile.mkdtemp()) / "mlflow.db"
@@ -29,23 +29,20 @@ def _migrated() -> Path:
 
 
 def ready_output(output: Path) -> Path:
-    """Make an output whose database has its tables."""
+    """Create an output whose database has its tables."""
     output.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(_migrated(), output / "mlflow.db")
     return output
 
 
 def open_quick(output: Path, **settings: Any) -> Run:
-    """Open a run that does not wait long."""
+    """Open a run with short timeouts."""
     params, tags = settings.pop("params", {}), settings.pop("tags", {})
     return open_run(TrackingConfig(**{**QUICK, **settings}), str(output), params=params, tags=tags)
 
 
 def points(database: Path, run_id: str | None = None) -> Points:
-    """Give all points of a database (of one run) by name, in the order of the server: by time, then step.
-
-    A point that is there twice is listed twice.
-    """
+    """Return all points of a database (or of one run) by name, by time and step; duplicates are kept."""
     with sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30) as connection:
         rows = connection.execute(
             "select key, step, value, is_nan from metrics where run_uuid = ? or ? is null "
@@ -60,8 +57,8 @@ def points(database: Path, run_id: str | None = None) -> Points:
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    """Wait until something is so."""
+    """Wait until a condition is true."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"not so after {seconds} s"
+        assert time.monotonic() < deadline, f"still false after {seconds} s"
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""The registry: versions that load without pickles, names that resolve, and what is wrong said."""
+"""The registry: versions load without pickles, names resolve, errors say the reason."""
 
 import json
 import os
@@ -97,7 +97,7 @@ def test_a_version_restores_what_the_command_does_and_loads_without_pickles(
     assert version.number == 1
 
 
-def test_a_version_says_what_it_is(database: str, tmp_path: Path) -> None:
+def test_a_version_has_description_and_tags(database: str, tmp_path: Path) -> None:
     run_id = new_run(database)
     version = add(database, evaluation_jobs.write_model(tmp_path / "model"), "told", run_id)
     found = make_client(database).get_model_version("told", "1")
@@ -117,7 +117,7 @@ def test_a_version_says_what_it_is(database: str, tmp_path: Path) -> None:
     assert info.saved_input_example_info is not None
 
 
-def test_the_same_weights_are_registered_once_and_what_was_left_is_mended(
+def test_the_same_weights_are_registered_once_and_missing_tags_are_added(
     database: str, tmp_path: Path
 ) -> None:
     model, run_id = evaluation_jobs.write_model(tmp_path / "model"), new_run(database)
@@ -140,7 +140,7 @@ def test_the_same_weights_are_registered_once_and_what_was_left_is_mended(
     assert newest.number == 2
 
 
-def test_names_resolve_to_checkpoints_that_are_fetched_once(
+def test_names_resolve_to_checkpoints_that_are_downloaded_once(
     database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, run_id = evaluation_jobs.write_model(tmp_path / "model"), new_run(database)
@@ -162,7 +162,7 @@ def test_names_resolve_to_checkpoints_that_are_fetched_once(
     assert list(folder.parent.glob(".*")) == []
 
 
-def test_a_fetch_that_another_process_overtook_takes_what_is_there(
+def test_a_download_that_another_process_overtook_uses_its_copy(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(database, evaluation_jobs.write_model(tmp_path / "model"), "raced")
@@ -177,7 +177,7 @@ def test_a_fetch_that_another_process_overtook_takes_what_is_there(
     assert [resolve("models:/raced/1")] == folders
 
 
-def test_a_registration_that_was_cut_off_is_made_whole(
+def test_an_interrupted_registration_is_completed(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, run_id = evaluation_jobs.write_model(tmp_path / "model"), new_run(database)
@@ -199,8 +199,8 @@ def test_a_registration_that_was_cut_off_is_made_whole(
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_what_a_server_says_names_no_folder(database: str, tmp_path: Path) -> None:
-    """The digest is part of the cache's folder name, and that folder is deleted where it is damaged."""
+def test_a_digest_from_the_server_cannot_name_another_folder(database: str, tmp_path: Path) -> None:
+    """The digest is part of the name of a cache folder, which is deleted if it is damaged."""
     model = evaluation_jobs.write_model(tmp_path / "model")
     add(database, model, "hostile")
     for digest in ("../../../model", "", "0" * 63, "0" * 63 + "/"):
@@ -248,7 +248,7 @@ def test_pickles_in_a_version_are_not_unpickled(
     assert mark.exists()
 
 
-def test_what_is_not_there_is_said(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_names_are_refused_with_the_reason(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in {
         "models:/nothing@champion": "no such version",
         "models:/nothing/3": "no such version",
@@ -278,7 +278,7 @@ def test_what_is_not_there_is_said(database: str, monkeypatch: pytest.MonkeyPatc
         checkpoint.load("models:/apollo/1")
 
 
-def test_the_name_of_a_model_must_be_one() -> None:
+def test_invalid_model_names_are_refused() -> None:
     for name in ("", "a/b", "a b", "../x", "@", "-x"):
         with pytest.raises(UsageError, match="letters, digits"):
             RegistryConfig(name=name)

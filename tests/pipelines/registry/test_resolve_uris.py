@@ -1,4 +1,4 @@
-"""Checkpoints in buckets: found in runs, brought once, never taken when they are not whole."""
+"""Checkpoints in buckets: found in runs, downloaded once, refused when incomplete."""
 
 import shutil
 from pathlib import Path
@@ -33,7 +33,7 @@ def assert_same(first: Generator, second: Generator) -> None:
         assert torch.equal(value, second.state_dict()[name]), name
 
 
-def test_a_run_its_best_and_a_checkpoint_are_the_same(bucket: Bucket, weights: Path, cache: Path) -> None:
+def test_a_run_its_best_and_a_checkpoint_resolve_alike(bucket: Bucket, weights: Path, cache: Path) -> None:
     bucket.upload(weights, "runs/paper/checkpoints/step-00000012")
     bucket.put("runs/paper/best", b"checkpoints/step-00000012")
     bucket.upload(weights, "copied/best")
@@ -41,13 +41,13 @@ def test_a_run_its_best_and_a_checkpoint_are_the_same(bucket: Bucket, weights: P
     names = ("runs/paper", "runs/paper/", "runs/paper/best", "runs/paper/checkpoints/step-00000012", "copied")
     for name in names:
         assert_same(checkpoint.load(bucket.uri(name)), expected)
-    assert bucket.proxy.count(r"GET \S+weights\.pt") == 1, "it is brought once"
+    assert bucket.proxy.count(r"GET \S+weights\.pt") == 1, "it is downloaded once"
     assert len(list(cache.iterdir())) == 1
     (model,) = load_models([bucket.uri("runs/paper/best")], [])[1:]
     assert model.name == "paper"
 
 
-def test_a_damaged_cache_is_filled_again(bucket: Bucket, weights: Path, cache: Path) -> None:
+def test_a_damaged_cached_checkpoint_is_downloaded_again(bucket: Bucket, weights: Path, cache: Path) -> None:
     uri = bucket.upload(weights, "w")
     found = resolve(uri)
     (found / "weights.pt").write_bytes(b"")
@@ -55,7 +55,7 @@ def test_a_damaged_cache_is_filled_again(bucket: Bucket, weights: Path, cache: P
     assert len(list(cache.iterdir())) == 1
 
 
-def test_a_file_of_weights_is_brought_once(bucket: Bucket, weights: Path, tmp_path: Path) -> None:
+def test_a_file_of_weights_is_downloaded_once(bucket: Bucket, weights: Path, tmp_path: Path) -> None:
     generator = checkpoint.load(weights)
     torch.save(generator.state_dict(), tmp_path / "community.ckpt")
     bucket.put("files/community.ckpt", (tmp_path / "community.ckpt").read_bytes())
@@ -66,7 +66,7 @@ def test_a_file_of_weights_is_brought_once(bucket: Bucket, weights: Path, tmp_pa
     assert bucket.proxy.count("GET .*community.ckpt") == 1
 
 
-def test_what_is_not_whole_is_not_taken(bucket: Bucket, weights: Path, cache: Path) -> None:
+def test_incomplete_and_damaged_checkpoints_are_refused(bucket: Bucket, weights: Path, cache: Path) -> None:
     """Without a manifest, or with other weights than it promises."""
     bucket.upload(weights, "half")
     bucket.delete("half/MANIFEST.json")
@@ -84,7 +84,7 @@ def test_what_is_not_whole_is_not_taken(bucket: Bucket, weights: Path, cache: Pa
     assert not list(cache.iterdir())
 
 
-def test_a_store_that_does_not_answer_is_named(bucket: Bucket, weights: Path) -> None:
+def test_an_unreachable_store_is_named(bucket: Bucket, weights: Path) -> None:
     uri = bucket.upload(weights, "w")
     bucket.proxy.fail("refuse", "GET", times=float("inf"))
     with pytest.raises(CheckpointError, match=r"cannot look for s3://.*/w/.*AWS Error"):

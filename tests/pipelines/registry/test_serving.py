@@ -1,4 +1,4 @@
-"""`mlflow models serve` on a registered version: real requests, and what is refused."""
+"""`mlflow models serve` on a registered version: real requests, valid and invalid."""
 
 import base64
 import json
@@ -29,7 +29,7 @@ MAX_BYTES, MAX_SECONDS = 200_000, 5
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Serve a tiny model on loopback, with small limits; gives its address."""
+    """Serve a tiny model on loopback with small limits; yield its address."""
     folder = tmp_path_factory.mktemp("serving")
     uri = f"sqlite:///{folder}/mlflow.db"
     client = make_client(uri)
@@ -66,7 +66,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End the command and its workers, and see that all are gone."""
+    """End the command and its workers, and check that all have ended."""
     os.killpg(process.pid, signal.SIGTERM)
     try:
         process.wait(20)
@@ -100,7 +100,7 @@ def _wait(address: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
 
 
 def ask(address: str, content: Any) -> tuple[int, str]:
-    """Send a request, and give the answer's status and text."""
+    """Send a request and return status and text of the answer."""
     body = content if isinstance(content, bytes) else json.dumps(content).encode()
     request = urllib.request.Request(  # noqa: S310 - on loopback
         f"{address}/invocations", body, {"Content-Type": "application/json"}, method="POST"
@@ -132,7 +132,7 @@ def test_a_song_comes_back_restored(server: str, tmp_path: Path) -> None:
     assert abs(restored - before[: len(restored)]).max() < 1e-4  # this model changes nothing
 
 
-def test_what_is_no_song_is_refused_with_the_reason(server: str, tmp_path: Path) -> None:
+def test_invalid_files_are_refused_with_the_reason(server: str, tmp_path: Path) -> None:
     long = datasets.write(tmp_path / "long.wav", datasets.music(1, seconds=8.0, channels=1))
     long = datasets.encode(long, tmp_path / "long.mp3", "-b:a", "32k")
     fine = datasets.write(tmp_path / "fine.wav", datasets.music(1, seconds=0.5))
@@ -152,13 +152,13 @@ def test_what_is_no_song_is_refused_with_the_reason(server: str, tmp_path: Path)
 @pytest.mark.parametrize(
     "text", ["!!! not base64 !!!", "abcde", "bm8gc29uZw==bm8gc29uZw==", "größe", 3, None]
 )
-def test_what_is_no_base64_is_refused(server: str, text: Any) -> None:
-    """MLflow itself would skip what it does not know, or answer 500."""
+def test_invalid_base64_is_refused(server: str, text: Any) -> None:
+    """MLflow itself would skip invalid characters, or answer 500."""
     status, answer = ask(server, {"inputs": [text]})
     assert (status, "base64" in answer) == (400, True), answer
 
 
-def test_a_refusal_is_short(server: str, tmp_path: Path) -> None:
+def test_an_error_does_not_repeat_the_request(server: str, tmp_path: Path) -> None:
     """MLflow itself would send the whole request back."""
     fine = datasets.write(tmp_path / "fine.wav", datasets.music(1, seconds=0.5))
     _, answer = ask(server, {"inputs": [encoded(fine), ""]})
@@ -177,11 +177,11 @@ def test_the_format_can_be_chosen(server: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"inputs": 3}', b'{"outputs": []}', b"\xff\xfe"])
-def test_a_request_that_is_none_is_refused(server: str, content: bytes) -> None:
+def test_malformed_requests_are_refused(server: str, content: bytes) -> None:
     status, answer = ask(server, content)
     assert 400 <= status < 500, answer
 
 
-def test_it_still_serves_after_all_that(server: str, tmp_path: Path) -> None:
+def test_the_server_still_serves_after_bad_requests(server: str, tmp_path: Path) -> None:
     song = datasets.write(tmp_path / "song.wav", datasets.music(1, seconds=0.5))
     assert ask(server, {"inputs": [encoded(song)]})[0] == 200

@@ -1,4 +1,4 @@
-"""Tracking: one run for an output, each point once, and nothing that raises into a training."""
+"""Tracking: one MLflow run per output, each point once, and no error that reaches the training."""
 
 import json
 import math
@@ -69,12 +69,12 @@ def test_importing_the_module_does_not_import_mlflow() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"experiment": " "}, {"flush_seconds": 0}, {"close_seconds": -1}, {"request_seconds": 0}]
 )
-def test_configuration_that_cannot_work_is_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_configuration_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=rf"tracking\.{next(iter(wrong))} is"):
         TrackingConfig(**wrong)
 
 
-def test_uri_is_the_asked_one_then_the_environments_then_a_database_in_the_output(
+def test_uri_is_the_configured_one_then_the_environments_then_a_database_in_the_output(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert resolve_uri(None, "/data/out") == "sqlite:////data/out/mlflow.db"
@@ -95,7 +95,7 @@ def test_relative_database_is_made_absolute_and_refused_inside_a_job(
         resolve_uri("sqlite:///mlflow.db", "/o")
 
 
-def test_a_database_of_one_file_is_refused_for_workers_on_several_machines() -> None:
+def test_sqlite_is_refused_for_workers_on_several_machines() -> None:
     check_uri("sqlite:////data/mlflow.db", nodes=1)
     with pytest.raises(UsageError, match=r"workers on 2 machines.*mlflow server.*MLFLOW_TRACKING_URI"):
         check_uri("sqlite:////data/mlflow.db", nodes=2)
@@ -104,17 +104,17 @@ def test_a_database_of_one_file_is_refused_for_workers_on_several_machines() -> 
 
 
 @pytest.mark.parametrize("uri", ["/data/mlruns", "file:///data/mlruns", "mlruns"])
-def test_folders_are_refused(uri: str) -> None:
+def test_file_stores_are_refused(uri: str) -> None:
     with pytest.raises(UsageError, match="is a folder"):
         check_uri(uri, nodes=1)
 
 
-def test_databases_in_memory_are_refused(tmp_path: Path) -> None:
+def test_in_memory_databases_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="it would be lost"):
         open_quick(tmp_path, uri="sqlite:///:memory:")
 
 
-def test_output_on_no_disk_is_refused() -> None:
+def test_output_at_a_uri_is_refused() -> None:
     with pytest.raises(UsageError, match="s3://bucket/out is not on a disk"):
         tracking.open_run(TrackingConfig(), "s3://bucket/out", params={}, tags={})
 
@@ -139,7 +139,7 @@ def test_commit_of_another_project_around_the_package_is_unknown(
     assert git_commit() == "unknown"
 
 
-def test_run_has_its_experiment_name_params_tags_and_place_of_files(output: Path) -> None:
+def test_run_has_its_experiment_name_params_tags_and_artifact_location(output: Path) -> None:
     params = {"train": {"batch_size": 4, "rates": (1, 2)}, "note": "x" * 7000, "odd!name": None}
     many = {f"p{number:03}": number for number in range(250)}
     run = open_quick(
@@ -154,7 +154,7 @@ def test_run_has_its_experiment_name_params_tags_and_place_of_files(output: Path
     assert _client(run).get_experiment(found.info.experiment_id).name == "e"
 
 
-def test_output_that_is_opened_again_goes_on_with_its_run(output: Path) -> None:
+def test_output_that_is_opened_again_resumes_its_run(output: Path) -> None:
     first = open_quick(output, params={"rate": 1})
     assert first.close("FAILED")
     assert _client(first).get_run(first.run_id()).info.status == "FAILED"
@@ -168,8 +168,8 @@ def test_output_that_is_opened_again_goes_on_with_its_run(output: Path) -> None:
     assert len(_client(first).search_runs([found.info.experiment_id])) == 1
 
 
-def test_run_whose_id_was_never_heard_of_is_found_by_its_key(output: Path) -> None:
-    """The server made it, but its answer was lost."""
+def test_run_whose_id_is_unknown_is_found_by_its_key(output: Path) -> None:
+    """The server created it, but the answer was lost."""
     run = open_quick(output)
     path = Path(run.target.folder) / mlflow_sync.RUN_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | {"run_id": None}))
@@ -185,7 +185,7 @@ def test_every_point_is_there_once_and_in_order(output: Path) -> None:
     assert points(output / "mlflow.db", run.run_id()) == {"g/stft": HUNDRED}
 
 
-def test_numbers_of_numpy_and_torch_and_those_that_are_none_arrive(output: Path) -> None:
+def test_scalars_of_numpy_and_torch_and_non_finite_values_arrive(output: Path) -> None:
     run = open_quick(output)
     tracker = Tracker(run)
     values = {
@@ -220,14 +220,14 @@ def test_numbers_of_numpy_and_torch_and_those_that_are_none_arrive(output: Path)
         ("Lautstärke", "Lautstärke"),
     ],
 )
-def test_names_become_such_that_mlflow_takes(name: str, expected: str) -> None:
+def test_names_are_sanitized_for_mlflow(name: str, expected: str) -> None:
     from mlflow.utils.validation import _validate_metric_name
 
     assert client.sanitize_name(name) == expected
     _validate_metric_name(expected)
 
 
-def test_more_metrics_than_one_request_takes(output: Path) -> None:
+def test_more_metrics_than_one_request_allows(output: Path) -> None:
     tracker = Tracker(open_quick(output))
     for step in range(3):
         tracker.log(step, {f"m/{number:04}": float(number) for number in range(1700)})
@@ -237,7 +237,7 @@ def test_more_metrics_than_one_request_takes(output: Path) -> None:
     assert all(found[name] == [(step, float(name[2:])) for step in range(3)] for name in found)
 
 
-def test_steps_that_come_again_after_a_resume_are_left_out_kind_by_kind(output: Path) -> None:
+def test_steps_repeated_after_a_resume_are_skipped_per_kind(output: Path) -> None:
     run = open_quick(output)
     first = Tracker(run)
     for step in range(50):
@@ -275,7 +275,7 @@ def test_torn_last_line_is_cut_off_and_its_step_is_logged_again(output: Path) ->
     assert points(output / "mlflow.db") == {"g/stft": HUNDRED}
 
 
-def test_line_without_sense_costs_itself_alone(tmp_path: Path) -> None:
+def test_damaged_line_is_skipped_alone(tmp_path: Path) -> None:
     spool = Spool(str(tmp_path))
     writer = SpoolWriter(spool)
     writer.append("step", 1, {"a": 1.0})
@@ -287,7 +287,7 @@ def test_line_without_sense_costs_itself_alone(tmp_path: Path) -> None:
     assert [entry.step for entry in spool.entries(next(spool.entries()).end)] == [2]
 
 
-def test_what_has_arrived_is_not_read_again(output: Path) -> None:
+def test_cursor_is_at_the_end_after_closing(output: Path) -> None:
     run = open_quick(output)
     _log(run, range(100))
     spool = Spool(run.target.folder)
@@ -295,7 +295,7 @@ def test_what_has_arrived_is_not_read_again(output: Path) -> None:
     assert cursor.metrics == cursor.artifacts == spool.lines.stat().st_size
 
 
-def test_what_arrived_already_may_be_sent_again(output: Path) -> None:
+def test_sending_again_does_not_duplicate(output: Path) -> None:
     run = open_quick(output)
     _log(run, range(100))
     (Path(run.target.folder) / "cursor.json").unlink()
@@ -303,9 +303,7 @@ def test_what_arrived_already_may_be_sent_again(output: Path) -> None:
     assert points(output / "mlflow.db") == {"g/stft": HUNDRED}
 
 
-def test_clock_that_is_set_back_does_not_change_the_order(
-    output: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_clock_set_back_does_not_change_the_order(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = open_quick(output)
     _log(run, range(50))
     monkeypatch.setattr("time.time_ns", lambda: 10**18)
@@ -313,7 +311,7 @@ def test_clock_that_is_set_back_does_not_change_the_order(
     assert points(output / "mlflow.db") == {"g/stft": HUNDRED}
 
 
-def test_nothing_that_is_logged_raises(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_logging_never_raises(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tracker = Tracker(open_quick(output))
     tracker.log(1, {"text": "x", "list": [1, 2], "many": torch.ones(3), "good": 1.0})  # type: ignore[dict-item]
     tracker.log("two", {"good": 2.0})  # type: ignore[arg-type]
@@ -331,7 +329,7 @@ def test_nothing_that_is_logged_raises(output: Path, capsys: pytest.CaptureFixtu
 
 @pytest.fixture
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
-    """Let writes to a spool stop in the middle while `full` is set."""
+    """Make writes stop in the middle while `full` is set."""
     state = {"full": False}
     real = os.write
 
@@ -359,7 +357,7 @@ def test_full_disk_only_delays(
     assert capsys.readouterr().err.count("No space left on device") == 1
 
 
-def test_pictures_and_sounds_arrive_as_they_were_when_they_were_logged(output: Path, tmp_path: Path) -> None:
+def test_pictures_and_audio_are_copied_when_they_are_logged(output: Path, tmp_path: Path) -> None:
     run = open_quick(output)
     tracker = Tracker(run)
     path = tmp_path / "x.png"
@@ -378,7 +376,7 @@ def test_pictures_and_sounds_arrive_as_they_were_when_they_were_logged(output: P
     }
 
 
-def test_files_that_are_refused_hold_no_number_back(output: Path, tmp_path: Path) -> None:
+def test_refused_files_do_not_delay_metrics(output: Path, tmp_path: Path) -> None:
     run = open_quick(output, close_seconds=2)
     (output / "mlflow-artifacts").write_text("no folder")
     (tmp_path / "x.png").touch()
@@ -393,7 +391,7 @@ def test_files_that_are_refused_hold_no_number_back(output: Path, tmp_path: Path
     assert len(list((output / "mlflow-artifacts").rglob("x.png"))) == 1
 
 
-def test_run_that_was_deleted_is_made_again_with_everything(output: Path) -> None:
+def test_deleted_run_is_created_again_with_everything(output: Path) -> None:
     first = open_quick(output)
     _log(first, range(50))
     gone = first.run_id()
@@ -404,7 +402,7 @@ def test_run_that_was_deleted_is_made_again_with_everything(output: Path) -> Non
     assert points(output / "mlflow.db", second.run_id()) == {"g/stft": HUNDRED}
 
 
-def test_run_that_is_deleted_while_it_is_logged_is_made_again(output: Path) -> None:
+def test_run_deleted_during_logging_is_created_again(output: Path) -> None:
     run = open_quick(output)
     gone = run.run_id()
     tracker = Tracker(run)
@@ -418,7 +416,7 @@ def test_run_that_is_deleted_while_it_is_logged_is_made_again(output: Path) -> N
     assert points(output / "mlflow.db", run.run_id()) == {"g/stft": HUNDRED}
 
 
-def test_run_goes_whole_to_another_server(output: Path, dead_uri: str, tmp_path: Path) -> None:
+def test_another_server_gets_the_whole_run(output: Path, dead_uri: str, tmp_path: Path) -> None:
     _log(open_quick(output), range(50))
     assert open_quick(output, uri=dead_uri).run_id() is None
     other = ready_output(tmp_path / "other") / "mlflow.db"
@@ -428,14 +426,14 @@ def test_run_goes_whole_to_another_server(output: Path, dead_uri: str, tmp_path:
     assert len(points(output / "mlflow.db")["g/stft"]) == 50
 
 
-def test_deleted_experiment_is_named(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_deleted_experiment_is_reported(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = open_quick(output)
     _client(run).delete_experiment("1")
     open_quick(output)
     assert "the experiment 'apollo' was deleted: restore it, or name another one" in capsys.readouterr().err
 
 
-def test_what_a_server_missed_is_sent_later(
+def test_what_an_unreachable_server_missed_is_sent_later(
     output: Path, dead_uri: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from mlflow import MlflowClient
@@ -457,26 +455,26 @@ def test_what_a_server_missed_is_sent_later(
     assert [(one.info.run_id, one.info.status) for one in found] == [(run.run_id(), "FAILED")]
 
 
-def test_rest_of_an_output_without_a_run_is_refused(tmp_path: Path) -> None:
+def test_sending_from_an_output_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no tracking folder"):
         send_pending(TrackingConfig(), str(tmp_path))
 
 
-def test_status_that_could_not_be_set_is_set_with_the_rest(output: Path) -> None:
+def test_status_that_could_not_be_set_is_set_later(output: Path) -> None:
     run = open_quick(output)
     tracking.write_run_file(run.target, run.run_id(), "KILLED")  # as a driver leaves it without a server
     assert send_pending(TrackingConfig(), str(output))
     assert _client(run).get_run(run.run_id()).info.status == "KILLED"
 
 
-def test_passwords_are_neither_kept_nor_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_passwords_are_neither_stored_nor_logged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = open_quick(tmp_path, uri="http://me:secret@127.0.0.1:1", close_seconds=1)
     assert not run.close("FAILED")
     assert "secret" not in capsys.readouterr().err
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"secret" in path.read_bytes()]
 
 
-def test_patience_of_the_environment_comes_back(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timeouts_of_the_environment_are_restored(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
     open_quick(output)
@@ -491,7 +489,7 @@ def test_one_sender_at_a_time(output: Path) -> None:
     assert mlflow_sync.MlflowSync(run.target).sync()
 
 
-def test_load_and_memory_of_the_machine_are_logged_and_go_on_after_a_resume(output: Path) -> None:
+def test_system_metrics_are_logged_and_continue_after_a_resume(output: Path) -> None:
     for _ in range(2):
         tracker = Tracker(open_quick(output, system_metrics=True, system_seconds=0.1))
         tracker._thread.join(1.0)
@@ -508,7 +506,7 @@ def test_load_and_memory_of_the_machine_are_logged_and_go_on_after_a_resume(outp
 
 
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="reads /proc")
-def test_gauges_are_plausible() -> None:
+def test_system_metrics_are_plausible() -> None:
     metrics_reader = SystemMetrics()
     ballast = np.ones(30_000_000)  # 240 MB
     found = metrics_reader.read()
@@ -537,6 +535,6 @@ def test_memory_of_gpus_in_use_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "system/system_memory_usage_megabytes" in SystemMetrics().read()
 
 
-def test_a_job_is_told_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commit_of_the_environment_takes_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APOLLO_COMMIT", "abc123")
     assert git_commit() == "abc123"

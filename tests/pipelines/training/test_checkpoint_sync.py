@@ -1,4 +1,4 @@
-"""Training runs in a bucket: whole checkpoints alone count, and an empty machine goes on exactly."""
+"""Training runs in a bucket: only whole checkpoints count, and an empty machine resumes exactly."""
 
 import dataclasses
 import json
@@ -61,7 +61,7 @@ class _NoReview:
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrainConfig]:
-    """Of a run whose examples are short and made of their places; nothing is reviewed beside it."""
+    """Configuration of a run with short examples that are functions of their position, without reviews."""
     monkeypatch.setenv(ATTEMPTS, "2")
     monkeypatch.setattr(worker, "_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(worker, "_source", lambda *_: Noise())
@@ -93,7 +93,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrainCon
 
 
 def _work(config: TrainConfig, monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> _Desk:
-    """Train as the one worker of a run does, in this process."""
+    """Run the only worker of a training in this process."""
     desk = _Desk(stop_after)
     monkeypatch.setattr(worker, "DeskLine", lambda _: desk)
     config.folder.mkdir(parents=True, exist_ok=True)
@@ -115,10 +115,10 @@ def _weights(folder: Path, step: int) -> dict[str, Any]:
     return gloo_runs.weights(gloo_runs.Run(folder), step)
 
 
-def test_a_run_whose_machine_is_gone_goes_on_from_the_newest_whole_checkpoint_of_the_bucket(
+def test_a_run_whose_machine_is_lost_resumes_from_the_newest_whole_checkpoint_of_the_bucket(
     config: TrainConfig, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped after 8 steps, while the upload of its last checkpoint is cut for good; its disk is lost."""
+    """Stopped after 8 steps while uploads of the last checkpoint fail; then the disk is lost."""
     _work(config, monkeypatch)
     alone = config.folder
     config = dataclasses.replace(config, output=bucket.uri("run"))
@@ -128,7 +128,7 @@ def test_a_run_whose_machine_is_gone_goes_on_from_the_newest_whole_checkpoint_of
     assert cut.struck
     there = set(bucket.objects("run/checkpoints/"))
     assert {"step-00000003/MANIFEST.json", "step-00000006/MANIFEST.json"} <= there
-    assert "step-00000008/training.pt" in there, "half of it is there"
+    assert "step-00000008/training.pt" in there, "a part of it is uploaded"
     assert "step-00000008/MANIFEST.json" not in there
     bucket.proxy.heal()
     shutil.rmtree(config.folder)
@@ -140,7 +140,7 @@ def test_a_run_whose_machine_is_gone_goes_on_from_the_newest_whole_checkpoint_of
     for name, value in _weights(alone, LAST).items():
         other = _weights(back, LAST)[name]
         assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, name
-    assert _logged(back) == _logged(alone), "what was logged is there once"
+    assert _logged(back) == _logged(alone), "every step is logged once"
     best = (alone / "best").readlink().as_posix()
     assert (back / "best").read_text() == best
     kept = {path.name for path in (alone / "checkpoints").iterdir() if path.is_dir()}
@@ -152,10 +152,10 @@ def test_a_run_whose_machine_is_gone_goes_on_from_the_newest_whole_checkpoint_of
     )
 
 
-def test_checkpoints_that_the_store_was_away_for_go_there_later(
+def test_checkpoints_whose_upload_failed_are_uploaded_later(
     config: TrainConfig, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Training goes on meanwhile; and a damaged object is not taken for a checkpoint."""
+    """Training continues meanwhile, and a damaged object is not used as a checkpoint."""
     config = dataclasses.replace(
         config, output=bucket.uri("run"), fit=dataclasses.replace(config.fit, epochs=1)
     )
@@ -173,10 +173,12 @@ def test_checkpoints_that_the_store_was_away_for_go_there_later(
     assert "resuming from step 6" in desk.said
     assert any("step-00000008" in text and "damaged" in text for text in desk.said)
     now = bucket.objects("run/checkpoints/step-00000008/")
-    assert len(now["weights.pt"]) == len(there["step-00000008/weights.pt"]), "it was made and sent again"
+    assert len(now["weights.pt"]) == len(there["step-00000008/weights.pt"]), (
+        "it was written and uploaded again"
+    )
 
 
-def test_a_run_in_a_bucket_needs_a_place_for_what_it_logs(
+def test_a_run_in_a_bucket_needs_a_tracking_uri(
     config: TrainConfig, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -187,8 +189,8 @@ def test_a_run_in_a_bucket_needs_a_place_for_what_it_logs(
     assert not bucket.objects()
 
 
-def test_what_a_run_began_from_and_left_out_is_on_every_node(bucket: Bucket, tmp_path: Path) -> None:
-    """A worker brings its own rejects alone, and never sends those of others, which it may have of old."""
+def test_every_node_gets_the_initial_checkpoint_and_its_own_rejects(bucket: Bucket, tmp_path: Path) -> None:
+    """A worker downloads and uploads its own rejects only, though it may have old ones of other ranks."""
     first = CheckpointSync(bucket.uri("run"), tmp_path / "first", rank=0)
     save_generator(tmp_path / "first/init")
     first.push_init()
@@ -207,6 +209,6 @@ def test_what_a_run_began_from_and_left_out_is_on_every_node(bucket: Bucket, tmp
     assert not (tmp_path / "second/rejects-0.jsonl").exists()
 
 
-def test_nobody_else_enters_the_folder_of_a_node(tmp_path: Path) -> None:
+def test_the_folder_of_a_node_is_closed_to_other_users(tmp_path: Path) -> None:
     make_folder(tmp_path / "apollo" / "run")
     assert (tmp_path / "apollo").stat().st_mode & 0o777 == 0o700

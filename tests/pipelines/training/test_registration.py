@@ -1,4 +1,4 @@
-"""What becomes of a training that ended: its best weights as the registry's candidate, now or later."""
+"""Registration of the best weights of a finished training, now or later."""
 
 import json
 from dataclasses import replace
@@ -19,12 +19,12 @@ from tests.support import evaluation_jobs
 from tests.support.mlflow_runs import QUICK, open_quick, ready_output
 
 FACTS: dict[str, Any] = {"best": 16, "scores": {"valid/g/stft": 0.5}}
-NOBODY = "http://127.0.0.1:9"
+UNREACHABLE = "http://127.0.0.1:9"
 
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
-    """Give an output with a best checkpoint, whose run is tracked in its own database."""
+    """Return the configuration of an output with a best checkpoint and its own MLflow database."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     output = ready_output(tmp_path / "run")
     evaluation_jobs.write_identity(output / "best")
@@ -45,26 +45,26 @@ def test_the_best_weights_are_registered_once(config: TrainConfig) -> None:
     assert json.loads(version.tags["scores"]) == FACTS["scores"]
 
 
-def test_where_there_is_nothing_to_register_the_reason_is_kept(config: TrainConfig) -> None:
+def test_the_reason_is_kept_if_nothing_is_registered(config: TrainConfig) -> None:
     found = registration.register_best(config, {"best": None}, {})
     assert found == {"registered": None, "not_registered": "there is no best checkpoint yet"}
     silent = replace(config, registry=RegistryConfig(register=False))
     assert registration.register_best(silent, FACTS, {})["not_registered"] == "registry.register is false"
 
 
-def test_a_registry_that_is_down_is_said_and_gets_it_later(config: TrainConfig) -> None:
-    """The server that never answered has not heard of the run either."""
+def test_an_unreachable_registry_is_reported_and_gets_the_version_later(config: TrainConfig) -> None:
+    """The server that never answered does not have the run either."""
     down = replace(
-        config, tracking=replace(config.tracking, uri=NOBODY, close_seconds=0.5, request_seconds=1)
+        config, tracking=replace(config.tracking, uri=UNREACHABLE, close_seconds=0.5, request_seconds=1)
     )
-    open_quick(Path(config.output), uri=NOBODY, close_seconds=0.5, request_seconds=1).close("FINISHED")
+    open_quick(Path(config.output), uri=UNREACHABLE, close_seconds=0.5, request_seconds=1).close("FINISHED")
     found = registration.register_best(down, FACTS, {})
     assert found["registered"] is None
-    assert NOBODY in found["not_registered"]
+    assert UNREACHABLE in found["not_registered"]
     assert registration.register_best(config, FACTS, {}) == {"registered": "models:/apollo/1"}
 
 
-def test_a_finished_training_registers_what_it_could_not_and_trains_no_more(
+def test_a_finished_training_registers_later_without_training_again(
     config: TrainConfig, undisturbed: Path
 ) -> None:
     config = replace(config, shards=str(undisturbed))

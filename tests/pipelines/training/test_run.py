@@ -1,4 +1,4 @@
-"""The driver of a training: what it refuses, what it waits for, and what its command line takes."""
+"""The driver of a training: refusals, waiting for resources, command line."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -30,13 +30,13 @@ def parse(*arguments: str) -> TrainConfig:
 
 
 @pytest.mark.parametrize("name", ["paper", "demo", "causal"])
-def test_every_preset_is_taken_and_names_only_what_there_is(name: str) -> None:
+def test_every_preset_parses(name: str) -> None:
     config = parse("--config", str(ROOT / f"jobs/configs/{name}.yaml"), "--shards", "/s", "--output", "/o")
     written = yaml.safe_load((ROOT / f"jobs/configs/{name}.yaml").read_text())
     assert config.generator.dim == written["generator"]["dim"]
 
 
-def test_the_paper_preset_says_the_defaults() -> None:
+def test_the_paper_preset_equals_the_defaults() -> None:
     assert parse("--config", str(ROOT / "jobs/configs/paper.yaml"), "--shards", "/s", "--output", "/o") == (
         TrainConfig(shards="/s", output="/o")
     )
@@ -60,7 +60,9 @@ def test_unknown_keys_are_refused(wrong: str, capsys: pytest.CaptureFixture[str]
         ({"gan": GanConfig(cutoff_hz=99_999.0)}, "cutoff_hz is 99999.0"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_starts(changes: dict[str, Any], words: str) -> None:
+def test_invalid_configurations_are_refused_before_anything_starts(
+    changes: dict[str, Any], words: str
+) -> None:
     with pytest.raises(UsageError, match=words):
         TrainConfig(**{"shards": "/s", "output": "/o", **changes})
 
@@ -88,7 +90,7 @@ def test_more_than_the_cluster_can_have_is_refused_with_both_numbers(ray_address
     resources.check_room(WorkersConfig(least=2, gpu=False))
 
 
-def test_what_the_launcher_may_start_counts(
+def test_nodes_that_the_autoscaler_may_start_count(
     ray_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cluster launcher leaves its file on the head; the groups are those of this project's own."""
@@ -112,8 +114,8 @@ def test_waiting_for_nodes_is_logged_and_ends(ray_address: str, caplog: pytest.L
         pass
 
 
-def test_room_that_was_asked_for_is_given_back(ray_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an autoscaler is asked for stays until it is asked for something else."""
+def test_requested_resources_are_released(ray_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request to the autoscaler holds until the next one."""
     from ray.autoscaler import sdk
 
     asked: list[list[dict[str, float]]] = []
@@ -171,7 +173,7 @@ def test_the_first_signal_requests_a_stop_and_the_second_interrupts() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_run_begins_from_a_checkpoint_and_takes_its_shape(tmp_path: Path) -> None:
+def test_a_run_starts_from_a_checkpoint_and_takes_its_network_configuration(tmp_path: Path) -> None:
     import torch
 
     import apollo
@@ -203,9 +205,7 @@ def test_a_run_begins_from_a_checkpoint_and_takes_its_shape(tmp_path: Path) -> N
         assert resolve._init_shapes(config) == shapes  # the output has its own by now
 
 
-def test_a_checkpoint_that_is_not_there_is_refused_and_nothing_is_touched(
-    undisturbed: Path, tmp_path: Path
-) -> None:
+def test_a_missing_checkpoint_is_refused_and_nothing_is_changed(undisturbed: Path, tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text('{"status": "done"}')
     config = TrainConfig(shards=str(undisturbed), output=str(tmp_path), init="/no/such.ckpt")
     outcome = run.train(config)
@@ -214,7 +214,7 @@ def test_a_checkpoint_that_is_not_there_is_refused_and_nothing_is_touched(
     assert not (tmp_path / "fingerprint.json").exists()
 
 
-def test_a_finished_run_goes_on_only_where_more_is_asked_for(tmp_path: Path) -> None:
+def test_a_finished_run_continues_only_for_more_steps(tmp_path: Path) -> None:
 
     def finished(text: str, **changes: Any) -> bool:
         (tmp_path / "result.json").write_text(text)
@@ -233,7 +233,7 @@ def test_a_finished_run_goes_on_only_where_more_is_asked_for(tmp_path: Path) -> 
     assert not finished("")
 
 
-def test_an_early_end_is_remembered_with_its_patience(tmp_path: Path) -> None:
+def test_an_early_stop_is_remembered_with_its_patience(tmp_path: Path) -> None:
 
     config = TrainConfig(shards="/s", output=str(tmp_path))
     found = {"status": "early", "step": 10, "best": 5, "scores": {}, "skipped": 0}
