@@ -1,8 +1,8 @@
 #!/bin/sh
 # Runs a job as the entrypoint of a RayJob: job.sh jobs/preprocess.py --data … --output …
 #
-# KubeRay tries again whatever ends as FAILED in Ray, and every exit code but 0 does. What would end the same way again (2: usage, 3: more
-# rejects than allowed) therefore stops itself: it is STOPPED, which KubeRay leaves as it is. OUTPUT/result.json says why.
+# KubeRay retries every job that is FAILED in Ray, which every exit code but 0 is. A job that a retry would not help (2: usage, 3: more
+# rejects than allowed) therefore stops itself: it is then STOPPED, which KubeRay does not retry. OUTPUT/result.json says why.
 python "$@"
 code=$?
 case $code in
