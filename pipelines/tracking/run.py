@@ -212,7 +212,6 @@ class Tracker:
             self._writer = SpoolWriter(Spool(run.target.folder))
         except OSError as error:
             self._warn_once(f"cannot write {run.target.folder}, nothing is tracked: {error}")
-        self._system_metrics = SystemMetrics() if run.config.system_metrics else None
         self._closing = threading.Event()
         self._deadline = 0.0
         self._synced = False
@@ -281,12 +280,13 @@ class Tracker:
             logger.warning(f"tracking: {text}")
 
     def _run_thread(self) -> None:
+        system_metrics = SystemMetrics() if self._config.system_metrics else None
         wait, sampled = self._config.flush_seconds, time.monotonic()
         while True:
             closing = self._closing.wait(wait)
-            if not closing and time.monotonic() - sampled >= self._config.system_seconds:
+            if system_metrics and not closing and time.monotonic() - sampled >= self._config.system_seconds:
                 sampled = time.monotonic()
-                self._log_system_metrics()
+                self._log_system_metrics(system_metrics)
             self._synced = self._remote.sync()
             if closing and (self._synced or time.monotonic() + _RETRY_SECONDS >= self._deadline):
                 return
@@ -294,6 +294,10 @@ class Tracker:
                 time.sleep(_RETRY_SECONDS)
             wait = self._config.flush_seconds if self._synced else min(2 * wait, _MAX_RETRY_SECONDS)
 
-    def _log_system_metrics(self) -> None:
-        if self._system_metrics is not None and self._writer is not None:
-            self.log(self._writer.last_step("system") + 1, self._system_metrics.read(), kind="system")
+    def _log_system_metrics(self, system_metrics: SystemMetrics) -> None:
+        if self._writer is None:
+            return
+        try:
+            self.log(self._writer.last_step("system") + 1, system_metrics.read(), kind="system")
+        except Exception as error:
+            self._warn_once(f"system metrics cannot be read: {error}")
