@@ -13,6 +13,7 @@ from typing import Any
 
 from pipelines.cluster.placement import cpu_share, nodes_up, pool_cpus
 from pipelines.errors import UsageError
+from pipelines.runtime.environment import environment
 
 _RETRIES = 20
 _FREE_CPU_SECONDS = 60.0
@@ -111,19 +112,13 @@ def _on_loopback() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
         "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
     }
-    before = {name: os.environ.get(name) for name in settings}
     enabled = ray_constants.ENABLE_RAY_CLUSTER
-    os.environ |= settings
     ray_constants.ENABLE_RAY_CLUSTER = False  # read when it was imported, which may be long ago
     try:
-        yield
+        with environment(settings):
+            yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = enabled
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _joined() -> bool:

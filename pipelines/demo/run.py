@@ -14,8 +14,7 @@ import logging
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from pipelines.redaction import shown
 from pipelines.registry.registry import CANDIDATE, CHAMPION, Version
 from pipelines.registry.resolve_models import find_version
 from pipelines.restoration.run import RestoreConfig, restore
+from pipelines.runtime.environment import environment
 from pipelines.runtime.outcome import Exit, Outcome
 from pipelines.runtime.run import resolve, run_held
 from pipelines.storage.folder import Folder, is_uri
@@ -43,7 +43,6 @@ from pipelines.training.run import train
 
 logger = logging.getLogger(__name__)
 
-_URI = "MLFLOW_TRACKING_URI"
 _Part = Callable[[], tuple[str, Outcome]]
 
 
@@ -134,7 +133,7 @@ class _Demo:
 
     def work(self) -> Outcome:
         """Run the parts, with names of models resolved in the demo's registry."""
-        with _registry_uri(self.uri):
+        with environment({"MLFLOW_TRACKING_URI": self.uri}):
             return self._run_parts(
                 {
                     "shards": self._shards,
@@ -200,20 +199,6 @@ class _Demo:
     def _version(self, alias: str) -> Version:
         """Return a version of the model by alias; the candidate where there is no champion."""
         return find_version(f"models:/{self.train_config.registry.name}@{alias}")[0]
-
-
-@contextmanager
-def _registry_uri(uri: str) -> Iterator[None]:
-    """Resolve names such as models:/apollo@champion in a registry, until the block ends."""
-    before = os.environ.get(_URI)
-    os.environ[_URI] = uri
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop(_URI, None)
-        else:
-            os.environ[_URI] = before
 
 
 def _mlflow_hint(uri: str) -> str:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pipelines.redaction import shown
+from pipelines.runtime.environment import environment
 
 KEY_TAG = "apollo.run_key"
 _MAX_NAME_LENGTH, _MAX_PARAM_LENGTH = 250, 6_000  # MLflow's limits
@@ -66,16 +67,8 @@ def short_timeouts(seconds: int) -> Iterator[None]:
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     }
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
+    with environment(settings):
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
