@@ -238,15 +238,15 @@ class Tracker:
         except Exception as error:  # a full disk must not end a training
             self._warn_once(f"cannot write {self._remote.spool.lines}, metrics are kept in memory: {error}")
 
-    def log_picture(self, step: int, name: str, path: str | Path) -> None:
-        """Log an image file, which is copied at once; repeated steps of a name are skipped as by `log`."""
-        self._log_file("pictures", step, name, path)
+    def log_file(self, kind: str, step: int, name: str, path: str | Path) -> None:
+        """Log a file, which is copied at once; steps that a resumed run repeats are skipped.
 
-    def log_audio(self, step: int, name: str, path: str | Path) -> None:
-        """Log an audio file, as `log_picture` does."""
-        self._log_file("audio", step, name, path)
-
-    def _log_file(self, kind: str, step: int, name: str, path: str | Path) -> None:
+        Args:
+            kind: `pictures`, `audio`, or another folder of artifacts.
+            step: Training step.
+            name: Name of the series.
+            path: The file.
+        """
         try:
             if self._writer is not None:
                 self._writer.append_file(kind, int(step), name, str(path))

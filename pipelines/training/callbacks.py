@@ -108,9 +108,9 @@ class RayCallbacks(Callbacks):
         if self.tracker:
             self.tracker.log(step, scores, kind="review")
             for name, path in found["pictures"].items():
-                self.tracker.log_picture(step, name, path)
+                self.tracker.log_file("pictures", step, name, path)
             for name, path in found["clips"].items():
-                self.tracker.log_audio(step, name, path)
+                self.tracker.log_file("audio", step, name, path)
         shutil.rmtree(self._review_folder(step), ignore_errors=True)  # the tracker has its copies
         return scores
 

@@ -231,7 +231,7 @@ def test_23_lost_answers_duplicate_nothing(proxy: Proxy, lasting_server: Server,
     assert run.run_id() is None
     trainer = Trainer(Tracker(run))
     (tmp_path / "x.png").write_text("picture")
-    trainer.tracker.log_picture(1, "x", tmp_path / "x.png")
+    trainer.tracker.log_file("pictures", 1, "x", tmp_path / "x.png")
     for state in ("open", "loses answers") * 4:
         proxy.state = state
         trainer.train(300)

@@ -316,8 +316,8 @@ def test_logging_never_raises(output: Path, capsys: pytest.CaptureFixture[str]) 
     tracker.log(1, {"text": "x", "list": [1, 2], "many": torch.ones(3), "good": 1.0})  # type: ignore[dict-item]
     tracker.log("two", {"good": 2.0})  # type: ignore[arg-type]
     tracker.log(3, {})
-    tracker.log_picture(3, "gone", output / "gone.png")
-    tracker.log_audio(3, "folder", output)
+    tracker.log_file("pictures", 3, "gone", output / "gone.png")
+    tracker.log_file("audio", 3, "folder", output)
     assert tracker.close()
     tracker.log(4, {"good": 4.0})
     tracker.close()
@@ -363,9 +363,9 @@ def test_pictures_and_audio_are_copied_when_they_are_logged(output: Path, tmp_pa
     path = tmp_path / "x.png"
     for step, text in ((100, "first"), (200, "second"), (200, "second again, after a resume")):
         path.write_text(text)
-        tracker.log_picture(step, "song: a/b", path)
+        tracker.log_file("pictures", step, "song: a/b", path)
     (tmp_path / "y.flac").write_text("sound")
-    tracker.log_audio(200, "../clean", tmp_path / "y.flac")
+    tracker.log_file("audio", 200, "../clean", tmp_path / "y.flac")
     path.unlink()
     assert tracker.close()
     folder = Path(_client(run).get_run(run.run_id()).info.artifact_uri.removeprefix("file://"))
@@ -381,7 +381,7 @@ def test_refused_files_do_not_delay_metrics(output: Path, tmp_path: Path) -> Non
     (output / "mlflow-artifacts").write_text("no folder")
     (tmp_path / "x.png").touch()
     tracker = Tracker(run)
-    tracker.log_picture(0, "x", tmp_path / "x.png")
+    tracker.log_file("pictures", 0, "x", tmp_path / "x.png")
     for step in range(100):
         tracker.log(step, {"g/stft": float(step)})
     assert not tracker.close()
