@@ -28,11 +28,6 @@ from pipelines.tracking.uri import artifact_location, check_uri, resolve_uri
 
 logger = logging.getLogger(__name__)
 
-__all__ = [
-    "Run", "Status", "Tracker", "TrackingConfig", "check_uri", "git_commit", "open_run", "resolve_uri",
-    "send_pending",
-]  # fmt: skip
-
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 FOLDER = "tracking"
 _RETRY_SECONDS, _MAX_RETRY_SECONDS = 1.0, 60.0

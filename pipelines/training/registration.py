@@ -11,6 +11,7 @@ from pipelines.redaction import shown
 from pipelines.storage.folder import is_uri
 from pipelines.tracking import run
 from pipelines.tracking.mlflow_sync import read_run_file
+from pipelines.tracking.uri import resolve_uri
 from pipelines.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def register_best(config: TrainConfig, facts: Mapping[str, Any], tags: Mapping[s
     if facts.get("best") is None:
         logger.warning("no best checkpoint: nothing is registered")
         return {"registered": None, "not_registered": "there is no best checkpoint yet"}
-    uri = run.resolve_uri(config.tracking.uri, config.output)
+    uri = resolve_uri(config.tracking.uri, config.output)
     try:
         from pipelines.registry.registry import register
 

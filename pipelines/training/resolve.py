@@ -14,6 +14,7 @@ from pipelines.runtime.outcome import RESULT, Exit, Outcome
 from pipelines.runtime.run import claim
 from pipelines.storage.folder import Folder, is_uri
 from pipelines.tracking import run as tracking
+from pipelines.tracking.uri import resolve_uri
 from pipelines.training.checkpoint_sync import CheckpointSync
 from pipelines.training.config import INIT, TrainConfig
 
@@ -63,7 +64,7 @@ def resolve(config: TrainConfig) -> ResolvedTraining:
         CheckpointSync(config.output, config.folder).pull_initial()
     if config.init is not None:
         config = replace(config, **_init_shapes(config))
-    tracking_uri = tracking.resolve_uri(config.tracking.uri, config.output)
+    tracking_uri = resolve_uri(config.tracking.uri, config.output)
     output, fingerprint = Folder(config.output), _fingerprint(config)
     claim(output, fingerprint, upgrade=_upgrade_fingerprint)
     return ResolvedTraining(

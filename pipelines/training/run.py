@@ -33,6 +33,7 @@ from pipelines.runtime.run import hold, run_held
 from pipelines.runtime.signals import catch_sigterm
 from pipelines.storage.folder import Folder, is_uri, join
 from pipelines.tracking import run as tracking
+from pipelines.tracking.uri import check_uri
 from pipelines.training import registration
 from pipelines.training.checkpoint_sync import CheckpointSync, make_folder
 from pipelines.training.config import INIT, TrainConfig
@@ -89,7 +90,7 @@ def execute(resolved: ResolvedTraining) -> Outcome:
     # every worker of a live run needs a CPU for an actor of its own
     check_room(config.workers, more_cpus=config.workers.needed if config.source == "live" else 0)
     with room_for(config.workers):
-        tracking.check_uri(resolved.tracking_uri, connection.connect().nodes)
+        check_uri(resolved.tracking_uri, connection.connect().nodes)
         run = tracking.open_run(
             config.tracking, str(config.folder), params=asdict(config), tags=resolved.tags
         )

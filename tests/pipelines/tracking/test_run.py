@@ -20,13 +20,12 @@ from pipelines.tracking.run import (
     Run,
     Tracker,
     TrackingConfig,
-    check_uri,
     git_commit,
-    resolve_uri,
     send_pending,
 )
 from pipelines.tracking.spool import Spool, SpoolWriter
 from pipelines.tracking.system_metrics import SystemMetrics
+from pipelines.tracking.uri import check_uri, resolve_uri
 from tests.support.mlflow_runs import open_quick, points, ready_output, wait_until
 
 ROOT = Path(__file__).parents[3]
