@@ -17,7 +17,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -90,7 +90,9 @@ class CheckpointSync:
     def push_newer(self) -> None:
         """Upload the checkpoints after the store's newest, whose upload failed when they were written."""
         newest = max(self._remote_checkpoints()[1], default="")
-        self._push_checkpoints(name for name in self._local_checkpoints() if name > newest)
+        for name in self._local_checkpoints():
+            if name > newest:
+                self._push_checkpoint(name)
 
     def push(self) -> None:
         """Upload what the store lacks and the name of the best checkpoint, then delete what was deleted here.
@@ -100,7 +102,8 @@ class CheckpointSync:
         """
         local, partial, remote = self._local_checkpoints(), *self._remote_checkpoints()
         self._push_tracking()
-        self._push_checkpoints(name for name in local if name not in remote)
+        for name in sorted(set(local) - remote):
+            self._push_checkpoint(name)
         self._push_file(_SCORES)
         link = self._local / BEST
         if link.is_symlink() and link.exists():
@@ -157,10 +160,6 @@ class CheckpointSync:
             logger.warning(f"{name} in {self._store.location} is damaged and ignored: {error}")
             self._damaged.add(name)
             shutil.rmtree(self._local / name, ignore_errors=True)
-
-    def _push_checkpoints(self, names: Iterable[str]) -> None:
-        for name in names:
-            self._push_checkpoint(name)
 
     def _push_checkpoint(self, name: str) -> None:
         files = [path.name for path in (self._local / name).iterdir() if path.name != MANIFEST]

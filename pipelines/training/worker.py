@@ -14,6 +14,7 @@ from apollo.training.discriminator import Discriminator
 from apollo.training.distributed import DistributedContext
 from apollo.training.gan import Gan
 from apollo.training.loop import fit
+from pipelines.cluster.connection import worker_device
 from pipelines.cluster.torch_trainer import DeskLine
 from pipelines.dataset.bad_rows import CorruptDataError
 from pipelines.loading.live_source import LiveSource
@@ -42,7 +43,7 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
     desk = DeskLine(settings["desk"])
     if desk.failure():
         return {}
-    context = DistributedContext(_device())
+    context = DistributedContext(worker_device())
     logs.forward(desk.log, rank=context.rank, level=settings["log_level"])
     if context.rank == 0:
         desk.beat()
@@ -83,10 +84,10 @@ def _checkpoint_sync(config: TrainConfig, context: DistributedContext) -> Checkp
     return sync
 
 
-def _device() -> torch.device:
+def worker_device() -> torch.device:
     from pipelines.cluster.connection import worker_device
 
-    device: torch.device = worker_device()
+    device: torch.device = workerworker_device()
     return device
 
 

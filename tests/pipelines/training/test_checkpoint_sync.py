@@ -63,7 +63,7 @@ class _NoReview:
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrainConfig]:
     """Configuration of a run with short examples that are functions of their position, without reviews."""
     monkeypatch.setenv(ATTEMPTS, "2")
-    monkeypatch.setattr(worker, "_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(worker, "worker_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(worker, "_source", lambda *_: Noise())
     monkeypatch.setattr(worker, "ValidationSource", lambda *_, **__: Noise(count=50))
     monkeypatch.setattr(callbacks, "Aside", lambda *_, **__: _NoReview())
