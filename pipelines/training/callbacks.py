@@ -49,8 +49,8 @@ class RayCallbacks(Callbacks):
         self.config, self.desk, self.context, self.sync = config, desk, context, sync
         self.output = Folder(str(config.folder))
         self.tracker = Tracker(run) if context.rank == 0 else None
-        self.review_examples = config.heard_examples
-        self.has_async_scores = config.heard_examples > 0
+        self.review_examples = config.listening_examples
+        self.has_async_scores = config.listening_examples > 0
         self._reviews: dict[int, Aside] = {}
         self._counts = _TrainingCounts(context.rank)
 

@@ -1,6 +1,7 @@
 """Configuration of a training job."""
 
 import hashlib
+import logging
 import os
 import tempfile
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from pipelines.runtime.run import resolve
 from pipelines.schema import CHANNELS, SAMPLE_RATE
 from pipelines.storage.folder import is_uri
 from pipelines.tracking.run import TrackingConfig
+
+logger = logging.getLogger(__name__)
 
 INIT = "init"  # copy of the checkpoint that a run started from, below its output
 
@@ -38,7 +41,8 @@ class TrainConfig:
         gan: GAN step.
         fit: Training loop.
         loader: Data loading.
-        heard_examples: Validation examples that are scored by ViSQOL and logged as audio; 0 for none.
+        listening_examples: Validation examples that are scored by ViSQOL and logged as audio; 0 for none.
+        heard_examples: Former name of `listening_examples`.
         visqol: Whether ViSQOL is measured.
         workers: Processes and their resources.
         tracking: MLflow.
@@ -58,7 +62,8 @@ class TrainConfig:
     gan: GanConfig = field(default_factory=GanConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
-    heard_examples: int = 6
+    listening_examples: int = 6
+    heard_examples: int | None = None
     visqol: bool = True
     workers: WorkersConfig = field(default_factory=WorkersConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -69,6 +74,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "shards", resolve(self.shards, "--shards"))
         object.__setattr__(self, "output", resolve(self.output, "--output"))
+        if self.heard_examples is not None:
+            logger.warning("--heard_examples is deprecated: use --listening_examples")
+            object.__setattr__(self, "listening_examples", self.heard_examples)
+            object.__setattr__(self, "heard_examples", None)  # replace() must not apply it again
         if self.gan.batch_size < self.workers.count:
             raise UsageError(
                 f"gan.batch_size is {self.gan.batch_size} for {self.workers.count} workers: every worker "
@@ -86,8 +95,8 @@ class TrainConfig:
             )
         if self.gan.cutoff_hz > SAMPLE_RATE / 2:
             raise UsageError(f"gan.cutoff_hz is {self.gan.cutoff_hz}: it must be at most {SAMPLE_RATE / 2:g}")
-        if self.heard_examples < 0 or self.live_actors < 1:
-            raise UsageError("heard_examples must be 0 or more, live_actors 1 or more")
+        if self.listening_examples < 0 or self.live_actors < 1:
+            raise UsageError("listening_examples must be 0 or more, live_actors 1 or more")
 
     @property
     def folder(self) -> Path:

@@ -84,13 +84,6 @@ def _checkpoint_sync(config: TrainConfig, context: DistributedContext) -> Checkp
     return sync
 
 
-def worker_device() -> torch.device:
-    from pipelines.cluster.connection import worker_device
-
-    device: torch.device = workerworker_device()
-    return device
-
-
 def _build(config: TrainConfig, context: DistributedContext) -> Gan:
     torch.manual_seed(config.fit.seed)  # the same first weights on every rank
     generator, discriminator = Generator(config.generator), Discriminator(config.discriminator)

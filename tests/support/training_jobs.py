@@ -23,7 +23,7 @@ def training(shards: Path | str, output: Path, *more: str) -> list[str]:
         *("--gan.batch_size", "2", "--fit.epochs", "2", "--fit.epoch_examples", "16"),
         *("--fit.checkpoint_steps", "3", "--fit.log_steps", "2", "--fit.validation_examples", "3"),
         *("--workers.count", "2", "--workers.gpu", "false", "--workers.cpus", "1"),
-        *("--heard_examples", "1", *more),
+        *("--listening_examples", "1", *more),
     ]
 
 

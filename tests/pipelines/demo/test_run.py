@@ -39,7 +39,7 @@ def settings(data: Path) -> dict[str, dict[str, object]]:
         "gan": GanConfig(batch_size=2),
         "fit": FitConfig(epochs=1, epoch_examples=12, checkpoint_steps=3, validation_examples=3),
         "workers": WorkersConfig(count=2, gpu=False, cpus=1),
-        "heard_examples": 1,
+        "listening_examples": 1,
     }
     evaluate = {"limit": 4, "rtf_runs": 1, "bootstrap_resamples": 100, "heard_items": 1, "scorers": 2}
     return {"preprocess": shards, "train": train, "evaluate": evaluate}

@@ -113,7 +113,7 @@ def numbers(ray_address: str, data: Path, undisturbed: Path, folder: Path) -> Nu
 
     endpoint = Endpoint()
     prepare = datasets.arguments(songs, folder / "shards", "--codec.ffmpeg", str(ffmpeg))
-    alone = ("--workers.count", "1", "--heard_examples", "0", "--registry.register", "false")
+    alone = ("--workers.count", "1", "--listening_examples", "0", "--registry.register", "false")
     short = ("--fit.max_steps", "4", "--fit.validation_examples", "1", "--gan.max_skipped_steps", "2")
     train = training_jobs.training(shards, folder / "run", *alone, *short)
     skip = ("--loader.corrupt", "skip", "--loader.max_corrupt_share", "0.9")

@@ -85,7 +85,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrainCon
         ),
         workers=WorkersConfig(count=1, gpu=False, cpus=1.0),
         tracking=TrackingConfig(uri="http://127.0.0.1:9", close_seconds=0.1, system_metrics=False),
-        heard_examples=0,
+        listening_examples=0,
         visqol=False,
         scratch=str(tmp_path / "scratch"),
     )

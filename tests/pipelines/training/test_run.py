@@ -54,7 +54,7 @@ def test_unknown_keys_are_refused(wrong: str, capsys: pytest.CaptureFixture[str]
     ("changes", "words"),
     [
         ({"workers": WorkersConfig(count=9)}, "every worker needs an example"),
-        ({"heard_examples": -1}, "heard_examples"),
+        ({"listening_examples": -1}, "listening_examples"),
         ({"generator": GeneratorConfig(sample_rate=48_000)}, "shards are 44100 Hz"),
         ({"discriminator": DiscriminatorConfig(channels=1)}, "shards are 44100 Hz"),
         ({"gan": GanConfig(cutoff_hz=99_999.0)}, "cutoff_hz is 99999.0"),
@@ -65,6 +65,13 @@ def test_invalid_configurations_are_refused_before_anything_starts(
 ) -> None:
     with pytest.raises(UsageError, match=words):
         TrainConfig(**{"shards": "/s", "output": "/o", **changes})
+
+
+def test_the_former_name_of_listening_examples_still_works(caplog: pytest.LogCaptureFixture) -> None:
+    config = TrainConfig(shards="/s", output="/o", heard_examples=2)
+    assert config.listening_examples == 2
+    assert replace(config, listening_examples=3).listening_examples == 3
+    assert caplog.messages == ["--heard_examples is deprecated: use --listening_examples"]
 
 
 def test_a_relative_output_is_refused_inside_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
