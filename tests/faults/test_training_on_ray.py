@@ -145,16 +145,7 @@ def together(output: Path) -> dict[int, list[str]]:
 def test_live_mixes_are_those_of_the_plan(ray_address: str, undisturbed: Path, tmp_path: Path) -> None:
     """The live source through the same job: new mixes in the second epoch, none twice."""
     output = tmp_path / "run"
-    more = [
-        "--source",
-        "live",
-        "--live_actors",
-        "2",
-        "--fit.epoch_examples",
-        "8",
-        "--listening_examples",
-        "0",
-    ]
+    more = ["--source", "live", "--live_actors", "2", "--listening_examples", "0", "--fit.epoch_examples=8"]
     assert start(ray_address, undisturbed, output, *more).wait(300) == 0, log(output)
     names = [name for step, found in sorted(together(output).items()) for name in found]
     assert len(names) == len(set(names)) == 16
