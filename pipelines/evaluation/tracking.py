@@ -16,10 +16,12 @@ from pipelines.storage.folder import Folder
 from pipelines.tracking.client import (
     KEY_TAG,
     MAX_TAG_LENGTH,
+    find_run,
     flatten,
     log_metrics,
     log_params,
     make_client,
+    open_experiment,
     sanitize_name,
     short_timeouts,
 )
@@ -74,9 +76,9 @@ def log_evaluation(
     """
     with short_timeouts(config.request_seconds):
         client = make_client(uri)
-        experiment = _experiment(client, config.experiment, artifact_location(uri, output.location))
+        experiment = open_experiment(client, config.experiment, artifact_location(uri, output.location))
         key = _key(output)
-        run = _find(client, experiment, f"tags.`{KEY_TAG}` = '{key}'")
+        run = find_run(client, experiment, {KEY_TAG: key})
         if run is None:
             run = client.create_run(
                 experiment,
@@ -100,12 +102,6 @@ def log_evaluation(
         return run_id
 
 
-def _experiment(client: Any, name: str, location: str | None) -> str:
-    there = client.get_experiment_by_name(name)
-    found = there.experiment_id if there else client.create_experiment(name, artifact_location=location)
-    return str(found)
-
-
 def _key(output: Folder) -> str:
     """Return the value of the tag that only this output's run has."""
     if not output.exists(_KEY_FILE):
@@ -113,14 +109,9 @@ def _key(output: Folder) -> str:
     return str(json.loads(output.read(_KEY_FILE))["key"])
 
 
-def _find(client: Any, experiment: str, condition: str) -> Any:
-    found = client.search_runs([experiment], filter_string=condition, max_results=1)
-    return found[0] if found else None
-
-
 def _log_trial(client: Any, experiment: str, parent: str, trial: RunContent) -> None:
     name = sanitize_name(trial.name)
-    run = _find(client, experiment, f"tags.`{_PARENT_TAG}` = '{parent}' and tags.`apollo.trial` = '{name}'")
+    run = find_run(client, experiment, {_PARENT_TAG: parent, "apollo.trial": name})
     if run is None:
         run = client.create_run(experiment, tags={_PARENT_TAG: parent, "apollo.trial": name}, run_name=name)
     if run.data.tags.get(_DIGEST_TAG) != trial.digest:

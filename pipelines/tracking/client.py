@@ -18,6 +18,37 @@ _MAX_METRICS_PER_BATCH, _MAX_PARAMS_PER_BATCH = 1_000, 100  # MLflow's limits
 _INVALID_CHARACTERS = re.compile(r"[^/\w.\- :]")
 
 
+def open_experiment(client: Any, name: str, artifact_location: str | None) -> str:
+    """Return the id of an experiment, which is created if there is none.
+
+    Args:
+        client: An MlflowClient.
+        name: Name of the experiment.
+        artifact_location: Where files go if it is new; None lets the server decide.
+
+    Raises:
+        RuntimeError: it was deleted.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        return str(client.create_experiment(name, artifact_location=artifact_location))
+    if found.lifecycle_stage != "active":
+        raise RuntimeError(f"the experiment {name!r} was deleted: restore it, or name another one")
+    return str(found.experiment_id)
+
+
+def find_run(client: Any, experiment_id: str, tags: Mapping[str, str]) -> Any:
+    """Return the oldest run of an experiment with these tags, None if there is none."""
+    condition = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+    found = client.search_runs(
+        [experiment_id],
+        filter_string=condition,
+        order_by=["attributes.start_time ASC"],
+        max_results=1,
+    )
+    return found[0] if found else None
+
+
 def log_params(client: Any, run_id: str, params: Mapping[str, str], *, logged: Collection[str]) -> None:
     """Log the params that a run does not have yet, in batches that MLflow accepts.
 

@@ -16,7 +16,15 @@ from typing import Any
 from pipelines.errors import root_cause
 from pipelines.redaction import shown
 from pipelines.storage.atomic import write_atomic
-from pipelines.tracking.client import KEY_TAG, log_metrics, log_params, make_client, short_timeouts
+from pipelines.tracking.client import (
+    KEY_TAG,
+    find_run,
+    log_metrics,
+    log_params,
+    make_client,
+    open_experiment,
+    short_timeouts,
+)
 from pipelines.tracking.spool import Spool
 
 logger = logging.getLogger(__name__)
@@ -118,7 +126,7 @@ class MlflowSync:
         if self._client is None:
             self._client = make_client(self.target.uri)
         known = read_run_file(self.target.folder)
-        run = self._find_by_id(known.get("run_id")) or self._find_by_key() or self._create()
+        run = self._find_by_id(known.get("run_id")) or self._find_by_key_or_create()
         run_id = str(run.info.run_id)
         if run.info.status != "RUNNING":
             self._client.update_run(run_id, status="RUNNING")
@@ -140,33 +148,13 @@ class MlflowSync:
             return None
         return run if run.info.lifecycle_stage == "active" else None
 
-    def _find_by_key(self) -> Any:
-        """Find a run that was created although the server's answer was lost."""
-        experiment = self._client.get_experiment_by_name(self.target.experiment)
-        if experiment is None:
-            return None
-        if experiment.lifecycle_stage != "active":
-            raise RuntimeError(
-                f"the experiment {self.target.experiment!r} was deleted: restore it, or name another one"
-            )
-        found = self._client.search_runs(
-            [experiment.experiment_id],
-            filter_string=f"tags.`{KEY_TAG}` = '{self.target.key}'",
-            order_by=["attributes.start_time ASC"],
-            max_results=1,
+    def _find_by_key_or_create(self) -> Any:
+        """Return the run with the key, whose creation the server may not have answered, or a new one."""
+        target, key = self.target, {KEY_TAG: self.target.key}
+        experiment_id = open_experiment(self._client, target.experiment, target.artifact_location)
+        return find_run(self._client, experiment_id, key) or self._client.create_run(
+            experiment_id, tags={**target.tags, **key}, run_name=target.run_name
         )
-        return found[0] if found else None
-
-    def _create(self) -> Any:
-        name, location = self.target.experiment, self.target.artifact_location
-        experiment = self._client.get_experiment_by_name(name)
-        experiment_id = (
-            experiment.experiment_id
-            if experiment
-            else self._client.create_experiment(name, artifact_location=location)
-        )
-        tags = {**self.target.tags, KEY_TAG: self.target.key}
-        return self._client.create_run(experiment_id, tags=tags, run_name=self.target.run_name)
 
     def _send_metrics(self, run_id: str) -> None:
         cursor = self.spool.read_cursor(run_id)
