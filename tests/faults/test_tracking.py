@@ -165,9 +165,11 @@ def server(tmp_path: Path) -> Iterator[Server]:
 def lasting_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     made = Server(tmp_path_factory.mktemp("server"))
     made.start()
-    wait_until(made.is_up)
-    yield made
-    made.kill()
+    try:
+        wait_until(made.is_up)
+        yield made
+    finally:
+        made.kill()
 
 
 @pytest.fixture
