@@ -1,4 +1,4 @@
-"""Evaluations that are killed: what is scored stays, the rest is finished, and the tables are the same."""
+"""Evaluations that are killed: finished scores are kept, the rest is resumed, and the tables are the same."""
 
 import json
 import os
@@ -75,7 +75,7 @@ def quiet() -> None:
 
 
 def scoring(output: Path) -> bool:
-    """Tell whether a run has got to its trials."""
+    """Return whether a run has started its trials."""
     return "scoring" in (output.parent / "log").read_text()
 
 
@@ -101,7 +101,7 @@ def test_24_interrupted_evaluation_gives_the_same_report(
 
     quiet()
 
-    process = start(ray_address, undisturbed, model, output)  # somebody stops it
+    process = start(ray_address, undisturbed, model, output)  # it is stopped
     wait_for(lambda: scoring(output), process, output)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == Exit.INTERRUPTED, (tmp_path / "log").read_text()

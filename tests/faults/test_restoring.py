@@ -31,7 +31,7 @@ def wait_for(condition: Callable[[], bool], what: Callable[[], str], seconds: fl
 
 
 def finished(output: Path) -> dict[str, tuple[int, int]]:
-    """Give inode and time of the results that are recorded."""
+    """Return inode and time of the recorded results."""
     names = {record["name"] for record in jobs.records(output) if record["status"] == "restored"}
     return {name: value for name, value in invariants.times(output).items() if name in names}
 
@@ -101,7 +101,7 @@ def restorers() -> list[int]:
 def test_25_song_that_kills_its_actor_three_times_fails(
     ray_address: str, weights: Path, tmp_path: Path
 ) -> None:
-    """The longest song goes first; whoever restores it is killed, as the kernel does when memory is short."""
+    """The longest song goes first; its actor is killed, as by the kernel when memory is short."""
     songs, output = tmp_path / "songs", tmp_path / "out"
     write(songs / "hostile.wav", music(0, 60.0))
     for number in range(3):
@@ -125,5 +125,5 @@ def test_25_song_that_kills_its_actor_three_times_fails(
     assert said["hostile.wav"]["reason"] == "killed its process 3 times"
     assert sorted(jobs.samples(output)) == ["0.wav", "1.wav", "2.wav"]
     assert list(output.glob(".*.part")) == []
-    assert restore(config).code == Exit.DONE  # it is tried again, and this time nobody is killed
+    assert restore(config).code == Exit.DONE  # it is tried again, and no actor is killed
     assert len(jobs.samples(output)) == 4

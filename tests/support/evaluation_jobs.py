@@ -30,7 +30,7 @@ def write_identity(folder: Path) -> Path:
 
 
 def config(data: Path, output: Path, **changes: Any) -> EvaluateConfig:
-    """Give the configuration of most evaluations: no real-time factors, two scoring actors."""
+    """Return the configuration of most evaluations: no real-time factors, two scoring actors."""
     settings: dict[str, Any] = {
         "data": str(data),
         "output": str(output),
@@ -50,7 +50,7 @@ def rows(output: Path) -> list[dict[str, Any]]:
 
 
 def states(output: Path) -> dict[str, tuple[int, int]]:
-    """Tell of every file of an output when it was written, and which file it is."""
+    """Return modification time and inode of every file of an output."""
     return {
         str(path.relative_to(output)): (path.stat().st_mtime_ns, path.stat().st_ino)
         for path in sorted(output.rglob("*"))

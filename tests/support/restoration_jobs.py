@@ -46,7 +46,7 @@ def write_album(folder: Path) -> Path:
 
 
 def config(album: Path | str, output: Path | str, weights: Path, **changes: Any) -> RestoreConfig:
-    """Give the configuration of most runs."""
+    """Return the configuration of most runs."""
     defaults: dict[str, Any] = {"data": [str(album)], "output": str(output), "checkpoint": str(weights)}
     return RestoreConfig(**(defaults | {"precision": "float32", "actors": 2} | changes))
 
@@ -70,7 +70,7 @@ def samples(output: Path) -> dict[str, NDArray[np.float32]]:
 
 
 def outcomes(output: Path, name: str = "outcomes.jsonl") -> dict[str, dict[str, Any]]:
-    """Read what is said of every song, by the song's name; results of restored ones must be there, whole."""
+    """Read the outcomes by song; check that results of restored songs are complete."""
     lines = [json.loads(line) for line in (output / name).read_text().splitlines()]
     for line in lines:
         if line["status"] == "restored":

@@ -10,7 +10,7 @@ from pipelines.schema import SCORED, SCORES, UNTOUCHED
 
 
 def row(model: str, item: str, degradation: str = "mp3_24000", **changes: Any) -> dict[str, Any]:
-    """Give a row; the item is of a song of its own name, and no score is defined unless it is given."""
+    """Return a row; the item is of a song of its own name, and no score is defined unless it is given."""
     bitrate = degradation.rpartition("_")[2]
     return {
         "model": model,
@@ -24,12 +24,12 @@ def row(model: str, item: str, degradation: str = "mp3_24000", **changes: Any) -
 
 
 def table(rows: list[dict[str, Any]]) -> pa.Table:
-    """Give a table of scores."""
+    """Return a table of scores."""
     return pa.Table.from_pylist(rows, schema=SCORES)
 
 
 def demo_scores(golden: Path, restored: str = "Apollo") -> pa.Table:
-    """Give the recorded scores of the published demo clips: one clip at each of five bitrates."""
+    """Return the recorded scores of the published demo clips: one clip at each of five bitrates."""
     recorded = json.loads((golden / "metrics_apollo_demo.json").read_text())["scores"]
     rows = []
     for name, scores in recorded.items():

@@ -1,4 +1,4 @@
-"""The listening page in a real browser: what sounds is what was chosen, and its position goes on."""
+"""The listening page in a browser: the chosen version plays, and switching keeps the position."""
 
 import math
 import os
@@ -17,7 +17,7 @@ from pipelines.evaluation.listening_page import Comparison, Page, Table, write_p
 RATE = 44_100
 SECONDS = 3.0
 BASES_HZ = {"clean": 1_000.0, "untouched": 6_000.0, "ours": 11_000.0}  # every version is a sweep of its own,
-SLOPE_HZ = 1_000.0  # so many Hz a second: what is heard tells which it is and where it stands
+SLOPE_HZ = 1_000.0  # Hz per second: the frequency identifies the version and the position
 LABELS = ("clean", "MP3", "ours")
 HOSTILE = '</script><script>window.hacked=1</script>"\'><img src=x onerror="window.hacked=1">\u2028'
 # Listens at the loudspeaker: the strongest frequency of the last 46 ms, in Hz, or 0 for silence.
@@ -108,7 +108,7 @@ def page(browser: Any, report: Path) -> Iterator[Any]:
 
 
 def until(page: Any, condition: str) -> None:
-    """Wait for a condition; asked from outside, because the page's policy lets no text become code in it."""
+    """Wait for a condition; polled from outside, since the page's policy forbids to evaluate text."""
     end = time.monotonic() + 15
     while not page.evaluate(condition):
         assert time.monotonic() < end, condition
@@ -116,7 +116,7 @@ def until(page: Any, condition: str) -> None:
 
 
 def play(page: Any, card: int = 0) -> Any:
-    """Start a comparison and wait until it is heard; give its card."""
+    """Start a comparison, wait until it plays, and return its card."""
     found = page.locator(".comparison").nth(card)
     found.locator(".play").click()
     until(page, "apolloPlayer.playing && apolloPlayer.position > 0.06")
@@ -124,7 +124,7 @@ def play(page: Any, card: int = 0) -> Any:
 
 
 def heard(page: Any) -> str:
-    """Tell by ear which version comes out; by ear too it must stand where the page says that it stands."""
+    """Return which version plays, from the audio; check its position against the page's."""
     page.wait_for_timeout(90)  # of a fade, and of what the ear still remembers
     hertz, position = page.evaluate("[hear(), apolloPlayer.position]")
     places = [(hertz - base) / SLOPE_HZ + LAG_SECONDS for base in BASES_HZ.values()]
@@ -212,7 +212,7 @@ def test_one_item_plays_at_a_time(page: Any) -> None:
     page.locator("[data-group='64k']").click()
     assert not page.evaluate("apolloPlayer.playing") and not card.is_visible()
     assert page.locator(".comparison:visible").count() == 1
-    play(page, 3)  # 0.2 s in a loop, mono, beside a silent version
+    play(page, 3)  # 0.2 s in a loop, mono, with a silent version
     page.locator(".comparison:visible .version").nth(1).click()
     page.wait_for_timeout(120)
     assert page.evaluate("[hear(), apolloPlayer.position < 0.2]") == [0, True]
@@ -242,7 +242,7 @@ def test_table_sorts_numbers_as_numbers_and_missing_last(page: Any) -> None:
 def test_blind_test_counts_answers(page: Any) -> None:
     card = play(page)
     card.locator("summary").click()
-    assert card.locator("[data-answer]:disabled").count() == 2  # nobody has heard X
+    assert card.locator("[data-answer]:disabled").count() == 2  # X was not played
     right = 0
     for number in range(1, 7):
         card.get_by_role("button", name="Hear X").click()
@@ -257,7 +257,7 @@ def test_blind_test_counts_answers(page: Any) -> None:
         count, _, told = card.locator(".count").inner_text().partition(" · p = ")
         assert count == f"{right} right of {number}"
         assert float(told) == pytest.approx(chance, abs=0.0006)
-        assert page.evaluate("apolloPlayer.heard") == "A"  # X is drawn anew, unheard
+        assert page.evaluate("apolloPlayer.heard") == "A"  # X is drawn anew
     card.get_by_role("button", name="Reset").click()
     assert card.locator(".count").inner_text() == "No answers yet."
     card.locator("select").nth(1).select_option("clean")

@@ -253,7 +253,7 @@ def test_another_candidate_needs_another_output(
     other = open_case(_config(tmp_path / "other", uri), uri)
     assert other.candidate == registry.version(3)
     registry.client.delete_registered_model_alias("apollo", CANDIDATE)
-    assert open_case(config, uri).models == case.models  # nobody else is asked about
+    assert open_case(config, uri).models == case.models  # no other candidate
     registry.client.delete_model_version("apollo", "1")
     with pytest.raises(UsageError, match=f"is about {V1}, which was deleted from the registry"):
         open_case(config, uri)

@@ -1,4 +1,4 @@
-"""Evaluations on Ray Tune: complete, resumable, told; and what of them is refused."""
+"""Evaluations on Ray Tune: complete, resumable and reported; invalid ones are refused."""
 
 import json
 import math

@@ -104,7 +104,7 @@ def test_rerun_restores_only_what_changed(
     write(songs / "b.wav", music(9, 0.3))  # changed
     (output / "c.wav").unlink()  # lost
     write(songs / "e.wav", music(5, 0.2))  # new
-    write(output / "f.wav", music(6, 0.1))  # somebody's own, where a result would go
+    write(output / "f.wav", music(6, 0.1))  # a foreign file in the place of a result
     write(songs / "f.wav", music(6, 0.2))
     outcome = restore(config)
     assert (outcome.code, outcome.message) == (Exit.DONE, "5 restored, 1 skipped")
@@ -160,7 +160,7 @@ def test_only_bad_songs_is_a_failure_without_ray(
 
 
 def test_a_uri_gives_the_same_results(done: Path, ray_address: str, weights: Path, tmp_path: Path) -> None:
-    """A file:// output takes the way of object stores: beside, and then put."""
+    """A file:// output is written like an object store's: first to a local file, then uploaded."""
     songs = jobs.write_album(tmp_path / "ünd songs")
     output = tmp_path / "out %"
     uri = folder.join(f"file://{tmp_path}", "out %")

@@ -171,7 +171,7 @@ def test_counts_of_every_status() -> None:
         "without_visqol": 1,
     }
     means = [one["snr"] for one in _records(rows, "others") if one["model"] == "ours"]
-    assert means == [pytest.approx(99.95), 8.0]  # what is not scored is in no mean
+    assert means == [pytest.approx(99.95), 8.0]  # means ignore items that are not scored
 
 
 def test_identity_limit_equals_that_of_the_metrics() -> None:
