@@ -3,8 +3,6 @@
 import json
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,20 +18,8 @@ from pipelines.tracking.uri import check_uri, resolve_uri
 logger = logging.getLogger(__name__)
 
 PROMOTION, _OLD_PROMOTION = "promotion.json", "contest.json"  # the old name is still read
-_URI = "MLFLOW_TRACKING_URI"
+TRACKING_URI = "MLFLOW_TRACKING_URI"
 _REASONS = 4_000  # longest text of a tag
-
-
-@contextmanager
-def preserve_tracking_uri() -> Iterator[None]:
-    """Restore MLFLOW_TRACKING_URI at the end: later jobs of this process may use another registry."""
-    before = os.environ.get(_URI)
-    try:
-        yield
-    finally:
-        os.environ.pop(_URI, None)
-        if before is not None:
-            os.environ[_URI] = before
 
 
 def resolve_tracking_uri(config: EvaluateConfig) -> str:
@@ -42,7 +28,7 @@ def resolve_tracking_uri(config: EvaluateConfig) -> str:
     Raises:
         UsageError: the URI cannot be used, or `promote` is set without one.
     """
-    explicit = config.tracking.uri or os.environ.get(_URI)
+    explicit = config.tracking.uri or os.environ.get(TRACKING_URI)
     if not explicit and config.promote:
         raise UsageError(
             "--promote needs an MLflow model registry: set MLFLOW_TRACKING_URI or --tracking.uri, such as "
@@ -55,7 +41,7 @@ def resolve_tracking_uri(config: EvaluateConfig) -> str:
     uri = resolve_uri(config.tracking.uri, config.output)
     check_uri(uri, nodes=1)
     if config.tracking.uri:
-        os.environ[_URI] = uri  # resolves names like models:/apollo@champion
+        os.environ[TRACKING_URI] = uri  # resolves names like models:/apollo@champion
     return uri
 
 

@@ -44,6 +44,7 @@ from pipelines.evaluation.score_files import Trial, read_commit, read_scores
 from pipelines.evaluation.shard_items import ShardItems
 from pipelines.evaluation.tracking import RunContent, log_evaluation
 from pipelines.redaction import shown
+from pipelines.runtime.environment import environment
 from pipelines.runtime.outcome import Exit, Outcome
 from pipelines.runtime.run import claim, run_held
 from pipelines.runtime.signals import catch_sigterm
@@ -64,7 +65,7 @@ def evaluate(config: EvaluateConfig) -> Outcome:
     """
     run = _Evaluation(config)
     left = "finished scores are kept, run the same command again to continue"
-    with promotion.preserve_tracking_uri():
+    with environment({promotion.TRACKING_URI: None}):  # restored: later jobs may use another registry
         return run_held(run.output, run.prepare, run.work, doing="evaluating", left=left)
 
 
