@@ -159,7 +159,7 @@ def test_objects_of_a_store_whose_names_climb_get_no_result_outside(
     monkeypatch.setattr(songs, "open_filesystem", lambda location: (Store(), "bucket/in"))
     monkeypatch.setattr(Folder, "entries", lambda self, name="", recursive=False: listed)
     config = SongsConfig(output=str(tmp_path / "out"))
-    found = {song.source.rpartition("/")[2]: song for song in songs.find_wanted(["s3://bucket/in"], config)}
+    found = {song.source.rpartition("/")[2]: song for song in songs.find_songs(["s3://bucket/in"], config)}
     assert found["good.wav"].name == "good.wav"
     assert found["good.wav"].problem is None
     assert "outside the output folder" in (found["evil.wav"].problem or "")

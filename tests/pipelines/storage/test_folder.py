@@ -10,8 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.storage import folder as storage
-from pipelines.storage.atomic import temporary_files
+from pipelines.storage.atomic import TEMPORARY_SUFFIX, temporary_files
 from pipelines.storage.folder import Folder, is_uri, join, open_filesystem
 from pipelines.storage.parquet import parquet_bytes
 
@@ -172,7 +171,7 @@ def test_temporary_names_end_as_the_cleaner_expects(tmp_path: Path, monkeypatch:
 
 
 def test_name_of_249_bytes_can_be_written(tmp_path: Path) -> None:
-    longest = 255 - len(".") - len(".12345678") - len(storage.TEMPORARY_SUFFIX)
+    longest = 255 - len(".") - len(".12345678") - len(TEMPORARY_SUFFIX)
     Folder(str(tmp_path)).write("a" * longest, b"x")
     assert _files(tmp_path) == {"a" * longest}
 
