@@ -9,7 +9,7 @@ from apollo.training.validation import RestoredExample
 class Callbacks:
     """Base class of callbacks; by default all methods do nothing. Called on rank 0 unless noted."""
 
-    review_examples = 0  # number of validation examples to restore and pass to `on_validation_end`
+    listening_examples = 0  # number of validation examples to restore and pass to `on_validation_end`
     has_async_scores = False  # whether `collect_async_scores` returns further scores of each validation
 
     def on_train_step_end(self, step: int, metrics: Mapping[str, float], names: Sequence[str]) -> None:
@@ -21,7 +21,7 @@ class Callbacks:
     def on_validation_end(
         self, step: int, scores: Mapping[str, float], restored: Sequence[RestoredExample]
     ) -> None:
-        """Handle validation scores and the first `review_examples` restored examples."""
+        """Handle validation scores and the first `listening_examples` restored examples."""
 
     def collect_async_scores(self, *, wait: bool) -> dict[int, dict[str, float]]:
         """Return scores by step that arrived since the last call; with `wait`, wait for all pending ones."""

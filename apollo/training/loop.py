@@ -227,7 +227,7 @@ class _Loop:
         examples = min(self.config.validation_examples, len(self.validation))
         scores = validate(generator, self.validation, examples, self.context)
         if self.is_rank0:
-            count = min(self.callbacks.review_examples, len(self.validation))
+            count = min(self.callbacks.listening_examples, len(self.validation))
             restored = restore_examples(generator, self.validation, count, self.context.device)
             earlier = self.checkpoints.scores().get(step, {})
             scores[GENERATOR_STEPS] = earlier.get(GENERATOR_STEPS, float(self.gan.generator_steps))

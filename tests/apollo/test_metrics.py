@@ -48,7 +48,7 @@ def test_si_snr_by_hand() -> None:
 
 
 @pytest.mark.parametrize("gain, offset", [(1.0, 0.0), (-0.3, 0.0), (7.0, 0.5)])
-def test_si_snr_forgives_gain_sign_and_offset(gain: float, offset: float) -> None:
+def test_si_snr_ignores_gain_sign_and_offset(gain: float, offset: float) -> None:
     estimate, reference = _noise(1000), _noise(1000, seed=2)
     found = _score(si_snr, gain * (estimate + offset), reference - offset)
     assert found == pytest.approx(_score(si_snr, estimate, reference), abs=1e-9)
@@ -105,7 +105,7 @@ def test_no_signal_gives_nan(metric: Metric, samples: int, kind: str) -> None:
 
 @pytest.mark.parametrize("metric", RATIOS)
 @pytest.mark.parametrize("cutoff", [100, 4000, 22_050])
-def test_identity_of_band_limited_sound_is_100_db(metric: Metric, cutoff: int) -> None:
+def test_identity_of_band_limited_audio_is_100_db(metric: Metric, cutoff: int) -> None:
     """A low-passed reference makes the fit of the filter ill-conditioned."""
     spectrum = torch.fft.rfft(_noise(RATE))
     spectrum[cutoff + 1 :] = 0
@@ -115,7 +115,7 @@ def test_identity_of_band_limited_sound_is_100_db(metric: Metric, cutoff: int) -
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_no_number_is_refused(metric: Metric, bad: float) -> None:
+def test_non_finite_samples_are_refused(metric: Metric, bad: float) -> None:
     for signals in ((_noise(9), _noise(9)), (_noise(9), _noise(9))):
         signals[0][4] = bad
         with pytest.raises(ValueError, match="non-finite samples"):
@@ -163,7 +163,7 @@ def test_sdr_equals_an_independent_fit(taps: int, noise: float) -> None:
     assert found == pytest.approx(expected, abs=1e-6)
 
 
-def test_sdr_forgives_a_gain_and_a_filter_of_its_taps_and_no_longer_one() -> None:
+def test_sdr_ignores_a_gain_and_a_filter_of_its_taps_and_no_longer_one() -> None:
     reference = torch.zeros(6000, dtype=torch.float64)
     reference[:4000] = _noise(4000) - _noise(4000).mean()  # the filter's tail stays inside the signal
 

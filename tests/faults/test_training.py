@@ -81,7 +81,9 @@ def test_18_all_killed_again_and_again_ends_with_the_same_state(undisturbed_run:
     assert_same(run, undisturbed_run)
 
 
-def test_18_an_asked_stop_is_agreed_on_and_leaves_a_checkpoint(undisturbed_run: Run, tmp_path: Path) -> None:
+def test_18_a_requested_stop_is_agreed_on_and_leaves_a_checkpoint(
+    undisturbed_run: Run, tmp_path: Path
+) -> None:
     run = Run(tmp_path / "run")
     assert launch(run, stop={1: 7}) == [0, 0]  # rank 1 alone was asked
     assert ending(run).status == "interrupted"
@@ -98,7 +100,7 @@ def _killed_at(run: Run, step: int) -> Path:
 
 
 @pytest.mark.parametrize("damage", ["emptied", "truncated", "flipped", "no manifest", "older gone"])
-def test_19_the_newest_whole_checkpoint_is_taken_and_said(
+def test_19_the_latest_valid_checkpoint_is_used_with_a_warning(
     damage: str, undisturbed_run: Run, tmp_path: Path
 ) -> None:
     run = Run(tmp_path / "run")
@@ -143,7 +145,9 @@ def test_19_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(
         assert steps(run, rank) == steps(undisturbed_run, rank)
 
 
-def test_19_no_whole_checkpoint_begins_anew_and_says_so(undisturbed_run: Run, tmp_path: Path) -> None:
+def test_19_without_a_valid_checkpoint_it_restarts_with_a_warning(
+    undisturbed_run: Run, tmp_path: Path
+) -> None:
     run = Run(tmp_path / "run")
     folder = _killed_at(run, 5)
     (folder / "step-00000004/weights.pt").write_bytes(b"")
@@ -206,7 +210,7 @@ def test_21_fewer_examples_than_workers_are_refused(tmp_path: Path) -> None:
     assert launch(run) == [1, 1]
 
 
-def test_22_a_step_with_no_numbers_is_left_out_on_all_ranks_and_named(tmp_path: Path) -> None:
+def test_22_a_non_finite_step_is_skipped_on_all_ranks_and_named(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", poison=frozenset({"0-13", "1-2"}))
     assert launch(run) == [0, 0]
     text = log(run)
@@ -228,7 +232,7 @@ def test_22_a_step_with_no_numbers_is_left_out_on_all_ranks_and_named(tmp_path: 
     apollo.load(run.output)
 
 
-def test_22_a_run_that_keeps_meeting_no_numbers_ends_with_a_sound_checkpoint(tmp_path: Path) -> None:
+def test_22_a_run_with_many_non_finite_steps_ends_with_a_finite_checkpoint(tmp_path: Path) -> None:
     poison = frozenset(f"1-{position}" for position in range(24))
     run = Run(tmp_path / "run", poison=poison, gan=GanConfig(batch_size=4, max_skipped_steps=2))
     assert launch(run) == [1, 1]
@@ -236,7 +240,7 @@ def test_22_a_run_that_keeps_meeting_no_numbers_ends_with_a_sound_checkpoint(tmp
     apollo.load(run.output / "checkpoints/step-00000006")
 
 
-def test_late_scores_choose_the_best_and_a_kill_before_they_came_validates_again(tmp_path: Path) -> None:
+def test_async_scores_choose_the_best_and_a_kill_before_they_arrive_validates_again(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", has_async_scores=True)
     assert launch(run, kill={0: 7, 1: 7}) == [KILLED, KILLED]
     assert launch(run) == [0, 0]

@@ -110,7 +110,7 @@ def _chunked(generator: Generator, samples: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     "changes", [{}, {"causal": True}, {"output": "correction"}, {"layers": 2, "causal": True}]
 )
-def test_gradient_is_exactly_zero_beyond_the_reach_and_not_at_its_edges(
+def test_gradient_is_exactly_zero_beyond_the_receptive_field_and_not_at_its_edges(
     changes: dict[str, Any], offset: int, path: Any
 ) -> None:
     generator = _generator(**changes).double()
@@ -137,7 +137,7 @@ def test_gradient_is_exactly_zero_beyond_the_reach_and_not_at_its_edges(
         (GeneratorConfig(layers=1), (9, 9), (9 * 441 + 880, 9 * 441 + 880)),
     ],
 )
-def test_reach_has_its_known_numbers(
+def test_receptive_field_has_its_known_size(
     config: GeneratorConfig, frames: tuple[int, int], samples: tuple[int, int]
 ) -> None:
     with torch.device("meta"):

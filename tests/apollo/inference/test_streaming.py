@@ -113,7 +113,7 @@ def test_a_state_is_never_changed_and_may_be_used_again(changes: dict[str, Any],
 
 
 @pytest.mark.parametrize("changes", KINDS)
-def test_samples_are_given_within_the_latency_and_never_early(changes: dict[str, Any]) -> None:
+def test_samples_are_returned_within_the_latency_and_never_early(changes: dict[str, Any]) -> None:
     restorer = StreamRestorer(_generator(**changes))
     state, received, given = restorer.start(1), 0, 0
     backlog = []
@@ -130,14 +130,14 @@ def test_samples_are_given_within_the_latency_and_never_early(changes: dict[str,
     "config, latency",
     [(GeneratorConfig(causal=True), 882), (GeneratorConfig(), 24_696), (GeneratorConfig(layers=1), 4851)],
 )
-def test_latency_is_a_window_and_the_reach_ahead(config: GeneratorConfig, latency: int) -> None:
+def test_latency_is_a_window_and_the_lookahead(config: GeneratorConfig, latency: int) -> None:
     with torch.device("meta"):
         assert StreamRestorer(Generator(config)).latency_samples == latency
 
 
 @pytest.mark.parametrize("changes", KINDS)
 @pytest.mark.parametrize("known", [700, 4851, 9000])
-def test_what_was_given_holds_for_every_future(changes: dict[str, Any], known: int) -> None:
+def test_returned_samples_do_not_depend_on_later_input(changes: dict[str, Any], known: int) -> None:
     generator = _generator(**changes)
     restorer, past = StreamRestorer(generator), _noise(1, known)
     given, _ = restorer.push(restorer.start(1), past)
@@ -148,7 +148,7 @@ def test_what_was_given_holds_for_every_future(changes: dict[str, Any], known: i
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_nothing_gives_nothing(batch: int) -> None:
+def test_no_samples_give_no_samples(batch: int) -> None:
     restorer = StreamRestorer(_generator())
     state = restorer.start(batch)
     assert restorer.finish(state).shape == (batch, 0)

@@ -74,7 +74,7 @@ def test_layout_that_does_not_sum_is_refused_with_both_numbers(bands: tuple[int,
         ({"output": "mask"}, "mask"),
     ],
 )
-def test_what_cannot_be_built_is_refused_by_name(changes: dict[str, Any], named: str) -> None:
+def test_invalid_configurations_are_refused_by_name(changes: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         GeneratorConfig(**changes)
 

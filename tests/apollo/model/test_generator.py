@@ -141,7 +141,7 @@ def test_any_length_gives_that_length_and_no_peak(samples: int, output: str) -> 
 
 
 @pytest.mark.parametrize("shape", [(0,), (2, 0), (0, 100)])
-def test_nothing_is_refused(shape: tuple[int, ...]) -> None:
+def test_no_samples_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="nothing to restore"):
         _generator()(torch.zeros(shape))
 

@@ -188,7 +188,7 @@ def test_losses_equal_the_published_ones(
     _close(torch.stack(list(total.values())).sum(), adversaries["loss_generator"])
 
 
-def test_judgements_equal_the_published_ones(
+def test_discriminator_outputs_equal_the_published_ones(
     discriminator: Discriminator, adversaries: Mapping[str, Any]
 ) -> None:
     if any(_last_weight(adversaries, number) is None for number in range(len(discriminator.networks))):

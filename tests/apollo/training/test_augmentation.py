@@ -19,13 +19,13 @@ def _set(
     return set_levels(clean, clean * gain, gain=gain, config=config, seed=3, index=index)
 
 
-def test_gain_is_taken_out_and_the_joint_maximum_brought_to_full_scale() -> None:
+def test_gain_is_removed_and_the_joint_peak_is_full_scale() -> None:
     clean, degraded = _set(PLAIN)
     torch.testing.assert_close(clean, CLEAN / 0.4)
     torch.testing.assert_close(degraded, CLEAN / 0.4)
 
 
-def test_joint_maximum_is_the_louder_ones_after_the_gain() -> None:
+def test_joint_peak_is_the_larger_one_after_the_gain() -> None:
     degraded = CLEAN * 1.5  # an overshoot: 0.6 once the gain of 0.5 is out it is 1.2
     clean, brought = set_levels(CLEAN, degraded, gain=0.5, config=PLAIN, seed=0, index=0)
     torch.testing.assert_close(brought, degraded / 0.5 / 1.2)
@@ -53,7 +53,7 @@ def test_old_mode_names_are_accepted_with_a_warning(old: str, new: str) -> None:
     assert config == LevelsConfig(mode=new)
 
 
-def test_silent_clean_with_a_degraded_that_is_not_is_brought_to_the_level() -> None:
+def test_a_silent_clean_signal_takes_the_degraded_peak() -> None:
     clean, degraded = set_levels(torch.zeros(2, 3), CLEAN, gain=1.0, config=PLAIN, seed=0, index=0)
     assert not clean.any()
     assert find_peak(degraded) == pytest.approx(1)
@@ -112,7 +112,7 @@ def test_arguments_are_left_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_peak_shows_samples_that_are_no_numbers(bad: float) -> None:
+def test_peak_is_non_finite_if_a_sample_is(bad: float) -> None:
     assert not find_peak(torch.tensor([0.5, bad, 0.1])) < float("inf")
     assert find_peak(torch.tensor([0.5, -0.75])) == 0.75
     assert find_peak(torch.zeros(2, 0)) == 0

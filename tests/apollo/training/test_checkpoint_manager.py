@@ -57,7 +57,7 @@ def _filled(manager: CheckpointManager, gan: Gan, *steps: int) -> None:
         manager.save(gan, step, {"step": step})
 
 
-def test_everything_comes_back(manager: CheckpointManager) -> None:
+def test_save_and_load_restore_everything(manager: CheckpointManager) -> None:
     gan, other = _gan(), _gan(seed=1)
     _train(gan, 0, 1)
     torch.manual_seed(7)
@@ -84,7 +84,7 @@ def test_everything_comes_back(manager: CheckpointManager) -> None:
     )
 
 
-def test_notes_say_what_it_is(manager: CheckpointManager, trained: Gan) -> None:
+def test_config_json_describes_the_checkpoint(manager: CheckpointManager, trained: Gan) -> None:
     manager.record_scores(3, {"valid/stft": 0.5})
     notes = json.loads((manager.save(trained, 3, PROGRESS) / "config.json").read_text())
     assert notes["step"] == 3
@@ -113,7 +113,7 @@ def test_steps_are_found_by_number_and_other_names_are_left_alone(
     assert {entry.name for entry in manager.folder.iterdir()} == left
 
 
-def test_the_newest_whole_one_is_taken_and_the_rest_set_aside_with_a_warning(
+def test_the_latest_valid_checkpoint_is_used_and_later_ones_renamed_with_a_warning(
     manager: CheckpointManager, trained: Gan, caplog: pytest.LogCaptureFixture
 ) -> None:
     _filled(manager, trained, 1, 2, 3, 4)
@@ -130,7 +130,7 @@ def test_the_newest_whole_one_is_taken_and_the_rest_set_aside_with_a_warning(
     assert len(caplog.messages) == 2
 
 
-def test_one_set_aside_twice_replaces_the_first(
+def test_a_second_damaged_checkpoint_of_a_step_replaces_the_first(
     manager: CheckpointManager, trained: Gan, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number in range(2):
@@ -140,7 +140,7 @@ def test_one_set_aside_twice_replaces_the_first(
         assert len(caplog.messages) == number + 1
 
 
-def test_what_a_killed_writer_left_is_deleted(
+def test_incomplete_checkpoints_are_deleted(
     manager: CheckpointManager, trained: Gan, caplog: pytest.LogCaptureFixture
 ) -> None:
     _filled(manager, trained, 1)
@@ -193,9 +193,7 @@ def test_a_run_can_be_moved(manager: CheckpointManager, trained: Gan, tmp_path: 
 
 @pytest.mark.parametrize("part", ["generator", "ema_generator", "discriminator"])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_weights_that_are_no_numbers_are_not_saved(
-    manager: CheckpointManager, part: str, value: float
-) -> None:
+def test_non_finite_weights_are_not_saved(manager: CheckpointManager, part: str, value: float) -> None:
     gan = _gan()
     with torch.no_grad():
         next(getattr(gan, part).parameters()).view(-1)[0] = value

@@ -33,7 +33,7 @@ from apollo.training.config import FitConfig, GanConfig
         ({"max_skipped_steps": -2}, r"max_skipped_steps is -2: it must be at least 0"),
     ],
 )
-def test_what_makes_no_step_is_refused(values: dict[str, Any], said: str) -> None:
+def test_invalid_gan_configurations_are_refused(values: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         GanConfig(**values)
 
@@ -51,7 +51,7 @@ def test_what_makes_no_step_is_refused(values: dict[str, Any], said: str) -> Non
         ({"max_steps": -5}, r"max_steps is -5: it must be 0 \(no limit\) or more"),
     ],
 )
-def test_what_makes_no_run_is_refused(values: dict[str, Any], said: str) -> None:
+def test_invalid_fit_configurations_are_refused(values: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         FitConfig(**values)
 

@@ -57,14 +57,14 @@ def test_every_convolution_but_the_last_is_bounded_by_spectral_norm() -> None:
 
 @pytest.mark.parametrize("norm", ["l2", "rms"])
 @pytest.mark.parametrize("gain", [0.01, 30.0])
-def test_gain_changes_no_judgement(norm: str, gain: float) -> None:
+def test_gain_changes_no_output(norm: str, gain: float) -> None:
     discriminator, samples = _discriminator(norm=norm).eval(), _noise(2, 2, 4000)
     for one, other in zip(discriminator(samples), discriminator(gain * samples), strict=True):
         torch.testing.assert_close(one.logits, other.logits, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("norm", ["l2", "rms"])
-def test_examples_are_judged_as_if_alone(norm: str) -> None:
+def test_examples_are_independent(norm: str) -> None:
     discriminator, samples = _discriminator(norm=norm).eval(), _noise(3, 2, 4000)
     samples[1] *= 100
     together = discriminator(samples)
@@ -76,7 +76,7 @@ def test_examples_are_judged_as_if_alone(norm: str) -> None:
 
 
 @pytest.mark.parametrize("norm", ["l2", "rms"])
-def test_silence_is_judged_finite_with_finite_gradients(norm: str) -> None:
+def test_silence_gives_finite_outputs_and_gradients(norm: str) -> None:
     samples = torch.zeros(1, 2, 3000, requires_grad=True)
     judgements = _discriminator(norm=norm)(samples)
     sum(judgement.logits.sum() for judgement in judgements).backward()
@@ -124,7 +124,7 @@ def test_gradients_reach_every_parameter_and_the_samples() -> None:
     assert samples.grad is not None and samples.grad.flatten(1).any(1).all()
 
 
-def test_saved_weights_judge_the_same() -> None:
+def test_saved_weights_give_the_same_outputs() -> None:
     discriminator, samples = _discriminator().eval(), _noise(1, 2, 2000)
     torch.manual_seed(9)
     other = Discriminator(DiscriminatorConfig(windows=SMALL)).eval()
@@ -133,7 +133,7 @@ def test_saved_weights_judge_the_same() -> None:
         assert torch.equal(one.logits, again.logits)
 
 
-def test_mono_is_judged_by_a_mono_network() -> None:
+def test_a_mono_network_takes_mono() -> None:
     discriminator = _discriminator(channels=1)
     assert isinstance(discriminator.networks[0].layers[0], nn.Conv2d)
     assert discriminator.networks[0].layers[0].in_channels == 2  # real and imaginary
@@ -163,6 +163,6 @@ def test_too_few_samples_for_the_longest_window_are_refused() -> None:
         ({"windows": (2,)}, "2"),
     ],
 )
-def test_what_cannot_be_built_is_refused_by_name(changes: dict[str, Any], named: str) -> None:
+def test_invalid_configurations_are_refused_by_name(changes: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         DiscriminatorConfig(**changes)

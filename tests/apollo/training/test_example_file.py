@@ -77,13 +77,13 @@ def test_epochs_follow_each_other_and_seeds_differ(file: Path) -> None:
     )
 
 
-def test_gain_is_taken_out_and_the_pair_is_at_full_scale(file: Path) -> None:
+def test_gain_is_removed_and_the_pair_is_at_full_scale(file: Path) -> None:
     for example in _read(ExampleFileSource(file, PLAIN, epoch_examples=6), 0, 12):
         assert example.clean.abs().max() == pytest.approx(1, abs=1e-4)
         torch.testing.assert_close(example.degraded, example.clean, atol=2e-4, rtol=0)
 
 
-def test_published_levels_keep_the_gain(file: Path) -> None:
+def test_paper_levels_keep_the_gain(file: Path) -> None:
     for example in _read(ExampleFileSource(file, LevelsConfig(mode="paper"), epoch_examples=6), 0, 12):
         torch.testing.assert_close(example.degraded, example.clean * 0.5, atol=2e-4, rtol=0)
 
@@ -96,7 +96,7 @@ def test_levels_and_degradations_are_drawn_for_each(file: Path) -> None:
     assert set(kinds) == set(KINDS) and min(kinds.values()) > 250
 
 
-def test_only_asked_for_degradations_come(file: Path) -> None:
+def test_only_selected_degradations_are_used(file: Path) -> None:
     source = ExampleFileSource(file, epoch_examples=6, degradations=("mp3_64000",))
     assert {name.partition("/")[2] for name in _names(_read(source, 0, 30))} == {"mp3_64000"}
     with pytest.raises(ValueError, match="no degradation opus; it has mp3_24000, mp3_64000"):

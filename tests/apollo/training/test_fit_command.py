@@ -75,7 +75,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_it_trains_tells_and_goes_on(
+def test_it_trains_logs_and_resumes(
     examples: Path, tmp_path: Path, main: Callable[[Sequence[str]], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = ("--weight", "g/waveform=0.5", "--history")
@@ -173,7 +173,7 @@ def test_no_examples_are_a_usage_error(
     assert "required: --examples, --output" in capsys.readouterr().err
 
 
-def test_what_fails_later_is_said_in_a_line(
+def test_later_errors_are_one_line(
     examples: Path,
     tmp_path: Path,
     main: Callable[[Sequence[str]], int],

@@ -242,7 +242,7 @@ def test_terms_beyond_the_paper_are_absent_at_weight_zero() -> None:
     }
 
 
-def test_a_weight_of_zero_teaches_nothing() -> None:
+def test_a_loss_of_weight_zero_changes_nothing() -> None:
     quiet = _gan(weights={"g/stft": 0, "g/adversarial": 0, "g/feature": 0, "d/real": 0, "d/fake": 0})
     found = quiet.step(_batches(0), epoch=0)
     assert (found["norm/generator"], found["norm/discriminator"]) == (0, 0)
@@ -264,7 +264,7 @@ def test_singular_vectors_move_by_one_iteration_a_step(micro_batch: int, discrim
         torch.testing.assert_close(part[0]._v, nn.functional.normalize(weight.T @ left, dim=0))
 
 
-def test_the_discriminator_gets_gradients_in_its_own_half_alone() -> None:
+def test_the_discriminator_gets_gradients_in_its_own_step_only() -> None:
     gan, received = _gan(micro_batch=2), []
     for name, parameter in gan.discriminator.named_parameters():
         parameter.register_hook(lambda _, name=name: received.append(name))
@@ -276,7 +276,7 @@ def test_the_discriminator_gets_gradients_in_its_own_half_alone() -> None:
     assert all(parameter.grad is None for parameter in gan.generator.parameters())
 
 
-def test_the_discriminator_can_learn_again_after_an_error_in_the_other_half(
+def test_the_discriminator_is_trainable_after_an_error_in_the_generator_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(**_: Any) -> None:
@@ -289,7 +289,7 @@ def test_the_discriminator_can_learn_again_after_an_error_in_the_other_half(
     assert all(parameter.requires_grad for parameter in gan.discriminator.parameters())
 
 
-def test_the_clean_side_of_the_generators_half_keeps_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reference_in_the_generator_step_keeps_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
     losses = module.generator_losses
 
@@ -343,7 +343,7 @@ def test_a_step_leaves_no_tensor_behind(micro_batch: int) -> None:
 
 
 @pytest.mark.parametrize("micro_batch", [1, 4])
-def test_the_generator_runs_once_a_batch_unless_memory_is_to_be_saved(micro_batch: int) -> None:
+def test_the_generator_runs_once_per_batch_without_accumulation(micro_batch: int) -> None:
     gan, runs = _gan(micro_batch=micro_batch), []
     gan.generator.register_forward_hook(lambda *_: runs.append(torch.is_grad_enabled()))
     gan.step(_batches(0, micro_batch), epoch=0)
@@ -367,7 +367,7 @@ def test_compiled_is_the_same_within_rounding(monkeypatch: pytest.MonkeyPatch) -
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
-def test_without_a_compiler_it_says_so_and_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_it_warns_and_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("no compiler")
 
@@ -404,7 +404,7 @@ def test_learning_rates_fall_by_two_hundredths_every_two_epochs() -> None:
 
 
 @pytest.mark.parametrize("limit", [0.999, 0.2])
-def test_the_average_follows_by_the_warm_up_formula(limit: float) -> None:
+def test_the_ema_follows_the_warm_up_formula(limit: float) -> None:
     gan = _gan(ema_decay=limit)
     first = _copies(gan.generator.state_dict())
     expected = first
@@ -419,14 +419,14 @@ def test_the_average_follows_by_the_warm_up_formula(limit: float) -> None:
     assert sum((slow[name] - first[name]).norm() for name in now) > 0.5 * moved > 0
 
 
-def test_an_average_without_decay_is_the_generator() -> None:
+def test_an_ema_without_decay_is_the_generator() -> None:
     gan = _gan(ema_decay=0.0)
     gan.step(_batches(0), epoch=0)
     torch.testing.assert_close(gan.ema_generator.state_dict(), gan.generator.state_dict(), rtol=0, atol=0)
     assert not any(parameter.requires_grad for parameter in gan.ema_generator.parameters())
 
 
-def test_alone_the_discriminator_alone_learns() -> None:
+def test_discriminator_only_updates_no_generator() -> None:
     gan = _gan()
     before = _learned(gan)
     found = gan.step(_batches(0), epoch=0, discriminator_only=True)
@@ -445,7 +445,7 @@ def _poisoned(step: int, number: int, size: int, value: float) -> list[Batch]:
 
 @pytest.mark.parametrize(("size", "suspects"), [(1, ["1-2"]), (2, ["1-2", "1-3"]), (4, None)])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_an_example_that_is_no_number_teaches_nobody_and_is_named(
+def test_a_non_finite_example_skips_the_step_and_is_named(
     size: int, suspects: list[str] | None, value: float
 ) -> None:
     gan = _gan(micro_batch=size)
@@ -462,7 +462,7 @@ def test_an_example_that_is_no_number_teaches_nobody_and_is_named(
 
 
 @pytest.mark.parametrize("size", [1, 4])
-def test_a_discriminators_gradient_that_is_no_number_teaches_nobody(size: int) -> None:
+def test_a_non_finite_discriminator_gradient_skips_both_updates(size: int) -> None:
     gan = _gan(micro_batch=size)
     gan.step(_batches(0, size), epoch=0)
     before = _learned(gan)
@@ -474,7 +474,7 @@ def test_a_discriminators_gradient_that_is_no_number_teaches_nobody(size: int) -
     _assert_same(_learned(gan), before)
 
 
-def test_a_generators_gradient_that_is_no_number_leaves_its_half_out() -> None:
+def test_a_non_finite_generator_gradient_skips_the_generator_update() -> None:
     gan = _gan()
     gan.step(_batches(0), epoch=0)
     before = _learned(gan)
@@ -489,7 +489,7 @@ def test_a_generators_gradient_that_is_no_number_leaves_its_half_out() -> None:
 
 
 @pytest.mark.parametrize("half", ["discriminator_losses", "generator_losses"])
-def test_a_loss_that_is_no_number_teaches_nobody_though_its_gradient_is_one(
+def test_a_non_finite_loss_with_a_finite_gradient_skips_both_updates(
     half: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gan = _gan()
@@ -509,7 +509,7 @@ def test_a_loss_that_is_no_number_teaches_nobody_though_its_gradient_is_one(
 
 
 @pytest.mark.parametrize("sides", [("clean",), ("degraded",), ("clean", "degraded")])
-def test_silence_gives_numbers(sides: tuple[str, ...]) -> None:
+def test_silence_gives_finite_losses(sides: tuple[str, ...]) -> None:
     gan = _gan(weights=EVERYTHING)
     for step in range(2):
         batches = _batches(step)

@@ -55,7 +55,7 @@ def _pluck(pitch_hz: float) -> Tensor:
 
 
 @pytest.mark.parametrize("output", ["correction", "direct"])
-def test_one_batch_is_learned_by_heart(output: str, batch: Batch) -> None:
+def test_one_batch_is_overfitted(output: str, batch: Batch) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -36,7 +36,7 @@ class Recorder(Callbacks):
     """Writes every call down, in order."""
 
     stop_after: int = 0
-    review_examples: int = 1
+    listening_examples: int = 1
     calls: list[tuple[Any, ...]] = field(default_factory=list)
 
     def on_train_step_end(self, step: int, metrics: Mapping[str, float], names: Sequence[str]) -> None:
@@ -142,7 +142,7 @@ def test_callbacks_are_called_in_order(tmp_path: Path) -> None:
     assert ending.scores == callbacks.of("validation")[callbacks.steps("validation").index(ending.best)][2]
 
 
-def test_what_is_validated_is_the_average_that_is_saved(tmp_path: Path) -> None:
+def test_the_validated_weights_are_the_saved_ema(tmp_path: Path) -> None:
     ending, callbacks = _fit(tmp_path)
     expected = apollo.load(tmp_path)(callbacks.of("validation")[0][3][0].degraded)
     found = callbacks.of("validation")[callbacks.steps("validation").index(ending.best)][3][0]
@@ -164,7 +164,7 @@ def test_validation_has_at_most_the_examples_there_are(tmp_path: Path) -> None:
     assert asked[::2] == [[0, 1, 2], [0, 1]]  # between them is read what is restored
 
 
-def test_logged_are_means_of_the_steps_since_the_last_time(tmp_path: Path) -> None:
+def test_logged_metrics_are_means_of_the_steps_since_the_last_log(tmp_path: Path) -> None:
     _, callbacks = _fit(tmp_path)
     steps = [call[2] for call in callbacks.of("step")]
     for number, (_, step, logged) in enumerate(callbacks.of("log")):
@@ -215,7 +215,7 @@ def test_a_skipped_step_counts_in_no_mean(tmp_path: Path) -> None:
     assert logged["rate/skipped_share"] == 0.5
 
 
-def test_the_progress_line_says_where_how_fast_and_how_long(
+def test_the_progress_line_has_step_rate_and_remaining_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, now = step_metrics.MetricTracker(_gan(), last_step=1_000), [100.0]
@@ -290,7 +290,7 @@ def test_max_steps_may_end_it_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
     assert ending.best in (3, 4)
 
 
-def test_more_steps_go_on_where_the_last_run_ended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_more_steps_resume_where_the_last_run_ended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _, callbacks = _fit(tmp_path / "whole")
     _fit(tmp_path / "parts", max_steps=2)
     _, more = _fit(tmp_path / "parts")
@@ -405,7 +405,7 @@ def test_learning_rates_fall_with_epochs(tmp_path: Path) -> None:
     assert rates == pytest.approx([1e-3, 1e-3, 0.98e-3])
 
 
-def test_the_discriminator_warms_up_alone(tmp_path: Path) -> None:
+def test_warm_up_steps_update_only_the_discriminator(tmp_path: Path) -> None:
     callbacks = Recorder()
     gan = _gan(discriminator_warmup_steps=2)
     fit(gan, Noise(), replace(SMALL, epochs=1), output=tmp_path, callbacks=callbacks)

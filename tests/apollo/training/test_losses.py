@@ -65,7 +65,7 @@ def test_least_squares_by_hand() -> None:
     assert list(losses) == ["d/real", "d/fake"]
 
 
-def test_perfect_judgements_cost_nothing() -> None:
+def test_perfect_outputs_have_no_loss() -> None:
     assert adversarial_loss([_judgement(1.0, 1.0)]).item() == 0
     losses = discriminator_losses(real=[_judgement(1.0)], fake=[_judgement(0.0)])
     assert (losses["d/real"].item(), losses["d/fake"].item()) == (0, 0)
@@ -80,7 +80,7 @@ def test_feature_matching_by_hand() -> None:
     assert feature_loss(real=[real], fake=[real]).item() == 0
 
 
-def test_feature_matching_moves_the_fake_side_alone() -> None:
+def test_feature_matching_has_gradients_for_fake_features_only() -> None:
     real, fake = (torch.tensor([[value]], requires_grad=True) for value in (2.0, 3.0))
     feature_loss(
         real=[DiscriminatorOutput(real, [real])], fake=[DiscriminatorOutput(fake, [fake])]
@@ -89,7 +89,7 @@ def test_feature_matching_moves_the_fake_side_alone() -> None:
     assert fake.grad is not None and fake.grad.item() == pytest.approx(0.5)
 
 
-def test_unequal_judgements_are_refused() -> None:
+def test_unequal_outputs_are_refused() -> None:
     with pytest.raises(ValueError):
         feature_loss(real=[_judgement(0.0)], fake=[])
 
@@ -102,7 +102,7 @@ def test_relative_error_of_a_gain_is_its_distance_from_one(loss: Loss, gain: flo
     assert found == pytest.approx(abs(gain - 1), rel=1e-5)
 
 
-def test_magnitudes_forgive_phase_and_waveform_and_spectrum_do_not() -> None:
+def test_magnitudes_ignore_phase_and_waveform_and_spectrum_do_not() -> None:
     reference = _noise(1, 2, 6000)
     assert magnitude_loss(estimate=-reference, reference=reference).item() == 0
     assert waveform_loss(estimate=-reference, reference=reference).item() == pytest.approx(2)
@@ -136,7 +136,7 @@ def test_magnitude_loss_of_one_window_by_independent_sums() -> None:
 
 
 @pytest.mark.parametrize("loss", [*RELATIVE, compressed_loss, _as_a_judged_pair])
-def test_batch_is_the_mean_of_its_examples_however_it_is_cut(loss: Loss) -> None:
+def test_batch_is_the_mean_of_its_examples_however_it_is_split(loss: Loss) -> None:
     estimate, reference = _noise(3, 2, 6000), _noise(3, 2, 6000, seed=2)
     for samples in (estimate, reference):
         samples *= torch.tensor([1.0, 0.03, 5.0])[:, None, None]
@@ -249,7 +249,7 @@ def test_compressed_loss_is_the_mean_of_its_windows() -> None:
     assert whole == pytest.approx(sum(each) / 2, rel=1e-5)
 
 
-def test_compressed_loss_hears_an_empty_band_that_magnitudes_do_not() -> None:
+def test_compressed_loss_weighs_an_empty_band_that_magnitudes_do_not() -> None:
     spectrum = torch.fft.rfft(_noise(1, 2, 44_100))
     bins = torch.arange(spectrum.shape[-1])
     reference = torch.fft.irfft(spectrum * torch.where(bins < 10_000, 1.0, 1e-3), n=44_100)

@@ -71,7 +71,7 @@ def test_autocast_does_not_reach_transforms(monkeypatch: pytest.MonkeyPatch) -> 
     assert torch.equal(found, Spectra(samples)[64])
 
 
-def test_each_window_is_computed_once_and_when_asked_for(windows: list[int]) -> None:
+def test_each_window_is_computed_once_on_first_access(windows: list[int]) -> None:
     spectra = Spectra(_noise(1, 2, 1_000))
     assert windows == []
     first = spectra[64]
@@ -95,7 +95,7 @@ def test_detached_spectra_are_shared_both_ways(first: str, windows: list[int]) -
     assert samples.grad is not None and samples.grad.abs().sum() > 0
 
 
-def test_joined_spectra_are_those_of_both_after_each_other(windows: list[int]) -> None:
+def test_concatenated_spectra_are_those_of_both_batches(windows: list[int]) -> None:
     one, other = Spectra(_noise(2, 2, 1_000)), Spectra(_noise(1, 2, 1_000, seed=2))
     both = concatenate(one, other)
     assert torch.equal(both.samples, torch.cat((one.samples, other.samples)))
@@ -105,7 +105,7 @@ def test_joined_spectra_are_those_of_both_after_each_other(windows: list[int]) -
     torch.testing.assert_close(both[64], Spectra(both.samples)[64])
 
 
-def test_spectra_are_freed_when_nobody_holds_them() -> None:
+def test_spectra_are_freed_without_references() -> None:
     """Not when Python next looks for cycles: it does not know how large they are."""
     samples = _noise(1, 2, 1_000)
     spectra = Spectra(samples)

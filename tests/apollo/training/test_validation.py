@@ -89,7 +89,7 @@ def test_the_first_examples_are_read_at_epoch_zero() -> None:
     assert source.asked == [(0, [0, 1, 2, 3])]
 
 
-def test_the_first_examples_are_heard_with_what_became_of_them() -> None:
+def test_the_first_examples_are_restored() -> None:
     restored = restore_examples(Halving(), Noise(), 3, torch.device("cpu"))
     assert len(restored) == 3
     for one, example in zip(restored, Noise().read(0, range(3)), strict=True):
@@ -113,7 +113,7 @@ def _quality(
     return quality(scores, floor_db=floor_db)
 
 
-def test_what_changes_nothing_gains_nothing() -> None:
+def test_an_unchanged_input_has_no_gain() -> None:
     assert _quality(0.5) == (True, 0.0)
     assert _quality(0.5, **{"visqol": 4.0, "visqol/degraded": 4.0}) == (True, 0.0)
 
@@ -139,7 +139,7 @@ def test_the_floor_comes_before_any_gain() -> None:
     assert _quality(0.1, si_snr=6.99, floor_db=4.0) > _quality(0.6)
 
 
-def test_an_input_without_fault_can_only_be_made_worse() -> None:
+def test_a_perfect_input_can_only_get_worse() -> None:
     untouched = {
         STFT_LOSS: 0.0,
         STFT_LOSS + DEGRADED_SUFFIX: 0.0,
@@ -155,14 +155,14 @@ def _candidate(loss: float, **more: float) -> dict[str, float]:
     return scores | {f"valid/{name}": value for name, value in more.items()}
 
 
-def test_visqol_that_was_not_measured_everywhere_decides_nothing() -> None:
+def test_visqol_counts_only_if_all_candidates_have_it() -> None:
     good, worse = _candidate(0.5), _candidate(0.8, visqol=4.0, **{"visqol/degraded": 2.0})
     assert choose_best({1: good, 2: worse}, floor_db=3.0) == 1
     good |= {VISQOL: 2.0, VISQOL + DEGRADED_SUFFIX: 2.0}
     assert choose_best({1: good, 2: worse}, floor_db=3.0) == 2
 
 
-def test_a_score_that_is_no_number_is_never_best() -> None:
+def test_a_non_finite_score_is_never_best() -> None:
     broken = _candidate(math.nan)
     assert choose_best({1: broken, 2: _candidate(2.0)}, floor_db=3.0) == 2
     assert choose_best({2: _candidate(2.0), 3: _candidate(2.0)}, floor_db=3.0) == 2
