@@ -1,6 +1,6 @@
 """Apollo: restoration of lossy music (Li and Luo, 2024). Needs torch alone; the pipeline is in `pipelines`.
 
-Names are imported when they are first used, so that commands which need no torch answer at once.
+Names are imported on first use, so commands that need no torch start fast.
 """
 
 from importlib import import_module
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 try:
     __version__ = version("apollo-restoration")
-except PackageNotFoundError:  # run from a checkout that nobody installed
+except PackageNotFoundError:  # a checkout that is not installed
     __version__ = "0+unknown"
 
-_HOMES = {
+_MODULES = {
     "CheckpointError": "checkpoints.published_format",
     "Discriminator": "training.discriminator",
     "DiscriminatorConfig": "model.config",
@@ -48,14 +48,14 @@ _HOMES = {
     "restore": "inference.restoration",
     "save": "checkpoints.checkpoint",
 }
-__all__ = sorted(_HOMES)
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_MODULES})

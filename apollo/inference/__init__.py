@@ -1,1 +1,1 @@
-"""Restore samples with a generator: whole, in chunks, or as a stream."""
+"""Restore samples with a generator: in chunks (`restoration`) or as a stream (`streaming`)."""

@@ -1,1 +1,1 @@
-"""The generator: configuration, transforms, layers and network. Needs torch alone."""
+"""The generator: configuration, STFT, bands, layers, network, device selection. Needs torch alone."""

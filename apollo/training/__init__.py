@@ -1,1 +1,1 @@
-"""The GAN step and the training loop around it. Needs torch alone."""
+"""Training with torch alone: GAN step (`gan`), loop (`loop`), losses, discriminator, data, checkpoints."""

@@ -21,9 +21,9 @@ class DistributedContext:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        together = distributed.is_available() and distributed.is_initialized()
-        self.rank = distributed.get_rank() if together else 0
-        self.world_size = distributed.get_world_size() if together else 1
+        initialized = distributed.is_available() and distributed.is_initialized()
+        self.rank = distributed.get_rank() if initialized else 0
+        self.world_size = distributed.get_world_size() if initialized else 1
 
     def wrap_ddp(self, module: nn.Module) -> nn.Module:
         """Wrap a module in DistributedDataParallel; a single process gets the module itself."""

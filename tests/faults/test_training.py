@@ -11,7 +11,7 @@ import torch
 
 import apollo
 from apollo.training.config import FitConfig, GanConfig
-from tests.support.gloo_runs import Run, ending, launch, log, logged, names, steps, weights
+from tests.support.gloo_runs import Run, launch, log, logged, names, result, steps, weights
 
 LAST = 18  # steps of a whole run
 KILLED = -9
@@ -22,8 +22,8 @@ def undisturbed_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """What every disturbed run must equal."""
     run = Run(tmp_path_factory.mktemp("training") / "undisturbed")
     assert launch(run) == [0, 0]
-    assert ending(run).status == "done"
-    assert ending(run).step == LAST
+    assert result(run).status == "done"
+    assert result(run).step == LAST
     return run
 
 
@@ -37,9 +37,9 @@ def assert_same(run: Run, undisturbed_run: Run) -> None:
     for name, value in expected.items():
         same = torch.equal(found[name], value) if isinstance(value, torch.Tensor) else found[name] == value
         assert same, name
-    assert (ending(run).best, ending(run).scores) == (
-        ending(undisturbed_run).best,
-        ending(undisturbed_run).scores,
+    assert (result(run).best, result(run).scores) == (
+        result(undisturbed_run).best,
+        result(undisturbed_run).scores,
     )
 
 
@@ -86,8 +86,8 @@ def test_18_a_requested_stop_is_agreed_on_and_leaves_a_checkpoint(
 ) -> None:
     run = Run(tmp_path / "run")
     assert launch(run, stop={1: 7}) == [0, 0]  # rank 1 alone was asked
-    assert ending(run).status == "interrupted"
-    assert ending(run).step == 7
+    assert result(run).status == "interrupted"
+    assert result(run).step == 7
     assert (run.output / "checkpoints/step-00000007/MANIFEST.json").exists()
     assert launch(run, stop={0: 12}) == [0, 0]  # at an epoch's end: its validation is made up for
     assert launch(run) == [0, 0]
@@ -216,7 +216,7 @@ def test_22_a_non_finite_step_is_skipped_on_all_ranks_and_named(tmp_path: Path) 
     text = log(run)
     assert "step 4: non-finite loss or gradient, step skipped; examples: 0-13, 0-15\n" in text
     assert "step 7: non-finite loss or gradient, step skipped; examples: 1-0, 1-2\n" in text
-    assert ending(run).skipped == 2
+    assert result(run).skipped == 2
     for rank in range(2):
         assert [step for step, line in steps(run, rank).items() if line["step/skipped"]] == [4, 7]
     assert all(
@@ -246,5 +246,5 @@ def test_async_scores_choose_the_best_and_a_kill_before_they_arrive_validates_ag
     assert launch(run) == [0, 0]
     scores = json.loads((run.output / "checkpoints/scores.json").read_text())
     assert {int(step): one["valid/visqol"] for step, one in scores.items()} == {6: 2.06, 12: 2.12, 18: 2.18}
-    assert ending(run).best in (6, 12, 18)
-    assert (run.output / "best").resolve().name == f"step-{ending(run).best:08d}"
+    assert result(run).best in (6, 12, 18)
+    assert (run.output / "best").resolve().name == f"step-{result(run).best:08d}"

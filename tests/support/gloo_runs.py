@@ -1,4 +1,4 @@
-"""Small training runs as plain processes over gloo, for tests that kill, starve and poison them."""
+"""Small training runs as local processes over gloo, for tests that kill them or feed non-finite examples."""
 
 import json
 import logging
@@ -33,7 +33,7 @@ _PROCESSES.set_forkserver_preload(["tests.support.gloo_runs"])  # imports torch 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run does, and what is done to it."""
+    """A training run and its faults."""
 
     output: Path
     world_size: int = 2
@@ -48,13 +48,13 @@ class Run:
         )
     )
     kill: Mapping[int, int] = field(default_factory=dict)  # rank: step after which it is killed
-    stop: Mapping[int, int] = field(default_factory=dict)  # rank: step after which it asks to stop
-    poison: frozenset[str] = frozenset()  # examples whose samples are no numbers
-    has_async_scores: bool = False  # whether scores come late
+    stop: Mapping[int, int] = field(default_factory=dict)  # rank: step after which it requests a stop
+    poison: frozenset[str] = frozenset()  # examples with non-finite samples
+    has_async_scores: bool = False  # whether further scores arrive later
 
 
 class Noise:
-    """Examples made of their place: noise, and the same noise damaged."""
+    """Examples as a function of epoch and position: noise, and the same noise degraded."""
 
     def __init__(self, poison: frozenset[str] = frozenset(), count: int = 100) -> None:
         self.poison, self.count = poison, count
@@ -72,7 +72,7 @@ class Noise:
 
 
 class Recorder(Callbacks):
-    """Writes every step down, and kills its process or asks to stop where it is told."""
+    """Records every step, and kills its process or requests a stop at the configured step."""
 
     def __init__(self, run: Run, rank: int) -> None:
         self.run, self.rank, self.step, self.waiting = run, rank, 0, {}
@@ -106,27 +106,27 @@ def _append(path: Path, line: Mapping[str, Any]) -> None:
 
 
 def build(run: Run, context: DistributedContext) -> Gan:
-    """Make the small networks of a run; the same on every rank."""
+    """Create the small networks of a run; the same on every rank."""
     torch.manual_seed(run.fit.seed)
     generator = Generator(GeneratorConfig(dim=8, layers=1, heads=2, output="correction"))
     discriminator = Discriminator(DiscriminatorConfig(windows=(64, 256), norm="rms"))
     return Gan(generator, discriminator, run.gan, context)
 
 
-def _work(run: Run, rank: int, meeting: str) -> None:
+def _work(run: Run, rank: int, rendezvous: str) -> None:
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     if run.world_size > 1:
         distributed.init_process_group(
             "gloo",
-            init_method=f"file://{meeting}",
+            init_method=f"file://{rendezvous}",
             rank=rank,
             world_size=run.world_size,
             timeout=timedelta(seconds=60),
         )
     logging.basicConfig(filename=run.output / "log.txt", level=logging.INFO)
     context = DistributedContext(torch.device("cpu"))
-    ending = fit(
+    result = fit(
         build(run, context),
         Noise(run.poison),
         run.fit,
@@ -135,16 +135,16 @@ def _work(run: Run, rank: int, meeting: str) -> None:
         callbacks=Recorder(run, rank),
     )
     if rank == 0:
-        (run.output / "ending.json").write_text(json.dumps(ending.__dict__))
+        (run.output / "result.json").write_text(json.dumps(result.__dict__))
 
 
 def launch(run: Run, **changes: Any) -> list[int | None]:
-    """Run all ranks to their ends; gives their exit codes."""
+    """Run all ranks and return their exit codes."""
     run = replace(run, **changes)
     run.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         workers = [
-            _PROCESSES.Process(target=_work, args=(run, rank, f"{folder}/meeting"), daemon=True)
+            _PROCESSES.Process(target=_work, args=(run, rank, f"{folder}/rendezvous"), daemon=True)
             for rank in range(run.world_size)
         ]
         for worker in workers:
@@ -159,9 +159,9 @@ def launch(run: Run, **changes: Any) -> list[int | None]:
     return [worker.exitcode for worker in workers]
 
 
-def ending(run: Run) -> FitResult:
-    """Read how the last run ended."""
-    return FitResult(**json.loads((run.output / "ending.json").read_text()))
+def result(run: Run) -> FitResult:
+    """Read the result of the last run."""
+    return FitResult(**json.loads((run.output / "result.json").read_text()))
 
 
 def steps(run: Run, rank: int = 0) -> dict[int, dict[str, Any]]:
