@@ -49,7 +49,7 @@ class RayCallbacks(Callbacks):
         self.config, self.desk, self.context, self.sync = config, desk, context, sync
         self.output = Folder(str(config.folder))
         self.tracker = Tracker(run) if context.rank == 0 else None
-        self.review_examples = config.listening_examples
+        self.listening_examples = config.listening_examples
         self.has_async_scores = config.listening_examples > 0
         self._reviews: dict[int, Aside] = {}
         self._counts = _TrainingCounts(context.rank)
