@@ -1,4 +1,4 @@
-"""The `apollo` command: restore songs, restore a stream, look at a checkpoint, look at this machine.
+"""The `apollo` command: restore songs or a stream, describe a checkpoint, check this machine.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 some files could not be restored while others were, 130 interrupted.
 """
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib import import_module
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from apollo import __version__
 from apollo.audio.formats import CLIP_MODES, FORMATS, SongsConfig
@@ -36,11 +36,11 @@ _EXAMPLES = {
 
 
 class UsageError(Exception):
-    """What the user asked for cannot be."""
+    """Invalid options, inputs or checkpoint."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and give its exit code."""
+    """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     run: Callable[[argparse.Namespace], int] = options.run
@@ -54,10 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"apollo: {package} is not installed: pip install {package}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        print("apollo: interrupted; what was finished is whole, the rest was not begun", file=sys.stderr)
+        print(
+            "apollo: interrupted; finished files are complete, the others were not written", file=sys.stderr
+        )
         return INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()  # nobody reads our output any more
+        sys.stderr.close()  # the reader of the output is gone
         return FAILED
 
 
@@ -68,42 +70,14 @@ def _interrupt(*_: object) -> NoReturn:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="apollo",
-        description="Restores music that a lossy codec damaged (Apollo, Li and Luo 2024).",
+        description="Restore music degraded by lossy compression (Apollo, Li and Luo 2024).",
         epilog="exit codes: 0 done, 1 failed, 2 usage, 3 some files failed, 130 interrupted",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"apollo {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    restore = _command(commands, "restore", "restore audio files", _restore)
-    restore.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="audio files, or folders with audio files"
-    )
-    default = SongsConfig()
-    restore.add_argument(
-        "-o", "--output", default=default.output, help="folder for the results (%(default)s)"
-    )
-    _add_generator(restore)
-    restore.add_argument(
-        "--format", choices=FORMATS, default=default.format, help="32-bit float, 24 or 16 bit (%(default)s)"
-    )
-    restore.add_argument(
-        "--clip",
-        choices=CLIP_MODES,
-        default=default.clip,
-        help="beyond full scale: turn the file down, cut, or keep (%(default)s)",
-    )
-    restore.add_argument(
-        "--filename",
-        default=default.filename,
-        help="name of a result without extension; {stem}, {name} and {parent} are the input's (%(default)s)",
-    )
-    restore.add_argument("--overwrite", action="store_true", help="make results again that are there")
-    restore.add_argument("--picture", action="store_true", help="draw spectrograms before and after")
-    restore.add_argument(
-        "--batch", type=int, default=default.batch, help="chunks of 5 s computed at a time (%(default)s)"
-    )
-    restore.add_argument("--json", action="store_true", help="one JSON object a file on standard output")
+    _add_restore_options(_command(commands, "restore", "restore audio files", _restore))
 
     stream = _command(commands, "stream", "restore raw PCM from standard input to standard output", _stream)
     _add_generator(stream)
@@ -114,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("checkpoint", metavar="CHECKPOINT")
     info.add_argument("--json", action="store_true", help="as JSON")
 
-    doctor = _command(commands, "doctor", "look at what this machine has, and how fast it is", _doctor)
+    doctor = _command(commands, "doctor", "check packages, ffmpeg, device and speed of this machine", _doctor)
     _add_device(doctor)
     return parser
 
@@ -137,22 +111,45 @@ def _command(
     return parser
 
 
+def _add_restore_options(parser: argparse.ArgumentParser) -> None:
+    default = SongsConfig()
+
+    def add(*names: str, text: str, **settings: Any) -> None:
+        parser.add_argument(*names, help=f"{text} (%(default)s)", **settings)
+
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="audio files, or folders with audio files")
+    add("-o", "--output", default=default.output, text="output folder")
+    _add_generator(parser)
+    add("--format", choices=FORMATS, default=default.format, text="output format: 32-bit float, 24 or 16 bit")
+    text = "samples beyond full scale: scale the whole file down, clip, or keep"
+    add("--clip", choices=CLIP_MODES, default=default.clip, text=text)
+    text = "output name without extension; {stem}, {name}, {parent}: of the input"
+    add("--filename", default=default.filename, text=text)
+    add("--batch", type=int, default=default.batch, text="5-second chunks per batch")
+    for name, text in (
+        ("--overwrite", "replace existing outputs instead of skipping them"),
+        ("--picture", "write a PNG with the spectrograms before and after"),
+        ("--json", "write one JSON object per file to standard output"),
+    ):
+        parser.add_argument(name, action="store_true", help=text)
+
+
 def _add_generator(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         default=RELEASED,
-        help="folder, file, Hugging Face name or registry name of the weights (%(default)s)",
+        help="checkpoint folder or file, Hugging Face name, or MLflow model URI (%(default)s)",
     )
     _add_device(parser)
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", choices=DEVICES, default=DEVICES[0], help="(%(default)s)")
+    parser.add_argument("--device", choices=DEVICES, default=DEVICES[0], help="device (%(default)s)")
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
         default=PRECISIONS[0],
-        help="auto: bfloat16 where the hardware multiplies in it (%(default)s)",
+        help="auto: bfloat16 where the hardware supports it natively (%(default)s)",
     )
 
 
@@ -184,7 +181,7 @@ def _restore(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(error) from error
     if options.picture:
-        import_module("matplotlib")  # rather now than after the first song
+        import_module("matplotlib")  # fail before the first song, not after it
     from apollo.cli.progress import ProgressBar
 
     bar = ProgressBar()
@@ -197,7 +194,7 @@ def _restore(options: argparse.Namespace) -> int:
     for outcome in restore_songs(generator, jobs, config, progress=progress):
         bar.close()
         outcomes.append(outcome)
-        print(_line(outcome), file=sys.stderr, flush=True)
+        print(_format_result(outcome), file=sys.stderr, flush=True)
         if options.json:
             print(json.dumps(asdict(outcome)), flush=True)
     counts = {status: sum(one.status == status for one in outcomes) for status in _STATUSES}
@@ -210,16 +207,16 @@ def _restore(options: argparse.Namespace) -> int:
 _STATUSES = ("restored", "skipped", "failed")
 
 
-def _line(outcome: "SongResult") -> str:
+def _format_result(outcome: "SongResult") -> str:
     if outcome.status == "failed":
         return f"FAILED   {outcome.input!r}: {outcome.reason}"
     if outcome.status == "skipped":
-        return f"skipped  {outcome.output!r} is there already; --overwrite makes it again"
+        return f"skipped  {outcome.output!r} already exists; --overwrite replaces it"
     speed = outcome.seconds / max(outcome.elapsed_seconds, 1e-9)
     times = f"{outcome.seconds:.2f} s in {outcome.elapsed_seconds:.1f} s ({speed:.1f} x real time)"
     line = f"restored {outcome.output!r}: {times}"
     if outcome.gain < 1:
-        line += f", turned down to {outcome.gain:.3f} to fit full scale"
+        line += f", scaled by {outcome.gain:.3f} to fit full scale"
     return "\n".join([line, *(f"  warning: {warning}" for warning in outcome.warnings)])
 
 
@@ -227,7 +224,7 @@ def _stream(options: argparse.Namespace) -> int:
     if options.channels < 1:
         raise UsageError(f"--channels is {options.channels}: it must be at least 1")
     if sys.stdin is None or sys.stdout is None:
-        raise UsageError("stream needs standard input and standard output")
+        raise UsageError("stream needs standard input and output")
     from apollo.cli.stream import ByteInput, restore_pcm
     from apollo.inference.streaming import StreamRestorer
 
@@ -249,9 +246,12 @@ def _stream(options: argparse.Namespace) -> int:
         print(f"apollo: {error}", file=sys.stderr)
         return FAILED
     if report.dropped_bytes:
-        print(f"apollo: {report.dropped_bytes} bytes at the end made no whole sample", file=sys.stderr)
+        print(
+            f"apollo: {report.dropped_bytes} trailing bytes were dropped",
+            file=sys.stderr,
+        )
     print(
-        f"apollo: {report.seconds:.2f} s of audio in {report.busy_seconds:.2f} s of work: "
+        f"apollo: {report.seconds:.2f} s of audio in {report.busy_seconds:.2f} s of computation: "
         f"real-time factor {report.real_time_factor:.2f}",
         file=sys.stderr,
     )
@@ -278,9 +278,9 @@ def _doctor(options: argparse.Namespace) -> int:
 
     healthy = True
     try:
-        for name, found, fine in check_environment(options.device, options.precision):
-            healthy = healthy and fine
-            print(f"{'ok ' if fine else 'BAD'} {name:16s} {found}", flush=True)
+        for name, found, passed in check_environment(options.device, options.precision):
+            healthy = healthy and passed
+            print(f"{'ok ' if passed else 'BAD'} {name:16s} {found}", flush=True)
     except ValueError as error:
         raise UsageError(error) from error
     return DONE if healthy else FAILED

@@ -1,1 +1,1 @@
-"""Audio files: decode, read, write, and restore songs. Imports more than torch, when called."""
+"""Audio files: decode, read, write, and restore songs. Packages other than torch are imported when needed."""

@@ -1,7 +1,7 @@
-"""Starting ffmpeg so that it can neither outlive its parent nor its time limit.
+"""Run ffmpeg so that it outlives neither its parent process nor a timeout.
 
-The bundled binary of imageio-ffmpeg is the default on every node, because shards must not depend on what a
-node has installed.
+The binary of imageio-ffmpeg is the default on every node, so that shards do not depend on the ffmpeg
+that a node has installed.
 """
 
 import ctypes
@@ -21,18 +21,18 @@ _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 class FfmpegError(RuntimeError):
-    """ffmpeg failed, or took too long."""
+    """ffmpeg failed or timed out."""
 
 
 class FfmpegMissingError(RuntimeError):
-    """ffmpeg is not there or cannot be started: a fault of the node, not of what was to be encoded."""
+    """ffmpeg is missing or cannot be started: a fault of the node, not of the audio."""
 
 
 def find_ffmpeg(path: str | None = None) -> str:
-    """Give the ffmpeg to use: the one named, else the bundled one.
+    """Return the path of ffmpeg: `path` if given, else the binary of imageio-ffmpeg.
 
     Raises:
-        FfmpegMissingError: there is none, or it is no program that can be run.
+        FfmpegMissingError: it does not exist or is not executable.
     """
     if path is None:
         import imageio_ffmpeg
@@ -44,15 +44,15 @@ def find_ffmpeg(path: str | None = None) -> str:
     found = shutil.which(path)
     if found is None:
         raise FfmpegMissingError(
-            f"ffmpeg {path!r} is not there or cannot be executed on {os.uname().nodename}. "
-            "Take the bundled one (preprocess: leave --codec.ffmpeg unset), or name one that every node has"
+            f"ffmpeg {path!r} does not exist or is not executable on {os.uname().nodename}. "
+            "Use the bundled one (preprocess: leave --codec.ffmpeg unset) or one that every node has"
         )
     return found
 
 
 @cache
 def ffmpeg_version(path: str) -> str:
-    """Name an ffmpeg exactly: its first line of `-version` and a digest of the binary."""
+    """Return the version that ffmpeg reports and the SHA-256 of its binary, shortened."""
     line = run([path, "-version"], timeout_seconds=30).decode(errors="replace").partition("\n")[0]
     with open(path, "rb") as program:
         digest = hashlib.file_digest(program, "sha256").hexdigest()[:16]
@@ -60,33 +60,33 @@ def ffmpeg_version(path: str) -> str:
 
 
 def die_with_parent(*, one_core: bool = False) -> Callable[[], None] | None:
-    """Give what a child runs first, so that a killed parent takes it along, on Linux.
+    """Return a `preexec_fn` that kills the child when its parent dies, on Linux.
 
     Args:
-        one_core: Keep the child on the core that the kernel started it on. An encoder's eight threads
-            wandering over the cores cost more processor time (docs/benchmarks.md), and an actor has one CPU.
+        one_core: Pin the child to the core that it started on. An encoder's eight threads use more CPU
+            time when they migrate between cores (docs/benchmarks.md), and an actor has one CPU.
     """
     if _libc is None:
         return None
     parent, libc = os.getpid(), _libc
 
-    def ask_for_signal() -> None:
+    def set_death_signal() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
         if one_core:
             os.sched_setaffinity(0, {libc.sched_getcpu()})
 
-    return ask_for_signal
+    return set_death_signal
 
 
 def run(
     command: Sequence[str], *, timeout_seconds: float, stdin: bytes = b"", pass_fds: Sequence[int] = ()
 ) -> bytes:
-    """Run a command to its end and return its standard output.
+    """Run a command and return its standard output.
 
     Raises:
-        FfmpegError: it failed, or was killed at its time limit.
+        FfmpegError: it failed or timed out.
         FfmpegMissingError: it could not be started.
     """
     try:
@@ -106,13 +106,13 @@ def run(
             stdout, stderr = process.communicate(stdin, timeout_seconds)
         except subprocess.TimeoutExpired as error:
             os.killpg(process.pid, signal.SIGKILL)  # a wrapper script's own children too
-            raise FfmpegError(f"ffmpeg was killed after {timeout_seconds:g} s") from error
+            raise FfmpegError(f"ffmpeg timed out after {timeout_seconds:g} s and was killed") from error
     if process.returncode:
-        raise FfmpegError(f"ffmpeg ended with {process.returncode}: {complaint(stderr)}")
+        raise FfmpegError(f"ffmpeg exited with code {process.returncode}: {summarize_stderr(stderr)}")
     return stdout
 
 
-def complaint(stderr: bytes) -> str:
-    """Give the beginning of an error output on one line, without addresses that differ from run to run."""
+def summarize_stderr(stderr: bytes) -> str:
+    """Return the first two lines of an error output as one, without addresses that differ between runs."""
     lines = (_TAG.sub("", line).strip() for line in stderr.decode(errors="replace").splitlines())
     return " | ".join([line for line in lines if line][:2])[:200] or "no message"

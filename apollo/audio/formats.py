@@ -1,4 +1,4 @@
-"""Output formats and options of restoring songs. Free of torch, so that `apollo --help` answers at once."""
+"""Output formats and options for restoring songs; no torch import, to keep `apollo --help` fast."""
 
 import string
 from dataclasses import dataclass
@@ -17,19 +17,19 @@ _FIELDS = ("stem", "name", "parent")
 
 @dataclass(frozen=True, kw_only=True)
 class SongsConfig:
-    """How songs are restored.
+    """Options for restoring songs.
 
     Args:
-        output: Folder for the results.
+        output: Output folder.
         format: `float`, `wav24`, `wav16`, `flac24` or `flac16`.
-        clip: What happens to samples beyond full scale: `rescale` turns the file down, `clamp` cuts them,
+        clip: Handling of samples beyond full scale: `rescale` scales the whole file down, `clamp` clips them,
             `none` keeps them, which only `float` can.
-        filename: Name of a result without extension; {stem} is the input's without its extension, {name} with
-            it, {parent} its folder's name. "/" makes folders.
-        overwrite: Whether results that are there are made again; otherwise they are skipped.
-        picture: Whether a picture of before and after lies beside every result.
-        batch: Chunks of 5 seconds that are computed at a time. Memory grows with it, the result stays the
-            same; a GPU is busier with more.
+        filename: Output name without extension; {stem} is the input's name without its extension, {name}
+            with it, {parent} the name of its folder. "/" makes folders.
+        overwrite: Whether existing outputs are replaced; otherwise they are skipped.
+        picture: Whether to write a PNG with the spectrograms before and after, beside the output.
+        batch: Chunks of 5 seconds per batch. The output does not depend on it; memory and GPU utilization
+            grow with it.
     """
 
     output: str = "restored"
@@ -41,7 +41,7 @@ class SongsConfig:
     batch: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense.
+        """Validate the fields.
 
         Raises:
             ValueError: a field is out of its range.
@@ -54,15 +54,15 @@ class SongsConfig:
         try:
             parts = list(string.Formatter().parse(self.filename))
         except ValueError as error:
-            raise ValueError(f"filename {self.filename!r} is no template: {error}") from error
+            raise ValueError(f"filename {self.filename!r} is not a valid template: {error}") from error
         fields = [name for _, name, _, _ in parts if name is not None]
         if any(spec or conversion for _, _, spec, conversion in parts):
             raise ValueError(
-                f"filename {self.filename!r}: {{stem}}, {{name}}, {{parent}} stand alone in braces"
+                f"filename {self.filename!r}: {{stem}}, {{name}}, {{parent}} take no format specification"
             )
         if self.filename.endswith("/"):
-            raise ValueError(f"filename {self.filename!r} ends in a folder: use {{stem}} after it")
+            raise ValueError(f"filename {self.filename!r} ends with /: add {{stem}} after it")
         if unknown := [name for name in fields if name not in _FIELDS]:
-            raise ValueError(f"filename knows {{stem}}, {{name}} and {{parent}}, not {{{unknown[0]}}}")
+            raise ValueError(f"filename takes {{stem}}, {{name}} and {{parent}}, not {{{unknown[0]}}}")
         if not fields:
-            raise ValueError(f"filename {self.filename!r} gives all results one name: use {{stem}} in it")
+            raise ValueError(f"filename {self.filename!r} is the same for all outputs: add {{stem}}")

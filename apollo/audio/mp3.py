@@ -1,4 +1,4 @@
-"""What an MP3 stream says of itself: frames, bitrates, and the gapless tag with LAME's delay and padding.
+"""Headers of an MP3 stream: frames, bitrates, and the gapless tag with LAME's delay and padding.
 
 Sources: ISO/IEC 11172-3 and 13818-3 (frame header), the LAME Tag specification (delay and padding in three
 bytes at offset 21).
@@ -18,14 +18,14 @@ Content = bytes | mmap
 
 @dataclass(frozen=True)
 class Mp3Info:
-    """An MP3 bitstream as its headers tell it.
+    """Properties of an MP3 bitstream, from its headers.
 
     Args:
         sample_rate: Hz.
         bitrate_bps: Mean over the audio frames, rounded; exact at constant bitrate.
-        frames: Audio frames, the tag's own frame not among them.
+        frames: Number of audio frames, without the tag's own frame.
         samples: Samples per channel that a gapless decoder returns; None without a gapless tag.
-        missing_frames: Frames that the tag promises and the stream does not hold.
+        missing_frames: Frames that the tag declares and the stream does not contain.
     """
 
     sample_rate: int
@@ -76,10 +76,10 @@ def _after_id3(stream: Content) -> int:
 
 
 def parse(stream: Content) -> Mp3Info:
-    """Walk over the frames of a whole MP3 stream.
+    """Parse the frame headers of a complete MP3 stream.
 
     Raises:
-        ValueError: there is no frame where the first one must be.
+        ValueError: there is no frame at the start (after an ID3 tag).
     """
     at = _after_id3(stream)
     first = _header(stream, at)
@@ -99,7 +99,7 @@ def parse(stream: Content) -> Mp3Info:
 
 
 def _gapless(tag: bytes, samples_per_frame: int, frames: int) -> tuple[int | None, int]:
-    """Read a Xing/Info tag: samples after trimming (None without delays), and the frames that are missing."""
+    """Read a Xing/Info tag: samples after trimming (None without delays), and number of missing frames."""
     flags = int.from_bytes(tag[4:8], "big")
     at, missing = 8, 0
     if flags & 1:

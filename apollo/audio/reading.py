@@ -1,8 +1,8 @@
-"""Reading a song for restoration: any format, rate and channel count, as a stream of 44.1 kHz blocks.
+"""Read audio files of any format, rate and channel count as a stream of blocks at one sample rate.
 
-libsndfile reads uncompressed files and FLAC at the right rate; ffmpeg decodes and resamples the rest. MP3 is
-not read through soundfile, which seeks after every block: the bit reservoir is lost, and every block begins
-with wrong samples. A damaged file gives what can be decoded, and a warning that says what is missing.
+libsndfile reads uncompressed files and FLAC at that rate; ffmpeg decodes and resamples the rest. MP3 is not
+read through soundfile, which seeks after every block: the bit reservoir is lost, and every block begins with
+wrong samples. A damaged file yields what can be decoded, and a warning about what is missing.
 
 Shape legend: blocks are [channels, samples], float32.
 """
@@ -29,23 +29,23 @@ from apollo.audio.decoding import (
 from apollo.audio.ffmpeg import find_ffmpeg
 
 _PIECE_FRAMES = 4096
-_SLACK_SECONDS = 0.1  # containers round
+_SLACK_SECONDS = 0.1  # containers round durations
 _TAGS = ("title", "artist", "album", "date", "tracknumber", "genre", "copyright")
 
 
 class AudioReader:
-    """An open audio file; a context manager.
+    """Read one audio file; a context manager.
 
     Args:
         path: The file.
         sample_rate: Hz of the blocks.
 
     Attributes:
-        channels: How many there are.
-        frames: Samples per channel that the file promises, None when it does not.
-        expected: How many there will be as far as anybody can tell.
+        channels: Number of channels.
+        frames: Samples per channel that the file declares, None if it declares none.
+        estimated_frames: The same, estimated where the file declares none.
         tags: Title, artist and so on, where libsndfile reads them.
-        warnings: What is wrong with the file although it can be restored; complete after the last block.
+        warnings: Damage that does not prevent reading; complete after the last block.
     """
 
     def __init__(self, path: str, sample_rate: int) -> None:
@@ -53,7 +53,7 @@ class AudioReader:
         self.sample_rate = sample_rate
         self.channels = 0
         self.frames: int | None = None
-        self.expected = MAX_SECONDS * sample_rate
+        self.estimated_frames = MAX_SECONDS * sample_rate
         self.tags: dict[str, str] = {}
         self.warnings: list[str] = []
 
@@ -61,7 +61,7 @@ class AudioReader:
         """Open the file.
 
         Raises:
-            AudioError: it is no audio file that can be read.
+            AudioError: it is not a readable audio file.
         """
         self._stack = ExitStack()
         try:
@@ -103,81 +103,83 @@ class AudioReader:
         if self.channels > MAX_CHANNELS:
             raise AudioError(f"has {self.channels} channels, more than {MAX_CHANNELS}")
         if self.frames is not None:
-            self.expected = self.frames
+            self.estimated_frames = self.frames
         if self.frames is not None and self.frames > MAX_SECONDS * self.sample_rate:
             raise AudioError(f"longer than {MAX_SECONDS / 3600:.0f} hours")
 
     def _open_decoder(self) -> None:
         program = find_ffmpeg()
-        looks = probe(self.path, program)
-        if looks.seconds is not None:
-            self.frames = round(looks.seconds * self.sample_rate)
-        if looks.guessed_seconds is not None:
-            self.expected = round(looks.guessed_seconds * self.sample_rate)
+        info = probe(self.path, program)
+        if info.seconds is not None:
+            self.frames = round(info.seconds * self.sample_rate)
+        if info.guessed_seconds is not None:
+            self.estimated_frames = round(info.guessed_seconds * self.sample_rate)
         decoder = Decoder(self.path, program, sample_rate=self.sample_rate, stereo=None, strict=False)
         self._decoder = self._stack.enter_context(decoder)
         self.channels = decoder.channels
 
     def blocks(self, frames: int) -> Iterator[Tensor]:
-        """Give the samples, `frames` at a time.
+        """Yield the samples, `frames` at a time.
 
         Raises:
-            AudioError: the file holds no samples, or some that are no numbers.
+            AudioError: the file contains no samples, or non-finite ones.
         """
-        given = 0
+        num_read = 0
         for block in self._read_sound(frames) if self._sound is not None else self._read_decoder(frames):
             finite = torch.isfinite(block).all(0)
             if not finite.all():
-                at = (given + int(finite.logical_not().nonzero()[0])) / self.sample_rate
-                raise AudioError(f"holds samples that are no numbers (NaN, infinite), first at {at:.3f} s")
-            given += block.shape[1]
+                at = (num_read + int(finite.logical_not().nonzero()[0])) / self.sample_rate
+                raise AudioError(f"contains non-finite samples (NaN or infinite), first at {at:.3f} s")
+            num_read += block.shape[1]
             yield block
-        if not given:
-            raise AudioError("the file holds no samples")
+        if not num_read:
+            raise AudioError("the file contains no samples")
 
     def _read_sound(self, frames: int) -> Iterator[Tensor]:
         pieces: list[Tensor] = []
-        given = pending = 0
+        num_read = pending = 0
         for piece in self._read_pieces():
             pieces.append(piece)
             pending += piece.shape[1]
             if pending >= frames:
                 yield torch.cat(pieces, 1)
-                given, pending, pieces = given + pending, 0, []
+                num_read, pending, pieces = num_read + pending, 0, []
         if pieces:
             yield torch.cat(pieces, 1)
-        if self.frames is not None and given + pending < self.frames:
-            self._warn_early(given + pending, "no more samples")
+        if self.frames is not None and num_read + pending < self.frames:
+            self._warn_truncated(num_read + pending, "no more samples")
 
     def _read_pieces(self) -> Iterator[Tensor]:
-        """Read little at a time, since libsndfile gives nothing of a read in which it meets damage."""
+        """Read small pieces, since libsndfile returns nothing from a read that meets damage."""
         import soundfile
 
-        given = 0
+        num_read = 0
         while True:
             try:
                 piece = self._sound.read(_PIECE_FRAMES, dtype="float32", always_2d=True)
             except soundfile.LibsndfileError as error:
-                if not given:
+                if not num_read:
                     raise AudioError(f"cannot be decoded: {error.error_string}") from error
-                self._warn_early(given, error.error_string)
+                self._warn_truncated(num_read, error.error_string)
                 return
             if not len(piece):
                 return
-            given += len(piece)
+            num_read += len(piece)
             yield torch.from_numpy(piece).T
 
-    def _warn_early(self, given: int, reason: str) -> None:
+    def _warn_truncated(self, num_read: int, reason: str) -> None:
         if not self.warnings:
-            promised = "" if self.frames is None else f" of {self.frames / self.sample_rate:.2f}"
-            self.warnings.append(f"ends after {given / self.sample_rate:.2f}{promised} s: {reason}")
+            declared = "" if self.frames is None else f" of {self.frames / self.sample_rate:.2f}"
+            self.warnings.append(
+                f"truncated: ends after {num_read / self.sample_rate:.2f}{declared} s: {reason}"
+            )
 
     def _read_decoder(self, frames: int) -> Iterator[Tensor]:
-        given = 0
+        num_read = 0
         while block := self._decoder.read(frames):
-            given += len(block) // (4 * self.channels)
+            num_read += len(block) // (4 * self.channels)
             yield torch.frombuffer(bytearray(block), dtype=torch.float32).view(-1, self.channels).T
-        if complaint := self._decoder.complaint():
-            self.warnings.append(f"ffmpeg: {complaint}")
-        if self.frames is not None and given < self.frames - _SLACK_SECONDS * self.sample_rate:
-            self._warn_early(given, "no more samples")
+        if message := self._decoder.error_message():
+            self.warnings.append(f"ffmpeg: {message}")
+        if self.frames is not None and num_read < self.frames - _SLACK_SECONDS * self.sample_rate:
+            self._warn_truncated(num_read, "no more samples")

@@ -1,7 +1,7 @@
-"""Restoring files: what `apollo restore` does, one song after the other, each as a stream.
+"""Restore files one after the other, each as a stream: `apollo restore`.
 
-Memory does not grow with length. The input is never touched; the output gets its name when it is whole. A
-file that cannot be restored is an outcome with a reason, and the others go on.
+Memory does not grow with length. Inputs are never modified and outputs are written atomically. A file that
+cannot be restored is a result with a reason, and the others continue.
 """
 
 import os
@@ -30,9 +30,9 @@ class SongJob:
     """One file to restore.
 
     Args:
-        source: The input.
-        target: The result.
-        problem: Why it cannot be done, known beforehand.
+        source: Input path.
+        target: Output path.
+        problem: Why it cannot be restored, where that is known in advance.
     """
 
     source: Path
@@ -42,20 +42,20 @@ class SongJob:
 
 @dataclass(kw_only=True)
 class SongResult:
-    """What became of one file.
+    """The result of restoring one file.
 
     Args:
-        input: Its path.
-        output: The result's.
-        status: `restored`, `skipped` (the result is there) or `failed`.
+        input: Input path.
+        output: Output path.
+        status: `restored`, `skipped` (the output exists) or `failed`.
         reason: Why it failed.
-        warnings: What is wrong with the input although it was restored.
-        channels: How many.
-        samples: Length of the result, per channel.
-        seconds: The same in seconds.
-        elapsed_seconds: How long it took.
+        warnings: Damage of the input that did not prevent restoring it.
+        channels: Number of channels.
+        samples: Length of the output in samples per channel.
+        seconds: Length of the output in seconds.
+        elapsed_seconds: Processing time.
         peak: Largest absolute sample before clipping.
-        gain: What the result was multiplied with to fit full scale.
+        gain: Factor that scaled the output to fit full scale.
     """
 
     input: str
@@ -72,9 +72,9 @@ class SongResult:
 
 
 def find_songs(inputs: Sequence[str], config: SongsConfig) -> list[SongJob]:
-    """Find the audio files that are named, and those under the folders that are, and name their results.
+    """Find the audio files among the inputs and below input folders, and choose their output paths.
 
-    Under a folder, results lie as the files do. Files in the output folder are results, not songs.
+    Outputs keep the structure of an input folder. Files in the output folder are outputs, not songs.
 
     Raises:
         ValueError: an input does not exist, or is the output folder.
@@ -87,7 +87,7 @@ def list_songs(inputs: Sequence[str], config: SongsConfig) -> tuple[dict[Path, P
     """Find the audio files as `find_songs` does.
 
     Returns:
-        By file, the folder that its result goes to; and what there is no result of, with the reasons.
+        The output folder of each file; and jobs that cannot be done, with the reasons.
 
     Raises:
         ValueError: an input does not exist, or is the output folder.
@@ -100,7 +100,7 @@ def list_songs(inputs: Sequence[str], config: SongsConfig) -> tuple[dict[Path, P
         if not os.path.lexists(path):
             raise ValueError(f"{name}: no such file or folder")
         if path == output:
-            raise ValueError(f"{name}: the output folder is an input; its results would be taken for songs")
+            raise ValueError(f"{name}: the output folder is an input; choose another --output")
         if not path.is_dir():
             found[path] = output
             continue
@@ -113,16 +113,16 @@ def list_songs(inputs: Sequence[str], config: SongsConfig) -> tuple[dict[Path, P
 
 
 def is_song(name: str) -> bool:
-    """Tell by its name whether a file under a folder is taken for a song."""
+    """Return whether a file below a folder is an audio file, by its name."""
     return name.rpartition(".")[2].lower() in EXTENSIONS and not name.startswith(".")
 
 
 def name_results(found: Mapping[Path, Path], config: SongsConfig) -> list[SongJob]:
-    """Name the results of songs, each unlike the others and unlike every song.
+    """Choose output paths that are unique and not inputs.
 
     Args:
-        found: By song, the folder that its result goes to: absolute, all of them.
-        config: Format, template, and the output folder that no result may leave.
+        found: The output folder of each file; absolute paths.
+        config: Format, filename template, and the output folder that no path may leave.
     """
     jobs = [SongJob(song, _target(song, folder, config)) for song, folder in found.items()]
     return _without_collisions(jobs, config)
@@ -133,7 +133,7 @@ def _absolute(path: str) -> Path:
 
 
 def _walk(folder: Path, output: Path) -> tuple[list[Path], dict[Path, str]]:
-    """Give the audio files under a folder, and the folders that cannot be read with the reasons."""
+    """Return the audio files below a folder, and the folders that cannot be read with the reasons."""
     errors: list[OSError] = []
     songs = []
     for place, folders, files in os.walk(folder, onerror=errors.append):
@@ -148,7 +148,7 @@ def _target(song: Path, folder: Path, config: SongsConfig) -> Path:
 
 
 def _without_collisions(jobs: list[SongJob], config: SongsConfig) -> list[SongJob]:
-    """Give songs whose results would share a name the whole names of their files; note what is wrong."""
+    """Name outputs that would collide after the input's name with its extension; note remaining problems."""
     counts = Counter(job.target for job in jobs)
     extension = FORMATS[config.format][2]
     jobs = [
@@ -164,7 +164,7 @@ def _without_collisions(jobs: list[SongJob], config: SongsConfig) -> list[SongJo
 
 
 def _identity(path: Path) -> tuple[int, int] | Path:
-    """Tell what a name stands for, whatever it is called: the file, or the name where none is here."""
+    """Return an identity that all names of an existing file share; the path itself where there is no file."""
     try:
         status = path.stat()
     except OSError:
@@ -176,16 +176,16 @@ def _problem(
     target: Path, counts: Counter[Path], inputs: set[tuple[int, int] | Path], output: Path
 ) -> str | None:
     if not target.is_relative_to(output):
-        return f"the template leads outside the output folder: {target}"
+        return f"the filename template leads outside the output folder: {target}"
     if counts[target] > 1:
-        return "another input has the same result name; use {parent} in the template"
+        return "another input has the same output path; use {parent} in --filename"
     if _identity(target) in inputs:
-        return "the output would be an input; choose another folder or template"
+        return "the output path is an input; choose another --output or --filename"
     return None
 
 
 def is_pending(job: SongJob, config: SongsConfig) -> bool:
-    """Tell whether a job has work to do."""
+    """Return whether a job remains to be done."""
     return job.problem is None and (config.overwrite or not job.target.exists())
 
 
@@ -199,13 +199,13 @@ def restore_songs(
     """Restore files one after the other.
 
     Args:
-        generator: On its device, at its precision; needed only when a job is open.
-        jobs: What `find_songs` gave.
-        config: How.
-        progress: Called while a file is restored, with the seconds done and to do.
+        generator: On its device, at its precision; needed only when a job is pending.
+        jobs: From `find_songs`.
+        config: Options.
+        progress: Called while a file is restored, with the seconds done and in total.
 
     Yields:
-        One outcome a job.
+        One result per job.
     """
     for job in jobs:
         outcome = SongResult(
@@ -222,7 +222,7 @@ def restore_songs(
             except (AudioError, FfmpegError, FfmpegMissingError, WriteError) as error:
                 outcome.reason = str(error)
             except torch.OutOfMemoryError:
-                outcome.reason = "the device has too little memory: lower --batch, or take --device cpu"
+                outcome.reason = "out of device memory: lower --batch or use --device cpu"
             outcome.elapsed_seconds = time.monotonic() - began
         yield outcome
 
@@ -244,21 +244,21 @@ def _restore(
             sample_rate=rate,
             format=config.format,
             clip=config.clip,
-            frames=song.expected,
+            frames=song.estimated_frames,
             tags=song.tags,
         )
         pictures = None
         if config.picture:
-            pictures = (Spectrogram(song.expected, rate), Spectrogram(song.expected, rate))
+            pictures = (Spectrogram(song.estimated_frames, rate), Spectrogram(song.estimated_frames, rate))
         state = restorer.start(song.channels)
         with writer:
             for block in song.blocks(int(CHUNK_SECONDS * rate) * config.batch):
                 restored, state = restorer.push(state, block.to(device))
-                _take(writer, pictures, block, restored.float().cpu())
+                _write(writer, pictures, block, restored.float().cpu())
                 if progress is not None:
-                    progress(job, state.received / rate, song.expected / rate)
+                    progress(job, state.received / rate, song.estimated_frames / rate)
             rest = restorer.finish(state).float().cpu()
-            _take(writer, pictures, rest[:, :0], rest)
+            _write(writer, pictures, rest[:, :0], rest)
             outcome.gain = writer.commit()
             outcome.peak = writer.peak
         outcome.warnings, outcome.channels = song.warnings, song.channels
@@ -267,18 +267,18 @@ def _restore(
         try:
             save_comparison(*pictures, title=job.source.name, target=job.target.with_suffix(_PICTURE))
         except OSError as error:
-            outcome.warnings.append(f"the picture cannot be written: {error.strerror or error}")
+            outcome.warnings.append(f"the spectrogram cannot be written: {error.strerror or error}")
 
 
-def _take(
+def _write(
     writer: AudioWriter,
     pictures: tuple[Spectrogram, Spectrogram] | None,
     before: torch.Tensor,
     after: torch.Tensor,
 ) -> None:
-    """Write restored samples, and show both sides to the picture."""
+    """Write restored samples, and add both signals to their spectrograms."""
     if not torch.isfinite(after).all():
-        raise AudioError("the generator gave samples that are no numbers: its weights do not fit this audio")
+        raise AudioError("non-finite samples from the generator: its weights do not fit this audio")
     writer.write(after)
     if pictures is not None:
         pictures[0].add(before)

@@ -1,4 +1,4 @@
-"""A picture of a song before and after: two spectrograms, drawn from a stream at bounded memory."""
+"""Spectrograms of a song before and after, computed from a stream in bounded memory."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ _RANGE_DB = 90.0
 
 
 class Spectrogram:
-    """Collects the spectrogram of a stream of blocks [channels, samples].
+    """Accumulate the spectrogram of a stream of blocks [channels, samples].
 
     Args:
-        frames: Samples per channel to expect; the picture has at most about 1,200 columns of these.
+        frames: Expected samples per channel; they become at most about 1,200 columns.
         sample_rate: Hz.
     """
 
@@ -28,7 +28,7 @@ class Spectrogram:
         self._skip = 0
 
     def add(self, block: Tensor) -> None:
-        """Take samples."""
+        """Add samples [channels, samples]."""
         samples = torch.cat((self._rest, block.mean(0)))
         dropped = min(self._skip, len(samples))
         samples = samples[dropped:]
@@ -40,18 +40,16 @@ class Spectrogram:
         self._skip += max(count * self.hop - len(samples), 0) - dropped
 
     def level_db(self) -> Tensor:
-        """Give the levels [bins, columns] in dB of a full-scale sine; one silent column if there was too
-        little.
-        """
+        """Return levels [bins, columns] in dB of a full-scale sine; one silent column if too short."""
         power = torch.stack(self._columns or [torch.zeros(_WINDOW // 2 + 1)], 1)
         return 10 * torch.log10(power / (_WINDOW / 4) ** 2 + 1e-12)
 
 
 def save_comparison(before: Spectrogram, after: Spectrogram, *, title: str, target: Path) -> None:
-    """Draw both on one scale, as a PNG that gets its name when it is whole.
+    """Write both spectrograms on one scale as a PNG, atomically.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     from matplotlib.figure import Figure
 
@@ -73,7 +71,7 @@ def save_comparison(before: Spectrogram, after: Spectrogram, *, title: str, targ
         axes.set_title(name, fontsize=11)
         axes.set_ylabel("kHz")
     panels[-1].set_xlabel("seconds")
-    figure.suptitle(title, parse_math=False)  # a dollar in a name is no formula
+    figure.suptitle(title, parse_math=False)  # a dollar sign in a name is not math
     figure.colorbar(image, ax=panels, label="dB")
     with atomic_write(target) as scratch:
         figure.savefig(scratch, format="png", dpi=110)

@@ -1,4 +1,4 @@
-"""Writing restored audio: a stream into a temporary file that gets its name when it is whole.
+"""Write restored audio as a stream into a temporary file, which is renamed when complete.
 
 Shape legend: blocks are [channels, samples], float32.
 """
@@ -16,30 +16,30 @@ from torch import Tensor
 from apollo.audio.formats import FORMATS
 from apollo.checkpoints.io import fsync
 
-_WAV_LIMIT_BYTES = (1 << 32) - (1 << 20)  # its sizes have 32 bits
-_MOST_FLAC_CHANNELS = 8
+_WAV_LIMIT_BYTES = (1 << 32) - (1 << 20)  # its sizes are 32-bit
+_MAX_FLAC_CHANNELS = 8
 _BLOCK_FRAMES = 1 << 18
 
 
 class WriteError(RuntimeError):
-    """A file cannot be written: the disk is full, the folder read-only, the format too small."""
+    """A file cannot be written: disk full, read-only folder, or a format with too few channels."""
 
 
 class AudioWriter:
-    """Writes one audio file; a context manager that leaves nothing behind unless `commit` was called.
+    """Write one audio file; a context manager that leaves nothing behind unless `commit` was called.
 
     Args:
-        target: The file's name.
-        channels: How many.
+        target: Output path.
+        channels: Number of channels.
         sample_rate: Hz.
         format: One of FORMATS.
-        clip: `rescale`: when a sample exceeds full scale, the whole file is turned down to fit. `clamp`: such
-            samples are cut. `none`: they are kept, which only `float` can; integers cut them.
-        frames: Samples per channel to expect.
+        clip: `rescale` scales the whole file down where a sample exceeds full scale; `clamp` clips such
+            samples; `none` keeps them, which only `float` can: integer formats clip.
+        frames: Expected samples per channel.
         tags: Title, artist and so on.
 
     Raises:
-        WriteError: there cannot be such a file.
+        WriteError: the format cannot hold so many channels.
     """
 
     def __init__(
@@ -55,23 +55,25 @@ class AudioWriter:
     ) -> None:
         self._target, self._channels, self._rate = target, channels, sample_rate
         self._format, self._clip, self._tags = format, clip, tags
-        if FORMATS[format][0] == "FLAC" and channels > _MOST_FLAC_CHANNELS:
-            raise WriteError(f"FLAC holds {_MOST_FLAC_CHANNELS} channels, not {channels}: take a WAV format")
-        # what is turned down as a whole has to be known as a whole
+        if FORMATS[format][0] == "FLAC" and channels > _MAX_FLAC_CHANNELS:
+            raise WriteError(
+                f"FLAC supports {_MAX_FLAC_CHANNELS} channels, not {channels}: choose a WAV format"
+            )
+        # the peak of the whole file is known only at its end
         self._first = "float" if clip == "rescale" else format
         self._large = frames * channels * 4 > _WAV_LIMIT_BYTES
         self._scratch: list[Path] = []
         self.peak = 0.0
 
     def __enter__(self) -> "AudioWriter":
-        """Open the temporary file, and the folder it is in.
+        """Create the output folder and open the temporary file.
 
         Raises:
-            WriteError: it cannot be opened.
+            WriteError: they cannot be created.
         """
         try:
             self._target.parent.mkdir(parents=True, exist_ok=True)
-            self._sound = self._create(self._first)
+            self._file = self._create(self._first)
         except OSError as error:
             raise WriteError(f"cannot be written: {error.strerror or error}") from error
         return self
@@ -87,20 +89,20 @@ class AudioWriter:
         """Append samples [channels, samples].
 
         Raises:
-            WriteError: the disk is full, or the like.
+            WriteError: the disk is full or another write error occurred.
         """
         if block.shape[1]:
             self.peak = max(self.peak, float(block.abs().max()))
         self._put(block.clamp(-1, 1) if self._clip == "clamp" else block)
 
     def commit(self) -> float:
-        """Finish the file and give it its name.
+        """Finish the file and rename it to its target.
 
         Returns:
-            The gain it was written with: 1, or less where it had to be turned down.
+            The gain that was applied: 1, or less where the file was scaled down.
 
         Raises:
-            WriteError: the disk is full, or the like.
+            WriteError: the disk is full or another write error occurred.
         """
         self._close()
         gain = 1 / self.peak if self._clip == "rescale" and self.peak > 1 else 1.0
@@ -123,20 +125,20 @@ class AudioWriter:
         path.touch(exist_ok=False)
         self._scratch.append(path)
         try:
-            sound = soundfile.SoundFile(
+            file = soundfile.SoundFile(
                 os.fsencode(path), "w", self._rate, self._channels, subtype, format=container
             )
         except soundfile.LibsndfileError as error:
             raise WriteError(f"cannot be written: {error.error_string}") from error
         for key, value in self._tags.items():
-            setattr(sound, key, value)
-        return sound
+            setattr(file, key, value)
+        return file
 
     def _put(self, block: Tensor) -> None:
         import soundfile
 
         try:
-            self._sound.write(block.T.contiguous().numpy())
+            self._file.write(block.T.contiguous().numpy())
         except (soundfile.LibsndfileError, OSError) as error:
             raise WriteError(f"cannot be written: {_reason(error, self._target)}") from error
 
@@ -144,7 +146,7 @@ class AudioWriter:
         import soundfile
 
         try:
-            self._sound.close()
+            self._file.close()
         except (soundfile.LibsndfileError, OSError) as error:
             if not quietly:
                 raise WriteError(f"cannot be written: {_reason(error, self._target)}") from error
@@ -153,14 +155,14 @@ class AudioWriter:
         import soundfile
 
         with soundfile.SoundFile(os.fsencode(self._scratch[-1])) as first:
-            self._sound = self._create(self._format)
+            self._file = self._create(self._format)
             while len(block := first.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
                 self._put(torch.from_numpy(block).T * gain)
         self._close()
 
 
 def _reason(error: Exception, target: Path) -> str:
-    """Say why; libsndfile does not tell a full disk from other trouble."""
+    """Return the reason; libsndfile does not distinguish a full disk from other errors."""
     if os.statvfs(target.parent).f_bavail == 0:
-        return "no space left on the disk"
+        return "no space left on device"
     return str(getattr(error, "error_string", error))

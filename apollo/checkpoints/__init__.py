@@ -1,1 +1,1 @@
-"""Save and load checkpoints: our own folders, published files, the Hugging Face hub."""
+"""Save and load checkpoints: checkpoint folders, published files, the Hugging Face hub."""

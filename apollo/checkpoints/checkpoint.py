@@ -1,12 +1,12 @@
-"""Saving and loading generators.
+"""Save and load generators.
 
 A checkpoint is a folder:
 
-    config.json     the generator's configuration, and whatever the writer noted
-    weights.pt      tensors only: {"generator": state dict, "ema": state dict, ...}; or instead
-    weights.safetensors   the weights to restore with and no others, in a format that everybody reads
-    training.pt     what a training run needs beside them to go on; only where one wrote it
-    MANIFEST.json   sha256 of the other files, written last: without it there is no checkpoint
+    config.json           the generator's configuration, and the writer's metadata
+    weights.pt            tensors only: {"generator": state dict, "ema": state dict, ...}; or instead
+    weights.safetensors   the weights for inference alone
+    training.pt           optimizer and loop state to resume from; training checkpoints only
+    MANIFEST.json         SHA-256 of the other files, written last: without it the checkpoint is incomplete
 
 Nothing executable is ever loaded.
 """
@@ -39,7 +39,7 @@ __all__ = ["CheckpointError", "load", "locate", "save", "save_safetensors", "ver
 FORMAT = 1
 CONFIG, WEIGHTS, SAFETENSORS, TRAINING = "config.json", "weights.pt", "weights.safetensors", "training.pt"
 MANIFEST, BEST = "MANIFEST.json", "best"
-RESOLVERS = "apollo.checkpoints"  # entry points that turn names like models:/apollo@champion into paths
+RESOLVERS = "apollo.checkpoints"  # entry points that resolve names such as models:/apollo@champion to paths
 
 
 def save(
@@ -50,17 +50,17 @@ def save(
     metadata: Mapping[str, Any] | None = None,
     training_state: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a checkpoint; it appears under its name only when whole.
+    """Write a checkpoint folder atomically.
 
     Args:
         generator: Weights and configuration; kept under "generator".
-        folder: Where, not yet there.
+        folder: Path, which must not exist.
         extra_states: Further state dicts, such as "ema" and "discriminator".
-        metadata: What else to keep in config.json.
-        training_state: What to keep in training.pt: tensors and plain values.
+        metadata: Further entries of config.json.
+        training_state: Content of training.pt: tensors and plain values.
 
     Raises:
-        FileExistsError: the folder is there.
+        FileExistsError: the folder exists.
     """
     states = {"generator": generator.state_dict(), **(extra_states or {})}
 
@@ -79,15 +79,15 @@ def save(
 def save_safetensors(
     generator: Generator, folder: str | os.PathLike[str], *, metadata: Mapping[str, Any] | None = None
 ) -> Path:
-    """Write a checkpoint of a generator alone, its weights as safetensors: to hand on, not to train on.
+    """Write a checkpoint of a generator alone, with safetensors weights: for inference, not for resuming.
 
     Args:
         generator: Weights and configuration.
-        folder: Where, not yet there.
-        metadata: What else to keep in config.json.
+        folder: Path, which must not exist.
+        metadata: Further entries of config.json.
 
     Raises:
-        FileExistsError: the folder is there.
+        FileExistsError: the folder exists.
         CheckpointError: the package safetensors is not installed.
     """
 
@@ -100,9 +100,9 @@ def save_safetensors(
 def _write(
     target: Path, generator: Generator, metadata: Mapping[str, Any], fill: Callable[[Path], None]
 ) -> Path:
-    """Write a checkpoint under a name of its own, and rename it when it is whole."""
+    """Write a checkpoint folder atomically; `fill` writes its weights."""
     if target.exists():
-        raise FileExistsError(f"{target} is there already: a checkpoint is never overwritten")
+        raise FileExistsError(f"{target} already exists: a checkpoint is never overwritten")
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(target) as scratch:
         scratch.mkdir()
@@ -115,18 +115,18 @@ def _write(
 
 
 def load(source: str | os.PathLike[str], *, weights: str = "ema") -> Generator:
-    """Load a generator, ready to restore: float32, in evaluation mode, on the CPU.
+    """Load a generator in float32, in evaluation mode, on the CPU.
 
     Args:
         source: A checkpoint folder, or a folder that holds one as `best`; a published or community file
             (.bin, .ckpt, .pt, .safetensors); a Hugging Face name (`JusperLee/Apollo`,
             `owner/name/file.ckpt`), downloaded once; or a name that an installed package resolves
             (`models:/apollo@champion`).
-        weights: `ema` or `generator`, for checkpoint folders that hold both; without an average the generator
-            is taken.
+        weights: `ema` or `generator`, for checkpoint folders that contain both; without `ema`, `generator` is
+            loaded.
 
     Raises:
-        CheckpointError: there is no such source, or it is damaged, or no Apollo generator.
+        CheckpointError: the source does not exist, is damaged, or is not an Apollo generator.
     """
     if weights not in ("ema", "generator"):
         raise ValueError(f"weights is {weights!r}: it must be 'ema' or 'generator'")
@@ -134,38 +134,38 @@ def load(source: str | os.PathLike[str], *, weights: str = "ema") -> Generator:
     generator = _load_folder(path, weights) if path.is_dir() else _load_file(path)
     for key, value in generator.state_dict().items():
         if not torch.isfinite(value).all():
-            raise CheckpointError(f"{source}: {key} holds values that are no numbers (NaN or infinite)")
+            raise CheckpointError(f"{source}: {key} contains non-finite values (NaN or infinite)")
     return generator.eval()
 
 
 def read_discriminator_state(source: str | os.PathLike[str]) -> dict[str, Tensor] | None:
-    """Read the weights of the discriminator that a checkpoint folder of ours brings along, if it does."""
+    """Read the discriminator's state dict from a checkpoint folder; None where it has none."""
     folder = _follow(Path(source))
-    there = (folder / WEIGHTS).exists()
-    return read_container(folder / WEIGHTS).get("discriminator") if there else None
+    exists = (folder / WEIGHTS).exists()
+    return read_container(folder / WEIGHTS).get("discriminator") if exists else None
 
 
 def verify(folder: Path, names: Sequence[str]) -> None:
-    """Check files of a checkpoint against what was promised when it was written.
+    """Check files of a checkpoint against the SHA-256 in its manifest.
 
     Args:
         folder: The checkpoint.
-        names: Files that must be there.
+        names: Required files.
 
     Raises:
         CheckpointError: a file is missing or differs.
     """
     try:
-        promised = json.loads((folder / MANIFEST).read_text())["sha256"]
-        damaged = [name for name in names if file_sha256(folder / name) != promised[name]]
+        expected = json.loads((folder / MANIFEST).read_text())["sha256"]
+        damaged = [name for name in names if file_sha256(folder / name) != expected[name]]
     except (OSError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{folder} is no whole checkpoint: {error}") from error
+        raise CheckpointError(f"{folder} is not a complete checkpoint: {error}") from error
     if damaged:
-        raise CheckpointError(f"{folder / damaged[0]} is damaged: it is not what {MANIFEST} promises")
+        raise CheckpointError(f"{folder / damaged[0]} is damaged: its SHA-256 is not the one in {MANIFEST}")
 
 
 def describe(source: str | os.PathLike[str]) -> dict[str, Any]:
-    """Say what a checkpoint is: configuration, size, reach and where it lies.
+    """Return the configuration, size, reach and path of a checkpoint.
 
     Args:
         source: As for `load`.
@@ -187,16 +187,16 @@ def describe(source: str | os.PathLike[str]) -> dict[str, Any]:
     }
     config = _follow(path) / CONFIG
     if config.exists():
-        notes = json.loads(config.read_text())
-        facts |= {key: value for key, value in notes.items() if key not in ("generator", "format")}
+        metadata = json.loads(config.read_text())
+        facts |= {key: value for key, value in metadata.items() if key not in ("generator", "format")}
     return facts
 
 
 def locate(source: str) -> Path:
-    """Turn a source's name into a path, downloading if need be.
+    """Resolve a source to a path, downloading it if needed.
 
     Raises:
-        CheckpointError: there is no such thing.
+        CheckpointError: it does not exist.
     """
     if os.path.exists(source):
         return Path(source)
@@ -222,35 +222,33 @@ def _resolver(entry_point: EntryPoint, source: str) -> Callable[[str], str | os.
 
 
 def _follow(folder: Path) -> Path:
-    """Give the checkpoint itself, where a folder of a run holds one as `best`."""
+    """Return the checkpoint folder itself: of the output folder of a run, the one that `best` points to."""
     return folder / BEST if not (folder / MANIFEST).exists() and (folder / BEST).exists() else folder
 
 
 def _load_folder(folder: Path, weights: str) -> Generator:
     folder = _follow(folder)
-    portable = (folder / SAFETENSORS).exists()
-    verify(folder, (CONFIG, SAFETENSORS if portable else WEIGHTS))
+    weights_file = SAFETENSORS if (folder / SAFETENSORS).exists() else WEIGHTS
+    verify(folder, (CONFIG, weights_file))
     try:
         config = json.loads((folder / CONFIG).read_text())
         if not isinstance(config, dict):
-            raise TypeError(f"{CONFIG} holds no settings")
+            raise TypeError(f"{CONFIG} is not a JSON object")
     except (OSError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{folder} is no whole checkpoint: {error}") from error
+        raise CheckpointError(f"{folder} is not a complete checkpoint: {error}") from error
     if config.get("format") != FORMAT:
         raise CheckpointError(f"{folder} has format {config.get('format')}; this version reads {FORMAT}")
-    states = _read_states(folder, portable)
+    states = _read_states(folder / weights_file)
     try:
         generator = Generator(GeneratorConfig.from_dict(config["generator"]))
         generator.load_state_dict(states.get(weights, states["generator"]))
     except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{folder} does not hold together: {error}") from error
+        raise CheckpointError(f"{folder}: config.json and weights do not match: {error}") from error
     return generator
 
 
-def _read_states(folder: Path, portable: bool) -> dict[str, Any]:
-    if not portable:
-        return read_container(folder / WEIGHTS)
-    return {"generator": read_safetensors(folder / SAFETENSORS)}
+def _read_states(path: Path) -> dict[str, Any]:
+    return {"generator": read_safetensors(path)} if path.name == SAFETENSORS else read_container(path)
 
 
 def _load_file(path: Path) -> Generator:

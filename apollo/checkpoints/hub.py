@@ -1,11 +1,11 @@
-"""Checkpoints from Hugging Face. Its package is optional."""
+"""Download checkpoints from Hugging Face; needs the optional package huggingface_hub."""
 
 from pathlib import Path
 
 from apollo.checkpoints.io import file_sha256
 from apollo.checkpoints.published_format import CheckpointError
 
-KNOWN = {  # digests that a download must have
+KNOWN = {  # SHA-256 of published files
     (
         "JusperLee/Apollo",
         "pytorch_model.bin",
@@ -15,14 +15,14 @@ _USUAL_NAMES = ("model.safetensors", "pytorch_model.bin")
 
 
 def download(name: str) -> Path:
-    """Fetch a checkpoint from Hugging Face, with a progress bar, once.
+    """Download a checkpoint from Hugging Face to its cache, unless it is there.
 
     Args:
         name: `owner/name`, or `owner/name/path/to/file`.
 
     Raises:
-        CheckpointError: the hub's package is not installed, the hub cannot be reached, there is no such file,
-            or its SHA-256 is not the known one.
+        CheckpointError: huggingface_hub is not installed, the hub is unreachable, the file does not exist, or
+            its SHA-256 is not the published one.
     """
     try:
         import huggingface_hub
@@ -39,25 +39,25 @@ def download(name: str) -> Path:
         ) from error
     owner, _, rest = name.partition("/")
     repository, _, filename = rest.partition("/")
-    wanted = [filename] if filename else [known[1] for known in KNOWN if known[0] == name] or _USUAL_NAMES
-    for candidate in wanted:
+    candidates = [filename] if filename else [known[1] for known in KNOWN if known[0] == name] or _USUAL_NAMES
+    for candidate in candidates:
         try:
             path = Path(huggingface_hub.hf_hub_download(f"{owner}/{repository}", candidate))
-        except LocalEntryNotFoundError as error:  # of no connection too
+        except LocalEntryNotFoundError as error:  # no connection, too
             raise CheckpointError(
-                f"{name}: no such file or folder, and Hugging Face cannot be reached. Download {candidate} "
-                f"of {owner}/{repository} elsewhere and name the file"
+                f"{name}: no such file or folder, and Hugging Face is unreachable. Download {candidate} of "
+                f"{owner}/{repository} on another machine and pass its path"
             ) from error
         except EntryNotFoundError:
             continue
         except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise CheckpointError(
-                f"{name}: no such file or folder, and it cannot be had from Hugging Face: {reason}"
+                f"{name}: no such file or folder, and downloading it from Hugging Face failed: {reason}"
             ) from error
         _check(path, KNOWN.get((f"{owner}/{repository}", candidate)))
         return path
-    raise CheckpointError(f"{owner}/{repository} on Hugging Face has no {' or '.join(wanted)}")
+    raise CheckpointError(f"{owner}/{repository} on Hugging Face has no {' or '.join(candidates)}")
 
 
 def _check(path: Path, expected: str | None) -> None:
@@ -65,6 +65,4 @@ def _check(path: Path, expected: str | None) -> None:
         return
     found = file_sha256(path)
     if found != expected:
-        raise CheckpointError(
-            f"{path} has sha256 {found}, the published file {expected}: delete it and try again"
-        )
+        raise CheckpointError(f"{path} has SHA-256 {found}, expected {expected}: delete it and try again")

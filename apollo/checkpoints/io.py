@@ -1,4 +1,4 @@
-"""Files of checkpoints: digests, durable writes, safetensors. The package safetensors is optional."""
+"""File operations of checkpoints: SHA-256, atomic writes, safetensors."""
 
 import hashlib
 import os
@@ -15,13 +15,13 @@ from apollo.checkpoints.published_format import CheckpointError
 
 
 def file_sha256(path: Path) -> str:
-    """Give the SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def fsync(path: Path) -> None:
-    """Make what was written to a file or folder last through a power cut."""
+    """Flush a file or folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -61,7 +61,7 @@ def write_safetensors(state: Mapping[str, Tensor], path: Path) -> None:
     try:
         import safetensors.torch
     except ImportError as error:
-        raise CheckpointError(f"{path}: writing it needs safetensors: pip install safetensors") from error
+        raise CheckpointError(f"{path}: writing needs safetensors: pip install safetensors") from error
     whole = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
     safetensors.torch.save_file(whole, path)
 
@@ -76,8 +76,8 @@ def read_safetensors(path: Path) -> dict[str, Any]:
         import safetensors
         import safetensors.torch
     except ImportError as error:
-        raise CheckpointError(f"{path}: reading it needs safetensors: pip install safetensors") from error
+        raise CheckpointError(f"{path}: reading needs safetensors: pip install safetensors") from error
     try:
         return dict(safetensors.torch.load_file(path))
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is no safetensors file, or a damaged one: {error}") from error
+        raise CheckpointError(f"{path} is not a safetensors file, or is damaged: {error}") from error

@@ -1,11 +1,11 @@
-"""Checkpoints of the published network and of those that people trained from it.
+"""Checkpoints in the format of the published network: the released file and community fine-tunes.
 
 Containers differ: a plain state dict, `{"state_dict": ...}` with or without other entries, a Lightning file
-whose keys carry the prefix `audio_model.`. None is unpickled: torch's restricted loader reads tensors, and
-the few harmless objects that such files hold beside them (version strings, paths, settings) become inert
-stand-ins.
+whose keys have the prefix `audio_model.`. None is unpickled: torch's restricted loader reads tensors, and
+the few harmless objects that such files contain beside them (version strings, paths, settings) become inert
+placeholders.
 
-The published layout has no constructor values; dimension, layers and bands are read off the shapes.
+The published format has no configuration; dimension, layers and bands are inferred from the shapes.
 """
 
 import pickle
@@ -22,8 +22,8 @@ from apollo.model.config import GeneratorConfig
 from apollo.model.generator import Generator
 from apollo.model.layers import TIME_BLOCKS, rotary_angles
 
-_MARK = "BN.0.0.weight"  # a key that every published generator has; what precedes it is a prefix
-_LAYER_KEYS = {  # ours: the published network's
+_MARK = "BN.0.0.weight"  # a key of every published generator; what precedes it is a prefix
+_LAYER_KEYS = {  # our key: published key
     "bands.norm.weight": "band_net.input_norm.weight",
     "bands.project.weight": "band_net.weight.weight",
     "bands.output.weight": "band_net.output.weight",
@@ -41,22 +41,22 @@ _BLOCK_KEYS = {
     "contract.bias": "4.bias",
 }
 _GROUP_KEYS = {"norm": "0.weight", "weight": "1.weight", "bias": "1.bias"}
-_TABLES = ("cos_freq", "sin_freq")  # of the rotary embedding; computed, not learned
+_TABLES = ("cos_freq", "sin_freq")  # rotary embedding tables; computed, not learned
 _ALLOWED_MODULES = re.compile(
     r"(torch\.torch_version|pathlib|collections|argparse|numpy|omegaconf|pytorch_lightning|lightning|"
     r"lightning_fabric|torchmetrics|look2hear|yacs)(\.|$)"
 )
 _SHOWN = 8
-# what parsers raise when a file is not what they expect
+# what parsers raise on damaged files
 _DAMAGE = (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile)
 
 
 class CheckpointError(ValueError):
-    """A file is no checkpoint that can be loaded; the message says what was found and what was expected."""
+    """A checkpoint cannot be loaded; the message says what was found and what was expected."""
 
 
 class _InertObject:
-    """Takes the place of an object that is not needed, and does nothing with what it is given."""
+    """Replaces an object that is not needed; ignores all arguments and state."""
 
     def __new__(cls, *_: object, **__: object) -> "_InertObject":
         return super().__new__(cls)
@@ -69,61 +69,64 @@ class _InertObject:
 
 
 def read_container(path: Path) -> dict[str, Any]:
-    """Read a file that torch wrote, without running anything in it.
+    """Read a file of `torch.save` without executing anything in it.
 
     Raises:
-        CheckpointError: it is none, or asks for objects that a checkpoint has no use for.
+        CheckpointError: it is not such a file, or needs objects outside the allowlist.
     """
-    stand_ins = _inert_objects(path)
     try:
-        with torch.serialization.safe_globals(stand_ins):
+        with torch.serialization.safe_globals(_inert_objects(path)):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (*_DAMAGE, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"{path}: cannot be loaded as a checkpoint: {explain_load_error(error)}"
         ) from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
+        raise CheckpointError(f"{path} contains a {type(content).__name__}, not a dictionary of weights")
     return content
 
 
 def explain_load_error(error: Exception) -> str:
-    """Say why torch did not load a file, without its advice to switch the protection off."""
+    """Return why torch did not load a file, without its advice to disable `weights_only`."""
     if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
-        return "it is damaged, or holds more than weights"
+        return "it is damaged, or contains more than weights"
     line = str(error).partition("\n")[0]
     return f"it is damaged: {line}"
 
 
 def _inert_objects(path: Path) -> list[Any]:
-    """Name what in a file is replaced; anything not known to be harmless stays refused."""
+    """Return replacements for the allowed objects of a file.
+
+    Raises:
+        CheckpointError: the file needs an object outside the allowlist.
+    """
     if not zipfile.is_zipfile(path):
         return []
     try:
-        asked = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        needed = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except (*_DAMAGE, pickle.UnpicklingError):
-        return []  # damaged; loading will say so
+        return []  # damaged; loading reports it
     plain = {f"builtins.{one.__name__}": one for one in (bool, dict, float, int, list, set, str, tuple)}
-    refused = [name for name in asked if name not in plain and not _ALLOWED_MODULES.match(name)]
+    refused = [name for name in needed if name not in plain and not _ALLOWED_MODULES.match(name)]
     if refused:
         raise CheckpointError(
-            f"{path} asks for {', '.join(sorted(refused)[:_SHOWN])}, which loading would have to execute. It "
-            "is not loaded. If you trust it, save its state dict alone: torch.save(model.state_dict(), ...)"
+            f"{path} needs {', '.join(sorted(refused)[:_SHOWN])}, which loading would execute: refused. "
+            "If you trust it, save its state dict alone: torch.save(model.state_dict(), ...)"
         )
-    stand_ins: dict[str, Any] = {
+    replacements: dict[str, Any] = {
         **plain,
         "collections.defaultdict": lambda *_: {},
         "collections.deque": lambda *_: [],
     }
-    return [(stand_ins.get(name, _InertObject), name) for name in asked]
+    return [(replacements.get(name, _InertObject), name) for name in needed]
 
 
 def find_state_dict(container: Mapping[str, Any], name: str) -> dict[str, Tensor]:
-    """Find the generator's state dict in a container, and take prefixes off its keys.
+    """Find the generator's state dict in a container, and remove prefixes from its keys.
 
     Args:
-        container: What the file held.
-        name: The file's, for messages.
+        container: Content of the file.
+        name: Name of the file, for messages.
 
     Raises:
         CheckpointError: there is none.
@@ -137,15 +140,16 @@ def find_state_dict(container: Mapping[str, Any], name: str) -> dict[str, Tensor
             return {
                 key.removeprefix(prefix): value.float()
                 for key, value in candidate.items()
-                if isinstance(key, str) and key.startswith(prefix) and _holds_numbers(value)
+                if isinstance(key, str) and key.startswith(prefix) and _is_plain_float(value)
             }
     keys = [str(key) for key in container]
     raise CheckpointError(
-        f"{name} holds no Apollo generator: no key ends in {_MARK!r}. Its {len(keys)} keys: {_listed(keys)}"
+        f"{name} contains no Apollo generator: no key ends in {_MARK!r}. "
+        f"Its {len(keys)} keys: {_listed(keys)}"
     )
 
 
-def _holds_numbers(value: object) -> bool:
+def _is_plain_float(value: object) -> bool:
     return (
         isinstance(value, Tensor)
         and value.is_floating_point()
@@ -155,10 +159,10 @@ def _holds_numbers(value: object) -> bool:
 
 
 def infer_config(state: Mapping[str, Tensor]) -> GeneratorConfig:
-    """Read a configuration off the shapes of a published state dict.
+    """Infer the configuration from the shapes of a published state dict.
 
     Raises:
-        CheckpointError: the shapes are no generator's.
+        CheckpointError: the shapes are not those of a generator.
     """
     try:
         dim = state["BN.0.1.weight"].shape[0]
@@ -178,7 +182,7 @@ def infer_config(state: Mapping[str, Tensor]) -> GeneratorConfig:
     except CheckpointError:
         raise
     except (KeyError, ValueError, IndexError) as error:
-        raise CheckpointError(f"the shapes are no Apollo generator's: {error!r}") from error
+        raise CheckpointError(f"the shapes are not those of an Apollo generator: {error!r}") from error
     for key, table in state.items():
         if key.endswith(_TABLES):
             _check_table(key, table, config)
@@ -186,13 +190,13 @@ def infer_config(state: Mapping[str, Tensor]) -> GeneratorConfig:
 
 
 def _check_table(key: str, table: Tensor, config: GeneratorConfig) -> None:
-    """Refuse a network that turns its bands by other angles than ours would."""
+    """Refuse a rotary table that differs from ours."""
     head_dim = config.dim // config.heads
     rows = min(len(table), len(config.band_widths)) if table.dim() == 2 else 0
     angles = rotary_angles(rows, head_dim).repeat_interleave(2, 1)
     expected = angles.cos() if key.endswith("cos_freq") else angles.sin()
     same = table.shape[1:] == expected.shape[1:] and torch.allclose(table[:rows], expected, atol=5e-3)
-    if not same:  # but for the rounding of half-precision files
+    if not same:  # up to the rounding of half-precision files
         raise CheckpointError(
             f"{key} {tuple(table.shape)} is not the rotary table of {config.heads} heads of {head_dim} "
             "dimensions and base 10,000: this network differs from the published one"
@@ -200,7 +204,7 @@ def _check_table(key: str, table: Tensor, config: GeneratorConfig) -> None:
 
 
 def _names(generator: Generator) -> dict[str, str | list[str]]:
-    """Give for each of our parameters its published name, or the names of the bands' that it stacks."""
+    """Return the published name of each of our parameters, or the names of the bands that it stacks."""
     names: dict[str, str | list[str]] = {}
     for ours, theirs in (("split", "BN"), ("merge", "output")):
         for group, bands in enumerate(getattr(generator, ours).members.values()):
@@ -221,7 +225,7 @@ def load_published(generator: Generator, state: Mapping[str, Tensor]) -> None:
     """Load a published state dict into a generator of its shape.
 
     Raises:
-        CheckpointError: keys are missing, unexpected, or of another shape; all are named.
+        CheckpointError: keys are missing, unexpected, or have another shape; all are named.
     """
     names, ours = _names(generator), generator.state_dict()
     shapes = {key: value.shape for key, value in published_state_dict(generator).items()}
@@ -236,12 +240,12 @@ def load_published(generator: Generator, state: Mapping[str, Tensor]) -> None:
         for what, keys in (
             ("missing", sorted(set(shapes) - found)),
             ("unexpected", sorted(found - set(shapes))),
-            ("of another shape", wrong),
+            ("with another shape", wrong),
         )
         if keys
     ]
     if problems:
-        raise CheckpointError("the weights are not those of this generator. " + ". ".join(problems))
+        raise CheckpointError("the weights do not fit this generator. " + ". ".join(problems))
     loaded = {}
     for key, other in names.items():
         value = state[other] if isinstance(other, str) else torch.stack([state[name] for name in other])
@@ -250,18 +254,18 @@ def load_published(generator: Generator, state: Mapping[str, Tensor]) -> None:
 
 
 def to_published(generator: Generator) -> dict[str, Tensor]:
-    """Give a generator's weights under the published names and shapes, for other programs to load.
+    """Return a generator's state dict in the published format, for other programs.
 
     Raises:
-        ValueError: the generator is causal or gives a correction, which the published layout cannot say.
+        ValueError: the generator is causal or predicts a correction, which the format cannot express.
     """
     if generator.config.causal or generator.config.output != "direct":
-        raise ValueError("the published network is not causal and gives spectra, not corrections")
+        raise ValueError("the published network is not causal and predicts spectra, not corrections")
     return published_state_dict(generator)
 
 
 def published_state_dict(generator: Generator) -> dict[str, Tensor]:
-    """Give a generator's weights under the published names, whatever its configuration."""
+    """Return a generator's weights under the published names, for any configuration."""
     published: dict[str, Tensor] = {}
     for key, other in _names(generator).items():
         value = generator.state_dict()[key].float().cpu()
@@ -275,12 +279,12 @@ def published_state_dict(generator: Generator) -> dict[str, Tensor]:
 
 
 def _with_length(value: Tensor) -> Tensor:
-    """Give a linear layer's weight as a convolution's of length 1, anything else as it is."""
+    """Return a linear layer's weight as that of a convolution of length 1, other values unchanged."""
     return value[..., None] if value.dim() == 2 else value
 
 
 def _listed(keys: Iterable[str]) -> str:
-    """Show keys with their counters folded: `net.*.seq_net.blocks.*.conv.*.bias (54)`."""
+    """Format keys with their indices folded: `net.*.seq_net.blocks.*.conv.*.bias (54)`."""
     counts: dict[str, list[str]] = {}
     for key in keys:
         counts.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", key), []).append(key)

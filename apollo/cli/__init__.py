@@ -1,3 +1,3 @@
-"""The parts of the `apollo` command."""
+"""Parts of the `apollo` command: streaming, environment check, progress bar."""
 
 PCM_FORMATS = ("f32le", "s16le")  # sample formats of `apollo stream`

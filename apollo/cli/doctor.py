@@ -1,4 +1,4 @@
-"""What this machine has for restoring, and how fast it is: `apollo doctor`."""
+"""Check the packages, ffmpeg, device and speed of this machine: `apollo doctor`."""
 
 import importlib.util
 import platform
@@ -22,17 +22,17 @@ _NEEDED = ("soundfile",)
 
 
 def check_environment(device_name: str, precision_name: str) -> Iterator[tuple[str, str, bool]]:
-    """Look at everything that restoring needs.
+    """Check everything that restoring needs.
 
     Yields:
-        A name, what was found, and whether that will do.
+        A name, what was found, and whether it is sufficient.
     """
     yield "python", platform.python_version(), True
     yield "torch", f"{torch.__version__}, {torch.get_num_threads()} threads", True
     for package, purpose in _OPTIONAL.items():
-        there = importlib.util.find_spec(package) is not None
-        said = "installed" if there else f"not installed: pip install {package}"
-        yield package, f"{said} ({purpose})", there or package not in _NEEDED
+        installed = importlib.util.find_spec(package) is not None
+        state = "installed" if installed else f"not installed: pip install {package}"
+        yield package, f"{state} ({purpose})", installed or package not in _NEEDED
     try:
         yield "ffmpeg", ffmpeg_version(find_ffmpeg()), True
     except (ImportError, FfmpegError, FfmpegMissingError) as error:
@@ -49,14 +49,12 @@ def check_environment(device_name: str, precision_name: str) -> Iterator[tuple[s
 
 @torch.inference_mode()
 def measure_real_time_factor(device: torch.device, precision: torch.dtype) -> float:
-    """Give the seconds that one second of stereo takes with a generator of the released size, after a
-    warm-up.
-    """
+    """Return the real-time factor in stereo of a generator of the released size, after a warm-up."""
     generator = Generator().with_precision(precision).to(device)
     audio = torch.randn(2, generator.config.sample_rate, device=device) * 0.1
     seconds = []
     for _ in range(2):
         began = time.perf_counter()
-        generator(audio)[0, 0].item()  # waits for the device
+        generator(audio)[0, 0].item()  # synchronizes with the device
         seconds.append(time.perf_counter() - began)
     return seconds[-1]

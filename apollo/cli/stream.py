@@ -1,4 +1,4 @@
-"""Restoring raw PCM as it comes: what `apollo stream` does."""
+"""Restore raw PCM as it arrives: `apollo stream`."""
 
 import time
 from dataclasses import dataclass
@@ -17,30 +17,30 @@ _FULL_SCALE = 32768.0
 
 
 class ByteInput(Protocol):
-    """Where samples come from."""
+    """A binary input stream."""
 
     def read1(self, size: int, /) -> bytes:
-        """Give what is there, waiting for at least a byte; nothing at the end."""
+        """Return up to `size` available bytes, waiting for at least one; empty at the end."""
 
 
 class ByteOutput(Protocol):
-    """Where samples go."""
+    """A binary output stream."""
 
     def write(self, data: bytes, /) -> object:
-        """Take bytes."""
+        """Write bytes."""
 
     def flush(self) -> None:
-        """Pass them on."""
+        """Flush buffered bytes."""
 
 
 @dataclass(frozen=True)
 class StreamReport:
-    """How a stream went.
+    """Statistics of a restored stream.
 
     Args:
-        seconds: Audio restored.
-        busy_seconds: Time spent restoring it, waiting for input or output not counted.
-        dropped_bytes: What was left at the end and made no whole sample.
+        seconds: Duration of the restored audio.
+        busy_seconds: Computation time, without waiting for input or output.
+        dropped_bytes: Trailing bytes that were not a complete sample of all channels.
     """
 
     seconds: float
@@ -49,24 +49,24 @@ class StreamReport:
 
     @property
     def real_time_factor(self) -> float:
-        """Seconds of work for a second of audio: below 1 keeps up."""
+        """Computation time per second of audio; below 1 is faster than real time."""
         return self.busy_seconds / self.seconds if self.seconds else 0.0
 
 
 def restore_pcm(
     generator: Generator, source: ByteInput, sink: ByteOutput, *, channels: int, pcm: str
 ) -> StreamReport:
-    """Restore interleaved samples until their source ends; as many come out as went in.
+    """Restore interleaved samples until the input ends; writes as many samples as it reads.
 
     Args:
         generator: On its device, at its precision; causal for low latency.
-        source: Of samples at the generator's rate.
-        sink: For samples of the same kind.
-        channels: How many are interleaved.
+        source: Samples at the generator's rate.
+        sink: Receives samples in the same format.
+        channels: Number of interleaved channels.
         pcm: One of `apollo.cli.PCM`.
 
     Raises:
-        ValueError: a sample is no number.
+        ValueError: a sample is non-finite.
     """
     device = next(generator.parameters()).device
     restorer = StreamRestorer(generator)
@@ -98,7 +98,7 @@ def _decode(data: bytes, channels: int, pcm: str) -> Tensor:
     if _DTYPES[pcm] is torch.int16:
         return samples / _FULL_SCALE
     if not torch.isfinite(samples).all():
-        raise ValueError("the stream holds samples that are no numbers (NaN or infinite)")
+        raise ValueError("the stream contains non-finite samples (NaN or infinite)")
     return samples
 
 

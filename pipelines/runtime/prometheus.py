@@ -77,20 +77,20 @@ METRICS = {row[0]: Metric(*row) for row in _TABLE}
 OTHER = "other"
 _KINDS = {
     "encoder": r"encoder: ",
-    "ffmpeg": r"ffmpeg (?:ended|was killed)",
+    "ffmpeg": r"ffmpeg (?:exited|was killed|timed out|did not exit)",
     "damaged": r"truncated|damaged|the file is (?:gone|missing|damaged)|.*: ends \d+ samples early at \d+$"
     r"|(?:\w+: )?(?:decodes to|\d+ samples)|\w+ of shard ",
     "undecodable": r"(?:\w+: )?cannot be decoded|no audio that",
     "unopened": r"cannot be (?:opened|listed)|/.*: |\w+://.*: |No such file|Permission denied",
-    "empty": r"the file (?:is empty|holds no samples)|\w+ is empty",
+    "empty": r"the file (?:is empty|(?:holds|contains) no samples)|\w+ is empty",
     "silent": r"the mix is silent",
     "not_finite": r"(?:the mix |\w+ )?(?:contains non-finite samples|holds samples that are no numbers)"
-    r"|the gain of|the generator gave",
+    r"|the gain of|non-finite samples from",
     "too_loud": r"exceeds full scale",
     "too_long": r"longer than",
     "listing": r"data\.json ",
     "killed": r"killed its process",
-    "memory": r"the device has too little memory|OutOfMemoryError",
+    "memory": r"out of device memory|OutOfMemoryError",
 }
 KINDS = (*_KINDS, OTHER)
 _KIND = re.compile("|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _KINDS.items()), re.DOTALL)

@@ -22,7 +22,7 @@ case $(sha256sum < "$excerpt") in [0-3]*) rm -f "$excerpt"; {misbehave};; esac
 "{real}" "$@" < "$excerpt"
 """
 _MISBEHAVIOUR = {
-    "hangs": ("exec sleep 600", "killed after"),
+    "hangs": ("exec sleep 600", "timed out after"),
     "fails": ("echo 'out of luck' >&2; exit 7", "out of luck"),
     "writes nothing": ("exit 0", "no MPEG audio frame"),
     "writes half": ('head -c 26460 /dev/zero | "{real}" "$@"; exit 0', "samples for 132300"),

@@ -203,11 +203,11 @@ def test_the_published_clips_keep_their_lengths(
         ({"clip": "fold"}, "clip"),
         ({"batch": 0}, "batch"),
         ({"filename": "{artist}"}, "artist"),
-        ({"filename": "song"}, "one name"),
+        ({"filename": "song"}, "same for all outputs"),
         ({"filename": "{stem"}, "template"),
-        ({"filename": "{stem:>5000}"}, "alone"),
-        ({"filename": "{stem:{foo}}"}, "alone"),
-        ({"filename": "{stem}/"}, "ends in a folder"),
+        ({"filename": "{stem:>5000}"}, "no format specification"),
+        ({"filename": "{stem:{foo}}"}, "no format specification"),
+        ({"filename": "{stem}/"}, "ends with /"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, object], reason: str) -> None:
@@ -241,7 +241,7 @@ def test_no_input_is_overwritten_by_the_result_of_another(generator: Generator, 
     before = second.read_bytes()
     outcomes = restore(generator, first, second, output=tmp_path, filename="{parent}", overwrite=True)
     assert outcomes[0].status == "failed"
-    assert "would be an input" in str(outcomes[0].reason)
+    assert "output path is an input" in str(outcomes[0].reason)
     assert second.read_bytes() == before
 
 

@@ -102,7 +102,7 @@ def test_folder_without_a_whole_manifest_is_no_checkpoint(tmp_path: Path, conten
     manifest.unlink()
     if content is not None:
         manifest.write_text(content)
-    with pytest.raises(CheckpointError, match="no whole checkpoint"):
+    with pytest.raises(CheckpointError, match="not a complete checkpoint"):
         load(tmp_path / "model")
 
 
@@ -110,10 +110,10 @@ def test_folder_without_a_whole_manifest_is_no_checkpoint(tmp_path: Path, conten
     "changes, message",
     [
         ({"format": 2}, "format 2.*reads 1"),
-        ({"generator": {"dim": 32, "layers": 1}}, "does not hold together"),
-        ({"generator": {"dim": 16, "depth": 1}}, "does not hold together.*depth"),
-        ({"generator": {"dim": "16"}}, "does not hold together"),
-        ({"generator": None}, "does not hold together"),
+        ({"generator": {"dim": 32, "layers": 1}}, "weights do not match"),
+        ({"generator": {"dim": 16, "depth": 1}}, "weights do not match.*depth"),
+        ({"generator": {"dim": "16"}}, "weights do not match"),
+        ({"generator": None}, "weights do not match"),
     ],
 )
 def test_whole_folder_of_another_kind_is_refused(

@@ -238,13 +238,16 @@ def test_damaged_files_are_refused_as_such(tmp_path: Path) -> None:
     [
         ({"weight": torch.zeros(2), "bias": torch.zeros(2)}, "no Apollo generator.*2 keys: weight, bias"),
         ({"state_dict": {"conv.0.weight": torch.zeros(2)}}, "no Apollo generator"),
-        ({"BN.0.0.weight": torch.zeros(11)}, "no Apollo generator's"),
-        ({"BN.0.0.weight": torch.zeros(()), "BN.0.1.weight": torch.zeros(())}, "no Apollo generator's"),
+        ({"BN.0.0.weight": torch.zeros(11)}, "not those of an Apollo generator"),
+        (
+            {"BN.0.0.weight": torch.zeros(()), "BN.0.1.weight": torch.zeros(())},
+            "not those of an Apollo generator",
+        ),
         ({}, "no Apollo generator"),
         ({0: 1}, "no Apollo generator"),
-        ([torch.zeros(2)], "holds a list"),
-        (torch.zeros(2), "holds a Tensor"),
-        (None, "holds a NoneType"),
+        ([torch.zeros(2)], "contains a list"),
+        (torch.zeros(2), "contains a Tensor"),
+        (None, "contains a NoneType"),
     ],
 )
 def test_other_contents_are_refused_by_what_they_hold(tmp_path: Path, content: Any, message: str) -> None:
@@ -267,7 +270,7 @@ def test_missing_unexpected_and_misshapen_weights_are_named_folded(tmp_path: Pat
     assert "model.pt" in message
     assert "7 missing: net.*.seq_net.blocks.*.conv.*.bias (6), output.7.1.bias" in message
     assert "2 unexpected: net.*.extra.weight (2)" in message
-    assert "1 of another shape: BN.4.1.weight [16, 12, 1] instead of [16, 11, 1]" in message
+    assert "1 with another shape: BN.4.1.weight [16, 12, 1] instead of [16, 11, 1]" in message
 
 
 @pytest.mark.parametrize("table", ["cos_freq", "sin_freq"])

@@ -123,7 +123,7 @@ def test_the_latest_valid_checkpoint_is_used_and_later_ones_renamed_with_a_warni
     assert manager.latest_valid_step() == 2
     first, second = caplog.messages
     assert "training.pt is damaged" in first and "set aside as step-00000004.damaged" in first
-    assert "step-00000003 is no whole checkpoint" in second and "step-00000003.damaged" in second
+    assert "step-00000003 is not a complete checkpoint" in second and "step-00000003.damaged" in second
     assert manager.steps() == [1, 2]
     assert (manager.folder / "step-00000004.damaged/weights.pt").exists()  # for whoever looks into it
     assert manager.latest_valid_step() == 2

@@ -137,7 +137,7 @@ def test_truncated_file_is_refused(
     path = tmp_path / f"x.{extension}"
     soundfile.write(path, _noise(), RATE, format=form, subtype=subtype)
     content = path.read_bytes()
-    with pytest.raises(AudioError, match="truncated: the header promises"):
+    with pytest.raises(AudioError, match="truncated: header declares"):
         probe(_cut(path, content[: int(len(content) * share)]))
 
 

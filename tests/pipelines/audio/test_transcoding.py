@@ -260,7 +260,7 @@ def test_what_is_no_audio_is_refused(tmp_path: Path, kind: str) -> None:
 def test_tiny_files_have_their_length_and_empty_ones_are_refused(tmp_path: Path, frames: int) -> None:
     soundfile.write(tmp_path / "x.wav", np.full((frames, 3), 0.1), RATE)
     if not frames:
-        with pytest.raises(AudioError, match="holds no samples"):
+        with pytest.raises(AudioError, match="contains no samples"):
             _ingest(tmp_path / "x.wav", tmp_path)
     else:
         assert _ingest(tmp_path / "x.wav", tmp_path).frames == frames

@@ -29,7 +29,7 @@ def test_names_follow_the_conventions_of_prometheus() -> None:
 @pytest.mark.parametrize(
     ("reason", "kind"),
     [
-        ("encoder: ffmpeg ended with 7: /data/song.wav: cannot be decoded", "encoder"),
+        ("encoder: ffmpeg exited with code 7: /data/song.wav: cannot be decoded", "encoder"),
         ("truncated: 900000 of 1587644 bytes are there", "damaged"),
         ("/data/the mix is silent.wav: ends 12 samples early at 400", "damaged"),
         ("mp3_24000: decodes to 5 samples, 132300 expected (shard train/shard-00001.parquet)", "damaged"),
@@ -39,6 +39,10 @@ def test_names_follow_the_conventions_of_prometheus() -> None:
         ("s3://bucket/a.wav: no such key", "unopened"),
         ("cannot be opened: Permission denied", "unopened"),
         ("the file holds no samples", "empty"),
+        ("the file contains no samples", "empty"),
+        ("ffmpeg timed out after 60 s without output and was killed", "ffmpeg"),
+        ("contains non-finite samples (NaN or infinite), first at 0.1 s", "not_finite"),
+        ("non-finite samples from the generator: its weights do not fit this audio", "not_finite"),
         ("the mix is silent", "silent"),
         ("the mix contains non-finite samples", "not_finite"),
         ("contains non-finite samples near 3.0 s", "not_finite"),
@@ -47,7 +51,7 @@ def test_names_follow_the_conventions_of_prometheus() -> None:
         ("longer than 12 hours", "too_long"),
         ("data.json names a stem that is not a class of MoisesDB", "listing"),
         ("killed its process 3 times: given up", "killed"),
-        ("the device has too little memory: lower --batch, or take --device cpu", "memory"),
+        ("out of device memory: lower --batch or use --device cpu", "memory"),
         ('Song "7"}\n# damaged', "other"),
         ("", "other"),
         (None, "other"),
