@@ -32,18 +32,22 @@ def project() -> dict:
 def closure(requirements: list[str]) -> dict[str, Distribution]:
     """Return the installed distributions that requirements need, by canonical name."""
     found: dict[str, Distribution] = {}
+    seen: set[str] = set()
     pending = [Requirement(line) for line in requirements]
     while pending:
         requirement = pending.pop()
-        name = canonicalize_name(requirement.name)
-        if name in found:
+        if str(requirement) in seen:
             continue
+        seen.add(str(requirement))
         try:
-            found[name] = distribution(requirement.name)
-        except PackageNotFoundError:  # installers do without some, such as setuptools
+            package = distribution(requirement.name)
+        except PackageNotFoundError:  # of an extra that is not installed
             continue
-        needs = map(Requirement, found[name].requires or [])
-        pending += [need for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+        found[canonicalize_name(requirement.name)] = package
+        for need in map(Requirement, package.requires or []):
+            extras = ("", *requirement.extras)
+            if need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in extras):
+                pending.append(need)
     return found
 
 
@@ -180,5 +184,7 @@ def test_direct_dependencies_are_pinned_in_their_set(extra: str, files: tuple[st
         assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement
 
 
-def test_the_core_set_pins_what_the_core_needs_and_no_more() -> None:
-    assert set(pins(SETS[0])) <= set(closure(project()["dependencies"]))
+@pytest.mark.parametrize("extra, name", [("", SETS[0]), ("pipeline", SETS[1])])
+def test_a_set_pins_what_it_needs_and_no_more(extra: str, name: str) -> None:
+    lines = project()["dependencies"] + (project()["optional-dependencies"][extra] if extra else [])
+    assert set(pins(name)) <= set(closure(lines))
