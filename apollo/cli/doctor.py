@@ -11,14 +11,17 @@ from apollo.audio.ffmpeg import FfmpegError, FfmpegMissingError, ffmpeg_version,
 from apollo.model.device import choose_device, choose_precision
 from apollo.model.generator import Generator
 
-_OPTIONAL = {
+_PACKAGES = {
     "soundfile": "reads and writes audio files",
     "matplotlib": "--picture",
     "tqdm": "the progress bar",
     "huggingface_hub": "downloads checkpoints",
     "safetensors": "reads .safetensors",
 }
-_NEEDED = ("soundfile",)
+_REQUIRED = ("soundfile",)
+_EXTRAS = {
+    "huggingface_hub": "'apollo-restoration[hub]'"
+}  # by package; the others are installed by their names
 
 
 def check_environment(device_name: str, precision_name: str) -> Iterator[tuple[str, str, bool]]:
@@ -29,10 +32,10 @@ def check_environment(device_name: str, precision_name: str) -> Iterator[tuple[s
     """
     yield "python", platform.python_version(), True
     yield "torch", f"{torch.__version__}, {torch.get_num_threads()} threads", True
-    for package, purpose in _OPTIONAL.items():
+    for package, purpose in _PACKAGES.items():
         installed = importlib.util.find_spec(package) is not None
-        state = "installed" if installed else f"not installed: pip install {package}"
-        yield package, f"{state} ({purpose})", installed or package not in _NEEDED
+        state = "installed" if installed else f"not installed: pip install {_EXTRAS.get(package, package)}"
+        yield package, f"{state} ({purpose})", installed or package not in _REQUIRED
     try:
         yield "ffmpeg", ffmpeg_version(find_ffmpeg()), True
     except (ImportError, FfmpegError, FfmpegMissingError) as error:

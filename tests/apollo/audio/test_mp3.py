@@ -113,7 +113,7 @@ def test_random_bytes_after_a_good_header_never_crash() -> None:
 
 
 @pytest.mark.parametrize("samples", [1_151, 1_152, 44_100])
-def test_real_stream_tells_bitrate_frames_and_exact_samples(tmp_path: Path, samples: int) -> None:
+def test_real_stream_has_bitrate_frames_and_exact_samples(tmp_path: Path, samples: int) -> None:
     stream = mp3.parse(_encoded(tmp_path, "-b:a", "96k", samples=samples))
     assert (stream.sample_rate, stream.bitrate_bps, stream.missing_frames) == (44_100, 96_000, 0)
     assert stream.samples == samples

@@ -105,7 +105,7 @@ def test_every_output_format_holds_the_samples(
     np.testing.assert_allclose(read(outcome), music(1, 1.0), atol=step)
 
 
-def test_clipping_turns_down_cuts_or_keeps(generator: Generator, tmp_path: Path) -> None:
+def test_clip_modes_rescale_clamp_or_keep(generator: Generator, tmp_path: Path) -> None:
     loud = 2 * music(1, 1.0) / np.abs(music(1, 1.0)).max()
     song = write(tmp_path / "song.wav", loud, subtype="FLOAT")
     for clip, expected in (("rescale", loud / 2), ("clamp", loud.clip(-1, 1)), ("none", loud)):
@@ -125,7 +125,7 @@ def test_results_do_not_depend_on_the_batch(generator: Generator, tmp_path: Path
     np.testing.assert_allclose(first, second, atol=1e-6)
 
 
-def test_folders_keep_their_shape_and_results_are_no_songs(generator: Generator, tmp_path: Path) -> None:
+def test_outputs_keep_the_folder_structure_and_are_not_inputs(generator: Generator, tmp_path: Path) -> None:
     album = tmp_path / "album"
     for name in ("1.wav", "disc 2/1.wav", "disc 2/b-side.flac", "disc 2/cover.txt", ".hidden.wav"):
         write(album / name, music(1, 0.1), format="WAV")
@@ -136,7 +136,7 @@ def test_folders_keep_their_shape_and_results_are_no_songs(generator: Generator,
     assert [outcome.status for outcome in again] == ["skipped"] * 3
 
 
-def test_names_that_would_collide_are_kept_apart(generator: Generator, tmp_path: Path) -> None:
+def test_colliding_names_are_disambiguated(generator: Generator, tmp_path: Path) -> None:
     for name in ("a/song.wav", "a/song.flac", "b/song.wav"):
         write(tmp_path / name, music(1, 0.1), format="WAV")
     inputs = [tmp_path / name for name in ("a/song.wav", "a/song.flac", "b/song.wav")]
@@ -151,7 +151,7 @@ def test_names_that_would_collide_are_kept_apart(generator: Generator, tmp_path:
     ]
 
 
-def test_a_template_cannot_lead_outside_nor_onto_the_input(generator: Generator, tmp_path: Path) -> None:
+def test_a_template_cannot_lead_outside_or_onto_the_input(generator: Generator, tmp_path: Path) -> None:
     song = write(tmp_path / "song.wav", music(1, 0.1))
     before = song.read_bytes()
     (outside,) = restore(generator, song, output=tmp_path / "out", filename="../{stem}-x")
@@ -174,7 +174,7 @@ def test_tags_are_kept(generator: Generator, tmp_path: Path) -> None:
         assert (result.title, result.artist) == ("Ünter $x$ <b>", "Somebody")
 
 
-def test_a_picture_lies_beside_the_result(generator: Generator, tmp_path: Path) -> None:
+def test_a_spectrogram_is_written_beside_the_output(generator: Generator, tmp_path: Path) -> None:
     for name, seconds in (("a $ name", 2.0), ("short", 0.01)):
         song = write(tmp_path / f"{name}.wav", music(1, seconds))
         outcome = one(generator, song, picture=True)
@@ -210,12 +210,12 @@ def test_the_published_clips_keep_their_lengths(
         ({"filename": "{stem}/"}, "ends with /"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(options: dict[str, object], reason: str) -> None:
+def test_invalid_options_are_refused(options: dict[str, object], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         SongsConfig(**options)
 
 
-def test_inputs_that_are_not_there_are_refused(tmp_path: Path) -> None:
+def test_missing_inputs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such file"):
         find_songs([str(tmp_path / "nowhere.wav")], SongsConfig())
     with pytest.raises(ValueError, match="output folder is an input"):

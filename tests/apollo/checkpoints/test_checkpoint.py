@@ -1,4 +1,4 @@
-"""Checkpoint folders: whole or refused; and the names under which a generator can be asked for."""
+"""Checkpoint folders, complete or refused; and the names that a source can have."""
 
 import hashlib
 import json
@@ -44,7 +44,7 @@ def test_saved_generator_loads_bit_equal_and_ready(tmp_path: Path, changes: dict
         assert torch.equal(loaded(samples), generator(samples))
 
 
-def test_average_is_preferred_unless_asked_otherwise(tmp_path: Path) -> None:
+def test_ema_weights_are_the_default(tmp_path: Path) -> None:
     generator, average = _generator(0), _generator(1)
     save(generator, tmp_path / "both", extra_states={"ema": average.state_dict()})
     _assert_same(load(tmp_path / "both"), average)
@@ -55,7 +55,7 @@ def test_average_is_preferred_unless_asked_otherwise(tmp_path: Path) -> None:
         load(tmp_path / "both", weights="newest")
 
 
-def test_more_states_and_notes_are_kept(tmp_path: Path) -> None:
+def test_extra_states_and_metadata_are_saved(tmp_path: Path) -> None:
     torch.manual_seed(0)
     discriminator = Discriminator(DiscriminatorConfig(windows=(32,)))
     folder = save(
@@ -84,7 +84,7 @@ def test_best_is_followed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["weights.pt", "config.json"])
 @pytest.mark.parametrize("damage", ["changed", "cut", "gone"])
-def test_damage_is_noticed(tmp_path: Path, name: str, damage: str) -> None:
+def test_damage_is_detected(tmp_path: Path, name: str, damage: str) -> None:
     path = save(_generator(), tmp_path / "model") / name
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -97,7 +97,7 @@ def test_damage_is_noticed(tmp_path: Path, name: str, damage: str) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", "[]", '{"sha256": {}}', '{"sha256": null}', "\x00"])
-def test_folder_without_a_whole_manifest_is_no_checkpoint(tmp_path: Path, content: str | None) -> None:
+def test_folder_without_a_valid_manifest_is_refused(tmp_path: Path, content: str | None) -> None:
     manifest = save(_generator(), tmp_path / "model") / "MANIFEST.json"
     manifest.unlink()
     if content is not None:
@@ -116,9 +116,7 @@ def test_folder_without_a_whole_manifest_is_no_checkpoint(tmp_path: Path, conten
         ({"generator": None}, "weights do not match"),
     ],
 )
-def test_whole_folder_of_another_kind_is_refused(
-    tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_inconsistent_configuration_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     folder = save(_generator(), tmp_path / "model")
     config = json.dumps(json.loads((folder / "config.json").read_text()) | changes)
     (folder / "config.json").write_text(config)
@@ -157,7 +155,7 @@ def test_saving_leaves_the_checkpoint_alone_in_its_folder(tmp_path: Path) -> Non
     }  # fmt: skip
 
 
-def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+def test_nonfinite_weights_are_refused(tmp_path: Path) -> None:
     generator = _generator()
     generator.layers[0].bands.gate.weight.data[0, 0] = float("nan")
     save(generator, tmp_path / "model")
@@ -188,7 +186,7 @@ def test_safetensors_load_and_damaged_ones_do_not(tmp_path: Path) -> None:
         ("", "no such file or folder"),
     ],
 )
-def test_what_is_nowhere_is_named(source: str, message: str) -> None:
+def test_missing_sources_are_named(source: str, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         load(source)
 

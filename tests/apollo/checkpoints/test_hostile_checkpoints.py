@@ -1,4 +1,4 @@
-"""Files that are no checkpoint in every way there is: one kind of error, at once, and nothing is run."""
+"""Invalid and malicious checkpoints are refused with one kind of error, and nothing in them is run."""
 
 import hashlib
 import io
@@ -29,14 +29,14 @@ def generator() -> Generator:
 @pytest.mark.parametrize(
     "content", [b"", b"\x80\x02R.", b"root:x:0:0:root:/root\n", bytes(1_000), b"PK\x03\x04"]
 )
-def test_bytes_that_are_no_checkpoint(tmp_path: Path, content: bytes) -> None:
+def test_invalid_bytes_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "weights.bin"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="checkpoint"):
         load(path)
 
 
-def test_an_archive_without_content(tmp_path: Path) -> None:
+def test_an_empty_archive_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "weights.bin", "w") as archive:
         archive.writestr("archive/data.pkl", b"")
     with pytest.raises(CheckpointError):
@@ -60,7 +60,7 @@ MARK = "BN.0.0.weight"
     ],
     ids=str,
 )
-def test_entries_that_no_generator_has(
+def test_unexpected_entries_are_refused(
     generator: Generator, tmp_path: Path, entries: dict[str, torch.Tensor]
 ) -> None:
     torch.save({**to_published(generator), **entries}, tmp_path / "weights.bin")
@@ -84,24 +84,24 @@ def test_entries_that_no_generator_has(
     ],
     ids=lambda config: config[:40].decode(errors="replace"),
 )
-def test_configurations_that_make_no_generator(generator: Generator, tmp_path: Path, config: bytes) -> None:
+def test_invalid_configurations_are_refused(generator: Generator, tmp_path: Path, config: bytes) -> None:
     folder = save(generator, tmp_path / "checkpoint")
     (folder / "config.json").write_bytes(config)
-    _promise(folder)
+    _rewrite_manifest(folder)
     with pytest.raises(CheckpointError):
         load(folder)
 
 
 @pytest.mark.parametrize("manifest", [b"\xff\xfe", b"[]", b"{}", b'{"sha256": {}}', b'{"sha256": 1}'])
-def test_manifests_that_promise_nothing(generator: Generator, tmp_path: Path, manifest: bytes) -> None:
+def test_invalid_manifests_are_refused(generator: Generator, tmp_path: Path, manifest: bytes) -> None:
     folder = save(generator, tmp_path / "checkpoint")
     (folder / "MANIFEST.json").write_bytes(manifest)
     with pytest.raises(CheckpointError):
         load(folder)
 
 
-def _promise(folder: Path) -> None:
-    """Make a manifest fit what lies there, as whoever plants something would."""
+def _rewrite_manifest(folder: Path) -> None:
+    """Write a manifest that matches the files, as an attacker would."""
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
     digests.pop("MANIFEST.json", None)
     (folder / "MANIFEST.json").write_text(json.dumps({"sha256": digests}))
@@ -140,7 +140,7 @@ PLANTED: dict[str, Callable[[Planted], bytes]] = {
 
 @pytest.mark.parametrize("ending", [".pt", ".ckpt", ".bin", ".safetensors", ".npz", ".npy", ".pkl", ""])
 @pytest.mark.parametrize("kind", PLANTED)
-def test_what_is_planted_is_not_run_whatever_it_is_called(tmp_path: Path, kind: str, ending: str) -> None:
+def test_a_payload_is_not_run_under_any_extension(tmp_path: Path, kind: str, ending: str) -> None:
     path, mark = tmp_path / f"weights{ending}", tmp_path / "ran"
     path.write_bytes(PLANTED[kind](Planted(mark)))
     with pytest.raises(CheckpointError, match="weights") as caught:
@@ -151,20 +151,20 @@ def test_what_is_planted_is_not_run_whatever_it_is_called(tmp_path: Path, kind: 
 
 @pytest.mark.parametrize("portable", [False, True])
 @pytest.mark.parametrize("kind", PLANTED)
-def test_what_is_planted_in_a_folder_of_ours_is_not_run(
+def test_a_payload_in_a_checkpoint_folder_is_not_run(
     generator: Generator, tmp_path: Path, kind: str, portable: bool
 ) -> None:
     write, name = (save_safetensors, "weights.safetensors") if portable else (save, "weights.pt")
     folder, mark = write(generator, tmp_path / "checkpoint"), tmp_path / "ran"
     (folder / name).write_bytes(PLANTED[kind](Planted(mark)))
-    _promise(folder)
+    _rewrite_manifest(folder)
     with pytest.raises(CheckpointError, match="weights"):
         load(folder)
     assert not mark.exists()
 
 
 @pytest.mark.parametrize("kind", PLANTED)
-def test_what_is_planted_among_examples_is_not_run(tmp_path: Path, kind: str) -> None:
+def test_a_payload_in_an_example_file_is_not_run(tmp_path: Path, kind: str) -> None:
     path, mark = tmp_path / "examples.pt", tmp_path / "ran"
     path.write_bytes(PLANTED[kind](Planted(mark)))
     for open_examples in (
@@ -178,7 +178,7 @@ def test_what_is_planted_among_examples_is_not_run(tmp_path: Path, kind: str) ->
 
 
 @pytest.mark.parametrize("kind", sorted(set(PLANTED) - {"torchscript"}))
-def test_what_is_planted_would_run(tmp_path: Path, kind: str) -> None:
+def test_the_payloads_run_when_unpickled(tmp_path: Path, kind: str) -> None:
     mark, content = tmp_path / "ran", PLANTED[kind](Planted(tmp_path / "ran"))
     if kind.startswith("np"):
         found = np.load(io.BytesIO(content), allow_pickle=True)

@@ -30,7 +30,7 @@ def _assert_same(found: Generator, expected: Generator) -> None:
 
 
 class _Hub(ThreadingHTTPServer):
-    """What the client needs of Hugging Face: files of repositories, by HEAD and GET."""
+    """The part of Hugging Face that the client needs: files of repositories, by HEAD and GET."""
 
     daemon_threads = True
 
@@ -73,7 +73,7 @@ class _HubHandler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Hub]:
-    """A hub on this machine, and a client that asks no other."""
+    """Start a hub on this machine, and make the client use it."""
     constants = pytest.importorskip("huggingface_hub.constants")
     server = _Hub()
     monkeypatch.setattr("time.sleep", lambda _: None)  # the client waits half a minute for a hub that is down
@@ -141,7 +141,7 @@ def test_hub_without_the_file_or_the_repository_says_so(hub: _Hub, tmp_path: Pat
 
 @pytest.mark.parametrize("switched_off", [False, True])
 @pytest.mark.parametrize("name", ["some/body", "some/body/model.ckpt"])
-def test_offline_is_called_offline(
+def test_an_unreachable_hub_is_reported(
     hub: _Hub, name: str, switched_off: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", switched_off)
@@ -158,7 +158,7 @@ def test_local_paths_go_before_the_hub(hub: _Hub, tmp_path: Path, monkeypatch: p
     assert hub.requests == []
 
 
-def test_without_the_hubs_package_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_huggingface_hub_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(CheckpointError, match=r"pip install 'apollo-restoration\[hub\]'"):
         load("some/body")

@@ -1,4 +1,4 @@
-"""Published and community files: what loads, what is refused, and that nothing in them is ever run."""
+"""Published and community files: which load, which are refused, and that nothing in them is run."""
 
 import argparse
 import builtins
@@ -41,7 +41,7 @@ def _generator(**changes: Any) -> Generator:
 
 
 def _published(generator: Generator) -> State:
-    """Give the state dict that the published program would have saved, rotary tables included."""
+    """Return the state dict that the published program would have saved, rotary tables included."""
     config, state = generator.config, to_published(generator)
     angles = rotary_angles(100, config.dim // config.heads).repeat_interleave(2, 1)
     for layer in range(config.layers):
@@ -178,7 +178,7 @@ HOSTILE: dict[str, Callable[[str], _Calls]] = {
 
 
 def _would_run(path: Path, marker: Path) -> bool:
-    """Open a file as a careless program would, to see that there is something to be careful of."""
+    """Unpickle a file, to check that its payload would run."""
     assert not marker.exists()
     torch.load(path, weights_only=False)
     return marker.exists()
@@ -205,7 +205,7 @@ def test_bare_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
     assert not marker.exists()
 
 
-def test_calls_into_packages_held_to_be_harmless_are_not_made(tmp_path: Path) -> None:
+def test_calls_into_allowed_packages_are_not_made(tmp_path: Path) -> None:
     path, marker, generator = tmp_path / "model.ckpt", tmp_path / "marker", _generator()
     torch.save({"state_dict": _published(generator), "hook": _Calls(np.savetxt, str(marker), [1.0])}, path)
     _assert_same_weights(load(path), generator)
@@ -288,7 +288,7 @@ def test_other_rotary_angles_are_refused(table: str, change: str) -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path: Path, bad: float) -> None:
+def test_nonfinite_weights_are_refused_by_name(tmp_path: Path, bad: float) -> None:
     state = _published(_generator())
     state["net.0.band_net.output.weight"][3, 2] = bad
     torch.save(state, tmp_path / "model.pt")
@@ -296,7 +296,7 @@ def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path: Path, bad: fl
         load(tmp_path / "model.pt")
 
 
-def test_the_shortest_prefix_wins() -> None:
+def test_the_shortest_prefix_is_removed() -> None:
     state = _published(_generator())
     copies = {f"audio_model.copy.{key}": torch.zeros_like(value) for key, value in state.items()}
     named = {f"audio_model.{key}": value for key, value in state.items()}
@@ -305,7 +305,7 @@ def test_the_shortest_prefix_wins() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"causal": True}, {"output": "correction"}])
-def test_what_the_published_layout_cannot_say_is_not_exported(changes: dict[str, Any]) -> None:
+def test_configurations_outside_the_published_format_are_not_exported(changes: dict[str, Any]) -> None:
     generator = Generator(GeneratorConfig(dim=16, layers=1, **changes))
     with pytest.raises(ValueError, match="published network"):
         to_published(generator)

@@ -1,4 +1,4 @@
-"""The `apollo` command as a user meets it: output, exit codes, pipes, signals."""
+"""The `apollo` command: output, exit codes, pipes, signals."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def run(
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A causal generator and one that is not, small, of random weights."""
+    """Save small causal and non-causal generators of random weights."""
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(0)
     for name, causal in (("causal", True), ("plain", False)):
@@ -41,24 +41,24 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_help_answers_at_once_and_needs_no_torch() -> None:
+def test_help_is_fast_and_imports_no_torch() -> None:
     blocked = "import sys; sys.modules['torch'] = None; from apollo.__main__ import main; main(['--help'])"
     began = time.monotonic()
-    told = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True)
-    assert told.returncode == 0
-    assert all(command in told.stdout for command in ("restore", "stream", "info", "doctor"))
+    result = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True)
+    assert result.returncode == 0
+    assert all(command in result.stdout for command in ("restore", "stream", "info", "doctor"))
     assert time.monotonic() - began < 20
 
 
-def test_restoring_tells_what_it_did_and_exits_0_then_skips(checkpoints: Path, tmp_path: Path) -> None:
+def test_restore_reports_results_exits_0_and_then_skips(checkpoints: Path, tmp_path: Path) -> None:
     write(tmp_path / "album/one.wav", music(1, 1.0))
     encode(tmp_path / "album/one.wav", tmp_path / "album/two.mp3", "-b:a", "64k")
     arguments = ("restore", tmp_path / "album", "-o", tmp_path / "out", "--checkpoint", checkpoints / "plain")
-    told = run(*arguments, "--json", "--precision", "float32", "--picture")
-    assert told.returncode == 0, told.stderr
-    lines = [json.loads(line) for line in told.stdout.splitlines()]
+    result = run(*arguments, "--json", "--precision", "float32", "--picture")
+    assert result.returncode == 0, result.stderr
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert [(line["status"], line["samples"]) for line in lines] == [("restored", RATE)] * 2
-    assert b"2 restored" in told.stderr
+    assert b"2 restored" in result.stderr
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["one.spectrogram.png", "one.wav", "two.spectrogram.png", "two.wav"]
     samples, _ = soundfile.read(tmp_path / "album/one.wav", dtype="float32")
@@ -70,9 +70,7 @@ def test_restoring_tells_what_it_did_and_exits_0_then_skips(checkpoints: Path, t
     assert b"2 skipped" in again.stderr
 
 
-def test_exit_codes_tell_all_some_or_wrong_usage(
-    checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_exit_codes(checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good, bad = write(tmp_path / "good.wav", music(1, 0.5)), tmp_path / "bad.mp3"
     bad.write_text("no music")
 
@@ -100,40 +98,40 @@ def test_exit_codes_tell_all_some_or_wrong_usage(
 def test_without_a_network_the_released_name_gives_a_clear_error(tmp_path: Path) -> None:
     song = write(tmp_path / "song.wav", music(1, 0.1))
     env = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
-    told = run("restore", song, "-o", tmp_path / "out", env=env)
-    assert told.returncode == 2
-    assert b"JusperLee/Apollo" in told.stderr
-    assert b"Traceback" not in told.stderr
+    result = run("restore", song, "-o", tmp_path / "out", env=env)
+    assert result.returncode == 2
+    assert b"JusperLee/Apollo" in result.stderr
+    assert b"Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("name", ["causal", "plain"])
 @pytest.mark.parametrize("pcm", ["f32le", "s16le"])
-def test_a_stream_comes_out_as_the_file_does(checkpoints: Path, name: str, pcm: str) -> None:
+def test_a_stream_equals_the_restored_file(checkpoints: Path, name: str, pcm: str) -> None:
     generator = apollo.load(checkpoints / name)
     samples = torch.from_numpy(music(2, 1.37).astype(np.float32))
     kind = np.float32 if pcm == "f32le" else np.int16
     scale = 1.0 if pcm == "f32le" else 32_768.0
     sent = (samples.numpy() * scale).round(0 if kind is np.int16 else 9).astype(kind)
     arguments = ("stream", "--checkpoint", checkpoints / name, "--pcm", pcm, "--precision", "float32")
-    told = run(*arguments, stdin=sent.tobytes() + b"x")
-    assert told.returncode == 0, told.stderr
-    assert b"real-time factor" in told.stderr
-    assert (b"latency 20 ms" in told.stderr) == (name == "causal")
-    assert b"1 trailing bytes" in told.stderr
-    found = np.frombuffer(told.stdout, kind).reshape(-1, 2).astype(np.float64) / scale
+    result = run(*arguments, stdin=sent.tobytes() + b"x")
+    assert result.returncode == 0, result.stderr
+    assert b"real-time factor" in result.stderr
+    assert (b"latency 20 ms" in result.stderr) == (name == "causal")
+    assert b"1 trailing bytes" in result.stderr
+    found = np.frombuffer(result.stdout, kind).reshape(-1, 2).astype(np.float64) / scale
     expected = restore(generator, torch.from_numpy(sent.astype(np.float32).T.copy() / scale)).T.numpy()
     np.testing.assert_allclose(found, expected, atol=1e-5 if pcm == "f32le" else 0.6 / scale)
 
 
-def test_a_stream_of_nothing_gives_nothing_and_numbers_are_checked(checkpoints: Path) -> None:
+def test_an_empty_stream_stays_empty_and_nonfinite_samples_fail(checkpoints: Path) -> None:
     arguments = ("stream", "--checkpoint", checkpoints / "causal", "--channels", "1")
     assert run(*arguments).stdout == b""
-    told = run(*arguments, stdin=np.array([0, np.nan], np.float32).tobytes())
-    assert told.returncode == 1
-    assert b"non-finite" in told.stderr
+    result = run(*arguments, stdin=np.array([0, np.nan], np.float32).tobytes())
+    assert result.returncode == 1
+    assert b"non-finite" in result.stderr
 
 
-def test_a_stream_gives_samples_before_it_ends(checkpoints: Path) -> None:
+def test_a_stream_is_written_before_its_input_ends(checkpoints: Path) -> None:
     command = [sys.executable, "-m", "apollo", "stream", "--checkpoint", str(checkpoints / "causal")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
@@ -159,13 +157,13 @@ def test_info_describes_a_checkpoint(checkpoints: Path, capsys: pytest.CaptureFi
     assert main(["info", str(checkpoints / "none")]) == 2
 
 
-def test_doctor_looks_at_everything(
+def test_doctor_checks_everything(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("apollo.cli.doctor.measure_real_time_factor", lambda device, precision: QUICK_SECONDS)
     assert main(["doctor", "--device", "cpu"]) == 0
-    told = capsys.readouterr().out
-    assert all(name in told for name in ("torch", "ffmpeg", "soundfile", "device", "precision", "1.0 x"))
+    result = capsys.readouterr().out
+    assert all(name in result for name in ("torch", "ffmpeg", "soundfile", "device", "precision", "1.0 x"))
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
     assert main(["doctor", "--device", "cpu"]) == 1
     assert "BAD ffmpeg" in capsys.readouterr().out
@@ -178,7 +176,7 @@ def _ended(process: "subprocess.Popen[bytes]", ready: Callable[[], bool]) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_exits_130_and_leaves_no_half_file(
+def test_an_interrupted_run_exits_130_and_leaves_no_partial_file(
     checkpoints: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     song = write(tmp_path / "song.wav", music(1, 600.0))
@@ -196,7 +194,7 @@ def test_an_interrupted_run_exits_130_and_leaves_no_half_file(
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_package_that_is_not_there_is_named(
+def test_a_missing_package_is_named(
     checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     song = write(tmp_path / "song.wav", music(1, 0.1))

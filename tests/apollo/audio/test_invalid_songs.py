@@ -1,4 +1,4 @@
-"""What odd input and odd outputs become: bad files, odd names, full and read-only disks, interruptions."""
+"""Invalid files, unusual names, full and read-only disks, interruptions."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ def cut(path: Path, share: float) -> None:
     path.write_bytes(content[: int(len(content) * share)])
 
 
-def test_a_truncated_mp3_gives_what_is_there_and_says_so(generator: Generator, tmp_path: Path) -> None:
+def test_a_truncated_mp3_is_restored_with_a_warning(generator: Generator, tmp_path: Path) -> None:
     song = encode(write(tmp_path / "in.wav", music(1, 4.0)), tmp_path / "song.mp3", "-b:a", "64k")
     cut(song, 0.5)
     outcome = one(generator, song)
@@ -32,7 +32,7 @@ def test_a_truncated_mp3_gives_what_is_there_and_says_so(generator: Generator, t
 
 
 @pytest.mark.parametrize("rate", [RATE, 48_000])
-def test_truncated_files_of_other_formats_give_what_is_there(
+def test_truncated_files_of_other_formats_are_restored_with_a_warning(
     generator: Generator, tmp_path: Path, rate: int
 ) -> None:
     for name, options in (("song.wav", ()), ("song.flac", ()), ("song.ogg", ("-c:a", "libvorbis"))):
@@ -65,7 +65,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_bad_file_is_listed_with_its_reason_and_the_others_are_done(
+def test_an_invalid_file_fails_with_a_reason_and_others_are_restored(
     generator: Generator, tmp_path: Path, name: str
 ) -> None:
     make, reason = REFUSED[name]
@@ -90,7 +90,7 @@ ODD_NAMES = [
 
 @pytest.mark.parametrize("name", ODD_NAMES)
 @pytest.mark.parametrize("rate", [RATE, 48_000])  # through libsndfile, through ffmpeg
-def test_odd_names_are_only_names(generator: Generator, tmp_path: Path, name: str, rate: int) -> None:
+def test_unusual_file_names(generator: Generator, tmp_path: Path, name: str, rate: int) -> None:
     song = write(tmp_path / name, music(1, 0.5, rate), rate, format="WAV")
     assert len(read(one(generator, song))) == RATE // 2
 
@@ -128,7 +128,7 @@ def test_a_full_disk_fails_clearly_and_leaves_nothing(
     assert [path.stem for path in (small_disk / "out").iterdir()] == ["1"]
 
 
-def test_a_killed_run_leaves_no_result_that_is_not_whole(generator: Generator, tmp_path: Path) -> None:
+def test_an_interrupted_run_leaves_no_partial_output(generator: Generator, tmp_path: Path) -> None:
     song = write(tmp_path / "song.wav", music(1, 12.0))
     config = SongsConfig(output=str(tmp_path / "out"))
 
@@ -164,7 +164,7 @@ def test_a_killed_ffmpeg_is_a_failure_not_a_short_song(generator: Generator, tmp
 
 
 @pytest.mark.parametrize("rate", [RATE, 48_000])
-def test_a_name_that_is_no_utf8_is_only_a_name(generator: Generator, tmp_path: Path, rate: int) -> None:
+def test_a_file_name_that_is_not_utf8(generator: Generator, tmp_path: Path, rate: int) -> None:
     plain = write(tmp_path / "plain.wav", music(1, 0.5, rate), rate)
     song = plain.rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav"))
     assert one(generator, song).samples == RATE // 2
