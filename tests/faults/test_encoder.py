@@ -93,5 +93,5 @@ def test_10_without_ffmpeg_nothing_begins(kind: str, data: Path, tmp_path: Path)
         path.write_text("#!/bin/sh\n")
     outcome = run(data, tmp_path / "shards", str(path))
     assert outcome.code == Exit.FAILED
-    assert "is not there or cannot be executed" in outcome.message
+    assert "does not exist or is not executable" in outcome.message
     assert not list((tmp_path / "shards").glob("*/shard-*"))

@@ -295,5 +295,5 @@ def test_ffmpeg_that_cannot_run_is_named_at_once(tmp_path: Path, kind: str) -> N
     program = tmp_path / "ffmpeg"
     if kind == "not-executable":
         program.write_text("#!/bin/sh\n")
-    with pytest.raises(FfmpegMissingError, match=r"not there or cannot be executed.*--codec\.ffmpeg"):
+    with pytest.raises(FfmpegMissingError, match=r"does not exist or is not executable.*--codec\.ffmpeg"):
         Mp3Encoder(CodecConfig(ffmpeg=str(program)))

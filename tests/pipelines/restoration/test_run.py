@@ -204,7 +204,7 @@ def test_songs_of_a_bucket_are_listed_and_named_as_those_of_a_disk(bucket: Path)
     (single,) = find_songs(["s3://bucket/in/b/a.wav"], songs)
     assert (single.name, single.problem) == ("a.wav", None)
     (onto,) = find_songs(["s3://bucket/in/b/a.wav"], SongsConfig(output="s3://bucket/in/b"))
-    assert "the output would be an input" in str(onto.problem)
+    assert "the output path is an input" in str(onto.problem)
     (outside,) = find_songs(["s3://bucket/in/b/a.wav"], SongsConfig(output="s3://o/x", filename="../{stem}"))
     assert "outside" in str(outside.problem)
     with pytest.raises(UsageError, match="no such file or folder"):
