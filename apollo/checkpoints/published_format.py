@@ -206,8 +206,9 @@ def _check_table(key: str, table: Tensor, config: GeneratorConfig) -> None:
 def _names(generator: Generator) -> dict[str, str | list[str]]:
     """Return the published name of each of our parameters, or the names of the bands that it stacks."""
     names: dict[str, str | list[str]] = {}
-    for ours, theirs in (("split", "BN"), ("merge", "output")):
-        for group, bands in enumerate(getattr(generator, ours).members.values()):
+    split, merge = generator.split.bands_by_width, generator.merge.bands_by_width
+    for ours, theirs, bands_by_width in (("split", "BN", split), ("merge", "output", merge)):
+        for group, bands in enumerate(bands_by_width.values()):
             for key, other in _GROUP_KEYS.items():
                 names[f"{ours}.groups.{group}.{key}"] = [f"{theirs}.{band}.{other}" for band in bands]
     for layer in range(generator.config.layers):
