@@ -139,7 +139,7 @@ class PinnedRenderer(ShardRenderer):
 
 def _speed_up(run: PreprocessRun, task: RenderTask) -> None:
     """Compare the rates of one and two actors while they work, start-up left out."""
-    from pipelines.cluster.connection import run_actors
+    from pipelines.cluster.actor_pool import run_actors
 
     if len(os.sched_getaffinity(0)) < 2:
         _say("speed-up of 2 actors over 1", "one core only", "")

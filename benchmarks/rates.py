@@ -149,7 +149,8 @@ class Starter:
 
 def measure_start() -> float:
     """Start actors on a local Ray and end them again."""
-    from pipelines.cluster.connection import connect, run_actors
+    from pipelines.cluster.actor_pool import run_actors
+    from pipelines.cluster.connection import connect
 
     cluster = connect()
     taken: list[float] = []

@@ -151,7 +151,8 @@ def _tasks(location: str) -> list[dict[str, Any]]:
 
 
 def _hand_out(location: str) -> None:
-    from pipelines.cluster.connection import connect, run_actors
+    from pipelines.cluster.actor_pool import run_actors
+    from pipelines.cluster.connection import connect
 
     cluster = connect()
     done = sum(1 for _ in run_actors(_tasks(location), Idle, (), actors=_ACTORS, cluster=cluster))

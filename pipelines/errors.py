@@ -14,7 +14,7 @@ class UsageError(ValueError):
         super().__init__(shown(text))
 
 
-class FinalError(RuntimeError):
+class NonRetryableError(RuntimeError):
     """What running the same again would meet again."""
 
 

@@ -1,58 +1,50 @@
-"""Gloo between machines: it is to use the network that Ray uses.
+"""Gloo on the network interface that Ray uses.
 
-Left alone, gloo takes the address that the machine's own name stands for. On many machines that is a loopback
-address, and workers on different hosts then wait for each other until "Connection refused".
+By default gloo takes the address of the machine's own host name. On many machines that is a loopback address,
+and workers on different hosts then fail with "Connection refused".
 """
 
-import array
-import fcntl
 import os
 import socket
-import struct
 from typing import Any
 
+import psutil
 from ray.train.torch import TorchConfig
-from ray.train.torch.config import _TorchBackend
+
+from pipelines.cluster.ray_internals import torch_backend
 
 INTERFACE = "GLOO_SOCKET_IFNAME"
-_SIOCGIFADDR = 0x8915  # linux/sockios.h
 
 
-class _GlooBackend(_TorchBackend):  # type: ignore[misc]
+class _GlooBackend(torch_backend()):  # type: ignore[misc]
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        worker_group.execute(choose_interface)
+        worker_group.execute(set_gloo_interface)
         super().on_start(worker_group, backend_config)
 
 
 class GlooConfig(TorchConfig):  # type: ignore[misc]
-    """Ray Train's configuration of torch.distributed, for gloo on the interface of Ray's own address."""
+    """Ray Train's configuration of torch.distributed: gloo, on the interface of Ray's address."""
 
     def __init__(self) -> None:
         super().__init__(backend="gloo")
 
     @property
     def backend_cls(self) -> type:
-        """What Ray Train calls before and after the workers' function."""
+        """Backend whose hooks Ray Train calls around the workers' function."""
         return _GlooBackend
 
 
-def choose_interface() -> None:
-    """Tell gloo of this process which interface to take, where nobody has told it and there is one."""
+def set_gloo_interface() -> None:
+    """Set gloo's interface in this process to that of Ray's address, unless it is set already."""
     import ray
 
-    if INTERFACE not in os.environ and (name := interface_of(ray.util.get_node_ip_address())):
+    if INTERFACE not in os.environ and (name := find_interface(ray.util.get_node_ip_address())):
         os.environ[INTERFACE] = name
 
 
-def interface_of(address: str) -> str | None:
-    """Find the interface that has an IPv4 address; none on systems other than Linux."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        for _, name in socket.if_nameindex():
-            request = array.array("B", struct.pack("256s", name.encode()))
-            try:
-                fcntl.ioctl(asking, _SIOCGIFADDR, request)
-            except OSError:  # it has no such address
-                continue
-            if socket.inet_ntoa(request[20:24].tobytes()) == address:
-                return name
+def find_interface(address: str) -> str | None:
+    """Return the name of the network interface that has an IPv4 address, or None."""
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(one.family == socket.AF_INET and one.address == address for one in addresses):
+            return str(name)
     return None

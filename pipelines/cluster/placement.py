@@ -1,9 +1,9 @@
-"""The nodes of a cluster: what they have, what an autoscaler may bring, and which of them do what.
+"""Which node does what: node resources, those that an autoscaler may bring, and scheduling strategies.
 
-Nodes that are there to prepare and to score say so by the custom resource `cpu_node`. Pools of actors then
-go to these alone, and leave the CPUs of GPU nodes to trainers and to what feeds them. Where no node says so,
-as on one machine, Ray decides: it fills nodes without GPUs first. Trainers go where the GPUs are, and nothing
-goes to a head without CPUs.
+Nodes for preprocessing and scoring declare the custom resource `cpu_node`. Actor pools are then placed on
+these nodes only, which leaves the CPUs of GPU nodes to training and its data loading. Without any such node,
+as on one machine, Ray decides: it fills nodes without GPUs first. Training workers are placed where GPUs are,
+and nothing is placed on a head without CPUs.
 """
 
 from pathlib import Path
@@ -12,68 +12,70 @@ from typing import Any
 import yaml
 
 CPU_NODE = "cpu_node"
-_PART = 0.001  # of a node's one: up to 1,000 actors on it
-_BOOTSTRAP = "~/ray_bootstrap_config.yaml"  # what the cluster launcher leaves on the head node
+_CPU_NODE_AMOUNT = 0.001  # a node has 1: up to 1,000 actors on it
+_BOOTSTRAP = "~/ray_bootstrap_config.yaml"  # written on the head node by the cluster launcher
 
 
-def nodes_up() -> list[dict[str, Any]]:
-    """Give Ray's description of every node that is up."""
+def alive_nodes() -> list[dict[str, Any]]:
+    """Return Ray's description of every node that is up."""
     import ray
 
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def cpu_share() -> dict[str, float]:
-    """Give the custom resource that keeps an actor to CPU nodes; none where no node is said to be one."""
-    return {CPU_NODE: _PART} if most_resources().get(CPU_NODE) else {}
+def cpu_node_resource() -> dict[str, float]:
+    """Return the custom resource that places an actor on CPU nodes; empty where no node declares it."""
+    return {CPU_NODE: _CPU_NODE_AMOUNT} if max_resources().get(CPU_NODE) else {}
 
 
 def pool_cpus() -> int:
-    """Count the CPUs up now that pools of actors may take."""
-    declared = bool(cpu_share())
+    """Return the number of CPUs up now that actor pools may use."""
+    declared = bool(cpu_node_resource())
     return int(
         sum(
             node["Resources"].get("CPU", 0)
-            for node in nodes_up()
+            for node in alive_nodes()
             if not declared or CPU_NODE in node["Resources"]
         )
     )
 
 
-def node_beside() -> Any:
-    """Choose a node that works, for what takes no CPU of its own: Ray would also take a head without any."""
+def pick_worker_node() -> Any:
+    """Return a scheduling strategy for zero-CPU tasks that prefers worker nodes over a head without CPUs."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    working = [node for node in nodes_up() if node["Resources"].get("CPU")]
-    able = [node for node in working if CPU_NODE in node["Resources"]] or working
-    if not able:
+    with_cpus = [node for node in alive_nodes() if node["Resources"].get("CPU")]
+    candidates = [node for node in with_cpus if CPU_NODE in node["Resources"]] or with_cpus
+    if not candidates:
         return "DEFAULT"
-    chosen = max(able, key=lambda node: node["Resources"]["CPU"])
-    return NodeAffinitySchedulingStrategy(chosen["NodeID"], soft=True)
+    largest = max(candidates, key=lambda node: node["Resources"]["CPU"])
+    return NodeAffinitySchedulingStrategy(largest["NodeID"], soft=True)
 
 
-def most_resources() -> dict[str, float]:
-    """Give what the cluster can have at most: what is up, or what its autoscaler may bring up."""
+def max_resources() -> dict[str, float]:
+    """Return the most that the cluster can have of each resource: up now, or with its autoscaler."""
     import ray
 
+    from pipelines.cluster.ray_internals import max_autoscaled_resources
+
     up: dict[str, float] = ray.cluster_resources()
-    found = dict(ray._private.state.state.get_max_resources_from_cluster_config() or {})
+    found = max_autoscaled_resources()
     for nodes, resources in _launched_groups():
         for name, amount in resources.items():
             found[name] = found.get(name, 0) + nodes * amount
     return {name: max(up.get(name, 0), found.get(name, 0)) for name in {*up, *found}}
 
 
-def largest_nodes() -> list[dict[str, float]]:
-    """Give the resources of every node that is up, and of every kind that may come."""
+def node_shapes() -> list[dict[str, float]]:
+    """Return the resources of every node that is up, and of every node type that the launcher may start."""
     return [
-        *(node["Resources"] for node in nodes_up()),
+        *(node["Resources"] for node in alive_nodes()),
         *(resources for nodes, resources in _launched_groups() if nodes),
     ]
 
 
 def _launched_groups() -> list[tuple[int, dict[str, float]]]:
-    """Read what the cluster launcher may start, where this is the head node of such a cluster."""
+    """Read the maximum node count and resources of each node type, on the head of a launched cluster."""
     path = Path(_BOOTSTRAP).expanduser()
     if not path.is_file():
         return []

@@ -1,4 +1,4 @@
-"""Room on the cluster for the processes that train: how many, of what, and waiting for it."""
+"""Resources of training workers: configuration, checks against the cluster, waiting for nodes."""
 
 import logging
 import time
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pipelines.cluster.placement import largest_nodes, most_resources
+from pipelines.cluster.placement import max_resources, node_shapes
 from pipelines.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -20,15 +20,15 @@ class WorkersConfig:
     """The processes that train.
 
     Args:
-        count: How many.
-        least: With fewer than `count` at hand, so many will do, and more join as nodes come: the run goes on
-            from its last checkpoint each time. Unset waits for all.
-        gpu: Whether each has a GPU (and NCCL between them), or only CPUs (and gloo).
-        cpus: Of each: one computes, the others decode.
+        count: Number of workers.
+        least: Minimum number to start with while fewer than `count` are available; more join as nodes come,
+            and the run resumes from its last checkpoint each time. Unset waits for `count`.
+        gpu: Whether each worker has a GPU (and NCCL between them), or only CPUs (and gloo).
+        cpus: CPUs of each worker: one computes, the others decode.
         wait_minutes: Longest wait for nodes.
-        may_grow: The cluster has an autoscaler whose limits cannot be read here: wait, and do not refuse what
-            is more than there is now.
-        max_failures: So often may workers die before the run is given up.
+        may_grow: The cluster has an autoscaler whose limits cannot be read here: wait instead of refusing
+            more resources than there are now.
+        max_failures: Number of worker failures after which the run is given up.
     """
 
     count: int = 8
@@ -45,7 +45,7 @@ class WorkersConfig:
         if self.least is not None and not 1 <= self.least <= self.count:
             raise ValueError(f"workers.least is {self.least}: give 1 to workers.count, which is {self.count}")
         if self.cpus > 1 and self.cpus % 1:
-            raise ValueError(f"workers.cpus is {self.cpus}: give a part of one, or whole ones")
+            raise ValueError(f"workers.cpus is {self.cpus}: give a fraction below 1, or a whole number")
         if not self.cpus > 0 or self.wait_minutes < 0 or self.max_failures < 0:
             raise ValueError(
                 "workers.cpus must be above 0, workers.wait_minutes and workers.max_failures 0 or more"
@@ -53,46 +53,46 @@ class WorkersConfig:
 
     @property
     def resources(self) -> dict[str, float]:
-        """What each worker takes."""
+        """Resources of each worker."""
         return {"CPU": self.cpus, **({"GPU": 1.0} if self.gpu else {})}
 
     @property
-    def needed(self) -> int:
-        """Workers without which nothing starts."""
+    def min_count(self) -> int:
+        """Number of workers without which nothing starts."""
         return self.count if self.least is None else self.least
 
 
-def check_room(config: WorkersConfig, *, more_cpus: float = 0.0) -> None:
-    """Refuse at once what the cluster can never have, its autoscaler included.
+def check_resources(config: WorkersConfig, *, more_cpus: float = 0.0) -> None:
+    """Check that the cluster, its autoscaler included, can ever have what the workers need.
 
     Args:
         config: The workers.
-        more_cpus: What is needed beside them.
+        more_cpus: CPUs needed beside them.
 
     Raises:
-        UsageError: with what is asked for and what there can be.
+        UsageError: with what is needed and what there can be.
     """
-    most, largest = most_resources(), largest_nodes()
+    most, shapes = max_resources(), node_shapes()
     advice = "Give fewer --workers.count or --workers.cpus, or --workers.gpu false, or a larger cluster"
     if config.may_grow:
         return
     for name, each in config.resources.items():
-        asked = each * config.needed + (more_cpus if name == "CPU" else 0.0)
-        if asked > most.get(name, 0):
+        needed = each * config.min_count + (more_cpus if name == "CPU" else 0.0)
+        if needed > most.get(name, 0):
             beside = f" and {more_cpus:g} beside them" if more_cpus and name == "CPU" else ""
             raise UsageError(
-                f"{config.needed} workers of {each:g} {name}s{beside} need {asked:g} {name}s; this cluster "
-                f"has {most.get(name, 0):g} at most. {advice} (--workers.may_grow true if its "
+                f"{config.min_count} workers of {each:g} {name}s{beside} need {needed:g} {name}s; this "
+                f"cluster has {most.get(name, 0):g} at most. {advice} (--workers.may_grow true if its "
                 "autoscaler may bring more)"
             )
-    if not any(all(node.get(name, 0) >= each for name, each in config.resources.items()) for node in largest):
-        asked_each = " and ".join(f"{each:g} {name}s" for name, each in config.resources.items())
-        raise UsageError(f"a worker needs {asked_each} on one node, and no node has that. {advice}")
+    if not any(all(node.get(name, 0) >= each for name, each in config.resources.items()) for node in shapes):
+        needed_each = " and ".join(f"{each:g} {name}s" for name, each in config.resources.items())
+        raise UsageError(f"a worker needs {needed_each} on one node, and no node has that. {advice}")
 
 
 @contextmanager
-def room_for(config: WorkersConfig) -> Iterator[None]:
-    """Hold room for the workers: ask the autoscaler for it, where there is one, and wait for the nodes.
+def reserve_resources(config: WorkersConfig) -> Iterator[None]:
+    """Wait for the workers' resources, and request them from the autoscaler until the block ends.
 
     Raises:
         RuntimeError: they are not up after `wait_minutes`; another time they may be.
@@ -101,16 +101,16 @@ def room_for(config: WorkersConfig) -> Iterator[None]:
     from ray.autoscaler.sdk import request_resources
 
     deadline = time.monotonic() + 60 * config.wait_minutes
-    logged, asked = -_LOG_SECONDS, False
+    logged, requested = -_LOG_SECONDS, False
     try:
         while missing := _missing(config, ray.cluster_resources()):
-            if not asked:
-                request_resources(bundles=[config.resources] * config.needed)
-                asked = True
+            if not requested:
+                request_resources(bundles=[config.resources] * config.min_count)
+                requested = True
             if time.monotonic() > deadline:
                 raise RuntimeError(
-                    f"waited {config.wait_minutes:g} minutes for {missing}; it did not come. Start nodes, or "
-                    "let --workers.wait_minutes be more"
+                    f"waited {config.wait_minutes:g} minutes for {missing}. Start nodes, or increase "
+                    "--workers.wait_minutes"
                 )
             if time.monotonic() - logged >= _LOG_SECONDS:
                 left = (deadline - time.monotonic()) / 60
@@ -119,13 +119,13 @@ def room_for(config: WorkersConfig) -> Iterator[None]:
             time.sleep(_POLL_SECONDS)
         yield
     finally:
-        if asked:  # or the autoscaler would keep the nodes for ever
+        if requested:  # or the autoscaler would keep the nodes forever
             request_resources(bundles=[])
 
 
 def _missing(config: WorkersConfig, up: dict[str, float]) -> str:
-    """Say what is not up yet; nothing if all is."""
-    needs = {name: each * config.needed for name, each in config.resources.items()}
+    """Describe the resources that are not up yet; empty if all are."""
+    needs = {name: each * config.min_count for name, each in config.resources.items()}
     return " and ".join(
         f"{need - up.get(name, 0):g} more {name}s of {need:g}"
         for name, need in needs.items()

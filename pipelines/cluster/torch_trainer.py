@@ -1,8 +1,8 @@
-"""Training workers on Ray Train: starting them, and what passes between them and the driver.
+"""Training workers on Ray Train, and background tasks beside them.
 
-Ray Train starts the processes, joins them by torch.distributed and starts them again when one dies. What is
-kept is ours (`apollo.training.checkpoint_manager`): a started worker goes on from the newest whole
-checkpoint of the output, so nothing that Ray writes is ever read again.
+Ray Train starts the processes, joins them by torch.distributed, and restarts them when one dies; checkpoints
+are this project's own (`apollo.training.checkpoint_manager`): a restarted worker resumes from the
+newest whole checkpoint of the output, so nothing that Ray writes is ever read again.
 """
 
 import logging
@@ -14,123 +14,43 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from pipelines.cluster.placement import node_beside
+from pipelines.cluster.coordinator import Coordinator
+from pipelines.cluster.placement import pick_worker_node
 from pipelines.cluster.resources import WorkersConfig
-from pipelines.errors import FinalError
+from pipelines.errors import NonRetryableError
 from pipelines.runtime.logs import emit_forwarded
 from pipelines.storage.folder import Folder, open_filesystem
 
 logger = logging.getLogger(__name__)
 
-_POLL_SECONDS = 0.5
-_BEAT_SECONDS, _SILENT_SECONDS = 5.0, 60.0
+_POLL_SECONDS, _MAX_SILENT_SECONDS = 0.5, 60.0
 
 
-class Desk:
-    """Where workers and driver meet: log records one way, the wish to stop the other way."""
+class BackgroundTask:
+    """A function that runs beside training without a CPU of its own.
 
-    def __init__(self) -> None:
-        self._stopping, self._records, self._failure = False, list[dict[str, Any]](), ""
-        self._beat = time.monotonic()
-
-    def beat(self) -> None:
-        """Hear that the first worker is there."""
-        self._beat = time.monotonic()
-
-    def silence_seconds(self) -> float:
-        """Tell for how long no worker was there."""
-        return time.monotonic() - self._beat
-
-    def stop(self) -> None:
-        """Ask the workers to end with a checkpoint."""
-        self._stopping = True
-
-    def is_stopping(self) -> bool:
-        """Tell whether they were asked to."""
-        return self._stopping
-
-    def fail(self, text: str) -> None:
-        """Leave word of an error that no new start would mend; the first one counts."""
-        self._failure = self._failure or text
-
-    def failure(self) -> str:
-        """Give that word, if any."""
-        return self._failure
-
-    def log(self, record: dict[str, Any]) -> None:
-        """Keep a log record of a worker until the driver takes it."""
-        self._records.append(record)
-
-    def take_records(self) -> list[dict[str, Any]]:
-        """Return the log records that have come since the last call."""
-        records, self._records = self._records, []
-        return records
-
-
-class DeskLine:
-    """A worker's line to the desk."""
-
-    def __init__(self, desk: Any) -> None:
-        self._desk, self._asked, self._answer = desk, -1.0, None
-        self._stopping = False
-
-    def beat(self) -> None:
-        """Let the desk hear from this process from now on, whatever it is busy with."""
-
-        def work() -> None:
-            while True:
-                self._desk.beat.remote()
-                time.sleep(_BEAT_SECONDS)
-
-        threading.Thread(target=work, name="beat", daemon=True).start()
-
-    def log(self, record: dict[str, Any]) -> None:
-        """Send a log record to the driver; does not wait."""
-        self._desk.log.remote(record)
-
-    def fail(self, text: str) -> None:
-        """Leave word of an error that no new start would mend: raising it lets the others be ended too."""
-        import ray
-
-        ray.get(self._desk.fail.remote(text))
-
-    def failure(self) -> str:
-        """Give what made another worker, or this one before it was started again, fail for good."""
-        import ray
-
-        return str(ray.get(self._desk.failure.remote()))
-
-    def is_stopping(self) -> bool:
-        """Tell what the desk answered to the last question; it is asked now and then."""
-        import ray
-
-        now = time.monotonic()
-        if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
-            self._stopping, self._answer = self._stopping or ray.get(self._answer), None
-        if self._answer is None and now - self._asked >= _POLL_SECONDS:
-            self._answer, self._asked = self._desk.is_stopping.remote(), now
-        return self._stopping
-
-
-class Aside:
-    """A function that runs beside training, here or on a node that works; it waits for no CPU of its own."""
+    Args:
+        function: Of a module that the nodes have.
+        arguments: Its arguments.
+        here: Whether it must run on this node; by default on any worker node.
+    """
 
     def __init__(self, function: Callable[..., Any], *arguments: Any, here: bool = False) -> None:
         import ray
 
-        where = _this_node() if here else node_beside()
+        where = _this_node() if here else pick_worker_node()
         task = ray.remote(num_cpus=0, max_retries=2, scheduling_strategy=where)(function)
         self._result = task.remote(*arguments)
 
     def poll(self, timeout_seconds: float = 0.0) -> tuple[bool, Any]:
-        """Tell whether it has ended, and give its result, or the error that it met."""
+        """Return whether it has ended, and its result or its error."""
         import ray
 
         if not ray.wait([self._result], timeout=timeout_seconds)[0]:
             return False, None
         try:
             return True, ray.get(self._result)
-        except Exception as error:  # whatever a task meets, training goes on
+        except Exception as error:  # training continues, whatever a task raises
             return True, error
 
 
@@ -142,41 +62,43 @@ def run_workers(
     scratch: str,
     stopping: threading.Event,
 ) -> Any:
-    """Run a function on all workers, until it has returned on each; start them again when one dies.
+    """Run a function on all workers until it has returned on each; restart them when one dies.
 
     Args:
-        function: Of a module that the nodes have; called with `settings` and the desk under "desk".
+        function: Of a module that the nodes have; called with `settings` and the actor handle "coordinator".
         settings: Plain values.
         config: The workers.
-        scratch: Folder for what Ray Train writes, on a disk that all nodes see, or URI; removed at the end.
-        stopping: When set, the workers are asked to stop.
+        scratch: Folder or URI for Ray Train's own files, on a disk that all nodes see; removed at the end.
+        stopping: Event that requests the workers to stop.
 
     Returns:
         What the function returned on the first worker.
 
     Raises:
-        FinalError: a worker left word of a failure at the desk.
+        NonRetryableError: a worker reported one.
         RuntimeError: workers died too often.
-        KeyboardInterrupt: it is to stop, and no worker is there to do it.
+        KeyboardInterrupt: a stop is requested, and no worker is alive to do it.
     """
     import ray
 
     _clear(scratch)  # of a run that was killed
-    desk = ray.remote(num_cpus=0, scheduling_strategy=_this_node())(Desk).remote()
+    coordinator = ray.remote(num_cpus=0, scheduling_strategy=_this_node())(Coordinator).remote()
     outcome: dict[str, Any] = {}
-    # not in this thread: there Ray Train would put its own handlers where signals are turned into a wish
+    # not in this thread: in the main thread Ray Train would replace the signal handlers that set `stopping`
     thread = threading.Thread(
-        target=_fit, args=(function, {**settings, "desk": desk}, config, scratch, outcome), daemon=True
+        target=_fit,
+        args=(function, {**settings, "coordinator": coordinator}, config, scratch, outcome),
+        daemon=True,
     )
     try:
         thread.start()
-        _attend(thread, desk, stopping)
-        failure = ray.get(desk.failure.remote())
+        _watch(thread, coordinator, stopping)
+        failure = ray.get(coordinator.failure.remote())
     finally:
-        ray.kill(desk)
+        ray.kill(coordinator)
         _clear(scratch)
     if failure:
-        raise FinalError(failure)
+        raise NonRetryableError(failure)
     if "error" in outcome:
         raise outcome["error"]
     return outcome["result"]
@@ -194,26 +116,26 @@ def _clear(scratch: str) -> None:
         Folder(scratch).delete_folder("")
 
 
-def _attend(thread: threading.Thread, desk: Any, stopping: threading.Event) -> None:
-    """Show the workers' log records and pass on the wish to stop until the workers have ended."""
+def _watch(thread: threading.Thread, coordinator: Any, stopping: threading.Event) -> None:
+    """Emit the workers' log records and forward stop requests until the workers have ended."""
     import ray
 
-    asked, logged = False, time.monotonic()
-    while thread.is_alive():
+    logged, alive = time.monotonic(), True
+    while alive:
         thread.join(_POLL_SECONDS)
-        silence = ray.get(desk.silence_seconds.remote())
-        if stopping.is_set() and not asked:
-            desk.stop.remote()
-            asked = True
-        if asked and silence > _SILENT_SECONDS:
-            raise KeyboardInterrupt  # nobody is there who could stop with a checkpoint
-        if silence > _SILENT_SECONDS and time.monotonic() - logged > _SILENT_SECONDS:
-            logger.warning(f"no worker for {silence:.0f} s: Ray is starting them, or waits for resources")
-            logged = time.monotonic()
-        for record in ray.get(desk.take_records.remote()):
+        alive = thread.is_alive()
+        silent_seconds, records = ray.get(coordinator.poll.remote(stop=stopping.is_set()))
+        for record in records:
             emit_forwarded(record)
-    for record in ray.get(desk.take_records.remote()):
-        emit_forwarded(record)
+        if not alive or silent_seconds <= _MAX_SILENT_SECONDS:
+            continue
+        if stopping.is_set():
+            raise KeyboardInterrupt  # no worker is alive that could stop with a checkpoint
+        if time.monotonic() - logged > _MAX_SILENT_SECONDS:
+            logger.warning(
+                f"no worker for {silent_seconds:.0f} s: Ray is starting them, or waits for resources"
+            )
+            logged = time.monotonic()
 
 
 def _fit(
@@ -241,12 +163,12 @@ def _fit(
                 resources_per_worker=config.resources,
             ),
             run_config=RunConfig(
-                name=uuid.uuid4().hex,  # never one that there was: what Ray kept of that is not read
+                name=uuid.uuid4().hex,  # always a new one: nothing that Ray kept of an earlier run is read
                 storage_path=path,
                 storage_filesystem=filesystem,
                 failure_config=FailureConfig(max_failures=config.max_failures),
             ),
         )
         outcome["result"] = trainer.fit().return_value
-    except BaseException as error:  # it is raised where it can be handled
+    except BaseException as error:  # raised again in the caller's thread
         outcome["error"] = error

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.cluster.placement import cpu_share, nodes_up, pool_cpus
+from pipelines.cluster.placement import alive_nodes, cpu_node_resource, pool_cpus
 from pipelines.errors import UsageError, root_cause
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.items import ItemSource
@@ -87,7 +87,7 @@ def scoring_pool(
     items = ray.put(item_source)
     # an actor that dies is restarted and its task repeated: scoring is deterministic
     actor = ray.remote(num_cpus=1, max_restarts=_RETRIES, max_task_retries=_RETRIES)(Scorer)
-    actor = actor.options(scheduling_strategy="SPREAD", resources=cpu_share())
+    actor = actor.options(scheduling_strategy="SPREAD", resources=cpu_node_resource())
     wanted = range(config.scorers or cpus)
     scorers = _wait_for_actors(
         [actor.remote(items, cutoffs_hz, config.precision, config.data) for _ in wanted]
@@ -151,7 +151,7 @@ def run_trials(context: TrialContext, trials: Sequence[Trial]) -> str | None:
     os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}  # and logs are ours
     callbacks = [ProgressCallback(), JsonLoggerCallback()]  # Tune misses its own results without a logger
     gpus = int(ray.cluster_resources().get("GPU", 0))
-    resources = {"memory": _TRIAL_BYTES} | ({"gpu": 1} if context.gpu else cpu_share())
+    resources = {"memory": _TRIAL_BYTES} | ({"gpu": 1} if context.gpu else cpu_node_resource())
     scratch = tempfile.mkdtemp(prefix="apollo-trials-")
     try:
         tuner = tune.Tuner(
@@ -261,8 +261,8 @@ def run_on_idle_node(function: Callable[..., Any], *arguments: Any, gpu: bool) -
     """Run a function on a node whose CPUs are all reserved; None if no node is idle within a minute."""
     import ray
 
-    share = {"GPU": 1.0} if gpu else cpu_share()
-    able = [node["Resources"] for node in nodes_up() if share.keys() <= node["Resources"].keys()]
+    share = {"GPU": 1.0} if gpu else cpu_node_resource()
+    able = [node["Resources"] for node in alive_nodes() if share.keys() <= node["Resources"].keys()]
     largest = max((int(node.get("CPU", 0)) for node in able), default=0)
     if not largest:
         return None  # no such node is up yet

@@ -21,7 +21,7 @@ from apollo.training.augmentation import set_levels
 from apollo.training.data import Example
 from pipelines.audio.codec import CodecConfig, CodecError, Mp3Encoder
 from pipelines.audio.reading import SourceReader
-from pipelines.cluster.connection import stream_actors
+from pipelines.cluster.actor_pool import stream_actors
 from pipelines.dataset.bad_rows import BadRowLog, CorruptDataError, Reject
 from pipelines.dataset.shard_reader import CorruptRowError, EncodedRow, decode
 from pipelines.errors import UsageError

@@ -20,7 +20,8 @@ from typing import Any
 from apollo.audio.ffmpeg import FfmpegMissingError
 from pipelines import schema
 from pipelines.audio.transcoding import trim_cache
-from pipelines.cluster.connection import Cluster, connect, run_actors
+from pipelines.cluster.actor_pool import run_actors
+from pipelines.cluster.connection import Cluster, connect
 from pipelines.dataset.plan import PLAN, planned_shards
 from pipelines.dataset.shards import ShardCommit, find_damaged_shards, read_commits
 from pipelines.preprocess import audit

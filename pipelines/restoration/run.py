@@ -193,7 +193,7 @@ class _Run:
         return self._outcome("", before=before)
 
     def _restore(self) -> None:
-        from pipelines.cluster import connection
+        from pipelines.cluster import actor_pool, connection
         from pipelines.restoration.actor import RestoreSettings, SongRestorer
         from pipelines.restoration.records import SongRecord
 
@@ -208,7 +208,7 @@ class _Run:
         # the longest first, so that none is left for the end
         order = sorted(self.pending, key=lambda song: -song.source_bytes)
         songs = {song.name: song for song in order}
-        results = connection.run_actors(
+        results = actor_pool.run_actors(
             [{"song": json.dumps(asdict(song))} for song in order],
             SongRestorer,
             (task, connection.share(self.weights)),

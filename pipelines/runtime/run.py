@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipelines.errors import FinalError, UsageError, root_cause
+from pipelines.errors import NonRetryableError, UsageError, root_cause
 from pipelines.runtime.outcome import Exit, Outcome, write_result
 from pipelines.runtime.signals import interruptible
 from pipelines.storage.folder import Folder, is_uri
@@ -63,7 +63,7 @@ def _work_held(output: Folder, work: Callable[[], Outcome], doing: str, left: st
         outcome = work()
     except UsageError as error:
         outcome = Outcome(Exit.USAGE, str(error))
-    except FinalError as error:
+    except NonRetryableError as error:
         outcome = Outcome(Exit.FAILED, str(error))
     except KeyboardInterrupt:
         outcome = Outcome(Exit.INTERRUPTED, f"interrupted; {left}")

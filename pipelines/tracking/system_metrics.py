@@ -7,7 +7,7 @@ values go through the log on disk as all others do.
 import sys
 from contextlib import suppress
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 
 class SystemMetrics:

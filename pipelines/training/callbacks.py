@@ -13,7 +13,8 @@ from apollo.training.callbacks import Callbacks
 from apollo.training.distributed import DistributedContext
 from apollo.training.gan import SKIPPED
 from apollo.training.validation import VISQOL, RestoredExample
-from pipelines.cluster.torch_trainer import Aside, DeskLine
+from pipelines.cluster.coordinator import CoordinatorClient
+from pipelines.cluster.torch_trainer import BackgroundTask
 from pipelines.dataset.bad_rows import Reject
 from pipelines.runtime import prometheus
 from pipelines.storage.folder import Folder
@@ -33,7 +34,7 @@ class RayCallbacks(Callbacks):
     Args:
         config: The training.
         run: The MLflow run, which rank 0 logs to.
-        desk: Connection to the driver.
+        coordinator: Connection to the driver.
         context: Ranks of the training.
         sync: Uploads what is written, for an output at a URI.
     """
@@ -42,16 +43,16 @@ class RayCallbacks(Callbacks):
         self,
         config: TrainConfig,
         run: Run,
-        desk: DeskLine,
+        coordinator: CoordinatorClient,
         context: DistributedContext,
         sync: CheckpointSync | None,
     ) -> None:
-        self.config, self.desk, self.context, self.sync = config, desk, context, sync
+        self.config, self.coordinator, self.context, self.sync = config, coordinator, context, sync
         self.output = Folder(str(config.folder))
         self.tracker = Tracker(run) if context.rank == 0 else None
         self.listening_examples = config.listening_examples
         self.has_async_scores = config.listening_examples > 0
-        self._reviews: dict[int, Aside] = {}
+        self._reviews: dict[int, BackgroundTask] = {}
         self._counts = _TrainingCounts(context.rank)
 
     def on_train_step_end(self, step: int, metrics: Mapping[str, float], names: Sequence[str]) -> None:
@@ -78,7 +79,7 @@ class RayCallbacks(Callbacks):
             (one.name, one.clean.numpy(), one.degraded.numpy(), one.restored.numpy()) for one in restored
         ]
         folder = self._review_folder(step)
-        self._reviews[step] = Aside(
+        self._reviews[step] = BackgroundTask(
             review_examples,
             examples,
             folder,
@@ -126,7 +127,7 @@ class RayCallbacks(Callbacks):
 
     def should_stop(self) -> bool:
         """Return whether the driver requested a stop."""
-        return self.context.rank == 0 and self.desk.is_stopping()
+        return self.context.rank == 0 and self.coordinator.stop_requested()
 
     def rejected(self, reject: Reject) -> None:
         """Log a skipped row and append it to rejects-<rank>.jsonl."""

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
-from pipelines.cluster.resources import check_room, room_for
+from pipelines.cluster.resources import check_resources, reserve_resources
 from pipelines.errors import UsageError
 from pipelines.runtime.logs import current_level
 from pipelines.runtime.outcome import Exit, Outcome
@@ -88,8 +88,8 @@ def execute(resolved: ResolvedTraining) -> Outcome:
     connection.connect()
     catch_sigterm()  # Ray has installed its own handler
     # every worker of a live run needs a CPU for an actor of its own
-    check_room(config.workers, more_cpus=config.workers.needed if config.source == "live" else 0)
-    with room_for(config.workers):
+    check_resources(config.workers, more_cpus=config.workers.min_count if config.source == "live" else 0)
+    with reserve_resources(config.workers):
         check_uri(resolved.tracking_uri, connection.connect().nodes)
         run = tracking.open_run(
             config.tracking, str(config.folder), params=asdict(config), tags=resolved.tags

@@ -15,7 +15,7 @@ from apollo.training.distributed import DistributedContext
 from apollo.training.gan import Gan
 from apollo.training.loop import fit
 from pipelines.cluster.connection import worker_device
-from pipelines.cluster.torch_trainer import DeskLine
+from pipelines.cluster.coordinator import CoordinatorClient
 from pipelines.dataset.bad_rows import CorruptDataError
 from pipelines.loading.live_source import LiveSource
 from pipelines.loading.shard_source import ShardSource, ValidationSource
@@ -30,7 +30,7 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
     """Train on this rank; called on all ranks.
 
     Args:
-        settings: `config` (TrainConfig), `run` (tracking.Run), `log_level`, `desk`.
+        settings: `config` (TrainConfig), `run` (tracking.Run), `log_level`, `coordinator`.
 
     Returns:
         Fields of `apollo.training.loop.FitResult`; empty after an error that is not retried.
@@ -40,15 +40,15 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
             reported to the driver first.
     """
     config: TrainConfig = settings["config"]
-    desk = DeskLine(settings["desk"])
-    if desk.failure():
+    coordinator = CoordinatorClient(settings["coordinator"])
+    if coordinator.failure():
         return {}
     context = DistributedContext(worker_device())
-    logs.forward(desk.log, rank=context.rank, level=settings["log_level"])
+    logs.forward(coordinator.log, rank=context.rank, level=settings["log_level"])
     if context.rank == 0:
-        desk.beat()
+        coordinator.start_heartbeat()
     sync = _checkpoint_sync(config, context)
-    callbacks = RayCallbacks(config, settings["run"], desk, context, sync)
+    callbacks = RayCallbacks(config, settings["run"], coordinator, context, sync)
     try:
         validation = ValidationSource(
             config.shards, config.loader, limit=config.fit.validation_examples, on_reject=callbacks.rejected
@@ -64,7 +64,7 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
         if sync and context.rank == 0:
             sync.push()
     except (NonFiniteError, CorruptDataError, torch.OutOfMemoryError, ValueError) as error:
-        desk.fail(f"{type(error).__name__}: {error}")
+        coordinator.fail(f"{type(error).__name__}: {error}")
         raise
     finally:
         callbacks.close()

@@ -19,9 +19,9 @@ from ray.cluster_utils import AutoscalingCluster, Cluster
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from pipelines.cluster import connection, torch_trainer
+from pipelines.cluster import actor_pool, connection, torch_trainer
 from pipelines.cluster.gloo import GlooConfig
-from pipelines.cluster.resources import WorkersConfig, room_for
+from pipelines.cluster.resources import WorkersConfig, reserve_resources
 from pipelines.evaluation.run import evaluate
 from pipelines.preprocess.run import preprocess
 from pipelines.runtime.outcome import Exit
@@ -90,7 +90,7 @@ class Mixing:
 def mix() -> None:
     """Stream from actors, as training on live mixes does."""
     rows = [{"number": number} for number in range(40)]
-    assert list(connection.stream_actors(rows, Mixing, (), actors=4, block_rows=1)) == rows
+    assert list(actor_pool.stream_actors(rows, Mixing, (), actors=4, block_rows=1)) == rows
 
 
 def train(folder: Path, seen: dict[str, set[str]]) -> None:
@@ -100,10 +100,10 @@ def train(folder: Path, seen: dict[str, set[str]]) -> None:
     # no CUDA behind these GPUs, and NCCL needs it
     ray.train.torch.TorchConfig = lambda backend: GlooConfig()
     config = WorkersConfig(count=2, cpus=1, wait_minutes=3)
-    with room_for(config):
+    with reserve_resources(config):
         stopping = threading.Event()
         torch_trainer.run_workers(_stay, {}, config, scratch=str(folder / "scratch"), stopping=stopping)
-        seen["review"].add(torch_trainer.Aside(here).poll(60)[1])
+        seen["review"].add(torch_trainer.BackgroundTask(here).poll(60)[1])
 
 
 def _stay(settings: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from apollo import rng
 from apollo.training.augmentation import LevelsConfig, find_peak
 from apollo.training.data import Example
 from pipelines.audio import codec
-from pipelines.cluster import connection
+from pipelines.cluster import actor_pool
 from pipelines.dataset.bad_rows import CorruptDataError
 from pipelines.errors import UsageError
 from pipelines.loading import live_source
@@ -126,7 +126,7 @@ def test_results_keep_their_order_however_long_each_takes(ray_address: str) -> N
             return row
 
     items = [{"number": number, "seconds": 0.0 if number % 4 else 2.0} for number in range(12)]
-    streamed = connection.stream_actors(items, Slow, (), actors=3, block_rows=1)
+    streamed = actor_pool.stream_actors(items, Slow, (), actors=3, block_rows=1)
     assert [row["number"] for row in streamed] == list(range(12))
 
 
@@ -197,8 +197,8 @@ def test_cluster_without_a_free_cpu_is_refused(
     import ray
 
     monkeypatch.setattr(ray, "available_resources", dict)
-    monkeypatch.setattr(connection, "_FREE_CPU_SECONDS", 0.3)
-    with pytest.raises(UsageError, match="CPUs of the cluster are held"):
+    monkeypatch.setattr(actor_pool, "_FREE_CPU_SECONDS", 0.3)
+    with pytest.raises(UsageError, match="CPUs of the cluster are in use"):
         next(_source(undisturbed).read(0, range(2)))
 
 

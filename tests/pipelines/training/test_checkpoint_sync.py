@@ -30,8 +30,8 @@ _EVER = float("inf")
 LAST, STOPPED = 16, 8  # checkpoints at 3, 6, 8 (the end of an epoch), 11, 14, 16
 
 
-class _Desk:
-    """What a worker finds at the desk, in this process."""
+class _FakeCoordinator:
+    """Coordinator client in this process."""
 
     def __init__(self, stop_after: int | None) -> None:
         self.said, self.asked, self.stop_after = list[str](), 0, stop_after
@@ -39,7 +39,7 @@ class _Desk:
     def log(self, record: dict[str, Any]) -> None:
         self.said.append(record["msg"])
 
-    def beat(self) -> None:
+    def start_heartbeat(self) -> None:
         pass
 
     def failure(self) -> str:
@@ -48,7 +48,7 @@ class _Desk:
     def fail(self, text: str) -> None:
         self.said.append(text)
 
-    def is_stopping(self) -> bool:
+    def stop_requested(self) -> bool:
         """Asked once a step."""
         self.asked += 1
         return self.asked == self.stop_after
@@ -66,7 +66,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrainCon
     monkeypatch.setattr(worker, "worker_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(worker, "_source", lambda *_: Noise())
     monkeypatch.setattr(worker, "ValidationSource", lambda *_, **__: Noise(count=50))
-    monkeypatch.setattr(callbacks, "Aside", lambda *_, **__: _NoReview())
+    monkeypatch.setattr(callbacks, "BackgroundTask", lambda *_, **__: _NoReview())
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield TrainConfig(
@@ -92,14 +92,16 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrainCon
     torch.set_num_threads(threads)
 
 
-def _work(config: TrainConfig, monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> _Desk:
+def _work(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None
+) -> _FakeCoordinator:
     """Run the only worker of a training in this process."""
-    desk = _Desk(stop_after)
-    monkeypatch.setattr(worker, "DeskLine", lambda _: desk)
+    coordinator = _FakeCoordinator(stop_after)
+    monkeypatch.setattr(worker, "CoordinatorClient", lambda _: coordinator)
     config.folder.mkdir(parents=True, exist_ok=True)
     run = open_run(config.tracking, str(config.folder), params={}, tags={})
-    worker.work({"config": config, "run": run, "log_level": "INFO", "desk": None})
-    return desk
+    worker.work({"config": config, "run": run, "log_level": "INFO", "coordinator": None})
+    return coordinator
 
 
 def _logged(folder: Path) -> list[tuple[int, dict[str, float]]]:
@@ -133,8 +135,8 @@ def test_a_run_whose_machine_is_lost_resumes_from_the_newest_whole_checkpoint_of
     bucket.proxy.heal()
     shutil.rmtree(config.folder)
 
-    desk = _work(config, monkeypatch)
-    assert "resuming from step 6" in desk.said
+    coordinator = _work(config, monkeypatch)
+    assert "resuming from step 6" in coordinator.said
     back = bucket.download("run", tmp_path / "back")
     assert _weights(back, LAST).keys() == _weights(alone, LAST).keys()
     for name, value in _weights(alone, LAST).items():
@@ -160,18 +162,18 @@ def test_checkpoints_whose_upload_failed_are_uploaded_later(
         config, output=bucket.uri("run"), fit=dataclasses.replace(config.fit, epochs=1)
     )
     away = bucket.proxy.fail("refuse", r"PUT /\S+/checkpoints/step-00000003/", times=2)
-    desk = _work(config, monkeypatch)
+    coordinator = _work(config, monkeypatch)
     assert away.struck == 2
-    (line,) = [text for text in desk.said if "upload failed, retrying" in text]
+    (line,) = [text for text in coordinator.said if "upload failed, retrying" in text]
     assert "step-00000003" in line
     there = bucket.objects("run/checkpoints/")
     whole = {name for name in there if name.endswith("MANIFEST.json")}
     assert whole == {"step-00000006/MANIFEST.json", "step-00000008/MANIFEST.json"}
     shutil.rmtree(config.folder)
     bucket.put("run/checkpoints/step-00000008/weights.pt", there["step-00000008/weights.pt"][:-1])
-    desk = _work(config, monkeypatch)
-    assert "resuming from step 6" in desk.said
-    assert any("step-00000008" in text and "damaged" in text for text in desk.said)
+    coordinator = _work(config, monkeypatch)
+    assert "resuming from step 6" in coordinator.said
+    assert any("step-00000008" in text and "damaged" in text for text in coordinator.said)
     now = bucket.objects("run/checkpoints/step-00000008/")
     assert len(now["weights.pt"]) == len(there["step-00000008/weights.pt"]), (
         "it was written and uploaded again"

@@ -89,12 +89,12 @@ def test_shards_that_are_not_there_are_a_usage_error(tmp_path: Path) -> None:
 
 def test_more_than_the_cluster_can_have_is_refused_with_both_numbers(ray_address: str) -> None:
     with pytest.raises(UsageError, match=r"8 workers of 4 CPUs need 32 CPUs; this cluster has 8 at most"):
-        resources.check_room(WorkersConfig(gpu=False))
+        resources.check_resources(WorkersConfig(gpu=False))
     with pytest.raises(UsageError, match=r"2 workers of 1 GPUs need 2 GPUs; this cluster has 0 at most"):
-        resources.check_room(WorkersConfig(count=2, cpus=1))
-    resources.check_room(WorkersConfig(count=2, gpu=False))
-    resources.check_room(WorkersConfig(may_grow=True))
-    resources.check_room(WorkersConfig(least=2, gpu=False))
+        resources.check_resources(WorkersConfig(count=2, cpus=1))
+    resources.check_resources(WorkersConfig(count=2, gpu=False))
+    resources.check_resources(WorkersConfig(may_grow=True))
+    resources.check_resources(WorkersConfig(least=2, gpu=False))
 
 
 def test_nodes_that_the_autoscaler_may_start_count(
@@ -105,19 +105,19 @@ def test_nodes_that_the_autoscaler_may_start_count(
     config["available_node_types"]["gpu"] = {"resources": {"CPU": 64, "GPU": 8}, "max_workers": 2}
     (tmp_path / "bootstrap.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.setattr(placement, "_BOOTSTRAP", str(tmp_path / "bootstrap.yaml"))
-    resources.check_room(WorkersConfig(count=16))
+    resources.check_resources(WorkersConfig(count=16))
     with pytest.raises(UsageError, match="need 17 GPUs; this cluster has 16 at most"):
-        resources.check_room(WorkersConfig(count=17))
+        resources.check_resources(WorkersConfig(count=17))
 
 
 def test_waiting_for_nodes_is_logged_and_ends(ray_address: str, caplog: pytest.LogCaptureFixture) -> None:
     many = WorkersConfig(count=10, gpu=False, cpus=1, wait_minutes=0.02)
-    words = r"waited 0.02 minutes for 2 more CPUs of 10; it did not come"
-    with pytest.raises(RuntimeError, match=words), resources.room_for(many):
+    words = r"waited 0.02 minutes for 2 more CPUs of 10. Start nodes"
+    with pytest.raises(RuntimeError, match=words), resources.reserve_resources(many):
         pytest.fail("there is no such room")
     assert caplog.messages
     assert caplog.messages[0].startswith("waiting for 2 more CPUs of 10")
-    with resources.room_for(WorkersConfig(count=8, gpu=False, cpus=1)):
+    with resources.reserve_resources(WorkersConfig(count=8, gpu=False, cpus=1)):
         pass
 
 
@@ -127,15 +127,15 @@ def test_requested_resources_are_released(ray_address: str, monkeypatch: pytest.
 
     asked: list[list[dict[str, float]]] = []
     monkeypatch.setattr(sdk, "request_resources", lambda bundles: asked.append(bundles))
-    with pytest.raises(RuntimeError), resources.room_for(WorkersConfig(wait_minutes=0.01)):
+    with pytest.raises(RuntimeError), resources.reserve_resources(WorkersConfig(wait_minutes=0.01)):
         pass
     assert asked == [[{"CPU": 4.0, "GPU": 1.0}] * 8, []]
 
 
 def test_a_worker_that_fits_no_node_is_refused(ray_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resources, "most_resources", lambda: {"CPU": 16.0})  # two such nodes
+    monkeypatch.setattr(resources, "max_resources", lambda: {"CPU": 16.0})  # two such nodes
     with pytest.raises(UsageError, match="a worker needs 9 CPUs on one node, and no node has that"):
-        resources.check_room(WorkersConfig(count=1, gpu=False, cpus=9))
+        resources.check_resources(WorkersConfig(count=1, gpu=False, cpus=9))
 
 
 def test_only_what_decides_the_result_is_in_the_fingerprint(undisturbed: Path, tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+"""Private APIs of Ray that have no public counterpart; every one has a test, and Ray is pinned to 2.60."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipelines.runtime.environment import environment
+
+
+def has_cluster() -> bool:
+    """Return whether there is a cluster to join: RAY_ADDRESS's, or what `ray start` began on this machine."""
+    from ray._private.services import get_ray_address_from_environment
+
+    return get_ray_address_from_environment(None, None) not in (None, "local")
+
+
+def is_external_cluster() -> bool:
+    """Return whether this process joined a cluster that another one started."""
+    from ray._private import worker
+
+    node = worker._global_node
+    return node is None or not node.is_head()
+
+
+def max_autoscaled_resources() -> dict[str, float]:
+    """Return the most resources that the cluster's autoscaler may bring up; empty where it is not known."""
+    from ray._private.state import state
+
+    return dict(state.get_max_resources_from_cluster_config() or {})
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """Let a local Ray, and gloo in its workers, listen on loopback only; Ray's default on macOS and Windows.
+
+    On Linux, Ray otherwise listens on the machine's address, and replaces a given loopback address by it.
+    """
+    from ray._private import ray_constants
+
+    settings: dict[str, str | None] = {
+        ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
+        "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
+    }
+    enabled = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False  # read from the environment when Ray was imported
+    try:
+        with environment(settings):
+            yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = enabled
+
+
+def torch_backend() -> type:
+    """Return the class whose hooks Ray Train calls around a torch.distributed worker function."""
+    from ray.train.torch.config import _TorchBackend
+
+    backend: type = _TorchBackend
+    return backend
