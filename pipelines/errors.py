@@ -2,7 +2,7 @@
 
 import re
 
-from pipelines.redaction import shown
+from pipelines.redaction import redact
 
 _NAMED_ERROR = re.compile(r"^(?:\w+\.)*(\w+(?:Error|Exception)): (.+)$", re.MULTILINE)
 
@@ -11,7 +11,7 @@ class UsageError(ValueError):
     """What was asked for cannot be done as asked; the text says what, why, what to do, and no password."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(shown(text))
+        super().__init__(redact(text))
 
 
 class NonRetryableError(RuntimeError):
@@ -26,8 +26,8 @@ def root_cause(error: BaseException) -> str:
     """
     remote = _NAMED_ERROR.search(str(error)) if "ray::" in str(error) else None
     if remote:
-        return shown(f"{remote[1]}: {remote[2]}")
+        return redact(f"{remote[1]}: {remote[2]}")
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return shown(f"{type(error).__name__}: {lines[0]}") if lines else type(error).__name__
+    return redact(f"{type(error).__name__}: {lines[0]}") if lines else type(error).__name__

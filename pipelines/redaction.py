@@ -9,11 +9,11 @@ _QUERY = re.compile(
 )
 
 
-def shown(text: str) -> str:
+def redact(text: str) -> str:
     """Give a URI, or a text with some in it, without passwords."""
     return _QUERY.sub(r"\1***", _USER.sub(r"\1:***@", text))
 
 
-def has_password(location: str) -> bool:
+def has_secret(location: str) -> bool:
     """Tell whether a URI has a password or a key in it."""
-    return shown(location) != location
+    return redact(location) != location

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from apollo.audio.decoding import BLOCK_FORMATS, AudioError, find_truncation
 from pipelines.schema import CHANNELS, SAMPLE_RATE
 from pipelines.storage.folder import is_uri, join, open_filesystem
-from pipelines.storage.object_store import StoreError, explained, read_ranges
+from pipelines.storage.object_store import StoreError, read_ranges, translate_store_errors
 
 _LOSSLESS_SUBTYPE = re.compile(r"PCM_|FLOAT|DOUBLE|ALAC")
 _OPEN_FILES = 256
@@ -52,7 +52,7 @@ def open_binary(path: str) -> BinaryIO:
     filesystem, inner = open_filesystem(path)
     if not is_uri(path):
         return cast(BinaryIO, filesystem.open_input_file(inner))
-    with explained("open", path):
+    with translate_store_errors("open", path):
         return read_ranges(filesystem.open_input_file(inner), path)
 
 

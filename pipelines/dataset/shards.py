@@ -85,7 +85,7 @@ def commit_shard(output: Folder, content: bytes, commit: ShardCommit) -> None:
     path = schema.shard_path(commit.split, commit.shard)
     if commit.rows:
         output.write(path, content)
-        output.confirm(path, commit.sha256)
+        output.verify_upload(path, commit.sha256)
     else:
         output.delete(path)
     output.write(

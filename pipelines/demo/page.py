@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from pipelines.redaction import shown
+from pipelines.redaction import redact
 from pipelines.registry.registry import CANDIDATE, CHAMPION, Version
 from pipelines.reporting.clips import write_picture
 from pipelines.reporting.html import template_environment
@@ -88,7 +88,7 @@ def write_page(output: str, steps: Mapping[str, Step], uri: str, model: Version)
             figure=quote(f"{steps['evaluation'].folder}/figure2.png"),
             songs=[_song(output, restored, name) for name in _songs(output)],
             is_database=uri.startswith("sqlite"),
-            uri=shlex.quote(shown(uri)),
+            uri=shlex.quote(redact(uri)),
             model=model.label,
             name=f"models:/{model.name}@{CHAMPION if decision['champion'] else CANDIDATE}",
         )

@@ -28,13 +28,13 @@ from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.run import evaluate
 from pipelines.preprocess.config import PreprocessConfig
 from pipelines.preprocess.run import preprocess
-from pipelines.redaction import shown
+from pipelines.redaction import redact
 from pipelines.registry.registry import CANDIDATE, CHAMPION, Version
 from pipelines.registry.resolve_models import find_version
 from pipelines.restoration.run import RestoreConfig, restore
 from pipelines.runtime.environment import environment
 from pipelines.runtime.outcome import Exit, Outcome
-from pipelines.runtime.run import resolve, run_held
+from pipelines.runtime.run import absolute_location, run_exclusively
 from pipelines.storage.folder import Folder, is_uri
 from pipelines.tracking.run import TrackingConfig
 from pipelines.tracking.uri import check_uri, resolve_uri
@@ -70,7 +70,7 @@ class DemoConfig:
     def __post_init__(self) -> None:
         if is_uri(self.output):
             raise UsageError(f"--output {self.output!r} must be a local folder")
-        object.__setattr__(self, "output", resolve(self.output, "--output"))
+        object.__setattr__(self, "output", absolute_location(self.output, "--output"))
         if self.songs < 0 or not self.song_seconds > 0:
             raise UsageError("songs must be 0 or more, song_seconds above 0")
 
@@ -90,8 +90,10 @@ def run_demo(config: DemoConfig, settings: Mapping[str, dict[str, Any]]) -> Outc
             demo sets itself.
     """
     demo = _Demo(config, settings)
-    left = "the finished parts stand, run the same command again to resume"
-    return run_held(Folder(config.output), demo.prepare, demo.work, doing="running the demo", left=left)
+    resume_hint = "the finished parts stand, run the same command again to resume"
+    return run_exclusively(
+        Folder(config.output), demo.prepare, demo.work, activity="running the demo", resume_hint=resume_hint
+    )
 
 
 class _Demo:
@@ -205,4 +207,4 @@ def _mlflow_hint(uri: str) -> str:
     """Return how to open MLflow's pages."""
     if uri.startswith("sqlite"):
         return f"mlflow ui --backend-store-uri {shlex.quote(uri)}      # then open http://127.0.0.1:5000"
-    return f"MLflow: {shown(uri)}"
+    return f"MLflow: {redact(uri)}"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pipelines.errors import UsageError
 from pipelines.evaluation.promotion_rule import PromotionConfig
 from pipelines.registry.registry import RegistryConfig
-from pipelines.runtime.run import resolve
+from pipelines.runtime.run import absolute_location
 from pipelines.schema import SPLITS
 from pipelines.tracking.run import TrackingConfig
 
@@ -62,8 +62,8 @@ class EvaluateConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "data", resolve(self.data, "--data"))
-        object.__setattr__(self, "output", resolve(self.output, "--output"))
+        object.__setattr__(self, "data", absolute_location(self.data, "--data"))
+        object.__setattr__(self, "output", absolute_location(self.output, "--output"))
         if self.split not in SPLITS:
             raise UsageError(f"split is {self.split!r}: it must be one of {', '.join(SPLITS)}")
         if self.precision not in _PRECISIONS:

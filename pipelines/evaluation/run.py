@@ -43,11 +43,11 @@ from pipelines.evaluation.report import (
 from pipelines.evaluation.score_files import Trial, read_commit, read_scores
 from pipelines.evaluation.shard_items import ShardItems
 from pipelines.evaluation.tracking import RunContent, log_evaluation
-from pipelines.redaction import shown
+from pipelines.redaction import redact
 from pipelines.runtime.environment import environment
 from pipelines.runtime.outcome import Exit, Outcome
-from pipelines.runtime.run import claim, run_held
-from pipelines.runtime.signals import catch_sigterm
+from pipelines.runtime.run import check_fingerprint, run_exclusively
+from pipelines.runtime.signals import install_sigterm_handler
 from pipelines.runtime.versions import software_versions
 from pipelines.schema import METRICS, STATUSES, UNREADABLE
 from pipelines.storage.folder import Folder, join
@@ -64,9 +64,11 @@ def evaluate(config: EvaluateConfig) -> Outcome:
     An output that another run holds, or that was created with another configuration, is not changed.
     """
     run = _Evaluation(config)
-    left = "finished scores are kept, run the same command again to continue"
+    resume_hint = "finished scores are kept, run the same command again to continue"
     with environment({promotion.TRACKING_URI: None}):  # restored: later jobs may use another registry
-        return run_held(run.output, run.prepare, run.work, doing="evaluating", left=left)
+        return run_exclusively(
+            run.output, run.prepare, run.work, activity="evaluating", resume_hint=resume_hint
+        )
 
 
 class _Evaluation:
@@ -87,7 +89,7 @@ class _Evaluation:
         self.case = promotion.open_case(config, self.uri)
         self.models = load_models(self.case.models, self.item_source.result_models)
         self.degradations = [one.name for one in self.item_source.degradations]
-        claim(self.output, self._fingerprint())
+        check_fingerprint(self.output, self._fingerprint())
         self._check_model_names()
         self.case.record(self.output)
         self.trials = [
@@ -158,7 +160,7 @@ class _Evaluation:
         from pipelines.evaluation.tune_trials import render_listening_examples, run_trials, scoring_pool
 
         cluster = connection.connect()
-        catch_sigterm()  # Ray has installed its own handler
+        install_sigterm_handler()  # Ray has installed its own handler
         measure_models(self.config, self.output, self.models, use_gpus=self.config.gpu and cluster.gpus > 0)
         cutoffs_hz = {name: find_cutoff_hz(self.item_source, name) for name in self.degradations}
         with scoring_pool(self.config, self.item_source, self.models, cutoffs_hz) as pool:
@@ -229,7 +231,7 @@ class _Evaluation:
             )
         except Exception as error:  # any error of MLflow only delays logging
             logger.warning(
-                f"tracking: {shown(self.uri)} has not got everything ({root_cause(error)}). "
+                f"tracking: {redact(self.uri)} has not got everything ({root_cause(error)}). "
                 "Run the same command again to send the rest"
             )
             return None

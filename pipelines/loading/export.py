@@ -29,7 +29,7 @@ from pipelines.dataset.shard_reader import CorruptRowError, decode
 from pipelines.dataset.split import CommittedSplit
 from pipelines.errors import UsageError
 from pipelines.loading.shard_source import LoaderConfig
-from pipelines.runtime.run import resolve
+from pipelines.runtime.run import absolute_location
 from pipelines.storage.atomic import open_atomic
 from pipelines.storage.folder import is_uri
 
@@ -68,8 +68,8 @@ class ExportConfig:
             raise ValueError(
                 f"examples is {self.examples} and valid {self.valid}: they must be at least 1 and at least 0"
             )
-        object.__setattr__(self, "data", resolve(self.data, "--data"))
-        object.__setattr__(self, "file", resolve(self.file, "--file"))
+        object.__setattr__(self, "data", absolute_location(self.data, "--data"))
+        object.__setattr__(self, "file", absolute_location(self.file, "--file"))
 
 
 def export(config: ExportConfig) -> str:

@@ -9,7 +9,7 @@ from pipelines.errors import UsageError
 from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.sources import SourcesConfig
 from pipelines.preprocess.splits import SplitsConfig
-from pipelines.runtime.run import resolve
+from pipelines.runtime.run import absolute_location
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +47,8 @@ class PreprocessConfig:
     def __post_init__(self) -> None:
         if not self.data or not self.output:
             raise UsageError("--data and --output are required")
-        object.__setattr__(self, "data", [resolve(folder, "--data") for folder in self.data])
-        object.__setattr__(self, "output", resolve(self.output, "--output"))
+        object.__setattr__(self, "data", [absolute_location(folder, "--data") for folder in self.data])
+        object.__setattr__(self, "output", absolute_location(self.output, "--output"))
         if self.verify not in ("content", "size"):
             raise UsageError(f"verify is {self.verify!r}: choose content or size")
         if self.actors is not None and self.actors < 1:

@@ -35,9 +35,9 @@ from pipelines.preprocess.scan import SCANS, SongScanner, cache_names, find_unca
 from pipelines.preprocess.sources import collect_sources
 from pipelines.runtime import prometheus
 from pipelines.runtime.outcome import Exit, Outcome
-from pipelines.runtime.progress import watch
-from pipelines.runtime.run import FINGERPRINT, claim, resolve, run_held
-from pipelines.runtime.signals import catch_sigterm
+from pipelines.runtime.progress import track_progress
+from pipelines.runtime.run import FINGERPRINT, absolute_location, check_fingerprint, run_exclusively
+from pipelines.runtime.signals import install_sigterm_handler
 from pipelines.runtime.versions import software_versions
 from pipelines.storage.folder import Folder, join
 
@@ -66,8 +66,10 @@ def preprocess(config: PreprocessConfig) -> Outcome:
         run.execute()
         return run.report()
 
-    left = "finished shards are kept, run the same command again to continue"
-    return run_held(Folder(config.output), prepare, work, doing="preprocessing", left=left)
+    resume_hint = "finished shards are kept, run the same command again to continue"
+    return run_exclusively(
+        Folder(config.output), prepare, work, activity="preprocessing", resume_hint=resume_hint
+    )
 
 
 def estimate(config: PreprocessConfig) -> str:
@@ -77,7 +79,7 @@ def estimate(config: PreprocessConfig) -> str:
 
 def status(output: str) -> str:
     """Describe the progress of an output."""
-    return audit.status(Folder(resolve(output, "--output")))
+    return audit.status(Folder(absolute_location(output, "--output")))
 
 
 class PreprocessRun:
@@ -99,7 +101,7 @@ class PreprocessRun:
         """The cluster, joined or started when there is work for it."""
         with self._timed("connect"):
             cluster = connect()
-        catch_sigterm()  # Ray has installed its own handler
+        install_sigterm_handler()  # Ray has installed its own handler
         where = "joined a Ray cluster" if cluster.joined else "started Ray on this machine"
         logger.info(f"{where}: {cluster.nodes} nodes, {cluster.cpus} CPUs")
         return cluster
@@ -149,7 +151,7 @@ class PreprocessRun:
             self._scan_and_plan()
             self._read_plan()
             reasons = (reject["reason"] for reject in self._plan["rejects"])
-            prometheus.rejected("apollo_sources_rejected_total", reasons)
+            prometheus.count_rejects("apollo_sources_rejected_total", reasons)
         self.output.delete_folder(SCANS)
 
     def report(self) -> Outcome:
@@ -185,7 +187,7 @@ class PreprocessRun:
         listing = [list(file) for file in files]
         fingerprint = {"config": self.config.fingerprint_fields(), "versions": self.versions}
         if self.output.exists(PLAN):
-            claim(self.output, fingerprint)
+            check_fingerprint(self.output, fingerprint)
             audit.check_listing(json.loads(self.output.read(LISTING))[0], listing, self.config.output)
             return
         # without a plan the configuration may change, and scans of the same files are kept
@@ -194,7 +196,7 @@ class PreprocessRun:
             self.output.delete_folder(SCANS)
             self.output.write(LISTING, content)
         self.output.delete(FINGERPRINT)
-        claim(self.output, fingerprint)
+        check_fingerprint(self.output, fingerprint)
 
     def _scan_and_plan(self) -> None:
         config, songs = self.config, self._discovered.songs
@@ -233,7 +235,7 @@ class PreprocessRun:
         items = [{"song": song.to_json()} for song in open_songs]
         results = run_actors(items, SongScanner, arguments, actors=self.config.actors, cluster=self.cluster)
         done = len(songs) - len(open_songs)
-        for _ in watch(results, total=len(songs), done=done, what="scan", unit="song"):
+        for _ in track_progress(results, total=len(songs), done=done, description="scan", unit="song"):
             prometheus.record("apollo_songs_scanned_total")
 
     def _refill_cache(self, songs: list[Song]) -> None:
@@ -274,7 +276,9 @@ class PreprocessRun:
             self.output.location, self.cache.location, self.config.codec, self.config.shards, self.versions
         )
         results = run_actors(pending, ShardRenderer, (task,), actors=self.config.actors, cluster=self.cluster)
-        for row in watch(results, total=len(pending) + done, done=done, what="render", unit="shard"):
+        for row in track_progress(
+            results, total=len(pending) + done, done=done, description="render", unit="shard"
+        ):
             _count_shard(ShardCommit(**json.loads(row["commit"])), json.loads(row["encode_seconds"]))
 
 
@@ -289,6 +293,8 @@ def _count_shard(commit: ShardCommit, encode_seconds: Iterable[float]) -> None:
     prometheus.record("apollo_shard_bytes_total", commit.bytes)
     prometheus.record("apollo_recipes_committed_total", commit.rows, split=commit.split)
     prometheus.record("apollo_render_cpu_seconds_total", commit.cpu_seconds)
-    prometheus.rejected("apollo_recipes_rejected_total", (reject["reason"] for reject in commit.rejected))
+    prometheus.count_rejects(
+        "apollo_recipes_rejected_total", (reject["reason"] for reject in commit.rejected)
+    )
     for seconds in encode_seconds:
         prometheus.record("apollo_encode_seconds", seconds)

@@ -12,7 +12,7 @@ from pathlib import Path
 from apollo.checkpoints.checkpoint import CONFIG, SAFETENSORS, load, verify
 from apollo.checkpoints.published_format import CheckpointError
 from pipelines.errors import root_cause
-from pipelines.redaction import shown
+from pipelines.redaction import redact
 from pipelines.registry.checkpoint_cache import cache_folder, fetch
 from pipelines.registry.model_bundle import pack
 from pipelines.registry.registry import (
@@ -82,10 +82,10 @@ def find_version(name: str) -> tuple[Version, str]:
             advice = "training registers a candidate when it ends; jobs/evaluate.py --promote makes champions"
     except Exception as error:  # whatever a server or a database raises
         raise CheckpointError(
-            f"{name}: MLflow server {shown(uri)} unreachable: {root_cause(error)}"
+            f"{name}: MLflow server {redact(uri)} unreachable: {root_cause(error)}"
         ) from error
     if found is None:
-        raise CheckpointError(f"{name}: no such version in {shown(uri)}. {advice}")
+        raise CheckpointError(f"{name}: no such version in {redact(uri)}. {advice}")
     return found, uri
 
 

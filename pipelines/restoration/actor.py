@@ -118,7 +118,7 @@ class SongRestorer:
                     record.bytes, record.sha256 = target.stat().st_size, _digest(target)
                     if remote:
                         self._output.put(song.name, str(target))
-                        self._output.confirm(song.name, record.sha256)
+                        self._output.verify_upload(song.name, record.sha256)
                 for name in ("warnings", "channels", "samples", "seconds", "elapsed_seconds", "peak", "gain"):
                     setattr(record, name, getattr(outcome, name))
             except torch.AcceleratorError:

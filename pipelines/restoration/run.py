@@ -24,9 +24,9 @@ from apollo.model.config import PRECISIONS
 from pipelines.errors import UsageError
 from pipelines.runtime import prometheus
 from pipelines.runtime.outcome import RESULT, Exit, Outcome
-from pipelines.runtime.progress import watch
-from pipelines.runtime.run import claim, resolve, run_held
-from pipelines.runtime.signals import catch_sigterm
+from pipelines.runtime.progress import track_progress
+from pipelines.runtime.run import absolute_location, check_fingerprint, run_exclusively
+from pipelines.runtime.signals import install_sigterm_handler
 from pipelines.storage.folder import Folder
 
 logger = logging.getLogger(__name__)
@@ -81,8 +81,8 @@ class RestoreConfig:
     def __post_init__(self) -> None:
         if not self.data or not self.output:
             raise UsageError("--data needs at least one song, folder or URI, and --output is required")
-        object.__setattr__(self, "data", [resolve(place, "--data") for place in self.data])
-        object.__setattr__(self, "output", resolve(self.output, "--output"))
+        object.__setattr__(self, "data", [absolute_location(place, "--data") for place in self.data])
+        object.__setattr__(self, "output", absolute_location(self.output, "--output"))
         for name, allowed in (("device", _DEVICES), ("precision", PRECISIONS)):
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{name} is {getattr(self, name)!r}: it must be one of {', '.join(allowed)}")
@@ -113,8 +113,8 @@ def restore(config: RestoreConfig) -> Outcome:
     """
     output = Folder(config.output)
     run = _Run(config)
-    left = "finished songs are kept, run the same command again to continue"
-    return run_held(output, run.prepare, run.work, doing="restoring", left=left)
+    resume_hint = "finished songs are kept, run the same command again to continue"
+    return run_exclusively(output, run.prepare, run.work, activity="restoring", resume_hint=resume_hint)
 
 
 def describe(config: RestoreConfig) -> str:
@@ -167,7 +167,7 @@ class _Run:
             "filename": config.filename,
             "precision": config.precision,
         }
-        claim(self.output, fingerprint)
+        check_fingerprint(self.output, fingerprint)
         self.records, self.pending = split_pending(self.tasks, self.output, overwrite=config.overwrite)
         return self._already_finished()
 
@@ -198,7 +198,7 @@ class _Run:
         from pipelines.restoration.records import SongRecord
 
         config, here = self.config, connection.connect()
-        catch_sigterm()  # Ray has installed its own handler
+        install_sigterm_handler()  # Ray has installed its own handler
         on_gpu = config.device == "cuda" or (config.device == "auto" and here.gpus > 0)
         device = "cuda" if on_gpu else "cpu"
         logger.info(
@@ -218,7 +218,9 @@ class _Run:
             long_items=True,
         )
         done = len(self.tasks) - len(order)
-        for row in watch(results, total=len(self.tasks), done=done, what="restore", unit="song"):
+        for row in track_progress(
+            results, total=len(self.tasks), done=done, description="restore", unit="song"
+        ):
             record = SongRecord(**json.loads(row["record"]))
             self.records[songs[record.name]] = record
             _count_song(record)
@@ -267,7 +269,7 @@ def _load(checkpoint: str) -> "ModelBundle":
 def _count_song(song: "SongRecord") -> None:
     """Count a finished song in the Prometheus metrics."""
     if song.status == "failed":
-        prometheus.rejected("apollo_songs_failed_total", [song.reason])
+        prometheus.count_rejects("apollo_songs_failed_total", [song.reason])
         return
     prometheus.record("apollo_songs_restored_total")
     prometheus.record("apollo_restored_audio_seconds_total", song.seconds or 0.0)

@@ -15,7 +15,7 @@ from apollo.audio.formats import SongsConfig
 from apollo.audio.songs import SongJob, is_song, list_songs, name_results
 from pipelines.errors import UsageError
 from pipelines.storage.folder import Folder, is_uri, join, open_filesystem
-from pipelines.storage.object_store import explained
+from pipelines.storage.object_store import translate_store_errors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ def _list_remote_songs(location: str, output: Path) -> Iterator[tuple[Path, Path
     """Yield the songs of a URI: the path that stands for it, the folder of its result, and its task."""
     root = _local_name(location)
     filesystem, inner = open_filesystem(location)
-    with explained("list", location):
+    with translate_store_errors("list", location):
         info = filesystem.get_file_info(inner)
         if info.type == pafs.FileType.NotFound:
             raise UsageError(f"{location}: no such file or folder")

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipelines.redaction import shown
+from pipelines.redaction import redact
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _PROJECT = ("apollo", "pipelines", "benchmarks")
@@ -26,7 +26,7 @@ class _Formatter(logging.Formatter):
         super().__init__(_FORMAT, _DATE_FORMAT, defaults={"rank": ""})
 
     def format(self, record: logging.LogRecord) -> str:
-        return shown(super().format(record))
+        return redact(super().format(record))
 
 
 class _TerminalHandler(logging.Handler):
@@ -57,7 +57,7 @@ class _ForwardingHandler(logging.Handler):
                     "levelno": record.levelno,
                     "levelname": record.levelname,
                     "created": record.created,
-                    "msg": shown(text),
+                    "msg": redact(text),
                     "rank": f"[rank {self._rank}] ",
                 }
             )

@@ -16,19 +16,21 @@ _Item = TypeVar("_Item")
 _LINE_SECONDS = 30.0
 
 
-def watch(items: Iterable[_Item], *, total: int, done: int, what: str, unit: str) -> Iterator[_Item]:
+def track_progress(
+    items: Iterable[_Item], *, total: int, done: int, description: str, unit: str
+) -> Iterator[_Item]:
     """Pass items through and show how far they are, to Prometheus too.
 
     Args:
         items: What is counted.
         total: All there are, those done before included.
         done: Done before.
-        what: What is being done.
+        description: Name of the stage.
         unit: Name of one item.
     """
-    items = _counted(items, total - done, what)
+    items = _counted(items, total - done, description)
     if sys.stderr.isatty():
-        yield from tqdm(items, total=total, initial=done, desc=what, unit=f" {unit}", file=sys.stderr)
+        yield from tqdm(items, total=total, initial=done, desc=description, unit=f" {unit}", file=sys.stderr)
         return
     began = logged = time.monotonic()
     count = done
@@ -38,7 +40,9 @@ def watch(items: Iterable[_Item], *, total: int, done: int, what: str, unit: str
         now = time.monotonic()
         if now - logged >= _LINE_SECONDS or count == total:
             left = (now - began) / (count - done) * (total - count)
-            logger.info(f"{what}: {count} of {total} {unit}s, {now - began:.0f} s, about {left:.0f} s left")
+            logger.info(
+                f"{description}: {count} of {total} {unit}s, {now - began:.0f} s, about {left:.0f} s left"
+            )
             logged = now
 
 

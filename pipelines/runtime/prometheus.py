@@ -134,7 +134,7 @@ def _instrument(name: str) -> Any:
     return metrics.Histogram(name, metric.text, list(metric.buckets), metric.tags)
 
 
-def rejected(name: str, reasons: Iterable[str | None]) -> None:
+def count_rejects(name: str, reasons: Iterable[str | None]) -> None:
     """Count rejects in a counter that has their reasons as its tag."""
     for kind, number in Counter(map(kind_of, reasons)).items():
         record(name, number, reason=kind)

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines.errors import NonRetryableError, UsageError, root_cause
 from pipelines.runtime.outcome import Exit, Outcome, write_result
-from pipelines.runtime.signals import interruptible
+from pipelines.runtime.signals import sigterm_as_interrupt
 from pipelines.storage.folder import Folder, is_uri
 from pipelines.storage.object_store import refuse_credentials
 
@@ -22,13 +22,13 @@ FINGERPRINT = "fingerprint.json"
 _SHOWN = 5
 
 
-def run_held(
+def run_exclusively(
     output: Folder,
     prepare: Callable[[], Outcome | None],
     work: Callable[[], Outcome],
     *,
-    doing: str,
-    left: str,
+    activity: str,
+    resume_hint: str,
 ) -> Outcome:
     """Hold an output while its work is done, and leave result.json, however it ends.
 
@@ -37,11 +37,11 @@ def run_held(
         prepare: Checks what can be checked and claims the output, before anything is begun. What it gives, if
             anything, is how the run ends at once: it was finished before. Its errors are the user's.
         work: What there is to do.
-        doing: Word for result.json while it goes on.
-        left: What is there after an interruption or a failure, and how to go on.
+        activity: Message of result.json while the work runs.
+        resume_hint: What is kept after an interruption or a failure, and how to resume.
     """
     try:
-        with hold(output), interruptible():
+        with lock_output(output), sigterm_as_interrupt():
             try:
                 finished = prepare()
             except (ValueError, RuntimeError) as error:  # nothing is begun, and what is there stays as it is
@@ -50,15 +50,15 @@ def run_held(
                 return Outcome(Exit.FAILED, f"nothing was begun: {error}")
             except KeyboardInterrupt:
                 return Outcome(Exit.INTERRUPTED, "interrupted before anything was begun")
-            return finished or _work_held(output, work, doing, left)
+            return finished or _work_held(output, work, activity, resume_hint)
     except UsageError as error:
         return Outcome(Exit.USAGE, str(error))
     except OSError as error:
         return Outcome(Exit.FAILED, f"cannot write to {output.location}: {error}")
 
 
-def _work_held(output: Folder, work: Callable[[], Outcome], doing: str, left: str) -> Outcome:
-    write_result(output, None, doing)
+def _work_held(output: Folder, work: Callable[[], Outcome], activity: str, resume_hint: str) -> Outcome:
+    write_result(output, None, activity)
     try:
         outcome = work()
     except UsageError as error:
@@ -66,21 +66,21 @@ def _work_held(output: Folder, work: Callable[[], Outcome], doing: str, left: st
     except NonRetryableError as error:
         outcome = Outcome(Exit.FAILED, str(error))
     except KeyboardInterrupt:
-        outcome = Outcome(Exit.INTERRUPTED, f"interrupted; {left}")
+        outcome = Outcome(Exit.INTERRUPTED, f"interrupted; {resume_hint}")
     except Exception as error:
         if not isinstance(error, OSError | RuntimeError):
             traceback.print_exc()  # not of the kinds that runs meet; whoever mends it needs the place
-        outcome = Outcome(Exit.FAILED, f"{root_cause(error)}; {left}")
+        outcome = Outcome(Exit.FAILED, f"{root_cause(error)}; {resume_hint}")
     write_result(output, outcome.code, outcome.message, **outcome.facts)
     return outcome
 
 
-def inside_job() -> bool:
+def in_submitted_job() -> bool:
     """Tell whether this process was started by `ray job submit`."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
-def resolve(location: str, option: str) -> str:
+def absolute_location(location: str, option: str) -> str:
     """Make a path absolute; URIs stay.
 
     Raises:
@@ -90,7 +90,7 @@ def resolve(location: str, option: str) -> str:
     if is_uri(location):
         refuse_credentials(location)
         return location.rstrip("/")
-    if not os.path.isabs(location) and inside_job():
+    if not os.path.isabs(location) and in_submitted_job():
         raise UsageError(
             f"{option} {location!r} is relative: inside a submitted job it would be in the job's scratch "
             "folder. "
@@ -100,7 +100,7 @@ def resolve(location: str, option: str) -> str:
 
 
 @contextmanager
-def hold(output: Folder) -> Iterator[None]:
+def lock_output(output: Folder) -> Iterator[None]:
     """Hold an output for this process alone.
 
     Raises:
@@ -121,7 +121,7 @@ def hold(output: Folder) -> Iterator[None]:
         yield
 
 
-def claim(
+def check_fingerprint(
     output: Folder,
     fingerprint: dict[str, Any],
     *,

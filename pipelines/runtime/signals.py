@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
+def sigterm_as_interrupt() -> Iterator[None]:
     """Let SIGTERM, which `ray job stop` sends, end the run as Ctrl-C does."""
     before = signal.getsignal(signal.SIGTERM)
-    catch_sigterm()
+    install_sigterm_handler()
     try:
         yield
     finally:
@@ -18,7 +18,7 @@ def interruptible() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def catch_sigterm() -> None:
+def install_sigterm_handler() -> None:
     """Turn SIGTERM into KeyboardInterrupt; to be done again after Ray has put its own handler there."""
 
     def interrupt(signum: int, frame: object) -> None:

@@ -20,7 +20,7 @@ import pyarrow.fs as pafs
 
 from pipelines.errors import UsageError
 from pipelines.storage.atomic import temporary_files, write_atomic
-from pipelines.storage.object_store import StoreError, connect, explained, read_ranges
+from pipelines.storage.object_store import StoreError, connect, read_ranges, translate_store_errors
 
 _COPY_BYTES = 1 << 22
 
@@ -98,14 +98,14 @@ class Folder:
             raise ValueError(f"{name!r} is no name below {self.location}")
         return posixpath.join(self._target[1], name) if name else self._target[1]
 
-    def _explained(self, doing: str, name: str) -> AbstractContextManager[None]:
-        return nullcontext() if self.is_local else explained(doing, join(self.location, name))
+    def _translate_errors(self, doing: str, name: str) -> AbstractContextManager[None]:
+        return nullcontext() if self.is_local else translate_store_errors(doing, join(self.location, name))
 
     def entries(self, name: str = "", *, recursive: bool = False) -> list[Entry]:
         """List the files below a name, sorted; nothing there is an empty list."""
         filesystem, root = self._target
         selector = pafs.FileSelector(self.path(name), allow_not_found=True, recursive=recursive)
-        with self._explained("list", name):
+        with self._translate_errors("list", name):
             infos = filesystem.get_file_info(selector)
         found = [
             Entry(posixpath.relpath(info.path, root), info.size or 0, info.mtime_ns or 0)
@@ -116,22 +116,22 @@ class Folder:
 
     def exists(self, name: str) -> bool:
         """Tell whether a file of that name is there."""
-        with self._explained("look for", name):
+        with self._translate_errors("look for", name):
             return bool(self._target[0].get_file_info(self.path(name)).type == pafs.FileType.File)
 
     def read(self, name: str) -> bytes:
         """Read a whole file; of an object store in one request."""
-        with self._explained("read", name), self._target[0].open_input_file(self.path(name)) as file:
+        with self._translate_errors("read", name), self._target[0].open_input_file(self.path(name)) as file:
             return bytes(file.read())
 
     def open(self, name: str) -> BinaryIO:
         """Open a file for reading at any position, in requests as large as what is asked for."""
-        with self._explained("open", name):
+        with self._translate_errors("open", name):
             return cast(BinaryIO, self._target[0].open_input_file(self.path(name)))
 
     def get(self, name: str, local: str) -> None:
         """Bring a file to a local path, without holding it in memory."""
-        with self._explained("read", name):
+        with self._translate_errors("read", name):
             file = self._target[0].open_input_file(self.path(name))
         with read_ranges(file, join(self.location, name)) as source, open(local, "wb") as copy:
             shutil.copyfileobj(source, copy, _COPY_BYTES)
@@ -142,7 +142,7 @@ class Folder:
         if self.is_local:
             write_atomic(path, content)
             return
-        with self._explained("write", name), self._target[0].open_output_stream(path) as stream:
+        with self._translate_errors("write", name), self._target[0].open_output_stream(path) as stream:
             stream.write(content)
 
     def put(self, name: str, local: str) -> None:
@@ -154,13 +154,13 @@ class Folder:
             return
         # in one call: leaving a stream, by whatever error, ends the upload, and what it had so far would stay
         with (
-            self._explained("write", name),
+            self._translate_errors("write", name),
             pa.memory_map(local) as source,
             self._target[0].open_output_stream(path) as stream,
         ):
             stream.write(source.read_buffer())
 
-    def confirm(self, name: str, sha256: str) -> None:
+    def verify_upload(self, name: str, sha256: str) -> None:
         """Read back what was written to an object store; on a disk nothing is done, for there it was synced.
 
         Args:
@@ -181,12 +181,12 @@ class Folder:
 
     def delete(self, name: str) -> None:
         """Delete a file; one that is not there is fine."""
-        with suppress(FileNotFoundError), self._explained("delete", name):
+        with suppress(FileNotFoundError), self._translate_errors("delete", name):
             self._target[0].delete_file(self.path(name))
 
     def delete_folder(self, name: str) -> None:
         """Delete a folder with all in it; one that is not there is fine."""
-        with suppress(FileNotFoundError), self._explained("delete", name):
+        with suppress(FileNotFoundError), self._translate_errors("delete", name):
             self._target[0].delete_dir(self.path(name))
 
     def delete_temporary(self) -> None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from pipelines.errors import UsageError
-from pipelines.redaction import has_password
+from pipelines.redaction import has_secret
 
 ATTEMPTS = "AWS_MAX_ATTEMPTS"
 _CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or the role of the machine"
@@ -38,7 +38,7 @@ def refuse_credentials(location: str) -> None:
     """
     scheme, _, address = location.partition("://")
     named = scheme in ("s3", "gs") and "@" in address.partition("/")[0]  # of Azure's, a container is named so
-    if named or has_password(location):
+    if named or has_secret(location):
         bucket = address.partition("?")[0].rpartition("@")[2].partition("/")[0]
         raise UsageError(
             f"the URI of {bucket!r} holds credentials, which would be in logs and fingerprints: give them by "
@@ -91,7 +91,7 @@ def _connect_s3(bucket: str, query: str, endpoint: str, attempts: int) -> pafs.S
 
 
 @contextmanager
-def explained(doing: str, location: str) -> Iterator[None]:
+def translate_store_errors(doing: str, location: str) -> Iterator[None]:
     """Raise what a store fails with as a StoreError.
 
     Args:
@@ -122,7 +122,7 @@ class _Ranges(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        with explained("read", self._location):
+        with translate_store_errors("read", self._location):
             return int(self._stream.readinto(buffer))
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:

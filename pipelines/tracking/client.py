@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from pipelines.redaction import shown
+from pipelines.redaction import redact
 from pipelines.runtime.environment import environment
 
 KEY_TAG = "apollo.run_key"
@@ -110,7 +110,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             flat |= flatten(value, dotted)
         else:
-            flat[sanitize_name(dotted)] = shown(str(value))[:_MAX_PARAM_LENGTH]
+            flat[sanitize_name(dotted)] = redact(str(value))[:_MAX_PARAM_LENGTH]
     return flat
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import root_cause
-from pipelines.redaction import shown
+from pipelines.redaction import redact
 from pipelines.storage.atomic import write_atomic
 from pipelines.tracking.client import (
     KEY_TAG,
@@ -72,7 +72,7 @@ def read_run_file(folder: str) -> dict[str, Any]:
 
 def write_run_file(target: Target, run_id: str | None, status: str) -> None:
     """Write what `read_run_file` reads, without passwords."""
-    content = {"run_id": run_id, "status": status, "target": {**asdict(target), "uri": shown(target.uri)}}
+    content = {"run_id": run_id, "status": status, "target": {**asdict(target), "uri": redact(target.uri)}}
     write_atomic(str(Path(target.folder) / RUN_FILE), json.dumps(content, indent=1).encode())
 
 
@@ -97,7 +97,7 @@ class MlflowSync:
         Args:
             status: Status of the run once everything has arrived.
         """
-        place = shown(self.target.uri)
+        place = redact(self.target.uri)
         try:
             with self.spool.lock_for_sending(), short_timeouts(self.target.request_seconds):
                 run_id = self._run_id = self._run_id or self._open()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.errors import UsageError
-from pipelines.redaction import shown
+from pipelines.redaction import redact
 from pipelines.storage.folder import is_uri
 from pipelines.tracking.client import MAX_TAG_LENGTH, flatten, sanitize_name
 from pipelines.tracking.mlflow_sync import MlflowSync, Target, read_run_file, write_run_file
@@ -125,7 +125,7 @@ def _sync_until(remote: MlflowSync, status: str, timeout_seconds: float) -> bool
     while not remote.sync(status):
         if time.monotonic() + _RETRY_SECONDS >= deadline:
             logger.warning(
-                f"MLflow server {shown(remote.target.uri)} does not have all metrics: the rest is kept in "
+                f"MLflow server {redact(remote.target.uri)} does not have all metrics: the rest is kept in "
                 f"{remote.spool.folder} and sent when the run is resumed"
             )
             return False
@@ -153,7 +153,7 @@ def open_run(
     check_uri(uri, nodes=1)
     folder = posixpath.join(output, FOLDER)
     known = read_run_file(folder)
-    same_place = known.get("target", {}).get("uri") == shown(uri)
+    same_place = known.get("target", {}).get("uri") == redact(uri)
     target = Target(
         folder=folder,
         uri=uri,
@@ -163,7 +163,7 @@ def open_run(
         artifact_location=artifact_location(uri, output),
         request_seconds=config.request_seconds,
         params=flatten(params),
-        tags={sanitize_name(name): shown(str(value))[:MAX_TAG_LENGTH] for name, value in tags.items()},
+        tags={sanitize_name(name): redact(str(value))[:MAX_TAG_LENGTH] for name, value in tags.items()},
     )
     write_run_file(target, known.get("run_id") if same_place else None, "RUNNING")
     MlflowSync(target).sync()

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pipelines.errors import UsageError
-from pipelines.runtime.run import resolve
+from pipelines.runtime.run import absolute_location
 
 _DATABASE, _ARTIFACTS = "mlflow.db", "mlflow-artifacts"
 _SQLITE = re.compile(r"sqlite(?:\+\w+)?:///(.+)")
@@ -34,7 +34,7 @@ def resolve_uri(uri: str | None, output: str) -> str:
     if not database or database[1] == ":memory:":
         return uri
     path, question, query = database[1].partition("?")
-    return f"{uri[: database.start(1)]}{resolve(path, 'the tracking URI')}{question}{query}"
+    return f"{uri[: database.start(1)]}{absolute_location(path, 'the tracking URI')}{question}{query}"
 
 
 def database_path(uri: str) -> str | None:

@@ -166,7 +166,7 @@ class CheckpointSync:
         for file in (*sorted(files), MANIFEST):
             path = self._local / name / file
             self._store.put(f"{name}/{file}", str(path))
-            self._store.confirm(f"{name}/{file}", file_sha256(path))
+            self._store.verify_upload(f"{name}/{file}", file_sha256(path))
         self._damaged.discard(name)
 
     def _push_file(self, name: str) -> None:

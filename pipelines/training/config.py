@@ -14,7 +14,7 @@ from pipelines.cluster.resources import WorkersConfig
 from pipelines.errors import UsageError
 from pipelines.loading.shard_source import LoaderConfig
 from pipelines.registry.registry import RegistryConfig
-from pipelines.runtime.run import resolve
+from pipelines.runtime.run import absolute_location
 from pipelines.schema import CHANNELS, SAMPLE_RATE
 from pipelines.storage.folder import is_uri
 from pipelines.tracking.run import TrackingConfig
@@ -72,8 +72,8 @@ class TrainConfig:
     scratch: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shards", resolve(self.shards, "--shards"))
-        object.__setattr__(self, "output", resolve(self.output, "--output"))
+        object.__setattr__(self, "shards", absolute_location(self.shards, "--shards"))
+        object.__setattr__(self, "output", absolute_location(self.output, "--output"))
         if self.heard_examples is not None:
             logger.warning("--heard_examples is deprecated: use --listening_examples")
             object.__setattr__(self, "listening_examples", self.heard_examples)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipelines.errors import root_cause
-from pipelines.redaction import shown
+from pipelines.redaction import redact
 from pipelines.storage.folder import is_uri
 from pipelines.tracking import run
 from pipelines.tracking.mlflow_sync import read_run_file
@@ -53,7 +53,7 @@ def register_best(config: TrainConfig, facts: Mapping[str, Any], tags: Mapping[s
             scores=facts.get("scores") or {},
         )
     except Exception as error:  # whatever a server, a database or a store raises: the training is done
-        reason = f"{config.output}/best is not registered in {shown(uri)}: {root_cause(error)}"
+        reason = f"{config.output}/best is not registered in {redact(uri)}: {root_cause(error)}"
         logger.error(f"{reason}. Run the same command again to register it")
         return {"registered": None, "not_registered": reason}
     logger.info(f"registered {version.uri} as models:/{version.name}@candidate")

@@ -11,7 +11,7 @@ from apollo.training.augmentation import OLD_MODES
 from apollo.training.config import RESUMABLE_FIT_OVERRIDES, RESUMABLE_GAN_OVERRIDES
 from pipelines.errors import UsageError
 from pipelines.runtime.outcome import RESULT, Exit, Outcome
-from pipelines.runtime.run import claim
+from pipelines.runtime.run import check_fingerprint
 from pipelines.storage.folder import Folder, is_uri
 from pipelines.tracking import run as tracking
 from pipelines.tracking.uri import resolve_uri
@@ -66,7 +66,7 @@ def resolve(config: TrainConfig) -> ResolvedTraining:
         config = replace(config, **_init_shapes(config))
     tracking_uri = resolve_uri(config.tracking.uri, config.output)
     output, fingerprint = Folder(config.output), _fingerprint(config)
-    claim(output, fingerprint, upgrade=_upgrade_fingerprint)
+    check_fingerprint(output, fingerprint, upgrade=_upgrade_fingerprint)
     return ResolvedTraining(
         config=config,
         fingerprint=fingerprint,

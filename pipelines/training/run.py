@@ -29,8 +29,8 @@ from pipelines.cluster.resources import check_resources, reserve_resources
 from pipelines.errors import UsageError
 from pipelines.runtime.logs import current_level
 from pipelines.runtime.outcome import Exit, Outcome
-from pipelines.runtime.run import hold, run_held
-from pipelines.runtime.signals import catch_sigterm
+from pipelines.runtime.run import lock_output, run_exclusively
+from pipelines.runtime.signals import install_sigterm_handler
 from pipelines.storage.folder import Folder, is_uri, join
 from pipelines.tracking import run as tracking
 from pipelines.tracking.uri import check_uri
@@ -53,7 +53,7 @@ def train(config: TrainConfig) -> Outcome:
         return _train(config)
     try:
         make_folder(config.folder)
-        with hold(Folder(str(config.folder))):
+        with lock_output(Folder(str(config.folder))):
             return _train(config)
     except UsageError as error:
         return Outcome(Exit.USAGE, str(error))
@@ -73,8 +73,8 @@ def _train(config: TrainConfig) -> Outcome:
     def work() -> Outcome:
         return report(resolved, resolved.finished or execute(resolved))
 
-    left = "the newest checkpoint stands, run the same command again to continue from it"
-    return run_held(Folder(config.output), prepare, work, doing="training", left=left)
+    resume_hint = "the newest checkpoint stands, run the same command again to continue from it"
+    return run_exclusively(Folder(config.output), prepare, work, activity="training", resume_hint=resume_hint)
 
 
 def execute(resolved: ResolvedTraining) -> Outcome:
@@ -86,7 +86,7 @@ def execute(resolved: ResolvedTraining) -> Outcome:
     config = resolved.config
     _write_init(config)
     connection.connect()
-    catch_sigterm()  # Ray has installed its own handler
+    install_sigterm_handler()  # Ray has installed its own handler
     # every worker of a live run needs a CPU for an actor of its own
     check_resources(config.workers, more_cpus=config.workers.min_count if config.source == "live" else 0)
     with reserve_resources(config.workers):

@@ -15,7 +15,7 @@ from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.run import preprocess
 from pipelines.preprocess.sources import SourcesConfig
 from pipelines.runtime.outcome import Exit
-from pipelines.runtime.run import hold
+from pipelines.runtime.run import lock_output
 from pipelines.storage.folder import Folder
 from tests.support import invariants
 from tests.support.datasets import config, encode, music, write
@@ -65,10 +65,10 @@ def test_6_a_second_run_on_one_output_is_refused(data: Path, output: Path) -> No
     before = invariants.times(output)
     code = f"""
 import sys, time
-from pipelines.runtime.run import hold
+from pipelines.runtime.run import lock_output
 from pipelines.preprocess.sources import SourcesConfig
 from pipelines.storage.folder import Folder
-with hold(Folder({str(output)!r})):
+with lock_output(Folder({str(output)!r})):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -82,7 +82,7 @@ with hold(Folder({str(output)!r})):
     assert outcome.code == Exit.USAGE
     assert "another run is writing" in outcome.message
     assert invariants.times(output) == before
-    with hold(Folder(str(output))):  # the lock ended with its process
+    with lock_output(Folder(str(output))):  # the lock ended with its process
         pass
 
 

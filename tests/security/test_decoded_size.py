@@ -23,7 +23,7 @@ import torch
 
 torch.set_num_threads(1)
 from pipelines.runtime.versions import software_versions
-from pipelines.runtime.run import claim, hold
+from pipelines.runtime.run import check_fingerprint, lock_output
 from apollo.checkpoints.checkpoint import load
 from apollo.audio.formats import SongsConfig
 from apollo.audio.songs import SongJob, restore_songs

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import UsageError, root_cause
-from pipelines.redaction import has_password, shown
+from pipelines.redaction import has_secret, redact
 from pipelines.runtime.outcome import Exit
 from pipelines.storage.folder import open_filesystem
 from pipelines.training.config import TrainConfig
@@ -41,8 +41,8 @@ def files_with(text: str, folder: Path) -> list[Path]:
 
 @pytest.mark.parametrize("uri", WITH)
 def test_passwords_are_taken_out_of_texts(uri: str) -> None:
-    assert shown(uri) == WITH[uri]
-    assert shown(f"cannot reach {uri!r}: no route") == f"cannot reach {WITH[uri]!r}: no route"
+    assert redact(uri) == WITH[uri]
+    assert redact(f"cannot reach {uri!r}: no route") == f"cannot reach {WITH[uri]!r}: no route"
     assert SECRET not in root_cause(RuntimeError(f"API request to {uri} failed"))
     assert SECRET not in root_cause(RuntimeError(f"ray::work()\nOSError: {uri} is gone"))
     assert SECRET not in str(UsageError(f"{uri} is no folder"))
@@ -50,8 +50,8 @@ def test_passwords_are_taken_out_of_texts(uri: str) -> None:
 
 @pytest.mark.parametrize("text", WITHOUT)
 def test_what_has_none_stays_as_it_is(text: str) -> None:
-    assert shown(text) == text
-    assert not has_password(text)
+    assert redact(text) == text
+    assert not has_secret(text)
 
 
 ARGUMENTS = {

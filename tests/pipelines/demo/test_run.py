@@ -21,7 +21,7 @@ from pipelines.demo import run
 from pipelines.demo.run import DemoConfig, run_demo
 from pipelines.errors import UsageError
 from pipelines.runtime.outcome import Exit
-from pipelines.runtime.run import hold
+from pipelines.runtime.run import lock_output
 from pipelines.storage.folder import Folder
 from tests.support import datasets, evaluation_jobs
 
@@ -102,7 +102,7 @@ def test_demo_restores_songs_and_runs_every_job_once(
 
 def test_locked_or_misconfigured_demo_changes_nothing(data: Path, tmp_path: Path) -> None:
     config = DemoConfig(output=str(tmp_path / "demo"), data=(str(data),))
-    with hold(Folder(config.output)):
+    with lock_output(Folder(config.output)):
         held = run_demo(config, settings(data))
     assert (held.code, "another run" in held.message) == (Exit.USAGE, True)
     wrong = run_demo(config, settings(data) | {"evaluate": {"limit": 0}})

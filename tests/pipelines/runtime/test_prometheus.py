@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.runtime import prometheus
-from pipelines.runtime.progress import watch
+from pipelines.runtime.progress import track_progress
 from pipelines.runtime.prometheus import KINDS, METRICS, kind_of
 
 ROOT = Path(__file__).parents[3]
@@ -64,7 +64,7 @@ def test_reasons_are_counted_by_kind(reason: str | None, kind: str) -> None:
 def test_what_is_open_goes_down_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[str, float, str]] = []
     monkeypatch.setattr(prometheus, "record", lambda name, value, stage: told.append((name, value, stage)))
-    assert list(watch("ab", total=5, done=3, what="scan", unit="song")) == ["a", "b"]
+    assert list(track_progress("ab", total=5, done=3, description="scan", unit="song")) == ["a", "b"]
     assert told == [("apollo_items_open", left, "scan") for left in (2, 1, 0)]
 
 

@@ -13,16 +13,16 @@ import pytest
 
 from pipelines.errors import UsageError, root_cause
 from pipelines.runtime.outcome import RESULT, Exit, write_result
-from pipelines.runtime.run import FINGERPRINT, claim, hold, resolve
-from pipelines.runtime.signals import interruptible
+from pipelines.runtime.run import FINGERPRINT, absolute_location, check_fingerprint, lock_output
+from pipelines.runtime.signals import sigterm_as_interrupt
 from pipelines.runtime.versions import check_versions, software_versions
 from pipelines.storage.folder import Folder
 
 HOLDER = """
 import sys
-from pipelines.runtime.run import hold
+from pipelines.runtime.run import lock_output
 from pipelines.storage.folder import Folder
-with hold(Folder(sys.argv[1])):
+with lock_output(Folder(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -51,25 +51,25 @@ def test_relative_path_is_made_absolute_outside_a_job(
 ) -> None:
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
     monkeypatch.chdir(tmp_path)
-    assert resolve("shards", "--output") == str(tmp_path / "shards")
+    assert absolute_location("shards", "--output") == str(tmp_path / "shards")
 
 
 def test_relative_path_is_refused_inside_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     with pytest.raises(UsageError, match=r"--output 'shards' is relative.*absolute path.*s3://"):
-        resolve("shards", "--output")
-    assert resolve("/data/x/../shards/", "--output") == "/data/shards"
-    assert resolve("s3://bucket/shards/", "--output") == "s3://bucket/shards"
+        absolute_location("shards", "--output")
+    assert absolute_location("/data/x/../shards/", "--output") == "/data/shards"
+    assert absolute_location("s3://bucket/shards/", "--output") == "s3://bucket/shards"
 
 
 def test_second_process_is_refused_while_the_first_holds(output: Folder) -> None:
     process = _holder(output)
     try:
-        with pytest.raises(UsageError, match="another run is writing to"), hold(output):
+        with pytest.raises(UsageError, match="another run is writing to"), lock_output(output):
             pass
     finally:
         process.communicate("")
-    with hold(output):
+    with lock_output(output):
         pass
 
 
@@ -77,7 +77,7 @@ def test_killed_holder_holds_no_longer(output: Folder) -> None:
     process = _holder(output)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    with hold(output):
+    with lock_output(output):
         pass
 
 
@@ -89,24 +89,24 @@ def test_holder_clears_what_a_killed_writer_left_and_a_refused_one_does_not(
     left.parent.mkdir()
     left.touch()
     try:
-        with pytest.raises(UsageError), hold(output):
+        with pytest.raises(UsageError), lock_output(output):
             pass
         assert left.exists()
     finally:
         process.communicate("")
-    with hold(output):
+    with lock_output(output):
         assert not left.exists()
 
 
 def test_hold_is_given_up_when_the_run_fails(output: Folder) -> None:
-    with pytest.raises(RuntimeError, match="broken"), hold(output):
+    with pytest.raises(RuntimeError, match="broken"), lock_output(output):
         raise RuntimeError("broken")
-    with hold(output):
+    with lock_output(output):
         pass
 
 
 def _terminate_inside() -> None:
-    with interruptible():
+    with sigterm_as_interrupt():
         os.kill(os.getpid(), signal.SIGTERM)
         threading.Event().wait(5)
 
@@ -122,7 +122,7 @@ def test_interruptible_does_nothing_outside_the_main_thread() -> None:
     done: list[bool] = []
 
     def work() -> None:
-        with interruptible():
+        with sigterm_as_interrupt():
             done.append(True)
 
     thread = threading.Thread(target=work)
@@ -183,17 +183,21 @@ def test_other_ffmpeg_is_another_version(tmp_path: Path) -> None:
 
 def test_output_is_claimed_once_and_by_the_same_again(output: Folder) -> None:
     fingerprint = {"config": {"seed": 0, "rates": (1, 2)}, "versions": {"arrow": "1"}}
-    claim(output, fingerprint)
+    check_fingerprint(output, fingerprint)
     before = output.entries()
-    claim(output, fingerprint)
+    check_fingerprint(output, fingerprint)
     assert output.entries() == before  # not written again
 
 
 def test_claim_names_what_differs_and_changes_nothing(output: Folder) -> None:
-    claim(output, {"config": {"seed": 0, "codec": {"quality": 5}, "gone": 1}, "versions": {"arrow": "1"}})
+    check_fingerprint(
+        output, {"config": {"seed": 0, "codec": {"quality": 5}, "gone": 1}, "versions": {"arrow": "1"}}
+    )
     before = output.read(FINGERPRINT)
     with pytest.raises(UsageError) as caught:
-        claim(output, {"config": {"seed": 7, "codec": {"quality": 5}, "new": 2}, "versions": {"arrow": "1"}})
+        check_fingerprint(
+            output, {"config": {"seed": 7, "codec": {"quality": 5}, "new": 2}, "versions": {"arrow": "1"}}
+        )
     message = str(caught.value)
     for difference in ("config.seed was 0, is 7", "config.gone was 1, is None", "config.new was None, is 2"):
         assert difference in message
@@ -202,9 +206,9 @@ def test_claim_names_what_differs_and_changes_nothing(output: Folder) -> None:
 
 
 def test_claim_with_many_differences_names_five_and_counts_the_others(output: Folder) -> None:
-    claim(output, {str(number): 0 for number in range(9)})
+    check_fingerprint(output, {str(number): 0 for number in range(9)})
     with pytest.raises(UsageError, match="and 4 more"):
-        claim(output, {str(number): 1 for number in range(9)})
+        check_fingerprint(output, {str(number): 1 for number in range(9)})
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from pipelines.audio.transcoding import transcode
 from pipelines.dataset.shards import ShardCommit, commit_shard, find_damaged_shards, read_commits
 from pipelines.errors import UsageError, root_cause
 from pipelines.preprocess.discovery import find_songs
-from pipelines.runtime.run import resolve
+from pipelines.runtime.run import absolute_location
 from pipelines.storage import object_store
 from pipelines.storage.folder import Folder, join
 from pipelines.storage.object_store import StoreError, refuse_credentials
@@ -68,7 +68,7 @@ def test_local_files_are_put_and_got(folder: Folder, bucket: Bucket, tmp_path: P
         assert bucket.objects("a folder/of ours/x/")[name] == content
         folder.get(f"x/{name}", str(tmp_path / "back"))
         assert (tmp_path / "back").read_bytes() == content
-        folder.confirm(f"x/{name}", hashlib.sha256(content).hexdigest())
+        folder.verify_upload(f"x/{name}", hashlib.sha256(content).hexdigest())
 
 
 def test_requests_are_few(folder: Folder, bucket: Bucket) -> None:
@@ -158,7 +158,7 @@ def test_missing_bucket_is_named(bucket: Bucket) -> None:
 def test_credentials_in_uris_are_refused_without_repeating_them() -> None:
     for refusing in (
         refuse_credentials,
-        lambda uri: resolve(uri, "--output"),
+        lambda uri: absolute_location(uri, "--output"),
         lambda uri: Folder(uri).path(),
     ):
         with pytest.raises(UsageError, match="AWS_SECRET_ACCESS_KEY") as caught:

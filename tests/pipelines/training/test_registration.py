@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.registry.registry import CANDIDATE, Registry, RegistryConfig
 from pipelines.runtime.outcome import RESULT, Exit, write_result
-from pipelines.runtime.run import claim
+from pipelines.runtime.run import check_fingerprint
 from pipelines.storage.folder import Folder
 from pipelines.tracking.run import TrackingConfig
 from pipelines.training import registration, resolve
@@ -70,7 +70,7 @@ def test_a_finished_training_registers_later_without_training_again(
     config = replace(config, shards=str(undisturbed))
     steps = config.fit.epochs * (config.fit.epoch_examples // config.gan.batch_size)
     output = Folder(config.output)
-    claim(output, resolve._fingerprint(config))
+    check_fingerprint(output, resolve._fingerprint(config))
     already = f"{config.output} is finished already: all steps"
     facts = {**FACTS, "ending": "done", "step": steps, "patience_epochs": 20, "skipped": 0}
     write_result(output, Exit.DONE, already, **facts, registered=None, not_registered="it was down")

@@ -14,7 +14,7 @@ from pipelines.cluster import placement, resources
 from pipelines.cluster.resources import WorkersConfig
 from pipelines.errors import UsageError
 from pipelines.runtime.outcome import Exit, write_result
-from pipelines.runtime.run import claim
+from pipelines.runtime.run import check_fingerprint
 from pipelines.storage.folder import Folder
 from pipelines.training import resolve, run
 from pipelines.training.config import TrainConfig
@@ -155,11 +155,11 @@ def test_only_what_decides_the_result_is_in_the_fingerprint(undisturbed: Path, t
 
 def test_an_output_of_an_earlier_release_is_resumed_though_values_were_renamed(tmp_path: Path) -> None:
     output, here = Folder(str(tmp_path)), {"loader": {"levels": {"mode": "paper", "swap_share": 0.5}}}
-    claim(output, {"loader": {"levels": {"mode": "published", "swap_share": 0.5}}})
-    claim(output, here, upgrade=resolve._upgrade_fingerprint)
+    check_fingerprint(output, {"loader": {"levels": {"mode": "published", "swap_share": 0.5}}})
+    check_fingerprint(output, here, upgrade=resolve._upgrade_fingerprint)
     here["loader"]["levels"]["mode"] = "gain_compensated"
     with pytest.raises(UsageError, match="mode was 'paper', is 'gain_compensated'"):
-        claim(output, here, upgrade=resolve._upgrade_fingerprint)
+        check_fingerprint(output, here, upgrade=resolve._upgrade_fingerprint)
 
 
 @pytest.mark.filterwarnings("ignore:levels.mode")
