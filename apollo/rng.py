@@ -14,7 +14,8 @@ Key = int | str
 
 
 @lru_cache(maxsize=1024)
-def _stream_seed(*keys: Key) -> int:
+def stream_seed(*keys: Key) -> int:
+    """Return the 64-bit seed of a stream: a hash of its keys."""
     text = "\n".join(str(key) for key in keys)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
@@ -26,7 +27,7 @@ def random_bits(index: int, *keys: Key) -> int:
         index: Position in the stream, from 0.
         keys: Name of the stream: the seed, and the purpose of the numbers.
     """
-    mixed = (_stream_seed(*keys) + (index + 1) * _STEP) & _MASK
+    mixed = (stream_seed(*keys) + (index + 1) * _STEP) & _MASK
     mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _MASK
     return mixed ^ (mixed >> 31)

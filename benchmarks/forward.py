@@ -17,10 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from apollo.model.band_sequence import SLICE_FEATURES
 from apollo.model.compilation import compile_generator
 from apollo.model.config import PRESETS, GeneratorConfig
 from apollo.model.device import choose_device, peak_memory_bytes, synchronize
-from apollo.model.generator import SLICE_FEATURES, Generator, padded_length
+from apollo.model.generator import Generator, padded_length
 from apollo.model.layers import TIME_BLOCKS
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from apollo.model.band_sequence import BandSequenceTrunk
 from apollo.model.config import GeneratorConfig
 from apollo.model.generator import Generator
 from apollo.model.layers import TIME_BLOCKS, rotary_angles
@@ -206,17 +207,20 @@ def _check_table(key: str, table: Tensor, config: GeneratorConfig) -> None:
 def _names(generator: Generator) -> dict[str, str | list[str]]:
     """Return the published name of each of our parameters, or the names of the bands that it stacks."""
     names: dict[str, str | list[str]] = {}
-    split, merge = generator.split.bands_by_width, generator.merge.bands_by_width
+    trunk = generator.trunk
+    if not isinstance(trunk, BandSequenceTrunk):
+        raise ValueError("the published format has no place for a generator without bands")
+    split, merge = trunk.split.bands_by_width, trunk.merge.bands_by_width
     for ours, theirs, bands_by_width in (("split", "BN", split), ("merge", "output", merge)):
         for group, bands in enumerate(bands_by_width.values()):
             for key, other in _GROUP_KEYS.items():
-                names[f"{ours}.groups.{group}.{key}"] = [f"{theirs}.{band}.{other}" for band in bands]
+                names[f"trunk.{ours}.groups.{group}.{key}"] = [f"{theirs}.{band}.{other}" for band in bands]
     for layer in range(generator.config.layers):
         for key, other in _LAYER_KEYS.items():
-            names[f"layers.{layer}.{key}"] = f"net.{layer}.{other}"
+            names[f"trunk.layers.{layer}.{key}"] = f"net.{layer}.{other}"
         for block in range(TIME_BLOCKS):
             for key, other in _BLOCK_KEYS.items():
-                names[f"layers.{layer}.time.{block}.{key}"] = (
+                names[f"trunk.layers.{layer}.time.{block}.{key}"] = (
                     f"net.{layer}.seq_net.blocks.{block}.conv.{other}"
                 )
     return names

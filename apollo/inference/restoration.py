@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from apollo.inference.streaming import StreamRestorer
-from apollo.model.generator import Generator
+from apollo.model.generator import Generator, num_channels
+from apollo.model.noise import NoiseOptions
 
 CHUNK_SECONDS = 10.0
 
@@ -32,13 +33,23 @@ def receptive_field_samples(generator: Generator) -> tuple[int, int]:
 
 
 @torch.no_grad()
-def restore(generator: Generator, degraded: Tensor, *, chunk_seconds: float = CHUNK_SECONDS) -> Tensor:
+def restore(
+    generator: Generator,
+    degraded: Tensor,
+    *,
+    chunk_seconds: float = CHUNK_SECONDS,
+    strength: float | None = None,
+    seed: int = 0,
+) -> Tensor:
     """Restore audio of any length.
 
     Args:
         generator: Network in float32, or from `Generator.with_precision`, on any device.
-        degraded: [..., samples], at the generator's sample rate; channels are restored independently.
+        degraded: [..., channels, samples] or [samples], at the generator's sample rate.
         chunk_seconds: Seconds per chunk. Affects memory, not the result.
+        strength: Strength of the noise that replaces what the codec removed, 0 to 1.5; None takes the
+            generator's default. Generators without noise ignore it.
+        seed: Seed of the noise; the same seed gives the same result.
 
     Returns:
         Restored audio of the same shape, dtype, device and level.
@@ -55,8 +66,12 @@ def restore(generator: Generator, degraded: Tensor, *, chunk_seconds: float = CH
         raise ValueError(f"the audio is {degraded.dtype}: convert it to floating point with full scale 1")
     if not bool(torch.isfinite(degraded).all()):
         raise ValueError("the audio holds non-finite samples (NaN or infinity)")
+    if strength is not None and not 0 <= strength < math.inf:
+        raise ValueError(f"strength is {strength}: it must be 0 or more")
     rows = degraded.reshape(-1, degraded.shape[-1])
-    restorer = StreamRestorer(generator)
+    restorer = StreamRestorer(
+        generator, NoiseOptions(strength=strength, seed=seed, channels=num_channels(degraded))
+    )
     state = restorer.start(len(rows))
     restored, written = torch.empty_like(rows), 0
     for chunk in rows.split(max(int(chunk_seconds * generator.config.sample_rate), 1), 1):

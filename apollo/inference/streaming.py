@@ -14,6 +14,7 @@ from torch import Tensor
 
 from apollo.model import stft
 from apollo.model.generator import Generator, GeneratorState, padded_length
+from apollo.model.noise import NoiseOptions
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,11 @@ class StreamRestorer:
 
     Args:
         generator: Any generator; a causal one for 20 ms of latency.
+        noise: Strength and seed of the noise, and how many consecutive rows are the channels of one item.
     """
 
-    def __init__(self, generator: Generator) -> None:
-        self.generator = generator
+    def __init__(self, generator: Generator, noise: NoiseOptions | None = None) -> None:
+        self.generator, self.noise = generator, noise or NoiseOptions()
         self._hop = generator.config.hop_samples
 
     @property
@@ -56,9 +58,8 @@ class StreamRestorer:
 
     def start(self, batch: int) -> StreamState:
         """Return the initial state of `batch` rows."""
-        like = next(
-            self.generator.merge.parameters()
-        )  # float32 or float64, whatever the linear layers compute in
+        # a parameter of a norm: float32 or float64, whatever the linear layers compute in
+        like = next(value for name, value in self.generator.named_parameters() if "norm" in name)
         return StreamState(like.new_empty(batch, 0), False, None, like.new_empty(batch, 0, self._hop), 0, 0)
 
     @torch.no_grad()
@@ -120,7 +121,9 @@ class StreamRestorer:
             return state.buffer[:, :0], state
         window = stft.hann_window(self.generator.config.window_samples, state.buffer)
         spectrum = stft.analyze(state.buffer[:, 1 : 1 + (frames + 1) * self._hop], window)
-        restored, generator_state = self.generator.step(spectrum, state.generator_state, final=final)
+        restored, generator_state = self.generator.step(
+            spectrum, state.generator_state, final=final, noise=self.noise
+        )
         first, second = stft.windowed_halves(restored, window)
         if not state.returned and not state.tail.shape[1]:
             first = first[:, 1:]  # the half of frame 0 before the first sample

@@ -4,6 +4,7 @@ import warnings
 
 import torch
 
+from apollo.model.band_sequence import BandSequenceTrunk
 from apollo.model.generator import Generator
 from apollo.model.layers import BandAttention, TimeBlock
 
@@ -20,9 +21,12 @@ def compile_generator(generator: Generator, *, training: bool = False) -> bool:
     Returns:
         True if it is compiled now.
     """
-    mix_bands, feed_forward = generator.mix_bands, generator.feed_forward
-    generator.mix_bands = torch.compile(BandAttention.forward, dynamic=False)
-    generator.feed_forward = torch.compile(TimeBlock.feed_forward, dynamic=False)
+    trunk = generator.trunk
+    if not isinstance(trunk, BandSequenceTrunk):
+        return False  # so small that compiling it does not pay
+    mix_bands, feed_forward = trunk.mix_bands, trunk.feed_forward
+    trunk.mix_bands = torch.compile(BandAttention.forward, dynamic=False)
+    trunk.feed_forward = torch.compile(TimeBlock.feed_forward, dynamic=False)
     device = next(generator.parameters()).device
     try:
         probe = torch.zeros(1, generator.config.sample_rate, device=device)
@@ -32,7 +36,7 @@ def compile_generator(generator: Generator, *, training: bool = False) -> bool:
             with torch.inference_mode():
                 generator(probe)
     except Exception as error:  # eager mode works whatever the compiler lacks
-        generator.mix_bands, generator.feed_forward = mix_bands, feed_forward
+        trunk.mix_bands, trunk.feed_forward = mix_bands, feed_forward
         reason = str(error).strip().partition("\n")[0]
         warnings.warn(f"torch.compile does not work here, running in eager mode: {reason}", stacklevel=2)
         return False

@@ -14,6 +14,8 @@ RELEASED_BANDS = 80
 PAPER_BAND_HZ = 160.0
 DEVICES = ("auto", "cuda", "mps", "cpu")
 PRECISIONS = ("auto", "float32", "bfloat16")
+OUTPUTS = ("direct", "correction", "mask_and_noise")
+INITIAL_LOG_GAIN = -6.0  # of noise relative to the level: little at initialisation
 ROTARY_ROWS = 100  # rows of the released network's rotary table; a longer one continues it
 
 
@@ -39,12 +41,17 @@ class GeneratorConfig:
         bands: `released`: 79 bands of 5 bins (250 Hz) and one of the remaining bins. `paper`: 160 Hz, as in
             the paper's text, rounded to whole bins. Or the widths of the bands in bins, from low to high,
             with the sum `window_samples // 2 + 1`.
-        dim: Feature dimension of a band.
-        layers: Number of band-sequence modules.
+        dim: Feature dimension, of a band or (`frame_convolution`) of a frame.
+        layers: Number of band-sequence modules or of convolution blocks.
         heads: Attention heads over bands; `dim / heads` must be even.
-        causal: Use causal time convolutions: 20 ms of latency instead of 0.56 s.
+        causal: Depend on past frames only: 20 ms of latency instead of 0.56 s.
         output: `direct`: predict the restored spectrum, as published. `correction`: predict a residual that
-            is added to the input's spectrum, zero at initialization.
+            is added to the input's spectrum. `mask_and_noise`: predict a complex mask, and the gains of noise
+            that is added. The last two return the input at initialization, but for little noise.
+        trunk: `band_sequence`: the paper's. `frame_convolution`: convolutions over frames, without bands.
+        expansion: Width of the hidden layers of `frame_convolution`, in `dim`.
+        noise_strength: Default strength of the noise.
+        noise_limit: Soft limit of the noise's gains, relative to the signal's level; 0 for none.
     """
 
     sample_rate: int = 44100
@@ -55,6 +62,10 @@ class GeneratorConfig:
     heads: int = 8
     causal: bool = False
     output: str = "direct"
+    trunk: str = "band_sequence"
+    expansion: int = 2
+    noise_strength: float = 1.0
+    noise_limit: float = 0.0
 
     def __post_init__(self) -> None:
         """Check all fields.
@@ -64,18 +75,23 @@ class GeneratorConfig:
         """
         if not isinstance(self.bands, str):
             object.__setattr__(self, "bands", tuple(self.bands))
-        for name in ("sample_rate", "dim", "layers", "heads"):
+        for name in ("sample_rate", "dim", "layers", "heads", "expansion"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if self.window_samples < 4 or self.window_samples % 2:
             raise ValueError(f"window_samples is {self.window_samples}: it must be even and at least 4")
-        if self.dim % self.heads or self.dim // self.heads % 2:
+        if self.trunk not in ("band_sequence", "frame_convolution"):
+            raise ValueError(f"trunk is {self.trunk!r}: it must be 'band_sequence' or 'frame_convolution'")
+        for name in ("noise_strength", "noise_limit"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be 0 or more")
+        if self.trunk == "band_sequence" and (self.dim % self.heads or self.dim // self.heads % 2):
             raise ValueError(
                 f"dim {self.dim} over {self.heads} heads leaves {self.dim / self.heads:g} dimensions a head, "
                 "which must be an even number for rotary embeddings"
             )
-        if self.output not in ("direct", "correction"):
-            raise ValueError(f"output is {self.output!r}: it must be 'direct' or 'correction'")
+        if self.output not in OUTPUTS:
+            raise ValueError(f"output is {self.output!r}: it must be one of {', '.join(OUTPUTS)}")
         _ = self.band_widths
 
     @property
@@ -191,4 +207,8 @@ PRESETS = {
     "paper-bands": GeneratorConfig(bands="paper"),
     "demo": GeneratorConfig(dim=48, layers=2, output="correction"),
     "causal": GeneratorConfig(dim=64, layers=3, causal=True, output="correction"),
+    "compact": GeneratorConfig(dim=192, layers=8, trunk="frame_convolution", output="mask_and_noise"),
+    "compact-causal": GeneratorConfig(
+        dim=192, layers=8, trunk="frame_convolution", output="mask_and_noise", causal=True
+    ),
 }

@@ -1,52 +1,66 @@
-"""The generator: restores degraded samples.
+"""The generator: from degraded samples to restored ones.
 
-Source: Li and Luo (2024), section II; decisions where the paper is silent: docs/model.md. The default
-configuration computes the released network's outputs.
+A trunk (`band_sequence`, the paper's; or `frame_convolution`) predicts one complex number a bin, from which
+the output is made:
 
-Only the time convolutions look across frames. `step` runs the whole network on a chunk of frames, with the
-state of the chunk before; `forward` is one step over all frames, streaming is many.
+    direct           Y = P                        the restored spectrum, as published
+    correction       Y = X + P
+    mask_and_noise   Y = X * (1 + P) + s * N * E  N: predicted amplitude; E: spectrum of white noise
+
+A deterministic network cannot know the phase above a codec's cut-off; noise with the right envelope stands in
+for it. Source: Li and Luo (2024), section II, for the trunk `band_sequence`; decisions where the paper is
+silent: docs/model.md. The default is the released network and computes its numbers.
+
+The trunk `frame_convolution` and the output `mask_and_noise` work on the spectrum divided by its level, a
+moving average over frames: they are equivariant to the level of the signal.
+
+Only convolutions and averages look across frames, so a chunk of frames can be computed with what the chunk
+before left behind: `step` is the whole network on a chunk, `forward` is one step over everything, and
+streaming is many.
 
 Shape legend: samples [batch, samples] or [batch, channels, samples], float32; spectrum [batch, frames, bins],
-complex64; features [batch, frames, bands, dim]. Channels are restored independently.
+complex64. Channels are restored independently, but for the noise of left and right (`_mix_noise`).
 """
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from apollo.model import stft
-from apollo.model.bands import BandMerge, BandSplit
+from apollo.model.band_sequence import BandSequenceTrunk
 from apollo.model.config import GeneratorConfig
-from apollo.model.layers import TIME_BLOCKS, BandAttention, TimeBlock
+from apollo.model.frame_convolution import FrameConvolutionTrunk
+from apollo.model.level import LEVEL_FRAMES, AverageState, moving_average
+from apollo.model.noise import NoiseOptions, noise_spectra
 
-CHUNK_FEATURES = 1 << 20  # features per pass of the whole network on a CPU
-SLICE_FEATURES = 1 << 18  # features per pass of layers without state on a CPU, to fit its cache
+CHUNK_FEATURES = 1 << 20  # what the whole network takes at a time on a CPU
+LEVEL_FLOOR = 1e-20  # of the mean power of a bin: keeps silence from dividing by zero
+LOG_GAIN_LIMITS = (-16.0, 3.0)
+_BAND_SEQUENCE_KEYS = ("split.", "layers.", "merge.")  # of weights saved before there were other trunks
 
 
 @dataclass(frozen=True)
 class GeneratorState:
-    """State carried from one chunk of frames to the next.
+    """What a chunk of frames leaves behind for the next.
 
     Args:
-        blocks: Last input frames of every time block, [batch, up to 6, bands, dim] each.
-        spectrum: Input frames whose output is pending; None with output `direct`.
+        trunk: The last inputs of every convolution.
+        waiting: Input frames whose output is still to come, [batch, frames, bins]; the output needs them.
+        quantities: Their level and, for left and right, their width, [batch, frames, quantities].
+        unleveled: Input frames whose level is still to come, [batch, frames, bins].
+        average: State of the level.
+        frames: Frames returned so far.
     """
 
-    blocks: tuple[Tensor, ...]
-    spectrum: Tensor | None
-
-
-class BandSequence(nn.Module):
-    """Band-sequence module: attention over bands, convolutions over time."""
-
-    def __init__(self, config: GeneratorConfig) -> None:
-        super().__init__()
-        self.bands = BandAttention(config.dim, config.heads, len(config.band_widths))
-        self.time = nn.ModuleList(TimeBlock(config.dim, causal=config.causal) for _ in range(TIME_BLOCKS))
+    trunk: tuple[Tensor, ...]
+    waiting: Tensor
+    quantities: Tensor
+    unleveled: Tensor
+    average: AverageState | None = None
+    frames: int = 0
 
 
 class Generator(nn.Module):
@@ -59,27 +73,24 @@ class Generator(nn.Module):
     def __init__(self, config: GeneratorConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or GeneratorConfig()
-        self.split = BandSplit(config.band_widths, config.dim)
-        self.layers = nn.ModuleList(BandSequence(config) for _ in range(config.layers))
-        self.merge = BandMerge(config.band_widths, config.dim)
-        self.mix_bands: Callable[[BandAttention, Tensor], Tensor] = BandAttention.forward
-        self.feed_forward: Callable[[TimeBlock, Tensor, Tensor], Tensor] = TimeBlock.feed_forward
-        if config.output == "correction":
-            for group in self.merge.groups:
-                nn.init.zeros_(cast(Tensor, group.weight))
-                nn.init.zeros_(cast(Tensor, group.bias))
+        self.trunk: BandSequenceTrunk | FrameConvolutionTrunk = (
+            BandSequenceTrunk(config) if config.trunk == "band_sequence" else FrameConvolutionTrunk(config)
+        )
+        self.register_load_state_dict_pre_hook(_add_trunk_prefix)  # type: ignore[no-untyped-call]
 
-    def forward(self, samples: Tensor) -> Tensor:
+    def forward(self, samples: Tensor, noise: NoiseOptions | None = None) -> Tensor:
         """Restore samples of any length.
 
-        For multiples of the hop, the output equals the published network's. Other lengths are padded with
-        silence to the next multiple and trimmed: the window's weight is close to zero at their ends.
+        Lengths that are multiples of the hop equal the published network's; others are padded with silence to
+        the next multiple and trimmed, because the inverse transform has next to no weight at their ends.
 
         Args:
-            samples: [..., samples], float32 (or float64 in a float64 generator), at the config's sample rate.
+            samples: [..., samples] or [..., channels, samples], float32 (or float64 in a float64 generator),
+                at the config's sample rate.
+            noise: Strength and seed of the noise; its channels are taken from the shape.
 
         Returns:
-            Restored samples of the same shape.
+            The same shape.
 
         Raises:
             ValueError: there are no samples.
@@ -87,128 +98,205 @@ class Generator(nn.Module):
         if not samples.dim() or not samples.numel():
             raise ValueError(f"nothing to restore: the shape is {tuple(samples.shape)}")
         hop, length = self.config.hop_samples, samples.shape[-1]
+        noise = replace(noise or NoiseOptions(), channels=num_channels(samples))
         rows = nn.functional.pad(samples.reshape(-1, length), (0, padded_length(length, hop) - length))
         window = stft.hann_window(self.config.window_samples, rows)
-        spectrum, _ = self.step(stft.analyze(stft.reflect_pad(rows, hop), window))
+        spectrum, _ = self.step(stft.analyze(stft.reflect_pad(rows, hop), window), noise=noise)
         first, second = stft.windowed_halves(spectrum, window)
         restored = stft.overlap_add(second[:, :-1], first[:, 1:], window)
         return restored[:, :length].reshape(samples.shape)
 
     @property
+    def normalizes_level(self) -> bool:
+        """Whether the trunk sees the spectrum divided by its level."""
+        return self.config.trunk == "frame_convolution" or self.config.output == "mask_and_noise"
+
+    @property
+    def level_lookahead(self) -> int:
+        """Frames after a frame that its level depends on."""
+        return LEVEL_FRAMES if self.normalizes_level and not self.config.causal else 0
+
+    @property
     def lookahead_frames(self) -> int:
-        """Number of following frames that a frame depends on."""
-        return sum(block.lookahead for block in self._time_blocks())
+        """Frames after a frame that it depends on."""
+        return self.trunk.lookahead_frames + self.level_lookahead
 
     @property
     def past_frames(self) -> int:
-        """Number of preceding frames that a frame depends on."""
-        return sum(block.past for block in self._time_blocks())
+        """Frames before a frame that it depends on."""
+        return self.trunk.past_frames + (LEVEL_FRAMES if self.normalizes_level else 0)
 
     def initial_state(self, spectrum: Tensor) -> GeneratorState:
-        """Return the state before the first chunk, for a spectrum of this batch size, dtype and device."""
-        bands, dim = len(self.config.band_widths), self.config.dim
-        blocks = tuple(
-            torch.zeros(
-                spectrum.shape[0], block.past, bands, dim, dtype=spectrum.real.dtype, device=spectrum.device
-            )
-            for block in self._time_blocks()
-        )
-        return GeneratorState(blocks, spectrum[:, :0] if self.config.output == "correction" else None)
+        """Return the state before a first chunk that is like `spectrum`."""
+        empty, quantities = spectrum[:, :0], spectrum.real[:, :0, :0]
+        return GeneratorState(self.trunk.initial_state(spectrum), empty, quantities, empty)
 
     def step(
-        self, spectrum: Tensor, state: GeneratorState | None = None, *, final: bool = True
+        self,
+        spectrum: Tensor,
+        state: GeneratorState | None = None,
+        *,
+        final: bool = True,
+        noise: NoiseOptions | None = None,
     ) -> tuple[Tensor, GeneratorState]:
         """Restore the next chunk of frames.
 
         Args:
             spectrum: [batch, frames, bins]; frames may be 0.
-            state: State returned by the previous step; None before the first.
-            final: Whether this is the last chunk: frames that wait for later ones are returned too.
+            state: What the last step gave; None before the first.
+            final: Whether no frames follow, so that those waiting for later ones are returned too.
+            noise: Strength, seed and channels of the noise, the same in all steps of a signal.
 
         Returns:
-            Restored frames [batch, frames, bins], and the state for the next step. Until the final step, the
-            output lags by `lookahead_frames` frames.
+            Restored frames [batch, frames, bins], and the state for the next step. Without `final`, the
+            first steps return `lookahead_frames` fewer frames in all than they take.
+
+        Raises:
+            ValueError: the rows are no whole number of items of `noise.channels` channels.
         """
+        noise = noise or NoiseOptions()
+        if len(spectrum) % noise.channels:
+            raise ValueError(
+                f"{len(spectrum)} rows are no whole number of items of {noise.channels} channels"
+            )
         state = self.initial_state(spectrum) if state is None else state
         restored = []
         chunks = spectrum.split(self._chunk_frames(spectrum), 1)
         for number, chunk in enumerate(chunks):
             last = final and number == len(chunks) - 1
-            part, state = self._step(chunk, state, final=last)
-            restored.append(part)
+            deterministic, amplitude, widths, state = self._advance(chunk, state, noise, final=last)
+            if amplitude is not None and amplitude.shape[1]:
+                first = state.frames - deterministic.shape[1]
+                deterministic = deterministic + self._mix_noise(amplitude, widths, first, noise)
+            restored.append(deterministic)
         return torch.cat(restored, 1) if len(restored) > 1 else restored[0], state
 
-    def _chunk_frames(self, spectrum: Tensor) -> int:
-        """Return the number of frames per pass: few on a CPU, to fit its cache."""
-        batch, frames, _ = spectrum.shape
-        if torch.is_grad_enabled() or spectrum.device.type != "cpu":
-            return max(frames, 1)
-        return max(CHUNK_FEATURES // (batch * len(self.config.band_widths) * self.config.dim), 1)
-
-    def _step(self, spectrum: Tensor, state: GeneratorState, *, final: bool) -> tuple[Tensor, GeneratorState]:
-        device = spectrum.device.type
-        with torch.autocast(device, enabled=False):  # saves little time and costs accuracy
-            features, blocks = self.split(spectrum), list(state.blocks)
-        for number, block in enumerate(self._time_blocks()):
-            if number % TIME_BLOCKS == 0:
-                features = self._mix_bands(
-                    cast(BandSequence, self.layers[number // TIME_BLOCKS]).bands, features
-                )
-            features, blocks[number] = self._mix_time(block, features, blocks[number], final)
-        with torch.autocast(device, enabled=False):
-            restored = self.merge(features)
-        if state.spectrum is None:
-            return restored, replace(state, blocks=tuple(blocks))
-        waiting = torch.cat((state.spectrum, spectrum), 1)
-        frames = restored.shape[1]
-        return waiting[:, :frames] + restored, GeneratorState(tuple(blocks), waiting[:, frames:])
-
-    def with_precision(self, dtype: torch.dtype) -> "Generator":
-        """Return a copy in evaluation mode whose linear layers compute in `dtype`.
+    def decompose(self, spectrum: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Compute the parts of the output for a whole signal, without noise.
 
         Args:
-            dtype: float32 or bfloat16. The residual stream, norms, convolutions and band split stay float32.
+            spectrum: [batch, frames, bins].
+
+        Returns:
+            The deterministic part, and the amplitude of the noise at strength 1, both of the same shape; no
+            amplitude where the output has no noise.
+        """
+        deterministic, amplitude, _, _ = self._advance(
+            spectrum, self.initial_state(spectrum), NoiseOptions(), final=True
+        )
+        return deterministic, amplitude
+
+    def with_precision(self, dtype: torch.dtype) -> "Generator":
+        """Return a copy whose linear layers compute in `dtype`, in evaluation mode.
+
+        Args:
+            dtype: float32 or bfloat16. Residual stream, norms, convolutions, input and output layers stay
+                float32.
         """
         prepared = copy.deepcopy(self).eval()
         for module in prepared.modules():
-            if isinstance(module, nn.Linear):
+            if type(module) is nn.Linear:
                 module.to(dtype)
         return prepared
 
-    def _time_blocks(self) -> list[TimeBlock]:
-        return [cast(TimeBlock, block) for layer in self.layers for block in cast(BandSequence, layer).time]
+    def _chunk_frames(self, spectrum: Tensor) -> int:
+        """Return how many frames are computed at a time; few on a CPU, so that they stay in its cache."""
+        batch, frames, _ = spectrum.shape
+        if torch.is_grad_enabled() or spectrum.device.type != "cpu":
+            return max(frames, 1)
+        return max(CHUNK_FEATURES // (batch * self.trunk.features_per_frame), 1)
 
-    def _mix_bands(self, attention: BandAttention, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            return self.mix_bands(attention, x.flatten(0, 1)).view_as(x)
-        for frames in _slices(x):
-            mixed = self.mix_bands(attention, x[:, frames].flatten(0, 1))
-            x[:, frames] = mixed.unflatten(0, (len(x), -1))
-        return x
+    def _advance(
+        self, spectrum: Tensor, state: GeneratorState, noise: NoiseOptions, *, final: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor, GeneratorState]:
+        """Return deterministic part, noise amplitude and width of the next frames, and the next state."""
+        if not self.normalizes_level:
+            quantities = spectrum.real[:, :, :0]
+            normalized, average, unleveled = spectrum, state.average, state.unleveled
+        else:
+            measured = _measure(spectrum, noise.channels)
+            averages, average = moving_average(
+                measured, state.average, lookahead=self.level_lookahead, final=final
+            )
+            pending = torch.cat((state.unleveled, spectrum), 1)
+            ready = averages.shape[1]
+            spectrum, unleveled = pending[:, :ready], pending[:, ready:]
+            quantities = torch.cat(
+                (averages[..., :1].sqrt(), averages[..., 2:] / (averages[..., 1:2] + LEVEL_FLOOR)), -1
+            )
+            normalized = spectrum / (averages[..., :1] + LEVEL_FLOOR).sqrt()
+        prediction, log_gains, trunk = self.trunk(normalized, state.trunk, final=final)
+        frames = prediction.shape[1]
+        waiting = torch.cat((state.waiting, spectrum), 1)
+        if state.quantities.shape[1]:
+            quantities = torch.cat((state.quantities, quantities), 1)
+        after = GeneratorState(
+            trunk, waiting[:, frames:], quantities[:, frames:], unleveled, average, state.frames + frames
+        )
+        now, level, widths = waiting[:, :frames], quantities[:, :frames, :1], quantities[:, :frames, 1:]
+        amplitude = None if log_gains is None else self._amplitude(log_gains) * level
+        return self._combine(now, prediction, level), amplitude, widths, after
 
-    def _mix_time(self, block: TimeBlock, x: Tensor, past: Tensor, final: bool) -> tuple[Tensor, Tensor]:
-        """Run one time block on a chunk; return its output and the input frames to carry over."""
-        future = x.new_zeros(x.shape[0], block.lookahead if final else 0, *x.shape[2:])
-        x = torch.cat((past, x, future), 1)
-        frames = x.shape[1] - block.past - block.lookahead
-        if frames <= 0:
-            return x[:, :0], x
-        residual, carried = x[:, block.past : block.past + frames], x[:, frames:].clone()
-        mixed = block.convolve(x)
-        if torch.is_grad_enabled():
-            return self.feed_forward(block, residual, mixed), carried
-        for part in _slices(residual):
-            residual[:, part] = self.feed_forward(block, residual[:, part], mixed[:, part])
-        return residual, carried
+    def _combine(self, degraded: Tensor, prediction: Tensor, level: Tensor) -> Tensor:
+        """Compute the deterministic part of the output from the trunk's prediction."""
+        if self.config.output == "mask_and_noise":
+            return degraded + degraded * prediction
+        scaled = prediction * level if self.normalizes_level else prediction
+        return scaled if self.config.output == "direct" else degraded + scaled
+
+    def _amplitude(self, log_gains: Tensor) -> Tensor:
+        gains = log_gains.clamp(*LOG_GAIN_LIMITS).exp()
+        limit = self.config.noise_limit
+        return gains / (1.0 + (gains / limit).square()).sqrt() if limit else gains
+
+    def _mix_noise(
+        self, amplitude: Tensor, widths: Tensor, first_frame: int, options: NoiseOptions
+    ) -> Tensor:
+        """Return the noise of the next frames.
+
+        Left and right get a common noise and one of opposite signs, in the proportion of the signal's own mid
+        and side power: what is equal in both channels stays equal, and what is wide stays wide.
+        """
+        strength = self.config.noise_strength if options.strength is None else options.strength
+        window = stft.hann_window(self.config.window_samples, amplitude)
+        common, *opposite = noise_spectra(options, first_frame, amplitude.shape[1], window)
+        if not opposite:
+            return strength * amplitude * common
+        signs = widths.new_tensor([1.0, -1.0]).repeat(len(amplitude) // 2)[:, None, None]
+        return strength * amplitude * ((1.0 - widths).sqrt() * common + signs * widths.sqrt() * opposite[0])
 
 
-def _slices(x: Tensor) -> list[slice]:
-    """Return slices of the frames of x [batch, frames, bands, dim] that fit a CPU's cache; all on a GPU."""
-    batch, frames, bands, dim = x.shape
-    size = max(SLICE_FEATURES // (batch * bands * dim), 1) if x.device.type == "cpu" else max(frames, 1)
-    return [slice(begin, begin + size) for begin in range(0, frames, size)]
+def _measure(spectrum: Tensor, channels: int) -> Tensor:
+    """Measure frames: mean power of a bin; for two channels, power of both and of the side.
+
+    Returns:
+        [batch, frames, 1 or 3]. Powers of mid and side are weighted with the square of the frequency, because
+        noise replaces highs.
+    """
+    power = (spectrum.real.square() + spectrum.imag.square()).mean(-1, keepdim=True)
+    if channels != 2:
+        return power
+    weights = torch.linspace(0.0, 1.0, spectrum.shape[-1], dtype=power.dtype, device=power.device).square()
+    left, right = spectrum[0::2], spectrum[1::2]
+    mid, side = (
+        ((one.real.square() + one.imag.square()) * weights).mean(-1, keepdim=True)
+        for one in (left + right, left - right)
+    )
+    both = torch.cat((mid + side, side), -1).repeat_interleave(2, 0)
+    return torch.cat((power, both), -1)
+
+
+def _add_trunk_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Accept weights that were saved before there were other trunks."""
+    for key in [key for key in state if key.startswith(tuple(prefix + old for old in _BAND_SEQUENCE_KEYS))]:
+        state[f"{prefix}trunk.{key.removeprefix(prefix)}"] = state.pop(key)
+
+
+def num_channels(samples: Tensor) -> int:
+    """Return the channels of samples [..., channels, samples]; one where there is no such dimension."""
+    return samples.shape[-2] if samples.dim() > 1 else 1
 
 
 def padded_length(samples: int, hop: int) -> int:
-    """Return the next multiple of the hop, at least two hops: there, the transform is exact."""
+    """Return the length at which the transform is exact: a multiple of the hop, at least two hops."""
     return max(2, -(-samples // hop)) * hop

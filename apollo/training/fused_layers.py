@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from apollo.model.band_sequence import BandSequenceTrunk
 from apollo.model.compilation import compile_generator
 from apollo.model.generator import Generator
 from apollo.model.layers import NORM_EPSILON, BandAttention, TimeBlock
@@ -34,14 +35,13 @@ def configure_training_layers(generator: Generator, *, recompute: str, compiled:
     """
     if compiled and compile_generator(generator, training=True):
         return
-    keep = recompute == "nothing"
-    generator.mix_bands, generator.feed_forward = (
-        partial(mix_bands, keep=keep),
-        partial(feed_forward, keep=keep),
-    )
+    trunk, keep = generator.trunk, recompute == "nothing"
+    if not isinstance(trunk, BandSequenceTrunk):
+        return  # small enough to keep everything
+    trunk.mix_bands, trunk.feed_forward = partial(mix_bands, keep=keep), partial(feed_forward, keep=keep)
     if recompute == "layers":
-        generator.mix_bands = partial(checkpoint, mix_bands, use_reentrant=False)
-        generator.feed_forward = partial(checkpoint, feed_forward, use_reentrant=False)
+        trunk.mix_bands = partial(checkpoint, mix_bands, use_reentrant=False)
+        trunk.feed_forward = partial(checkpoint, feed_forward, use_reentrant=False)
 
 
 def feed_forward(block: TimeBlock, residual: Tensor, mixed: Tensor, *, keep: bool = True) -> Tensor:

@@ -157,7 +157,7 @@ def test_saving_leaves_the_checkpoint_alone_in_its_folder(tmp_path: Path) -> Non
 
 def test_nonfinite_weights_are_refused(tmp_path: Path) -> None:
     generator = _generator()
-    generator.layers[0].bands.gate.weight.data[0, 0] = float("nan")
+    generator.trunk.layers[0].bands.gate.weight.data[0, 0] = float("nan")
     save(generator, tmp_path / "model")
     with pytest.raises(CheckpointError, match=r"layers\.0\.bands\.gate\.weight"):
         load(tmp_path / "model")

@@ -20,7 +20,7 @@ ROUNDING = 1e-5  # of the output's RMS: float32 sums in another order
 def _generator(seed: int = 0, **changes: Any) -> Generator:
     torch.manual_seed(seed)
     generator = Generator(GeneratorConfig(**{"dim": 16, "layers": 1, **changes}))
-    for group in generator.merge.groups:  # a correction is zero at first, and would hide mistakes
+    for group in generator.trunk.merge.groups:  # a correction is zero at first, and would hide mistakes
         nn.init.normal_(group.weight, std=0.2)
         nn.init.normal_(group.bias, std=0.2)
     return generator.eval().requires_grad_(False)

@@ -24,7 +24,7 @@ KINDS = [
 def _generator(**changes: Any) -> Generator:
     torch.manual_seed(0)
     generator = Generator(GeneratorConfig(**{"dim": 16, "layers": 1, **changes}))
-    for group in generator.merge.groups:  # a correction is zero at first, and would hide mistakes
+    for group in generator.trunk.merge.groups:  # a correction is zero at first, and would hide mistakes
         nn.init.normal_(group.weight, std=0.2)
     return generator.eval()
 

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from apollo.checkpoints.published_format import published_state_dict
+from apollo.model.band_sequence import SLICE_FEATURES
 from apollo.model.config import GeneratorConfig
-from apollo.model.generator import CHUNK_FEATURES, SLICE_FEATURES, Generator
+from apollo.model.generator import CHUNK_FEATURES, Generator
 
 HOP, WINDOW, HEADS = 441, 882, 8
 ROUNDING = 1e-5  # of the RMS: float32 sums in another order, through the depth of the network

@@ -1,0 +1,59 @@
+"""The level of a signal around each frame: a moving average of power that carries state between chunks.
+
+Shape legend: spectrum [batch, frames, bins]; values [batch, frames, quantities].
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LEVEL_FRAMES = 21  # frames to either side in the average: 0.2 s
+
+
+@dataclass(frozen=True)
+class AverageState:
+    """What a chunk leaves behind for the next.
+
+    Args:
+        values: The last values, from `LEVEL_FRAMES` before the next frame to average on.
+        frames: Frames averaged so far.
+    """
+
+    values: Tensor
+    frames: int
+
+
+def moving_average(
+    values: Tensor, state: AverageState | None, *, lookahead: int, final: bool
+) -> tuple[Tensor, AverageState]:
+    """Average values over the frames around each frame that exist.
+
+    Args:
+        values: [batch, frames, quantities], the next frames; frames may be 0.
+        state: What the last chunk returned; None before the first.
+        lookahead: Frames after a frame in its average: LEVEL_FRAMES, or 0 for causal ones.
+        final: Whether no frames follow, so that frames near the end average over fewer.
+
+    Returns:
+        Averages [batch, frames out, quantities] and the next state. Without `final` there are up to
+        `lookahead` fewer frames in all than came in.
+    """
+    done = 0 if state is None else state.frames
+    if state is not None:
+        values = torch.cat((state.values, values), 1)
+    before = min(done, LEVEL_FRAMES)  # kept frames that precede the next one
+    frames = values.shape[1] - before - (0 if final else lookahead)
+    if frames <= 0:
+        return values[:, :0], AverageState(values, done)
+    ones, window = values.new_ones(1, values.shape[1], 1), LEVEL_FRAMES + 1 + lookahead
+    padding = (0, 0, LEVEL_FRAMES - before, lookahead if final else 0)
+    sums, counts = (_windowed_sums(F.pad(one, padding), window)[:, :frames] for one in (values, ones))
+    kept = max(before + frames - LEVEL_FRAMES, 0)
+    return sums / counts, AverageState(values[:, kept:].clone(), done + frames)
+
+
+def _windowed_sums(values: Tensor, window: int) -> Tensor:
+    """Sum [batch, frames, quantities] over every window of frames, each in the same order."""
+    return values.unfold(1, window, 1).sum(-1)

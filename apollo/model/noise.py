@@ -1,0 +1,81 @@
+"""White noise as a function of seed, channel and sample position, whatever the machine and the chunks.
+
+Shape legend: spectrum [batch, frames, bins], complex64; samples [samples], float32.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from apollo import rng
+from apollo.model import stft
+
+_STEP, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # SplitMix64, as in rng
+_UNIT_VARIANCE = 2.0 * 3.0**0.5  # width of the uniform distribution whose variance is 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseOptions:
+    """How noise is added.
+
+    Args:
+        strength: Factor on the predicted gains, 0 to 1.5; 1 has the predicted energy; None takes the
+            generator's.
+        seed: Another seed gives other noise.
+        channels: Channels of an item: consecutive rows of a batch. Two are treated as left and right.
+    """
+
+    strength: float | None = None
+    seed: int = 0
+    channels: int = 1
+
+
+def white_noise(seed: int, channel: int, start: int, samples: int) -> Tensor:
+    """Draw uniform noise of zero mean and unit variance.
+
+    Args:
+        seed: Of the noise.
+        channel: Of the noise.
+        start: Position of the first sample; may be negative.
+        samples: How many.
+
+    Returns:
+        [samples], float32, on the CPU: SplitMix64 of the position, so any stretch can be drawn alone.
+    """
+    words = torch.arange(start + 1, start + 1 + samples, dtype=torch.int64)
+    words = words * _signed(_STEP) + _signed(rng.stream_seed(seed, "noise", channel))
+    words = (words ^ _shift(words, 30)) * _signed(_FIRST)
+    words = (words ^ _shift(words, 27)) * _signed(_SECOND)
+    words = words ^ _shift(words, 31)
+    return (_shift(words, 40).to(torch.float32) * 2.0**-24 - 0.5) * _UNIT_VARIANCE
+
+
+def noise_spectra(options: NoiseOptions, first_frame: int, frames: int, window: Tensor) -> tuple[Tensor, ...]:
+    """Transform the noise under given frames, to unit power a bin.
+
+    Args:
+        options: Seed and channels; two channels have two independent noises, any other number one.
+        first_frame: Index of the first frame; frame k is centred on sample k * hop.
+        frames: How many.
+        window: The generator's window.
+
+    Returns:
+        One spectrum [frames, bins] a noise.
+    """
+    hop = window.numel() // 2
+    scale = window.square().sum().sqrt()
+    noises = []
+    for channel in range(2 if options.channels == 2 else 1):
+        samples = white_noise(options.seed, channel, (first_frame - 1) * hop, (frames + 1) * hop)
+        noises.append(stft.analyze(samples.to(window)[None], window)[0] / scale)
+    return tuple(noises)
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _shift(words: Tensor, bits: int) -> Tensor:
+    """Shift right, filling with zeros, where int64 would fill with the sign."""
+    return (words >> bits) & ((1 << (64 - bits)) - 1)
