@@ -1,10 +1,10 @@
-"""Score models against the codec that they undo, at every degradation.
+"""Score models against the codec whose artifacts they remove, at every degradation.
 
     python jobs/evaluate.py --data /data/shards --models /data/runs/paper --output /data/evaluations/paper
     python jobs/evaluate.py --data /data/shards --split valid --promote --output /data/evaluations/v3
     ray job submit -- python jobs/evaluate.py --data … --models … --output …
 
-Run the same command again to finish what is open; with more models, to add these. Exit codes: 0 done, 1
+Run the same command again to finish, or with more models to add them. Exit codes: 0 done, 1
 failed, 2 usage, 3 more items than allowed that cannot be read, 130 interrupted; OUTPUT/result.json says the
 same.
 """
@@ -36,7 +36,7 @@ def build_parser() -> ArgumentParser:
         nargs="?",
         const=True,
         default=False,
-        help="let `champion` move to the candidate if it is better",
+        help="set the alias `champion` to the candidate if it is better",
     )
     parser.add_class_arguments(EvaluateConfig, skip={"models", "promote"}, fail_untyped=False)
     add_log_level(parser)
@@ -44,7 +44,7 @@ def build_parser() -> ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Evaluate as a command line says and return the exit code."""
+    """Evaluate for a command line and return the exit code."""
     values = parse(build_parser(), arguments)
     try:
         config = EvaluateConfig(**values | {"models": tuple(values["models"])})

@@ -1,4 +1,4 @@
-"""Write examples into one file of tensors, for machines that have torch and nothing else.
+"""Write examples into one file of tensors, for machines that have only torch.
 
     python jobs/export.py --data /data/shards --file /data/examples.pt --examples 256 --valid 48
 

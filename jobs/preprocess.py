@@ -3,7 +3,7 @@
     python jobs/preprocess.py --data /data/musdb18hq /data/moisesdb --output /data/shards
     ray job submit -- python jobs/preprocess.py --data … --output …
 
-Run the same command again to continue a run that was stopped. Exit codes: 0 done, 1 failed, 2 usage, 3 more
+Run the same command again to resume. Exit codes: 0 done, 1 failed, 2 usage, 3 more
 rejects than allowed, 130 interrupted; also in OUTPUT/result.json.
 """
 

@@ -4,7 +4,7 @@
     ray job submit -- python jobs/restore.py --data s3://music/in --output s3://music/out \
         --checkpoint models:/apollo@champion --format flac24
 
-Run the same command again to continue a run that was stopped, or after songs were added. Exit codes: 0 done,
+Run the same command again to resume, or after songs were added. Exit codes: 0 done,
 1 failed, 2 usage, 3 some songs could not be restored while others were, 130 interrupted; OUTPUT/result.json
 says the same, OUTPUT/rejects.jsonl why.
 """
@@ -25,8 +25,8 @@ def build_parser() -> ArgumentParser:
     """Build the command line from the configuration's fields."""
     parser = ArgumentParser(prog="restore", description=__doc__, allow_abbrev=False, default_env=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be restored")
-    parser.add_argument("--overwrite", action="store_true", help="make results again that are there")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be restored")
+    parser.add_argument("--overwrite", action="store_true", help="restore again where there are results")
     parser.add_argument(
         "--data", type=str, nargs="+", default=[], help="songs, folders with songs, or URIs of either"
     )
@@ -36,7 +36,7 @@ def build_parser() -> ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Restore as a command line says and return the exit code."""
+    """Restore for a command line and return the exit code."""
     values = parse(build_parser(), arguments)
     dry_run = values.pop("dry_run")
     try:

@@ -1,11 +1,11 @@
-"""Say what a plan needs before anything runs: cores, hours, disk, network, memory and money.
+"""Estimate what a plan needs before anything runs: cores, hours, disk, network, memory and money.
 
     python jobs/scale.py --songs 390 --recipes 60500 --cores 64 --gpus 8 --gpu_step_seconds 0.025
     python jobs/scale.py … --prices.core_hour 0.05 --prices.gpu_hour 3 --prices.gb_month 0.02 --json
     python -m benchmarks.rates rates.json && python jobs/scale.py --rates rates.json …
 
-The rates are those of the machine that docs/scaling.md names; the third line measures your own. Prices are
-yours: none is built in. Exit codes: 0 said, 2 usage.
+The default rates are those of the machine in docs/scaling.md; the third command measures your own. There are
+no built-in prices. Exit codes: 0 done, 2 usage.
 """
 
 import json
@@ -40,7 +40,7 @@ def build_parser() -> ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Answer from a command line and return its exit code."""
+    """Estimate for a command line and return the exit code."""
     values = parse(build_parser(), arguments)
     as_json, file = values.pop("json"), values.pop("rates")
     try:

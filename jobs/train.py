@@ -3,7 +3,7 @@
     python jobs/train.py --config jobs/configs/demo.yaml --shards /data/shards --output /data/runs/first
     ray job submit -- python jobs/train.py --config jobs/configs/paper.yaml --shards … --output …
 
-Run the same command again to continue a run that was stopped. Exit codes: 0 done, 1 failed, 2 usage, 130
+Run the same command again to resume. Exit codes: 0 done, 1 failed, 2 usage, 130
 interrupted; OUTPUT/result.json says the same.
 """
 
@@ -31,7 +31,7 @@ def build_parser() -> ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train as a command line says and return the exit code."""
+    """Train for a command line and return the exit code."""
     values = parse(build_parser(), arguments)
     try:
         config = TrainConfig(**values)

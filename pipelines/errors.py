@@ -1,4 +1,4 @@
-"""Errors of all jobs, and what failed first behind an error."""
+"""Errors of all jobs, and the root cause of an error."""
 
 import re
 
@@ -8,21 +8,21 @@ _NAMED_ERROR = re.compile(r"^(?:\w+\.)*(\w+(?:Error|Exception)): (.+)$", re.MULT
 
 
 class UsageError(ValueError):
-    """What was asked for cannot be done as asked; the text says what, why, what to do, and no password."""
+    """Invalid input or configuration; the text says what, why and what to do, without secrets."""
 
     def __init__(self, text: str) -> None:
         super().__init__(redact(text))
 
 
 class NonRetryableError(RuntimeError):
-    """What running the same again would meet again."""
+    """An error that a retry would meet again."""
 
 
 def root_cause(error: BaseException) -> str:
-    """Say in one line what failed first, without passwords.
+    """Return in one line what failed first, without secrets.
 
-    An error that crossed processes carries the other side's traceback as its text and nothing else, so the
-    first error named in it is taken.
+    An error from another process has only the traceback there as its text: the first error named in it is
+    taken.
     """
     remote = _NAMED_ERROR.search(str(error)) if "ray::" in str(error) else None
     if remote:

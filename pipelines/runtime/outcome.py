@@ -1,4 +1,4 @@
-"""How a run ends: exit codes, and result.json, which outlives the process."""
+"""Outcome of a run: exit code, message, and result.json."""
 
 import json
 from dataclasses import dataclass, field
@@ -22,12 +22,12 @@ class Exit(IntEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended.
+    """Outcome of a run.
 
     Args:
         code: Exit code.
-        message: In words.
-        facts: What result.json says beside.
+        message: One line for users.
+        facts: Further fields of result.json.
     """
 
     code: Exit
@@ -36,7 +36,7 @@ class Outcome:
 
 
 def write_result(output: Folder, code: Exit | None, message: str, **facts: Any) -> None:
-    """Say how the run ended, or with no code that it goes on, for whoever cannot trust an exit code."""
+    """Write result.json: how the run ended, or that it is running if `code` is None."""
     status = "running" if code is None else code.name.lower()
     result = {"status": status, "exit_code": None if code is None else int(code), "message": message, **facts}
     output.write(RESULT, json.dumps(result, indent=1).encode())

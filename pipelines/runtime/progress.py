@@ -19,12 +19,12 @@ _LINE_SECONDS = 30.0
 def track_progress(
     items: Iterable[_Item], *, total: int, done: int, description: str, unit: str
 ) -> Iterator[_Item]:
-    """Pass items through and show how far they are, to Prometheus too.
+    """Yield items, and show the progress on the terminal or in the log, and in Prometheus.
 
     Args:
-        items: What is counted.
-        total: All there are, those done before included.
-        done: Done before.
+        items: Results as they come.
+        total: Number of items, with those done before.
+        done: Number of items done before.
         description: Name of the stage.
         unit: Name of one item.
     """

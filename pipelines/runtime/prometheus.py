@@ -1,12 +1,12 @@
-"""Numbers for Prometheus: all of them in one table, and how runs count them; docs/observability.md.
+"""Metrics for Prometheus: one table of all, and how they are recorded; see docs/observability.md.
 
-Ray puts `ray_` before a name. A process sends what it has every ten seconds, and once more when it ends, also
-when Ray ends it; what it counted since then is lost when it is killed from outside (for want of memory, say).
-So what an actor has made is counted in the driver, from the row that comes back: once, however often its
-actor died, and on the one series that a run then has. Training workers count for themselves: what one that is
-killed had not sent are mostly steps that are taken again.
+Ray prefixes names with `ray_`. A process exports its metrics every ten seconds and when it ends, also when
+Ray ends it; a process that is killed otherwise (out of memory) loses what it counted since. So results of
+actors are counted in the driver, from the rows that they return: once, however often an actor died, and in
+one series per run. Training workers count for themselves: what a killed one had not exported are mostly steps
+that are repeated.
 
-Outside of Ray nothing is recorded, and Ray is not imported.
+Without an initialized Ray nothing is recorded, and Ray is not imported.
 """
 
 import re
@@ -20,14 +20,14 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Metric:
-    """What is counted or measured under one name.
+    """One metric.
 
     Args:
         name: Without Ray's prefix; ends with its unit, a counter's with `_total`.
         kind: Counters only rise, gauges are set, histograms count values by size.
         unit: Of its values: `seconds`, `bytes`, or what is counted.
         tags: Names of its tags; each has few values.
-        text: What it tells, in a sentence.
+        text: Description, in a sentence.
         buckets: Upper edges of a histogram's buckets.
     """
 
@@ -43,7 +43,7 @@ _ENCODE_BUCKETS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.
 _SONG_BUCKETS = (1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 60.0, 120.0, 300.0, 600.0, 1_200.0, 3_600.0, 10_800.0)
 _TABLE = (
     # every stage that goes through items one by one: scan, render, restore
-    ("apollo_items_open", "gauge", "items", ("stage",), "What a stage still has to do."),
+    ("apollo_items_open", "gauge", "items", ("stage",), "Items that a stage has left."),
     # preprocess
     ("apollo_songs_scanned_total", "counter", "songs", (), "Songs scanned."),
     ("apollo_sources_rejected_total", "counter", "sources", ("reason",), "Sources left out of a new plan."),
@@ -55,15 +55,15 @@ _TABLE = (
     ("apollo_encode_seconds", "histogram", "seconds", (), "An excerpt at all bitrates.", _ENCODE_BUCKETS),
     # train
     ("apollo_training_starts_total", "counter", "starts", (), "Times that the first worker began."),
-    ("apollo_training_steps_total", "counter", "steps", (), "Steps, those taken again included."),
-    ("apollo_training_skipped_steps_total", "counter", "steps", (), "Steps that met what is no number."),
+    ("apollo_training_steps_total", "counter", "steps", (), "Steps, repeated ones included."),
+    ("apollo_training_skipped_steps_total", "counter", "steps", (), "Steps skipped as non-finite."),
     ("apollo_training_examples_total", "counter", "examples", (), "Examples of these, of all workers."),
     ("apollo_training_seconds_total", "counter", "seconds", (), "Time of steps, on the first worker."),
     ("apollo_training_data_wait_seconds_total", "counter", "seconds", (), "The part spent without examples."),
     ("apollo_training_rows_rejected_total", "counter", "rows", ("reason",), "Rows that a worker left out."),
     ("apollo_training_checkpoints_total", "counter", "checkpoints", (), "Checkpoints written."),
     # evaluate
-    ("apollo_items_scored_total", "counter", "items", ("status",), "Items scored, by what came of it."),
+    ("apollo_items_scored_total", "counter", "items", ("status",), "Items scored, by status."),
     # restore
     ("apollo_songs_restored_total", "counter", "songs", (), "Songs restored."),
     ("apollo_songs_failed_total", "counter", "songs", ("reason",), "Songs that could not be restored."),
@@ -72,8 +72,8 @@ _TABLE = (
 )  # fmt: skip
 METRICS = {row[0]: Metric(*row) for row in _TABLE}
 
-# Reasons are free text with names of files in it; Prometheus gets their kind, of which there are few. They
-# are looked for in this order, at the beginning of a reason; some name a column or a file first.
+# Reasons are free text with names of files in it; the label is their kind, of which there are few. Kinds are
+# matched in this order, at the beginning of a reason; some reasons begin with a column or a file.
 OTHER = "other"
 _KINDS = {
     "encoder": r"encoder: ",
@@ -97,13 +97,13 @@ _KIND = re.compile("|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _KINDS
 
 
 def kind_of(reason: str | None) -> str:
-    """Tell of which of KINDS the reason of a reject is."""
+    """Return which of KINDS the reason of a reject is."""
     found = _KIND.match(reason or "")
     return (found and found.lastgroup) or OTHER
 
 
 def record(name: str, value: float = 1.0, **tags: str) -> None:
-    """Add to a counter, set a gauge, or count a value in a histogram; nothing happens outside of Ray.
+    """Add to a counter, set a gauge, or observe a value in a histogram; does nothing without Ray.
 
     Args:
         name: Of METRICS.
@@ -135,6 +135,6 @@ def _instrument(name: str) -> Any:
 
 
 def count_rejects(name: str, reasons: Iterable[str | None]) -> None:
-    """Count rejects in a counter that has their reasons as its tag."""
+    """Add rejects to a counter whose tag is the kind of their reason."""
     for kind, number in Counter(map(kind_of, reasons)).items():
         record(name, number, reason=kind)

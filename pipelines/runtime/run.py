@@ -1,7 +1,7 @@
-"""One run over one output: the lock, the fingerprint, and the frame that every job works in.
+"""The frame of every job: lock the output, check its fingerprint, run, write result.json.
 
-A local output is locked with flock, which ends with the process however it dies. Object stores have no such
-thing: two runs on one of their folders would write the same bytes under the same names.
+A local output is locked with flock, which is released when the process ends, however it ends. Object stores
+have no locks: two runs on the same folder there would write the same bytes under the same names.
 """
 
 import fcntl
@@ -30,13 +30,13 @@ def run_exclusively(
     activity: str,
     resume_hint: str,
 ) -> Outcome:
-    """Hold an output while its work is done, and leave result.json, however it ends.
+    """Run a job with its output locked, and write result.json, however it ends.
 
     Args:
-        output: Where. One that another run holds, or that `prepare` refuses, is left as it is.
-        prepare: Checks what can be checked and claims the output, before anything is begun. What it gives, if
-            anything, is how the run ends at once: it was finished before. Its errors are the user's.
-        work: What there is to do.
+        output: Output folder; not changed if another run has locked it or `prepare` raises.
+        prepare: Checks everything that can be checked, and the fingerprint. Its return value, if any, is the
+            outcome of the run: it was finished before. Its errors are usage errors.
+        work: Does the work.
         activity: Message of result.json while the work runs.
         resume_hint: What is kept after an interruption or a failure, and how to resume.
     """
@@ -44,12 +44,12 @@ def run_exclusively(
         with lock_output(output), sigterm_as_interrupt():
             try:
                 finished = prepare()
-            except (ValueError, RuntimeError) as error:  # nothing is begun, and what is there stays as it is
+            except (ValueError, RuntimeError) as error:  # the output is not changed
                 return Outcome(Exit.USAGE, str(error))
             except OSError as error:
-                return Outcome(Exit.FAILED, f"nothing was begun: {error}")
+                return Outcome(Exit.FAILED, f"nothing was started: {error}")
             except KeyboardInterrupt:
-                return Outcome(Exit.INTERRUPTED, "interrupted before anything was begun")
+                return Outcome(Exit.INTERRUPTED, "interrupted before anything was started")
             return finished or _work_held(output, work, activity, resume_hint)
     except UsageError as error:
         return Outcome(Exit.USAGE, str(error))
@@ -69,42 +69,41 @@ def _work_held(output: Folder, work: Callable[[], Outcome], activity: str, resum
         outcome = Outcome(Exit.INTERRUPTED, f"interrupted; {resume_hint}")
     except Exception as error:
         if not isinstance(error, OSError | RuntimeError):
-            traceback.print_exc()  # not of the kinds that runs meet; whoever mends it needs the place
+            traceback.print_exc()  # an unexpected kind: a bug, whose place is needed
         outcome = Outcome(Exit.FAILED, f"{root_cause(error)}; {resume_hint}")
     write_result(output, outcome.code, outcome.message, **outcome.facts)
     return outcome
 
 
 def in_submitted_job() -> bool:
-    """Tell whether this process was started by `ray job submit`."""
+    """Return whether this process was started by `ray job submit`."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def absolute_location(location: str, option: str) -> str:
-    """Make a path absolute; URIs stay.
+    """Return an absolute path for a path, and a URI as it is.
 
     Raises:
-        UsageError: the path is relative and this is a submitted job, whose working directory is scratch; or
-            the URI holds credentials.
+        UsageError: the path is relative and this is a submitted job, whose working directory is temporary; or
+            the URI contains credentials.
     """
     if is_uri(location):
         refuse_credentials(location)
         return location.rstrip("/")
     if not os.path.isabs(location) and in_submitted_job():
         raise UsageError(
-            f"{option} {location!r} is relative: inside a submitted job it would be in the job's scratch "
-            "folder. "
-            "Give an absolute path that every node sees, or a URI such as s3://bucket/path"
+            f"{option} {location!r} is relative: inside a submitted job it would be in the job's temporary "
+            "folder. Give an absolute path that every node sees, or a URI such as s3://bucket/path"
         )
     return os.path.abspath(location)
 
 
 @contextmanager
 def lock_output(output: Folder) -> Iterator[None]:
-    """Hold an output for this process alone.
+    """Lock an output for this process until the block ends.
 
     Raises:
-        UsageError: another run holds it.
+        UsageError: another run has locked it.
     """
     if not output.is_local:
         yield
@@ -115,7 +114,7 @@ def lock_output(output: Folder) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UsageError(
-                f"another run is writing to {output.location}. Wait for it, or name another --output"
+                f"another run is writing to {output.location}. Wait for it, or give another --output"
             ) from error
         output.delete_temporary()
         yield
@@ -127,15 +126,15 @@ def check_fingerprint(
     *,
     upgrade: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> None:
-    """Write the fingerprint of a new output, or compare it with the one there.
+    """Write the fingerprint of a new output, or compare it with that of an existing one.
 
     Args:
-        output: Of the run.
-        fingerprint: What decides the result.
+        output: Output folder.
+        fingerprint: All that determines the result.
         upgrade: Converts a fingerprint that an earlier release wrote.
 
     Raises:
-        UsageError: the output belongs to another configuration; the text says what differs.
+        UsageError: the output was created with another configuration; the text says what differs.
     """
     if not output.exists(FINGERPRINT):
         output.write(FINGERPRINT, json.dumps(fingerprint, indent=1, sort_keys=True).encode())
@@ -147,8 +146,8 @@ def check_fingerprint(
         found = describe_differences(there, here)
         more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         raise UsageError(
-            f"{output.location} was begun with something else: {'; '.join(found[:_SHOWN])}{more}. "
-            "Name another --output, or give what it was begun with"
+            f"{output.location} was created with a different configuration: "
+            f"{'; '.join(found[:_SHOWN])}{more}. Give another --output, or the configuration of this one"
         )
 
 

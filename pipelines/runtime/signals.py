@@ -1,4 +1,4 @@
-"""SIGTERM as KeyboardInterrupt: `ray job stop` sends it."""
+"""Signal handling: SIGTERM, which `ray job stop` sends, raises KeyboardInterrupt."""
 
 import signal
 import threading
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM, which `ray job stop` sends, end the run as Ctrl-C does."""
+    """Raise KeyboardInterrupt on SIGTERM until the block ends."""
     before = signal.getsignal(signal.SIGTERM)
     install_sigterm_handler()
     try:
@@ -19,7 +19,7 @@ def sigterm_as_interrupt() -> Iterator[None]:
 
 
 def install_sigterm_handler() -> None:
-    """Turn SIGTERM into KeyboardInterrupt; to be done again after Ray has put its own handler there."""
+    """Raise KeyboardInterrupt on SIGTERM; call it again after ray.init, which installs its own handler."""
 
     def interrupt(signum: int, frame: object) -> None:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Versions of what decides the bytes of shards."""
+"""Versions of the software that determines the bytes of shards."""
 
 import os
 from importlib.metadata import PackageNotFoundError, version
@@ -13,7 +13,7 @@ from pipelines.schema import SCHEMA_VERSION
 
 
 def software_versions(ffmpeg: str | None) -> dict[str, str]:
-    """Name the versions that decide the bytes of shards."""
+    """Return the versions that determine the bytes of shards, by name."""
     try:
         package = version("apollo-restoration")
     except PackageNotFoundError:
@@ -30,15 +30,15 @@ def software_versions(ffmpeg: str | None) -> dict[str, str]:
 
 
 def check_versions(expected: dict[str, str], ffmpeg: str | None) -> None:
-    """Refuse to work on a node whose programs differ from the run's.
+    """Check that this node has the software versions of the run.
 
     Raises:
-        RuntimeError: with each difference.
+        RuntimeError: they differ; the text names each difference.
     """
     found = software_versions(ffmpeg)
     if found != expected:
         differences = "; ".join(describe_differences(expected, found))
         raise RuntimeError(
-            f"node {os.uname().nodename} would make other bytes than this run: {differences}. Install the "
-            "same versions"
+            f"node {os.uname().nodename} has other software versions than this run: {differences}. Install "
+            "the same versions, or its shards would have other bytes"
         )

@@ -1,8 +1,8 @@
-"""Folders on local disks and on object stores, with writes that are whole or absent.
+"""Folders on local disks and on object stores, with atomic writes.
 
-A name is everything below the folder, with forward slashes. Local writes go to a temporary name, are synced
-and renamed; object stores show an object only when its upload is complete, so there one put is enough
-(`pipelines.storage.object_store` tells what happens when they fail).
+A name is a path relative to the folder, with forward slashes. Local writes are atomic by `storage.atomic`; in
+an object store an object is visible only when its upload is complete, so one put is enough
+(`storage.object_store` describes retries and errors).
 """
 
 import hashlib
@@ -26,13 +26,13 @@ _COPY_BYTES = 1 << 22
 
 
 def is_uri(location: str) -> bool:
-    """Tell a location with a scheme (`s3://bucket/x`) from a path on this machine."""
+    """Return whether a location has a scheme (`s3://bucket/x`) and is not a path on this machine."""
     scheme, separator, _ = location.partition("://")
     return bool(separator) and scheme.isalnum()
 
 
 def join(location: str, *names: str) -> str:
-    """Append names, as a file system gives them, to a path or URI; in a URI they are percent-encoded."""
+    """Append unencoded names to a path or URI; in a URI they are percent-encoded."""
     if not is_uri(location):
         return posixpath.join(location, *names)
     address, question, query = location.partition("?")
@@ -40,10 +40,10 @@ def join(location: str, *names: str) -> str:
 
 
 def open_filesystem(location: str) -> tuple[pafs.FileSystem, str]:
-    """Find the pyarrow file system of a path or URI, and the path inside it.
+    """Return the pyarrow file system of a path or URI, and the path inside it.
 
     Raises:
-        UsageError: the scheme is not one that pyarrow knows, or the URI holds credentials.
+        UsageError: pyarrow does not know the scheme, or the URI contains credentials.
     """
     if not is_uri(location):
         return pafs.LocalFileSystem(), os.path.abspath(location)
@@ -68,7 +68,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder named by a path or URI; cheap to make, safe to pickle.
+    """A folder at a path or URI; cheap to create, safe to pickle.
 
     Args:
         location: Absolute path or URI.
@@ -80,7 +80,7 @@ class Folder:
     def _target(self) -> tuple[pafs.FileSystem, str]:
         return open_filesystem(self.location)
 
-    def __getstate__(self) -> dict[str, str]:  # a file system handle stays on the machine that opened it
+    def __getstate__(self) -> dict[str, str]:  # without the file system handle, which is of one process
         return {"location": self.location}
 
     @property
@@ -89,20 +89,20 @@ class Folder:
         return not is_uri(self.location) or self.location.startswith("file://")
 
     def path(self, name: str = "") -> str:
-        """Give the path of a name inside the file system.
+        """Return the path of a name inside the file system.
 
         Raises:
-            ValueError: it would be outside of the folder.
+            ValueError: it would be outside the folder.
         """
         if name.startswith("/") or ".." in name.split("/") or "\0" in name:
-            raise ValueError(f"{name!r} is no name below {self.location}")
+            raise ValueError(f"{name!r} is not a path below {self.location}")
         return posixpath.join(self._target[1], name) if name else self._target[1]
 
     def _translate_errors(self, doing: str, name: str) -> AbstractContextManager[None]:
         return nullcontext() if self.is_local else translate_store_errors(doing, join(self.location, name))
 
     def entries(self, name: str = "", *, recursive: bool = False) -> list[Entry]:
-        """List the files below a name, sorted; nothing there is an empty list."""
+        """Return the files below a name, sorted; an empty list if there are none."""
         filesystem, root = self._target
         selector = pafs.FileSelector(self.path(name), allow_not_found=True, recursive=recursive)
         with self._translate_errors("list", name):
@@ -115,29 +115,29 @@ class Folder:
         return sorted(found, key=lambda entry: entry.name)
 
     def exists(self, name: str) -> bool:
-        """Tell whether a file of that name is there."""
+        """Return whether a file exists."""
         with self._translate_errors("look for", name):
             return bool(self._target[0].get_file_info(self.path(name)).type == pafs.FileType.File)
 
     def read(self, name: str) -> bytes:
-        """Read a whole file; of an object store in one request."""
+        """Return the content of a file; one request to an object store."""
         with self._translate_errors("read", name), self._target[0].open_input_file(self.path(name)) as file:
             return bytes(file.read())
 
     def open(self, name: str) -> BinaryIO:
-        """Open a file for reading at any position, in requests as large as what is asked for."""
+        """Open a file for random access; each read is one request to an object store."""
         with self._translate_errors("open", name):
             return cast(BinaryIO, self._target[0].open_input_file(self.path(name)))
 
     def get(self, name: str, local: str) -> None:
-        """Bring a file to a local path, without holding it in memory."""
+        """Download a file to a local path, without holding it in memory."""
         with self._translate_errors("read", name):
             file = self._target[0].open_input_file(self.path(name))
         with read_ranges(file, join(self.location, name)) as source, open(local, "wb") as copy:
             shutil.copyfileobj(source, copy, _COPY_BYTES)
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a whole file: afterwards it is there with this content, or as it was before."""
+        """Write a file atomically: it has this content afterwards, or is as before."""
         path = self.path(name)
         if self.is_local:
             write_atomic(path, content)
@@ -146,13 +146,13 @@ class Folder:
             stream.write(content)
 
     def put(self, name: str, local: str) -> None:
-        """Bring a local file here under a name, as `write` does, without holding it in memory."""
+        """Upload a local file, atomically as `write`, without holding it in memory."""
         path = self.path(name)
         if self.is_local:
             with open(local, "rb") as source:
                 write_atomic(path, source)
             return
-        # in one call: leaving a stream, by whatever error, ends the upload, and what it had so far would stay
+        # in one call: an error between two writes would complete the upload of what was written so far
         with (
             self._translate_errors("write", name),
             pa.memory_map(local) as source,
@@ -161,14 +161,14 @@ class Folder:
             stream.write(source.read_buffer())
 
     def verify_upload(self, name: str, sha256: str) -> None:
-        """Read back what was written to an object store; on a disk nothing is done, for there it was synced.
+        """Read an uploaded object back and compare its digest; does nothing on a disk.
 
         Args:
-            name: What was written.
-            sha256: Of what it must hold, hexadecimal.
+            name: The object.
+            sha256: Digest of what was uploaded, hexadecimal.
 
         Raises:
-            StoreError: it is not there, or holds something else.
+            StoreError: the object is missing or differs.
         """
         if self.is_local:
             return
@@ -177,20 +177,20 @@ class Folder:
             while block := stream.read(_COPY_BYTES):
                 found.update(block)
         if found.hexdigest() != sha256:
-            raise StoreError(f"{join(self.location, name)} does not hold what was written to it")
+            raise StoreError(f"{join(self.location, name)} differs from what was uploaded")
 
     def delete(self, name: str) -> None:
-        """Delete a file; one that is not there is fine."""
+        """Delete a file if it exists."""
         with suppress(FileNotFoundError), self._translate_errors("delete", name):
             self._target[0].delete_file(self.path(name))
 
     def delete_folder(self, name: str) -> None:
-        """Delete a folder with all in it; one that is not there is fine."""
+        """Delete a folder and its content if it exists."""
         with suppress(FileNotFoundError), self._translate_errors("delete", name):
             self._target[0].delete_dir(self.path(name))
 
     def delete_temporary(self) -> None:
-        """Delete what a killed writer left under temporary names."""
+        """Delete temporary files of killed writers."""
         if not self.is_local or not os.path.isdir(self.path()):
             return
         for found in temporary_files(self.path()):

@@ -1,8 +1,8 @@
-"""Object stores: how they are connected to, how often they are asked again, and what is said in the end.
+"""S3 and GCS access: connections, retries, errors.
 
-A request that is refused for the moment (503, 500, 429), cut off or not answered is made again by the client
-of Arrow, with growing pauses, AWS_MAX_ATTEMPTS times in all. What fails then is a StoreError: it says nothing
-about what lies in the store, so no song and no recipe is given up for it.
+Arrow's client retries a request that is refused temporarily (503, 500, 429), cut off or not answered, with
+growing pauses, AWS_MAX_ATTEMPTS times in all. A request that still fails is a StoreError: it says nothing
+about the stored data, so no song and no recipe is rejected for it.
 """
 
 import io
@@ -27,35 +27,35 @@ _RANGE_BYTES = 1 << 20  # an excerpt of 3 s, at 44.1 kHz, 24 bits, stereo, is 0.
 
 
 class StoreError(OSError):
-    """A store has not done what it was asked, as often as it was asked; the text names what and why."""
+    """A request to a store failed after all retries; the text names the operation, the URI and the cause."""
 
 
 def refuse_credentials(location: str) -> None:
-    """Refuse a URI with a password or a key: it would be in every plan, record, log and report.
+    """Refuse a URI that contains a password or a key: it would be in plans, records, logs and reports.
 
     Raises:
-        UsageError: which does not repeat it.
+        UsageError: the text does not contain the secret.
     """
     scheme, _, address = location.partition("://")
-    named = scheme in ("s3", "gs") and "@" in address.partition("/")[0]  # of Azure's, a container is named so
+    named = scheme in ("s3", "gs") and "@" in address.partition("/")[0]  # in Azure's, a container
     if named or has_secret(location):
         bucket = address.partition("?")[0].rpartition("@")[2].partition("/")[0]
         raise UsageError(
-            f"the URI of {bucket!r} holds credentials, which would be in logs and fingerprints: give them by "
-            f"the environment ({_CREDENTIALS})"
+            f"the URI of {bucket!r} contains credentials, which would be in logs and fingerprints: set them "
+            f"in the environment ({_CREDENTIALS})"
         )
 
 
 def connect(location: str) -> tuple[pafs.FileSystem, str]:
-    """Find the file system of a URI, and the path inside it.
+    """Return the file system of a URI, and the path inside it.
 
     Raises:
-        UsageError: the URI holds credentials.
+        UsageError: the URI contains credentials.
         ValueError: its scheme or an option is unknown.
-        OSError: nothing is there to connect to.
+        OSError: there is nothing to connect to.
     """
     refuse_credentials(location)
-    # a raw blank or letter beyond ASCII in what a user typed is fine; a raw % is not, it begins a code
+    # unencoded blanks and non-ASCII letters are encoded here; a % begins an encoded character
     uri = quote(location, safe="/:?=&%@+,;~#[]!$'()*")
     parts = urlsplit(uri)
     if parts.scheme != "s3":
@@ -67,17 +67,19 @@ def connect(location: str) -> tuple[pafs.FileSystem, str]:
 
 
 def _attempts() -> int:
-    told = os.environ.get(ATTEMPTS) or str(_MOST_ATTEMPTS)
-    if not told.isdecimal() or not int(told):
-        raise UsageError(f"{ATTEMPTS} is {told!r}: give how often a request is made at most, 1 or more")
-    return int(told)
+    value = os.environ.get(ATTEMPTS) or str(_MOST_ATTEMPTS)
+    if not value.isdecimal() or not int(value):
+        raise UsageError(
+            f"{ATTEMPTS} is {value!r}: give the maximum number of attempts for a request, 1 or more"
+        )
+    return int(value)
 
 
 @lru_cache(maxsize=64)
 def _connect_s3(bucket: str, query: str, endpoint: str, attempts: int) -> pafs.S3FileSystem:
-    """Connect to the store of a bucket; once a process, for its connections are worth keeping.
+    """Connect to the store of a bucket, once per process, to reuse its connections.
 
-    And Arrow makes a new client wait until no request of another is under way, which may take minutes.
+    Arrow also makes a new client wait until no request of another one is in flight, which may take minutes.
     """
     filesystem, _ = pafs.FileSystem.from_uri(f"s3://{bucket}?{query}")
     _, (settings,) = filesystem.__reduce__()
@@ -91,26 +93,26 @@ def _connect_s3(bucket: str, query: str, endpoint: str, attempts: int) -> pafs.S
 
 
 @contextmanager
-def translate_store_errors(doing: str, location: str) -> Iterator[None]:
-    """Raise what a store fails with as a StoreError.
+def translate_store_errors(operation: str, location: str) -> Iterator[None]:
+    """Raise errors of a store as StoreError.
 
     Args:
-        doing: What is done, as in "write".
-        location: With what; a URI.
+        operation: Verb for the text, such as "write".
+        location: URI.
 
     Raises:
-        StoreError: for every error of the store, but for what is not there.
+        StoreError: for every error of the store but FileNotFoundError.
     """
     try:
         yield
     except (FileNotFoundError, StoreError):
         raise
     except OSError as error:
-        raise StoreError(f"cannot {doing} {location}: {error}") from None
+        raise StoreError(f"cannot {operation} {location}: {error}") from None
 
 
 class _Ranges(io.RawIOBase):
-    """An object as a raw stream: every read is a request for a range."""
+    """An object as a raw stream; every read is a range request."""
 
     def __init__(self, stream: pa.NativeFile, location: str) -> None:
         self._stream, self._location = stream, location
@@ -133,5 +135,5 @@ class _Ranges(io.RawIOBase):
 
 
 def read_ranges(stream: pa.NativeFile, location: str) -> io.BufferedReader:
-    """Read an object in ranges of a megabyte: readers of audio ask for kilobytes."""
+    """Return a stream that requests a megabyte at a time: readers of audio ask for kilobytes."""
     return io.BufferedReader(_Ranges(stream, location), _RANGE_BYTES)

@@ -1,8 +1,8 @@
-"""Parquet files from anywhere, read as plain values.
+"""Read untrusted Parquet files, and write ours.
 
-A file may declare a column to be of a type that some package registered, and Ray Data registers one whose
-values are pickles: in a process that has imported it, merely looking at such a value runs what is in it. No
-file of ours has such types, so whatever declares one is refused before a value is looked at.
+A file may declare a column with an extension type that some package registered, and Ray Data registers one
+whose values are pickles: in a process that has imported Ray Data, accessing such a value executes the pickle.
+Our files have no extension types, so a file with one is refused before a value is accessed.
 """
 
 import io
@@ -13,15 +13,15 @@ import pyarrow.parquet as pq
 
 
 class ForeignTypeError(pa.ArrowInvalid):  # type: ignore[misc]
-    """A column is of a type that is no plain one."""
+    """A column has an extension type."""
 
 
 def read_table(stream: Any, columns: list[str] | None = None) -> pa.Table:
-    """Read columns of a file; unset takes all.
+    """Read columns of a file; all by default.
 
     Raises:
-        ForeignTypeError: a column has values that are more than data.
-        pyarrow.ArrowException: the file is damaged, or has no such columns.
+        ForeignTypeError: a column has an extension type.
+        pyarrow.ArrowException: the file is damaged, or has no such column.
     """
     table = pq.read_table(stream, columns=columns, page_checksum_verification=True)
     _refuse_foreign(table.schema)
@@ -29,10 +29,10 @@ def read_table(stream: Any, columns: list[str] | None = None) -> pa.Table:
 
 
 def open_file(stream: Any, *, pre_buffer: bool = False) -> pq.ParquetFile:
-    """Open a file, to read it by row groups.
+    """Open a file to read it by row groups.
 
     Raises:
-        ForeignTypeError: a column has values that are more than data.
+        ForeignTypeError: a column has an extension type.
         pyarrow.ArrowException: the file is damaged.
     """
     file = pq.ParquetFile(stream, page_checksum_verification=True, pre_buffer=pre_buffer)
@@ -51,13 +51,13 @@ def _refuse_foreign(schema: pa.Schema) -> None:
     for field in schema:
         if found := _foreign(field.type):
             raise ForeignTypeError(
-                f"column {field.name!r} has values of the type {found.extension_name!r}, not plain ones: "
-                "looking at them could run code, so the file is not read"
+                f"column {field.name!r} has the extension type {found.extension_name!r}: reading its "
+                "values could execute code, so the file is refused"
             )
 
 
 def _foreign(kind: pa.DataType) -> pa.BaseExtensionType | None:
-    """Find an extension type in a type, at any depth."""
+    """Return the extension type in a type, at any depth, if there is one."""
     if isinstance(kind, pa.BaseExtensionType):
         return kind
     inner = [kind.value_type] if pa.types.is_dictionary(kind) else []

@@ -97,7 +97,7 @@ def test_names_of_sources_and_pairs_reach_no_shell_and_no_option(
 def test_no_name_leads_out_of_a_folder(tmp_path: Path, name: str) -> None:
     folder = Folder(str(tmp_path / "output"))
     for act in (lambda: folder.write(name, b""), lambda: folder.read(name), lambda: folder.delete(name)):
-        with pytest.raises(ValueError, match="no name below"):
+        with pytest.raises(ValueError, match="is not a path below"):
             act()
     assert list(tmp_path.iterdir()) == []
 
@@ -173,7 +173,7 @@ def test_what_a_store_calls_the_best_lies_in_it(
     evaluation_jobs.write_model(tmp_path / "model")
     (tmp_path / "run").mkdir()
     (tmp_path / "run/best").write_bytes(best)
-    with pytest.raises(CheckpointError, match=r"no name below|decode"):
+    with pytest.raises(CheckpointError, match=r"is not a path below|decode"):
         resolve_uris.resolve((tmp_path / "run").as_uri())
 
 

@@ -81,14 +81,14 @@ def test_no_job_takes_a_place_with_a_key_or_says_it(
     assert code == Exit.USAGE
     said = "".join(capfd.readouterr())
     assert SECRET not in said
-    assert "holds credentials" in said or "no folder on a disk" in said or "path on this machine" in said, (
-        said
-    )
+    assert (
+        "contains credentials" in said or "no folder on a disk" in said or "path on this machine" in said
+    ), said
     assert not files_with(SECRET, tmp_path)
 
 
 def test_a_place_with_a_key_is_not_opened() -> None:
-    with pytest.raises(UsageError, match=r"'bucket' holds credentials.*AWS_SECRET_ACCESS_KEY"):
+    with pytest.raises(UsageError, match=r"'bucket' contains credentials.*AWS_SECRET_ACCESS_KEY"):
         open_filesystem(f"s3://AKIAKEY:{SECRET}@bucket/x")
 
 
