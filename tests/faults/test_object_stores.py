@@ -92,7 +92,7 @@ def test_songs_restored_through_a_store_that_fails_are_those_restored_on_a_disk(
     assert [fault.struck for fault in faults] == [fault.times for fault in faults]
     assert (outcome.code, outcome.facts["failed"]) == (Exit.REJECTS, 2), outcome.message
     first = bucket.download("out", tmp_path / "first")
-    assert [line["name"] for line in _rejects(first) if "does not hold what" in line["reason"]] == [
+    assert [line["name"] for line in _rejects(first) if "differs from what" in line["reason"]] == [
         "disc 1/ünd b.wav"
     ]
     outcome = restore(config)

@@ -71,7 +71,7 @@ def test_a_shard_with_pickles_is_lost_and_they_are_not_run(output: Path, mark: P
     assert len(found) == 2
     for row in found.values():
         assert isinstance(row, CorruptRowError)
-        assert "arrow_pickled_object" in row.reason and "could run code" in row.reason
+        assert "arrow_pickled_object" in row.reason and "could execute code" in row.reason
     assert not mark.exists()
 
 
@@ -82,7 +82,7 @@ def test_an_evaluation_of_such_a_shard_has_reasons_instead_of_scores(
     plant(output, mark, column)
     items = ShardItems(str(output), "train", ("mp3_64000",), None)
     reasons = list(items.load([0, 1], "mp3_64000"))
-    assert all("could run code" in reason for reason in reasons if not isinstance(reason, EvaluationItem))
+    assert all("could execute code" in reason for reason in reasons if not isinstance(reason, EvaluationItem))
     assert not any(isinstance(reason, EvaluationItem) for reason in reasons)
     assert not mark.exists()
 
