@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 from apollo import __version__
 from apollo.audio.formats import CLIP_MODES, FORMATS, SongsConfig
 from apollo.cli import PCM_FORMATS
-from apollo.model.config import DEVICES, PRECISIONS
+from apollo.model.config import COMPACT, DEVICES, PRECISIONS
 
 if TYPE_CHECKING:
     from apollo.audio.songs import SongJob, SongResult
     from apollo.model.generator import Generator
 
 DONE, FAILED, USAGE, PARTLY, INTERRUPTED = 0, 1, 2, 3, 130
-RELEASED = "JusperLee/Apollo"
 
 _EXAMPLES = {
     "restore": """examples:
@@ -125,6 +124,9 @@ def _add_restore_options(parser: argparse.ArgumentParser) -> None:
     add("--clip", choices=CLIP_MODES, default=default.clip, text=text)
     text = "output name without extension; {stem}, {name}, {parent}: of the input"
     add("--filename", default=default.filename, text=text)
+    text = "strength of the noise that replaces lost highs, 0 to 1.5; the model's default where not given"
+    parser.add_argument("--strength", type=float, help=text)
+    add("--seed", type=int, default=default.seed, text="seed of the added noise")
     add("--batch", type=int, default=default.batch, text="5-second chunks per batch")
     for name, text in (
         ("--overwrite", "replace existing outputs instead of skipping them"),
@@ -137,8 +139,8 @@ def _add_restore_options(parser: argparse.ArgumentParser) -> None:
 def _add_generator(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
-        default=RELEASED,
-        help="checkpoint folder or file, Hugging Face name, or MLflow model URI (%(default)s)",
+        default=COMPACT,
+        help="compact (installed), checkpoint folder or file, Hugging Face name, MLflow URI (%(default)s)",
     )
     _add_device(parser)
 
@@ -174,6 +176,8 @@ def _restore(options: argparse.Namespace) -> int:
             overwrite=options.overwrite,
             picture=options.picture,
             batch=options.batch,
+            strength=options.strength,
+            seed=options.seed,
         )
         from apollo.audio.songs import find_songs, is_pending, restore_songs
 

@@ -12,6 +12,7 @@ FORMATS = {  # by name: container, sample format, extension
 }
 CLIP_MODES = ("rescale", "clamp", "none")
 CHUNK_SECONDS = 5.0
+MAX_STRENGTH = 1.5
 _FIELDS = ("stem", "name", "parent")
 
 
@@ -30,6 +31,9 @@ class SongsConfig:
         picture: Whether to write a PNG with the spectrograms before and after, beside the output.
         batch: Chunks of 5 seconds per batch. The output does not depend on it; memory and GPU utilization
             grow with it.
+        strength: Strength of the noise that replaces what the codec removed, 0 to 1.5; None takes the
+            generator's default.
+        seed: Seed of the noise; the same seed gives the same output.
     """
 
     output: str = "restored"
@@ -39,6 +43,8 @@ class SongsConfig:
     overwrite: bool = False
     picture: bool = False
     batch: int = 1
+    strength: float | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         """Validate the fields.
@@ -49,6 +55,8 @@ class SongsConfig:
         for name, allowed in (("format", tuple(FORMATS)), ("clip", CLIP_MODES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: it must be one of {', '.join(allowed)}")
+        if self.strength is not None and not 0 <= self.strength <= MAX_STRENGTH:
+            raise ValueError(f"strength is {self.strength}: it must be from 0 to {MAX_STRENGTH}")
         if self.batch < 1:
             raise ValueError(f"batch is {self.batch}: it must be at least 1")
         try:

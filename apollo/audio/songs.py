@@ -21,6 +21,7 @@ from apollo.audio.spectrogram import Spectrogram, save_comparison
 from apollo.audio.writing import AudioWriter, WriteError
 from apollo.inference.streaming import StreamRestorer
 from apollo.model.generator import Generator
+from apollo.model.noise import NoiseOptions
 
 _PICTURE = ".spectrogram.png"
 
@@ -236,8 +237,9 @@ def _restore(
 ) -> None:
     rate = generator.config.sample_rate
     device = next(generator.parameters()).device
-    restorer = StreamRestorer(generator)
     with AudioReader(str(job.source), rate) as song:
+        noise = NoiseOptions(strength=config.strength, seed=config.seed, channels=song.channels)
+        restorer = StreamRestorer(generator, noise)
         writer = AudioWriter(
             job.target,
             channels=song.channels,

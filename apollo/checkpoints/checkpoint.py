@@ -31,7 +31,7 @@ from apollo.checkpoints.published_format import (
 )
 from apollo.inference.restoration import receptive_field_samples
 from apollo.inference.streaming import StreamRestorer
-from apollo.model.config import GeneratorConfig
+from apollo.model.config import COMPACT, GeneratorConfig
 from apollo.model.generator import Generator
 
 __all__ = ["CheckpointError", "load", "locate", "save", "save_safetensors", "verify"]
@@ -114,14 +114,14 @@ def _write(
     return target
 
 
-def load(source: str | os.PathLike[str], *, weights: str = "ema") -> Generator:
+def load(source: str | os.PathLike[str] = COMPACT, *, weights: str = "ema") -> Generator:
     """Load a generator in float32, in evaluation mode, on the CPU.
 
     Args:
-        source: A checkpoint folder, or a folder that holds one as `best`; a published or community file
-            (.bin, .ckpt, .pt, .safetensors); a Hugging Face name (`JusperLee/Apollo`,
-            `owner/name/file.ckpt`), downloaded once; or a name that an installed package resolves
-            (`models:/apollo@champion`).
+        source: `compact`, the model that the package contains; a checkpoint folder, or a folder that holds
+            one as `best`; a published or community file (.bin, .ckpt, .pt, .safetensors); a Hugging Face name
+            (`JusperLee/Apollo`, `owner/name/file.ckpt`), downloaded once; or a name that an installed package
+            resolves (`models:/apollo@champion`).
         weights: `ema` or `generator`, for checkpoint folders that contain both; without `ema`, `generator` is
             loaded.
 
@@ -200,6 +200,8 @@ def locate(source: str) -> Path:
     """
     if os.path.exists(source):
         return Path(source)
+    if source == COMPACT:
+        return Path(__file__).with_name(COMPACT)
     scheme, colon, _ = source.partition(":")
     if colon and scheme.isidentifier() and len(scheme) > 1:
         for entry_point in entry_points(group=RESOLVERS, name=scheme):

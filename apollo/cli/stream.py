@@ -10,6 +10,7 @@ from torch import Tensor
 from apollo.cli import PCM_FORMATS
 from apollo.inference.streaming import StreamRestorer
 from apollo.model.generator import Generator
+from apollo.model.noise import NoiseOptions
 
 _DTYPES = dict(zip(PCM_FORMATS, (torch.float32, torch.int16), strict=True))
 _READ_BYTES = 1 << 16
@@ -69,7 +70,7 @@ def restore_pcm(
         ValueError: a sample is non-finite.
     """
     device = next(generator.parameters()).device
-    restorer = StreamRestorer(generator)
+    restorer = StreamRestorer(generator, NoiseOptions(channels=channels))
     state = restorer.start(channels)
     width = channels * _DTYPES[pcm].itemsize
     rest, busy = b"", 0.0

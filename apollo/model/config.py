@@ -12,6 +12,7 @@ from typing import Any
 RELEASED_BAND_BINS = 5
 RELEASED_BANDS = 80
 PAPER_BAND_HZ = 160.0
+COMPACT = "compact"  # preset, and name of the model that the package contains
 DEVICES = ("auto", "cuda", "mps", "cpu")
 PRECISIONS = ("auto", "float32", "bfloat16")
 OUTPUTS = ("direct", "correction", "mask_and_noise")
@@ -207,7 +208,7 @@ PRESETS = {
     "paper-bands": GeneratorConfig(bands="paper"),
     "demo": GeneratorConfig(dim=48, layers=2, output="correction"),
     "causal": GeneratorConfig(dim=64, layers=3, causal=True, output="correction"),
-    "compact": GeneratorConfig(dim=192, layers=8, trunk="frame_convolution", output="mask_and_noise"),
+    COMPACT: GeneratorConfig(dim=192, layers=8, trunk="frame_convolution", output="mask_and_noise"),
     "compact-causal": GeneratorConfig(
         dim=192, layers=8, trunk="frame_convolution", output="mask_and_noise", causal=True
     ),

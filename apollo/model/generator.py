@@ -33,7 +33,7 @@ from apollo.model import stft
 from apollo.model.band_sequence import BandSequenceTrunk
 from apollo.model.config import GeneratorConfig
 from apollo.model.frame_convolution import FrameConvolutionTrunk
-from apollo.model.level import LEVEL_FRAMES, AverageState, moving_average
+from apollo.model.level import LEVEL_FRAMES, AverageState, measure_power, moving_average
 from apollo.model.noise import NoiseOptions, noise_spectra
 
 CHUNK_FEATURES = 1 << 20  # what the whole network takes at a time on a CPU
@@ -44,7 +44,7 @@ _BAND_SEQUENCE_KEYS = ("split.", "layers.", "merge.")  # of weights saved before
 
 @dataclass(frozen=True)
 class GeneratorState:
-    """What a chunk of frames leaves behind for the next.
+    """State carried from one chunk of frames to the next.
 
     Args:
         trunk: The last inputs of every convolution.
@@ -214,9 +214,11 @@ class Generator(nn.Module):
             quantities = spectrum.real[:, :, :0]
             normalized, average, unleveled = spectrum, state.average, state.unleveled
         else:
-            measured = _measure(spectrum, noise.channels)
             averages, average = moving_average(
-                measured, state.average, lookahead=self.level_lookahead, final=final
+                measure_power(spectrum, noise.channels),
+                state.average,
+                lookahead=self.level_lookahead,
+                final=final,
             )
             pending = torch.cat((state.unleveled, spectrum), 1)
             ready = averages.shape[1]
@@ -264,26 +266,6 @@ class Generator(nn.Module):
             return strength * amplitude * common
         signs = widths.new_tensor([1.0, -1.0]).repeat(len(amplitude) // 2)[:, None, None]
         return strength * amplitude * ((1.0 - widths).sqrt() * common + signs * widths.sqrt() * opposite[0])
-
-
-def _measure(spectrum: Tensor, channels: int) -> Tensor:
-    """Measure frames: mean power of a bin; for two channels, power of both and of the side.
-
-    Returns:
-        [batch, frames, 1 or 3]. Powers of mid and side are weighted with the square of the frequency, because
-        noise replaces highs.
-    """
-    power = (spectrum.real.square() + spectrum.imag.square()).mean(-1, keepdim=True)
-    if channels != 2:
-        return power
-    weights = torch.linspace(0.0, 1.0, spectrum.shape[-1], dtype=power.dtype, device=power.device).square()
-    left, right = spectrum[0::2], spectrum[1::2]
-    mid, side = (
-        ((one.real.square() + one.imag.square()) * weights).mean(-1, keepdim=True)
-        for one in (left + right, left - right)
-    )
-    both = torch.cat((mid + side, side), -1).repeat_interleave(2, 0)
-    return torch.cat((power, both), -1)
 
 
 def _add_trunk_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:

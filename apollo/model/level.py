@@ -57,3 +57,23 @@ def moving_average(
 def _windowed_sums(values: Tensor, window: int) -> Tensor:
     """Sum [batch, frames, quantities] over every window of frames, each in the same order."""
     return values.unfold(1, window, 1).sum(-1)
+
+
+def measure_power(spectrum: Tensor, channels: int) -> Tensor:
+    """Measure frames: mean power of a bin; for two channels, power of both and of the side.
+
+    Returns:
+        [batch, frames, 1 or 3]. Powers of mid and side are weighted with the square of the frequency, because
+        noise replaces highs.
+    """
+    power = (spectrum.real.square() + spectrum.imag.square()).mean(-1, keepdim=True)
+    if channels != 2:
+        return power
+    weights = torch.linspace(0.0, 1.0, spectrum.shape[-1], dtype=power.dtype, device=power.device).square()
+    left, right = spectrum[0::2], spectrum[1::2]
+    mid, side = (
+        ((one.real.square() + one.imag.square()) * weights).mean(-1, keepdim=True)
+        for one in (left + right, left - right)
+    )
+    both = torch.cat((mid + side, side), -1).repeat_interleave(2, 0)
+    return torch.cat((power, both), -1)

@@ -20,7 +20,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from apollo.audio.formats import SongsConfig
-from apollo.model.config import PRECISIONS
+from apollo.model.config import COMPACT, PRECISIONS
 from pipelines.errors import UsageError
 from pipelines.runtime import prometheus
 from pipelines.runtime.outcome import RESULT, Exit, Outcome
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from pipelines.restoration.songs import SongTask
 
 OUTCOMES, REJECTS = "outcomes.jsonl", "rejects.jsonl"
-RELEASED = "JusperLee/Apollo"
 _DEVICES = ("auto", "cuda", "cpu")
 _STATUSES = ("restored", "skipped", "failed")
 
@@ -49,8 +48,8 @@ class RestoreConfig:
     Args:
         data: Songs, folders with songs (recursively), or URIs of either: s3://bucket/path, gs://bucket/path.
         output: Folder or URI for the results. A run on an existing output resumes it.
-        checkpoint: Folder, file, Hugging Face name or registry name (models:/apollo@champion) of the weights;
-            only the driver's machine reads it.
+        checkpoint: `compact` (installed with the package), folder, file, Hugging Face name or registry name
+            (models:/apollo@champion) of the weights; only the driver's machine reads it.
         format: `float`, `wav24`, `wav16`, `flac24` or `flac16`.
         clip: Samples beyond full scale: `rescale` attenuates the song, `clamp` clips them, `none` keeps them
             (`float` only).
@@ -59,6 +58,8 @@ class RestoreConfig:
         overwrite: Restore existing results again.
         batch: Chunks of 5 seconds per forward pass. More use a GPU better and need more memory; the result is
             the same.
+        strength: Strength of the noise that replaces lost highs, 0 to 1.5; unset takes the model's default.
+        seed: Seed of that noise.
         device: `cuda` for actors with a GPU each, `cpu` for actors with a CPU and one thread each; `auto`
             takes the GPUs if the cluster has some.
         precision: Of the linear layers: `float32`, `bfloat16`, or `auto`: bfloat16 if the actor's hardware
@@ -68,12 +69,14 @@ class RestoreConfig:
 
     data: list[str]
     output: str
-    checkpoint: str = RELEASED
+    checkpoint: str = COMPACT
     format: str = "float"
     clip: str = "rescale"
     filename: str = "{stem}"
     overwrite: bool = False
     batch: int = 1
+    strength: float | None = None
+    seed: int = 0
     device: str = "auto"
     precision: str = "auto"
     actors: int | None = None
@@ -103,6 +106,8 @@ class RestoreConfig:
             filename=self.filename,
             overwrite=True,
             batch=self.batch,
+            strength=self.strength,
+            seed=self.seed,
         )
 
 

@@ -98,10 +98,30 @@ def test_exit_codes(checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFix
 def test_without_a_network_the_released_name_gives_a_clear_error(tmp_path: Path) -> None:
     song = write(tmp_path / "song.wav", music(1, 0.1))
     env = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
-    result = run("restore", song, "-o", tmp_path / "out", env=env)
+    result = run("restore", song, "-o", tmp_path / "out", "--checkpoint", "JusperLee/Apollo", env=env)
     assert result.returncode == 2
     assert b"JusperLee/Apollo" in result.stderr
     assert b"Traceback" not in result.stderr
+
+
+def test_without_a_checkpoint_the_installed_model_restores(tmp_path: Path) -> None:
+    samples = music(2, 1.0)
+    song = write(tmp_path / "song.wav", samples)
+    env = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+    results = {}
+    choices = {"default": (), "again": (), "other": ("--seed", "1"), "none": ("--strength", "0")}
+    for name, options in choices.items():
+        arguments = ("-o", tmp_path / name, "--precision", "float32", "--format", "wav24", *options)
+        result = run("restore", song, *arguments, env=env)
+        assert result.returncode == 0, result.stderr
+        results[name] = (tmp_path / name / "song.wav").read_bytes()
+    assert results["default"] == results["again"]
+    assert len(set(results.values())) == 3
+    read, _ = soundfile.read(song, dtype="float32")
+    expected = restore(apollo.load(), torch.from_numpy(read.T.copy()), strength=0.0)
+    found, _ = soundfile.read(tmp_path / "none/song.wav", dtype="float32")
+    np.testing.assert_allclose(found.T, expected, atol=1e-6)
+    assert run("restore", song, "-o", tmp_path / "no", "--strength", "-1").returncode == 2
 
 
 @pytest.mark.parametrize("name", ["causal", "plain"])
