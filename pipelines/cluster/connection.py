@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cluster import placement
+from pipelines.cluster.worker_output import WorkerOutput
 
 
 @dataclass(frozen=True)
@@ -57,21 +58,28 @@ def connect() -> Cluster:
     """Join the cluster of RAY_ADDRESS or of this machine; start a local one where there is none."""
     import ray
 
-    from pipelines.cluster.ray_internals import has_cluster, is_external_cluster, on_loopback
+    from pipelines.cluster.ray_internals import (
+        handle_worker_output,
+        has_cluster,
+        is_external_cluster,
+        on_loopback,
+    )
 
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     if not ray.is_initialized():
-        settings = {"logging_level": logging.WARNING, "log_to_driver": False}
+        settings = {"logging_level": logging.WARNING, "log_to_driver": True}
         if has_cluster():
             ray.init(**settings)
         else:
             _protect_token()
             with on_loopback():
                 ray.init(address="local", include_dashboard=False, **settings)
+        handle_worker_output(WorkerOutput())
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors come as exceptions too
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # "Progress bars disabled"
     up = ray.cluster_resources()
     return Cluster(
         cpus=int(up.get("CPU", 0)),

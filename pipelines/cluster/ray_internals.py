@@ -1,10 +1,13 @@
 """Private APIs of Ray that have no public counterpart; every one has a test, and Ray is pinned to 2.60."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from pipelines.runtime.environment import environment
+
+_PRINT_HANDLER = "ray_print_logs"
 
 
 def has_cluster() -> bool:
@@ -56,3 +59,15 @@ def torch_backend() -> type:
 
     backend: type = _TorchBackend
     return backend
+
+
+def handle_worker_output(handle: Callable[[dict[str, Any]], None]) -> None:
+    """Pass the output of all processes to a function in place of printing it; needs `log_to_driver`.
+
+    Args:
+        handle: Called in a thread with `lines`, `pid`, `ip`, `localhost`, `actor_name` and `task_name`.
+    """
+    from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
+
+    dispatcher.remove_handler(_PRINT_HANDLER)
+    dispatcher.add_handler(_PRINT_HANDLER, handle)  # under Ray's name: ray.shutdown removes it

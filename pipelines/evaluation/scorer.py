@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipelines.evaluation.items import EvaluationItem, ItemSource
 from pipelines.registry.model_bundle import ModelBundle, unpack
+from pipelines.runtime import logs
 from pipelines.schema import CLEAN, SAMPLE_RATE, UNREADABLE, UNTOUCHED
 from pipelines.storage.folder import is_uri
 
@@ -70,6 +71,7 @@ class Scorer:
     def __init__(
         self, item_source: ItemSource, cutoffs_hz: dict[str, float], precision: str, data: str
     ) -> None:
+        logs.configure()
         if not is_uri(data) and not os.path.isdir(data):
             raise RuntimeError(
                 f"node {os.uname().nodename} cannot access {data}: use a path that every node can read, or a "

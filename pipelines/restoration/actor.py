@@ -26,6 +26,7 @@ from pipelines.errors import root_cause
 from pipelines.registry.model_bundle import unpack
 from pipelines.restoration.records import SongRecord, commit_path, read_record, write_record
 from pipelines.restoration.songs import SongTask
+from pipelines.runtime import logs
 from pipelines.runtime.run import FINGERPRINT
 from pipelines.storage.folder import Folder, is_uri
 
@@ -56,6 +57,7 @@ class SongRestorer:
     """Restores and commits one song at a time; the class of the Ray actor."""
 
     def __init__(self, task: RestoreSettings, weights: Shared) -> None:
+        logs.configure()
         self._task = task
         self._output = Folder(task.songs.output)
         if not self._output.exists(FINGERPRINT):

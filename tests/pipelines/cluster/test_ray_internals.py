@@ -57,3 +57,16 @@ def test_an_interface_is_found_by_its_address(address: str, found: bool) -> None
     assert (name is not None) is found
     if found:
         assert name in ("lo", "lo0")
+
+
+def test_output_of_workers_goes_to_the_handler_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private import ray_logging
+
+    dispatcher = ray_logging.WorkerStandardStreamDispatcher()
+    monkeypatch.setattr(ray_logging, "global_worker_stdstream_dispatcher", dispatcher)
+    printed: list[object] = []
+    handled: list[object] = []
+    dispatcher.add_handler("ray_print_logs", printed.append)
+    ray_internals.handle_worker_output(handled.append)
+    dispatcher.emit({"lines": ["x"]})
+    assert (printed, handled) == ([], [{"lines": ["x"]}])
