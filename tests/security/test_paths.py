@@ -109,7 +109,7 @@ def test_a_degradation_that_is_no_name_is_refused(tmp_path: Path, name: str) -> 
     commit = json.loads(path.read_text())
     commit["bitrates_bps"] = {name: [64_000]}
     path.write_text(json.dumps(commit))
-    with pytest.raises(UsageError, match="name a degradation"):
+    with pytest.raises(UsageError, match="have a degradation"):
         CommittedSplit(str(output), "train", ())
 
 
