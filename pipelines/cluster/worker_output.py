@@ -57,7 +57,7 @@ class WorkerOutput:
                 self._in_traceback.discard(pid)  # the line with the error
             return logging.ERROR, line
         if match := _LEVEL.match(line):
-            return logging.getLevelName(match["level"]), match["text"]
+            return logging.getLevelNamesMapping()[match["level"]], match["text"]
         if _RAY_LEVEL.match(line) or _ERROR.match(line):
             return logging.ERROR, line
         return (logging.WARNING, line) if _WARNING.search(line) else None

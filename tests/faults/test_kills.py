@@ -155,7 +155,6 @@ def test_3_a_node_removed_with_running_and_finished_tasks_loses_nothing(
 
 _DIE_AT_RENAME = """
 import os, signal, sys
-from pipelines import storage
 from pipelines.audio.codec import CodecConfig
 from pipelines.dataset.plan import planned_shards
 from pipelines.preprocess.render import RenderTask, ShardRenderer
@@ -173,7 +172,7 @@ def dying(source, target):
     if kind in target and when == "after":
         os.kill(os.getpid(), signal.SIGKILL)
 
-storage.os.replace = dying
+os.replace = dying
 codec = CodecConfig(bitrates_bps=(24_000, 128_000))
 shards = ShardsConfig(rows=4, row_group_rows=2)
 renderer = ShardRenderer(RenderTask(output, output + "/cache", codec, shards, software_versions(None)))

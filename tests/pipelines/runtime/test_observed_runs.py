@@ -34,18 +34,20 @@ case $(sha256sum < "$excerpt") in [0-3]*) exit 7;; esac
 # Ray Train alone would take a minute to start it.
 DRIVER = """
 import dataclasses, json, runpy, sys, torch
-from pipelines import loader, train_worker, workers
+from pipelines.cluster import torch_trainer
+from pipelines.loading import shard_source
+from pipelines.training import worker
 
 def fit(function, settings, config, scratch, outcome):
     outcome["result"] = function(settings)
 
-def poisoned(self, epoch, positions, read=loader.ShardSource.read):
+def poisoned(self, epoch, positions, read=shard_source.ShardSource.read):
     for place, example in enumerate(read(self, epoch, positions)):
         nothing = example.degraded * torch.nan
         yield dataclasses.replace(example, degraded=nothing) if (epoch, place) == (0, 4) else example
 
-workers._fit, train_worker._device = fit, lambda: torch.device("cpu")
-loader.ShardSource.read = poisoned
+torch_trainer._fit, worker.worker_device = fit, lambda: torch.device("cpu")
+shard_source.ShardSource.read = poisoned
 for job, code, arguments in json.loads(sys.argv[1]):
     sys.argv = [job, *arguments]
     try:
