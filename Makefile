@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-faults lint audit bench hosts clean
+.PHONY: setup demo test test-faults lint docs audit bench hosts clean
 
 setup: $(READY)
 
@@ -31,6 +31,11 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site, in build/site; every link and every name of the API reference must be found.
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # Known vulnerabilities of all that is pinned; needs the network. What could not be asked is a failure.
 audit: $(READY)

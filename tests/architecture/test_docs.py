@@ -101,3 +101,18 @@ def test_layers_are_those_of_the_imports(package: str) -> None:
 
 def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_bytes()) <= 7_000
+
+
+def test_docs_requirements_are_pinned_beside_those_of_dev() -> None:
+    lines = (ROOT / "requirements-docs.txt").read_text().splitlines()[1:]
+    assert lines[0] == "-r requirements-dev.txt"
+    pins = [re.fullmatch(r"([\w.-]+)==[\w.]+", line) for line in lines[1:]]
+    assert all(pins)
+    others = "".join((ROOT / f"requirements{name}.txt").read_text() for name in ("", "-pipeline", "-dev"))
+    assert not [pin[1] for pin in pins if pin and f"\n{pin[1]}==".lower() in others.lower()]
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
+    pages = [str(page.relative_to(ROOT / "docs")) for page in PAGES if page.name != "README.md"]
+    assert not [page for page in pages if not re.search(rf": {re.escape(page)}$", navigation, re.MULTILINE)]
