@@ -57,7 +57,7 @@ def _start(*options: str) -> subprocess.Popen[str]:
 @pytest.fixture
 def main() -> Iterator[Callable[[Sequence[str]], int]]:
     """The command in this process; loaded as a script, so that no module takes the function's name."""
-    found = util.spec_from_file_location("fit_command", ROOT / "apollo" / "fit.py")
+    found = util.spec_from_file_location("fit_command", ROOT / "apollo" / "training" / "__main__.py")
     assert found is not None and found.loader is not None
     command = util.module_from_spec(found)
     found.loader.exec_module(command)
@@ -76,7 +76,11 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def test_it_trains_logs_and_resumes(
-    examples: Path, tmp_path: Path, main: Callable[[Sequence[str]], int], capsys: pytest.CaptureFixture[str]
+    examples: Path,
+    tmp_path: Path,
+    main: Callable[[Sequence[str]], int],
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     told = ("--weight", "g/waveform=0.5", "--history")
     first = _start(*_options(examples, tmp_path, "--max-steps", "2", "--log-steps", "1", *told))
@@ -97,7 +101,7 @@ def test_it_trains_logs_and_resumes(
     assert refused.value.code == 2
     assert "was created with different options: --clip-norm was 5.0, is 7.0" in capsys.readouterr().err
     assert main(_options(examples, tmp_path, "--max-steps", "3", *told)) == 0
-    assert "resuming from step 2" in capsys.readouterr().err
+    assert "resuming from step 2" in caplog.messages
     assert json.loads((tmp_path / "result.json").read_text())["step"] == 3
     history = _lines(tmp_path / "history-0.jsonl")
     assert [line["step"] for line in history] == [1, 2, 3]

@@ -389,7 +389,7 @@ def test_progress_is_kept_in_the_checkpoint(scripted: Any, tmp_path: Path) -> No
             "skipped": 0,
             "lowest_loss": 0.4,
             "lowest_epoch": 1,
-            "validation": 6,
+            "validated": 6,
             "unlogged": {},
         }
     }
