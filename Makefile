@@ -54,8 +54,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.preprocess
 	$(BIN)/python -m benchmarks.loader
 	$(BIN)/python -m benchmarks.scoring
-	$(BIN)/python -m benchmarks.shard_growth
-	$(BIN)/python -m benchmarks.song_growth
+	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.rates
 
 clean:

@@ -1,14 +1,13 @@
-"""What a GAN step costs: `python -m benchmarks.gan_step`. How to read the numbers: docs/benchmarks.md.
+"""Time and memory of a GAN step: `python -m benchmarks.gan_step`; numbers: docs/benchmarks.md.
 
-Every setting runs in a process of its own, so that its peak memory is its own. Step and forward pass (in
-inference, of the same audio at the same precision) are measured in turns: their ratio is what counts on a
-machine whose speed drifts. On a GPU, times count too.
+Every setting runs in a process of its own, for its own peak memory. A step alternates with the forward pass
+in inference mode on the same audio at the same precision: on a machine whose speed varies, read their ratio.
+On a GPU, read times too.
 """
 
 import argparse
+import itertools
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable
 
 import torch
@@ -22,48 +21,41 @@ from apollo.training.discriminator import Discriminator
 from apollo.training.distributed import DistributedContext
 from apollo.training.gan import Gan
 from benchmarks.forward import measure_seconds
+from benchmarks.measurement import in_own_process, median_and_range
 
-_PRODUCT = 4096  # rows and columns of the matrices whose product is the ceiling on a GPU
+_PRODUCT = 4096  # rows and columns of the matrix product that gives the peak rate of a GPU
 
 
 def main() -> None:
-    """Measure and print one line a setting."""
+    """Measure and print one line per setting."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gan_step", description=__doc__)
     parser.add_argument("--preset", choices=PRESETS, default="released")
     parser.add_argument("--seconds", type=float, default=1.0, help="of stereo (%(default)s)")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1], help="examples of a step (1)")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1], help="examples per step (1)")
     parser.add_argument("--precision", nargs="+", default=["float32"], choices=("float32", "bfloat16"))
     parser.add_argument("--recompute", nargs="+", default=RECOMPUTE, choices=RECOMPUTE)
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--rounds", type=int, default=5, help="of which the median counts (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="for the median (%(default)s)")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.inner:
-        _measure(options)
-        return
-    print(f"torch {torch.__version__}, {options.preset}, {options.seconds:g} s of stereo, ", end="")
-    print(f"median (range) of {options.rounds} rounds")
+    setting = f"torch {torch.__version__}, {options.preset}, {options.seconds:g} s of stereo"
+    print(f"{setting}, median (range) of {options.rounds} rounds")
     print(
         f"{'precision':9s} {'recompute':9s} {'batch':>5s} {'step s':>7s} {'forward s':>9s} "
         f"{'steps in forwards':>20s} {'examples/s':>10s} {'of products':>11s} {'peak GB':>8s}",
         flush=True,
     )
-    for precision in options.precision:
-        for recompute in options.recompute:
-            for batch in options.batch:
-                command = [sys.executable, "-m", "benchmarks.gan_step", "--inner", "--batch", str(batch)]
-                command += ["--precision", precision, "--recompute", recompute, "--preset", options.preset]
-                command += ["--seconds", str(options.seconds), "--rounds", str(options.rounds)]
-                command += ["--device", options.device, *(["--compile"] if options.compile else [])]
-                if subprocess.run(command, check=False).returncode:  # noqa: S603 - no shell
-                    print(f"{precision:9s} {recompute:9s} {batch:5d} failed (out of memory?)", flush=True)
+    for precision, recompute, batch in itertools.product(options.precision, options.recompute, options.batch):
+        try:
+            numbers = in_own_process(_measure, options, precision, recompute, batch)
+        except Exception as error:  # out of memory, or a process that was killed
+            numbers = f"failed: {type(error).__name__}: {error}".partition("\n")[0]
+        print(f"{precision:9s} {recompute:9s} {batch:5d} {numbers}", flush=True)
 
 
-def _measure(options: argparse.Namespace) -> None:
-    device, precision, recompute = choose_device(options.device), options.precision[0], options.recompute[0]
+def _measure(options: argparse.Namespace, precision: str, recompute: str, batch: int) -> str:
+    device, shape = choose_device(options.device), PRESETS[options.preset]
     torch.manual_seed(0)
-    shape, batch = PRESETS[options.preset], options.batch[0]
     config = GanConfig(
         batch_size=batch, micro_batch=batch, precision=precision, recompute=recompute, compile=options.compile
     )
@@ -71,39 +63,28 @@ def _measure(options: argparse.Namespace) -> None:
     gan = Gan(generator, Discriminator(DiscriminatorConfig()).to(device), config, DistributedContext(device))
     clean = 0.1 * torch.randn(batch, 2, int(options.seconds * shape.sample_rate), device=device)
     examples = Batch(clean, clean + 0.01 * torch.randn_like(clean), [str(number) for number in range(batch)])
-    plain = Generator(shape).to(device).with_precision(getattr(torch, precision))
+    inference = Generator(shape).to(device).with_precision(getattr(torch, precision))
 
     def forward() -> None:
         with torch.inference_mode():
-            plain(examples.degraded)
+            inference(examples.degraded)
 
-    def step() -> None:
-        gan.step([examples], epoch=0)
-
-    works: list[Callable[[], object]] = [forward, step]
+    work: list[Callable[[], object]] = [forward, lambda: gan.step([examples], epoch=0)]
     if device.type == "cuda":
         square = torch.randn(_PRODUCT, _PRODUCT, device=device, dtype=getattr(torch, precision))
-        works.append(lambda: square @ square)
-    for work in works:
-        work()
-    times: list[list[float]] = [[] for _ in works]
-    for _ in range(options.rounds):
-        for work, kept in zip(works, times):
-            kept.append(measure_seconds(work, device))
-    ratios = sorted(whole / part for part, whole in zip(times[0], times[1]))
-    once, taken = (statistics.median(one) for one in times[:2])
-    share = "-"
-    if len(works) == 3:
+        work.append(lambda: square @ square)
+    rounds = [[measure_seconds(one, device) for one in work] for _ in range(options.rounds + 1)][1:]
+    forward_seconds, step_seconds, *product_seconds = (statistics.median(times) for times in zip(*rounds))
+    fraction = "-"
+    if product_seconds:
         frames = padded_length(clean.shape[2], shape.hop_samples) // shape.hop_samples + 1
         rows = 2 * batch * frames * len(shape.band_widths)
-        flop = 3 * 2 * 40 * shape.dim**2 * rows * shape.layers  # forward and twice that backward
-        ceiling = 2 * _PRODUCT**3 / statistics.median(times[2])
-        share = f"{flop / taken / ceiling:.2f}"
-    spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})"
-    print(
-        f"{precision:9s} {recompute:9s} {batch:5d} {taken:7.3f} {once:9.3f} {spread:>20s} "
-        f"{batch / taken:10.2f} {share:>11s} {peak_memory_bytes(device) / 1e9:8.2f}",
-        flush=True,
+        flop = 3 * 2 * 40 * shape.dim**2 * rows * shape.layers  # forward, and twice that backward
+        fraction = f"{flop / step_seconds * product_seconds[0] / (2 * _PRODUCT**3):.2f}"
+    ratios = median_and_range([times[1] / times[0] for times in rounds])
+    return (
+        f"{step_seconds:7.3f} {forward_seconds:9.3f} {ratios:>20s} {batch / step_seconds:10.2f} "
+        f"{fraction:>11s} {peak_memory_bytes(device) / 1e9:8.2f}"
     )
 
 

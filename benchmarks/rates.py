@@ -1,7 +1,7 @@
-"""What things cost on this machine, for `jobs/scale.py`: `python -m benchmarks.rates FILE`.
+"""Measure the rates of this machine for `jobs/scale.py`: `python -m benchmarks.rates [FILE]`.
 
-Processor time, children included, on the generated album, each thing by the code that does it in a run. What
-is measured in parts gives their median, after a first that loads libraries.
+Rates are CPU time, child processes included, of the code of a run on the generated album: the median of
+several measurements after a first that loads libraries.
 """
 
 import json
@@ -11,22 +11,22 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
 
-from benchmarks.procfs import watch_actors
-from pipelines.capacity.rates import Rates
-from pipelines.dataset.plan import PLAN, planned_shards
-from pipelines.dataset.shards import ShardsConfig
+from benchmarks import growth, scoring
+from benchmarks.loader import measure_rounds
+from benchmarks.measurement import album_config, measure_actors
+from pipelines.capacity.estimate import Rates
+from pipelines.dataset.plan import PLAN, RECIPES, planned_shards
+from pipelines.evaluation.shard_items import ShardItems
 from pipelines.preprocess.config import PreprocessConfig
 from pipelines.preprocess.discovery import find_songs
-from pipelines.preprocess.layouts import Song
 from pipelines.preprocess.plan_writer import write_plan
-from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.render import RenderTask, ShardRenderer, cpu_seconds
 from pipelines.preprocess.scan import SongScanner
 from pipelines.preprocess.sources import collect_sources
@@ -38,54 +38,35 @@ from pipelines.storage.folder import Folder, join
 _RECIPES, _SHARD_ROWS = 80, 16
 _ITEMS, _EXAMPLES, _MIXES = 8, 200, 24
 _RESTORED_SECONDS = 1
-_PLANS = (100_000, 1_000_000)
-_SONGS = 390
-_SCANS = (250, 1_000)
-_SHARDS = (500, 2_500)
-_IN_DRIVER = ("hand out", "close")  # what every run does once with every shard
-_STARTS, _STARTING = 2, 2
-_ENDING_SECONDS = 2.0  # while actors that are let go end
-
-
-@dataclass(frozen=True)
-class Made:
-    """What preprocess costs, as `Rates` has it."""
-
-    scan_seconds: float
-    render_seconds: float
-    clean_bytes: float
-    recipe_bytes: float
+_PLANNED, _SONGS = (100_000, 1_000_000), 390
+_SCANS, _SHARDS = (250, 1_000), (500, 2_500)
+_DRIVER_STEPS = ("schedule", "close")  # what every run does once per shard
+_START_ROUNDS, _ACTORS = 2, 2
+_ENDING_SECONDS = 2.0  # time for released actors to end
 
 
 def main() -> None:
-    """Measure all rates and write them to a file, or print them."""
+    """Measure all rates, print them, and write them to a file if one is given."""
     with tempfile.TemporaryDirectory(prefix="apollo-bench-") as scratch:
-        from pipelines.demo.album import album_folders
-
-        config = PreprocessConfig(
-            data=album_folders(Path(scratch, "album")),
-            output=str(Path(scratch, "shards")),
-            recipes=RecipesConfig(train=_RECIPES, valid=_ITEMS, test_per_category=0),
-            shards=ShardsConfig(rows=_SHARD_ROWS),
-        )
-        made = measure_preprocess(config)
+        config = album_config(Path(scratch), train=_RECIPES, valid=_ITEMS, rows=_SHARD_ROWS)
         rates = Rates(
-            machine=_describe(),
+            machine=_machine(),
             degradations=len(config.codec.degradations),
-            **vars(made),
+            **measure_preprocess(config),
             start_seconds=measure_start(),
-            load_seconds=_measure_load(config.output),
-            mix_seconds=_measure_mix(config),
-            score_seconds=_measure_score(config.output),
+            load_seconds=measure_load(config.output),
+            mix_seconds=measure_mix(config),
+            score_seconds=measure_score(config.output),
             restore_seconds=_measure_restore(),
-            **_measure_driver(scratch),
+            **measure_driver(scratch, _PLANNED, _SCANS, _SHARDS),
         )
+    text = json.dumps(asdict(rates), indent=1)
     if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(rates.to_json())
-    print(rates.to_json())
+        Path(sys.argv[1]).write_text(text + "\n")
+    print(text)
 
 
-def _describe() -> str:
+def _machine() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -93,42 +74,35 @@ def _describe() -> str:
     return f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}"
 
 
-def measure_preprocess(config: PreprocessConfig) -> Made:
-    """Scan, plan and render in this process, into the output of a configuration."""
+def measure_preprocess(config: PreprocessConfig) -> dict[str, float]:
+    """Scan, plan and render in this process; return four rates by name."""
     versions, discovered = software_versions(config.codec.ffmpeg), find_songs(config.data)
     output, cache = Folder(config.output), join(config.output, "cache")
     scanner = SongScanner(config.output, cache, int(config.sources.cache_gb * 1e9), None, versions)
-    scans, scanning = {}, []
+    scans, scanning, rendering = {}, [], []
     for song in discovered.songs:
         before = cpu_seconds()
-        scans[song.song_id] = scanner.scan(song)
-        scanning.append((cpu_seconds() - before) / _track_seconds(song, scans[song.song_id]))
+        scan = scans[song.song_id] = scanner.scan(song)
+        files = [file for source in scan["sources"] for file in source["files"] or ()]
+        track_seconds = sum(file["frames"] for file in files) / SAMPLE_RATE
+        scanning.append((cpu_seconds() - before) / track_seconds)
     sources = collect_sources(discovered.songs, scans, config.sources, config.splits, config.recipes.wanted)
     write_plan(output, sources, discovered, config.recipes, seed=config.seed, shard_rows=config.shards.rows)
     renderer = ShardRenderer(RenderTask(config.output, cache, config.codec, config.shards, versions))
-    rendering = []
     shards = planned_shards(json.loads(output.read(PLAN)))
     for shard in shards:
         before = cpu_seconds()
         renderer(shard)
         rendering.append((cpu_seconds() - before) / shard["rows"])
-    tables = [shard_path(shard["split"], shard["shard"]) for shard in shards]
-    total = sum(entry.size for split in ("train", "valid", "test") for entry in output.entries(split))
     recipes = sum(shard["rows"] for shard in shards)
-    clean = sum(_clean_bytes(output, name) for name in tables)
-    warm = slice(1, None) if len(shards) > 1 else slice(None)
-    return Made(
-        statistics.median(scanning[warm] or scanning),
-        statistics.median(rendering[warm]),
-        clean / recipes,
-        total / recipes,
-    )
-
-
-def _track_seconds(song: Song, scan: dict[str, Any]) -> float:
-    """Give the length of all files of a song that were read."""
-    files = [file for source in scan["sources"] for file in source["files"] or ()]
-    return float(sum(file["frames"] for file in files)) / SAMPLE_RATE
+    written = sum(entry.size for split in ("train", "valid", "test") for entry in output.entries(split))
+    clean = sum(_clean_bytes(output, shard_path(shard["split"], shard["shard"])) for shard in shards)
+    return {
+        "scan_seconds": statistics.median(scanning[1:] or scanning),
+        "render_seconds": statistics.median(rendering[1:] or rendering),
+        "clean_bytes": clean / recipes,
+        "recipe_bytes": written / recipes,
+    }
 
 
 def _clean_bytes(output: Folder, name: str) -> int:
@@ -136,61 +110,57 @@ def _clean_bytes(output: Folder, name: str) -> int:
         return int(pc.sum(pc.binary_length(parquet.read_table(file, ["clean"])["clean"])).as_py())
 
 
-class Starter:
-    """An actor that begins as those of preprocess do, and does nothing."""
+class StartedActor:
+    """An actor that starts like one of preprocess and does nothing."""
 
     def __init__(self) -> None:
         software_versions(None)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Give the row back."""
+        """Return the row."""
         return row
 
 
 def measure_start() -> float:
-    """Start actors on a local Ray and end them again."""
+    """Return the CPU seconds of an actor of a local Ray that starts and ends."""
     from pipelines.cluster.actor_pool import run_actors
     from pipelines.cluster.connection import connect
 
     cluster = connect()
-    taken: list[float] = []
-    for _ in range(_STARTS):
-        with watch_actors() as worked:
-            rows = [{"number": number} for number in range(_STARTING)]
-            list(run_actors(rows, Starter, (), actors=_STARTING, cluster=cluster))
+    seconds: list[float] = []
+    for _ in range(_START_ROUNDS):
+        with measure_actors() as by_process:
+            rows = [{"number": number} for number in range(_ACTORS)]
+            list(run_actors(rows, StartedActor, (), actors=_ACTORS, cluster=cluster))
             time.sleep(_ENDING_SECONDS)
-        taken += worked.values()
-    return statistics.median(taken)
+        seconds += by_process.values()
+    return statistics.median(seconds)
 
 
-def _each(work: Callable[[], object], rounds: int = 3) -> float:
-    """Give the processor time of a piece of work: the median of some, after one that does not count."""
-    work()
+def _median_cpu_seconds(work: Callable[[], object], rounds: int = 3) -> float:
+    """Return the median CPU seconds of several calls after a warm-up call."""
     taken = []
-    for _ in range(rounds):
+    for _ in range(rounds + 1):
         before = cpu_seconds()
         work()
         taken.append(cpu_seconds() - before)
-    return statistics.median(taken)
+    return statistics.median(taken[1:])
 
 
-def _measure_load(output: str) -> float:
-    from pipelines.loading.shard_source import ShardSource
-
-    stream = ShardSource(output, epoch_examples=10**6).read(0, range(10**6))
-    taken = _each(lambda: [next(stream) for _ in range(_EXAMPLES)])
-    stream.close()  # type: ignore[attr-defined]
-    return taken / _EXAMPLES
+def measure_load(output: str) -> float:
+    """Return the CPU seconds of loading an example from shards."""
+    rounds = measure_rounds(output, workers=1, rounds=3, examples=_EXAMPLES)
+    return statistics.median(cpu for _, cpu in rounds) / _EXAMPLES
 
 
-def _measure_mix(config: PreprocessConfig) -> float:
+def measure_mix(config: PreprocessConfig) -> float:
+    """Return the CPU seconds of mixing an example live."""
     from pipelines.loading.live_source import ExampleMixer, MixTask
 
-    versions = software_versions(None)
+    versions, names = software_versions(None), config.codec.degradations
     mixer = ExampleMixer(MixTask(config.output, join(config.output, "cache"), config.codec, versions))
-    with Folder(config.output).open("recipes.parquet") as file:
+    with Folder(config.output).open(RECIPES) as file:
         recipes = parquet.read_table(file).to_pylist()[:_MIXES]
-    names = config.codec.degradations
     tasks = [
         {
             "number": number,
@@ -200,19 +170,14 @@ def _measure_mix(config: PreprocessConfig) -> float:
         }
         for number, recipe in enumerate(recipes)
     ]
-    return _each(lambda: [mixer(task) for task in tasks]) / len(tasks)
+    return _median_cpu_seconds(lambda: [mixer(task) for task in tasks]) / len(tasks)
 
 
-def _measure_score(output: str) -> float:
-    from pipelines.evaluation.items import find_cutoff_hz
-    from pipelines.evaluation.scorer import Scorer
-    from pipelines.evaluation.shard_items import ShardItems
-
+def measure_score(output: str) -> float:
+    """Return the CPU seconds of scoring an item."""
     items = ShardItems(output, "valid", (), _ITEMS)
-    degradation = items.degradations[0].name
-    scorer = Scorer(items, {degradation: find_cutoff_hz(items, degradation)}, "float32", output)
-    numbers = items.indices(degradation)
-    return _each(lambda: scorer.score(numbers, degradation, "untouched", None)) / len(numbers)
+    _, actor = scoring.measure_rounds(items, output, items.degradations[0].name, rounds=3)
+    return statistics.median(actor) / len(items.items)
 
 
 def _measure_restore() -> float:
@@ -225,38 +190,40 @@ def _measure_restore() -> float:
     torch.set_num_threads(1)
     generator = Generator(PRESETS["released"])
     samples = 0.1 * torch.randn(CHANNELS, _RESTORED_SECONDS * SAMPLE_RATE)
-    return _each(lambda: restore(generator, samples)) / _RESTORED_SECONDS
+    return _median_cpu_seconds(lambda: restore(generator, samples)) / _RESTORED_SECONDS
 
 
-def _measure_driver(scratch: str) -> dict[str, float]:
-    """Measure how time and memory of the driver grow: slopes between two sizes."""
-    from benchmarks import shard_growth, song_growth
-    from benchmarks.preprocess import plan_costs
+def measure_driver(
+    scratch: str, planned: tuple[int, int], scans: tuple[int, int], shards: tuple[int, int]
+) -> dict[str, float]:
+    """Return seven rates of the driver by name: slopes between two sizes."""
+    recipes, songs, outputs = [], [], []
+    for size in planned:
+        recipes.append(growth.measure_recipes(_SONGS, size, join(scratch, f"{size}-recipes")))
+    for size in scans:
+        songs.append(growth.measure_songs(join(scratch, f"{size}-songs"), size))
+    for size in shards:
+        location = join(scratch, f"{size}-shards")
+        growth.make_output(location, size)
+        outputs.append([growth.measure_step(location, step) for step in _DRIVER_STEPS])
 
-    plans = [plan_costs(_SONGS, recipes) for recipes in _PLANS]
-    more = _PLANS[1] - _PLANS[0]
-    recipe_bytes = max(0.0, plans[1][2] - plans[0][2]) * 2**20 / more
-    shards = {count: str(Path(scratch, f"{count} shards")) for count in _SHARDS}
-    for count, location in shards.items():
-        shard_growth.make_output(location, count)
-    few, many = (
-        [shard_growth.measure(location, step) for step in _IN_DRIVER] for location in shards.values()
+    def slope(values: Sequence[float], sizes: tuple[int, int]) -> float:
+        return max(0.0, values[1] - values[0]) / (sizes[1] - sizes[0])
+
+    song_bytes, shard_bytes = (
+        [sum(cost.peak_bytes - cost.start_bytes for cost in costs) for costs in pair]
+        for pair in ([[cost] for cost in songs], outputs)
     )
-    songs = [song_growth.measure_made(str(Path(scratch, f"{count} songs")), count) for count in _SCANS]
-    more_songs = _SCANS[1] - _SCANS[0]
-    more_shards = _SHARDS[1] - _SHARDS[0]
+    shard_seconds = [sum(cost.cpu_seconds for cost in costs) for costs in outputs]
+    recipe_bytes = slope([cost.peak_bytes for cost in recipes], planned)
     return {
-        "plan_song_seconds": (songs[1].cpu_seconds - songs[0].cpu_seconds) / more_songs,
-        "driver_song_bytes": max(0.0, songs[1].peak_bytes - songs[0].peak_bytes) / more_songs,
-        "plan_seconds": (plans[1][1] - plans[0][1]) / more,
-        "shard_seconds": (sum(one.cpu_seconds for one in many) - sum(one.cpu_seconds for one in few))
-        / more_shards,
-        "driver_bytes": plans[0][2] * 2**20 - _PLANS[0] * recipe_bytes,
+        "plan_song_seconds": slope([cost.cpu_seconds for cost in songs], scans),
+        "plan_seconds": slope([cost.cpu_seconds for cost in recipes], planned),
+        "shard_seconds": slope(shard_seconds, shards),
+        "driver_bytes": recipes[0].peak_bytes - planned[0] * recipe_bytes,
+        "driver_song_bytes": slope(song_bytes, scans),
         "driver_recipe_bytes": recipe_bytes,
-        "driver_shard_bytes": max(
-            0.0, sum(one.peak_bytes for one in many) - sum(one.peak_bytes for one in few)
-        )
-        / more_shards,
+        "driver_shard_bytes": slope(shard_bytes, shards),
     }
 
 

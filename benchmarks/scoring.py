@@ -1,86 +1,71 @@
-"""What scoring costs beside the metrics themselves: `python -m benchmarks.scoring [SHARDS [SPLIT]]`.
+"""Cost of scoring in addition to the metrics: `python -m benchmarks.scoring [SHARDS [SPLIT]]`.
 
-CPU time: the metrics alone, on samples that lie in memory; the same through a scoring actor's code, which
-reads and decodes shards and makes rows; and all that the machine does during a Tune trial on
-Ray, from the moment that its actors are ready: it should be idle otherwise.
+CPU time of the metrics alone, on samples in memory; of a scoring actor's code, which reads and decodes shards
+and writes rows; and of the whole machine during a Tune trial on Ray with ready actors: it should be idle.
 """
 
-import os
-import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from pipelines.demo.album import album_folders
+import psutil  # type: ignore[import-untyped]
+
+from benchmarks.measurement import album_config, median_and_range, print_row
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.items import EvaluationItem, find_cutoff_hz
 from pipelines.evaluation.metrics import score
 from pipelines.evaluation.scorer import Scorer
 from pipelines.evaluation.shard_items import ShardItems
-from pipelines.preprocess.config import PreprocessConfig
-from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.run import preprocess
 
 _ITEMS, _ROUNDS = 48, 5
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
-    """Run the benchmark and print one line a number."""
+    """Measure and print one line per number."""
     with tempfile.TemporaryDirectory(prefix="apollo-bench-") as scratch:
-        shards = sys.argv[1] if len(sys.argv) > 1 else _render(Path(scratch))
+        if len(sys.argv) > 1:
+            shards = sys.argv[1]
+        else:
+            config = album_config(Path(scratch), train=0, valid=_ITEMS)
+            preprocess(config)
+            shards = config.output
         items = ShardItems(shards, sys.argv[2] if len(sys.argv) > 2 else "valid", (), _ITEMS)
-        degradation = items.degradations[0].name
-        alone, through = _rounds(items, shards, degradation)
-        _say("metrics alone, s of CPU an item", alone, len(items.items))
-        _say("through a scoring actor's code", through, len(items.items))
-        ratios = [one / other for one, other in zip(through, alone)]
-        print(
-            f"ratio: {statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})   target <= 1.10"
-        )
-        whole = _on_ray(items, shards, degradation, scratch)
-        print(
-            f"a whole trial on Ray: {whole / len(items.items):.3f} s an item, {whole / min(alone):.3f} times"
-        )
+        count, degradation = len(items.items), items.degradations[0].name
+        metrics, actor = measure_rounds(items, shards, degradation, _ROUNDS)
+        for name, seconds in (("metrics alone", metrics), ("a scoring actor's code", actor)):
+            each = [one / count for one in seconds]
+            print_row(f"{name}, s of CPU per item", median_and_range(each, ".3f"))
+        ratios = [whole / part for whole, part in zip(actor, metrics)]
+        print_row("ratio", median_and_range(ratios, ".3f"), "target <= 1.10")
+        trial = _measure_trial(items, shards, degradation, scratch)
+        value = f"{trial / count:.3f} s per item, {trial / min(metrics):.3f} times"
+        print_row("a whole trial on Ray", value)
 
 
-def _say(name: str, seconds: list[float], items: int) -> None:
-    each = [one / items for one in seconds]
-    print(f"{name:40s} {statistics.median(each):.3f} ({min(each):.3f}-{max(each):.3f})", flush=True)
-
-
-def _render(scratch: Path) -> str:
-    config = PreprocessConfig(
-        data=album_folders(scratch / "album"),
-        output=str(scratch / "shards"),
-        recipes=RecipesConfig(train=0, valid=_ITEMS, test_per_category=0),
-    )
-    preprocess(config)
-    return config.output
-
-
-def _rounds(items: ShardItems, shards: str, degradation: str) -> tuple[list[float], list[float]]:
-    """Take both by turns, after a round that does not count."""
+def measure_rounds(
+    items: ShardItems, shards: str, degradation: str, rounds: int
+) -> tuple[list[float], list[float]]:
+    """Return CPU seconds of metrics and of an actor's code, alternating, after one warm-up round."""
     cutoff_hz = find_cutoff_hz(items, degradation)
     scorer = Scorer(items, {degradation: cutoff_hz}, "float32", shards)
     numbers = items.indices(degradation)
-    there = [one for one in items.load(numbers, degradation) if isinstance(one, EvaluationItem)]
-    alone, through = [], []
-    for turn in range(_ROUNDS + 1):
-        before = time.process_time()
-        for one in there:
-            score(one.clean, one.degraded, gain=one.gain, cutoff_hz=cutoff_hz)
-        middle = time.process_time()
+    loaded = [item for item in items.load(numbers, degradation) if isinstance(item, EvaluationItem)]
+    metrics, actor = [], []
+    for _ in range(rounds + 1):
+        start = time.process_time()
+        for item in loaded:
+            score(item.clean, item.degraded, gain=item.gain, cutoff_hz=cutoff_hz)
+        metrics.append(time.process_time() - start)
+        start = time.process_time()
         scorer.score(numbers, degradation, "untouched", None)
-        if turn:
-            alone.append(middle - before)
-            through.append(time.process_time() - middle)
-    return alone, through
+        actor.append(time.process_time() - start)
+    return metrics[1:], actor[1:]
 
 
-def _on_ray(items: ShardItems, shards: str, degradation: str, scratch: str) -> float:
-    """Give the CPU seconds of a trial, over all that the machine does meanwhile."""
+def _measure_trial(items: ShardItems, shards: str, degradation: str, scratch: str) -> float:
+    """Return the CPU seconds of the whole machine during a trial."""
     from pipelines.cluster import connection
     from pipelines.evaluation.models import load_models
     from pipelines.evaluation.score_files import Trial
@@ -98,9 +83,8 @@ def _on_ray(items: ShardItems, shards: str, degradation: str, scratch: str) -> f
 
 
 def _busy_seconds() -> float:
-    """Give the processor time of this machine since its start: processes that ended count too."""
-    user, nice, system = Path("/proc/stat").read_text().split()[1:4]
-    return (int(user) + int(nice) + int(system)) / _TICKS
+    times = psutil.cpu_times()  # ended processes included
+    return float(times.user + times.nice + times.system)
 
 
 if __name__ == "__main__":

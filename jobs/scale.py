@@ -1,11 +1,11 @@
-"""Estimate what a plan needs before anything runs: cores, hours, disk, network, memory and money.
+"""Estimate core-hours, GPU-hours, disk, network, memory and cost of a run before it starts.
 
     python jobs/scale.py --songs 390 --recipes 60500 --cores 64 --gpus 8 --gpu_step_seconds 0.025
     python jobs/scale.py … --prices.core_hour 0.05 --prices.gpu_hour 3 --prices.gb_month 0.02 --json
     python -m benchmarks.rates rates.json && python jobs/scale.py --rates rates.json …
 
-The default rates are those of the machine in docs/scaling.md; the third command measures your own. There are
-no built-in prices. Exit codes: 0 done, 2 usage.
+The default rates were measured on the machine described in docs/scaling.md; the third line measures yours.
+No prices are built in. Exit codes: 0 done, 2 usage.
 """
 
 import json
@@ -18,21 +18,18 @@ import pipelines  # noqa: F401 - reports what is not installed
 # isort: split
 from jsonargparse import ArgumentParser
 
-from pipelines.capacity.plan import Plan
-from pipelines.capacity.predict import predict
-from pipelines.capacity.rates import Rates
+from pipelines.capacity.estimate import Plan, Rates, estimate
 from pipelines.errors import UsageError
 from pipelines.runtime.command_line import add_log_level, parse
 from pipelines.runtime.outcome import Exit
 
 
 def build_parser() -> ArgumentParser:
-    """Build the command line from the plan's fields."""
+    """Return the parser: the fields of `Plan`, and output."""
     parser = ArgumentParser(prog="scale", description=__doc__, allow_abbrev=False, default_env=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
-    parser.add_argument(
-        "--rates", type=str, default=str(Path(__file__).parent / "configs/rates.json"), help="measured rates"
-    )
+    default = Path(__file__).parent / "configs/rates.json"
+    parser.add_argument("--rates", type=str, default=str(default), help="measured rates")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_class_arguments(Plan, fail_untyped=False)
     add_log_level(parser)
@@ -40,20 +37,19 @@ def build_parser() -> ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Estimate for a command line and return the exit code."""
+    """Run the command and return its exit code."""
     values = parse(build_parser(), arguments)
     as_json, file = values.pop("json"), values.pop("rates")
     try:
         rates = Rates.from_json(Path(file).read_bytes())
-        costs = predict(Plan(**values), rates)
+        estimated = estimate(Plan(**values), rates)
     except (UsageError, OSError) as error:
         print(f"scale: {error}", file=sys.stderr)
         return Exit.USAGE
     if as_json:
-        sums = {"core_hours": costs.core_hours, "gpu_hours": costs.gpu_hours}
-        print(json.dumps(asdict(costs) | sums | {"measured_on": rates.machine}, indent=1))
+        print(json.dumps(asdict(estimated) | {"measured_on": rates.machine}, indent=1))
     else:
-        print(f"{costs}\nmeasured on {rates.machine}")
+        print(f"{estimated}\nmeasured on {rates.machine}")
     return Exit.DONE
 
 
