@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from benchmarks.measurement import album_config, median_and_range, print_row
 from pipelines.evaluation.config import EvaluateConfig
