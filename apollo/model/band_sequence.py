@@ -28,7 +28,7 @@ class BandSequence(nn.Module):
 
 
 class BandSequenceTrunk(nn.Module):
-    """From a spectrum to one complex number a bin, and gains where noise is asked for.
+    """Predict one complex value a bin from a spectrum, and noise gains for the output `mask_and_noise`.
 
     Args:
         config: Shape of the generator.

@@ -63,7 +63,7 @@ class FrameBlock(nn.Module):
 
 
 class FrameConvolutionTrunk(nn.Module):
-    """From a level-normalized spectrum to one complex number a bin, and gains where noise is asked for.
+    """Predict one complex value a bin from a level-normalized spectrum, and noise gains where needed.
 
     Args:
         config: Shape of the generator.

@@ -141,9 +141,9 @@ import sys
 from apollo.__main__ import main
 print([main(arguments) for arguments in {commands!r}])
 """
-    told = run(installed, "-c", code)
-    assert told.stdout.splitlines()[-1] == "[0, 2, 2, 2, 1]", told.stderr
-    _, models, s3, hub, picture = ["", *told.stderr.splitlines()]
+    result = run(installed, "-c", code)
+    assert result.stdout.splitlines()[-1] == "[0, 2, 2, 2, 1]", result.stderr
+    _, models, s3, hub, picture = ["", *result.stderr.splitlines()]
     assert "models:/apollo@champion" in models
     assert PIPELINE in models
     assert PIPELINE in s3
@@ -153,9 +153,9 @@ print([main(arguments) for arguments in {commands!r}])
 
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs").glob("*.py")), ids=lambda path: path.name)
 def test_jobs_name_the_extra_that_they_need(installed: Path, path: Path) -> None:
-    told = run(installed, path, "--help")
-    assert told.returncode == 1
-    assert PIPELINE in told.stderr.splitlines()[-1]
+    result = run(installed, path, "--help")
+    assert result.returncode == 1
+    assert PIPELINE in result.stderr.splitlines()[-1]
 
 
 def pins(name: str) -> dict[str, str]:

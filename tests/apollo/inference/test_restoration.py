@@ -83,7 +83,7 @@ def test_bfloat16_chunks_stay_within_bfloat16s_own_error() -> None:
     assert 10 * torch.log10(whole.square().sum() / (chunked - whole).square().sum()) >= 40
 
 
-def _heard(position: int, past: int, future: int) -> tuple[int, int]:
+def _affected_frames(position: int, past: int, future: int) -> tuple[int, int]:
     """Work out the first and last sample that can change one: the frames it lies in, theirs, their windows.
 
     Frame k covers samples (k - 1) * hop + 1 to (k + 1) * hop - 1, as the window's first value is zero.
@@ -120,7 +120,7 @@ def test_gradient_is_exactly_zero_beyond_the_receptive_field_and_not_at_its_edge
     path(generator, samples)[position].backward()
     assert samples.grad is not None
     heard = samples.grad.nonzero().flatten()
-    low, high = _heard(position, *receptive_field_frames(generator))
+    low, high = _affected_frames(position, *receptive_field_frames(generator))
     assert (int(heard[0]), int(heard[-1])) == (low, high)
     assert position - low <= past and high - position <= future
     if offset == HOP - 1:

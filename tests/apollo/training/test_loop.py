@@ -230,7 +230,7 @@ def test_the_progress_line_has_step_rate_and_remaining_time(
     assert one.progress_line(100, numbers) == expected + ", about 1 h 00 min left"
     now[0] += 29
     assert one.progress_line(105, numbers) == ""  # that was a moment ago
-    assert one.progress_line(1_000, numbers).endswith("about 0 min 00 s left")  # but the last is always told
+    assert one.progress_line(1_000, numbers).endswith("about 0 min 00 s left")  # always at the last step
     now[0] += 31
     assert one.progress_line(985, numbers).endswith("about 1 min 00 s left")
 
