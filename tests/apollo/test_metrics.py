@@ -129,7 +129,7 @@ def test_non_finite_samples_are_refused(metric: Metric, bad: float) -> None:
 def test_shapes_that_differ_or_are_empty_are_refused(
     metric: Metric, shapes: tuple[tuple[int, ...], tuple[int, ...]]
 ) -> None:
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="must have the same shape and at least one sample"):
         metric(estimate=torch.zeros(shapes[0]), reference=torch.zeros(shapes[1]))
 
 

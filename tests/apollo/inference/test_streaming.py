@@ -61,11 +61,11 @@ def _assert_equal(found: Tensor, expected: Tensor, scale: Tensor) -> None:
 
 
 def _tensors(state: StreamState) -> list[Tensor]:
-    history = state.generator_state
-    waiting = [] if history is None else [*history.blocks]
-    if history is not None and history.spectrum is not None:
-        waiting.append(history.spectrum)
-    return [state.buffer, state.tail, *waiting]
+    tensors = [state.buffer, state.tail]
+    if (inner := state.generator_state) is not None:
+        tensors += [*inner.trunk, inner.waiting, inner.quantities, inner.unleveled]
+        tensors += [] if inner.average is None else [inner.average.values]
+    return tensors
 
 
 @pytest.mark.parametrize("seed", range(3))
