@@ -8,7 +8,7 @@ import hashlib
 from functools import lru_cache
 
 _MASK = (1 << 64) - 1
-_STEP = 0x9E3779B97F4A7C15
+STEP, MULTIPLIERS = 0x9E3779B97F4A7C15, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)  # of SplitMix64
 
 Key = int | str
 
@@ -27,9 +27,9 @@ def random_bits(index: int, *keys: Key) -> int:
         index: Position in the stream, from 0.
         keys: Name of the stream: the seed, and the purpose of the numbers.
     """
-    mixed = (stream_seed(*keys) + (index + 1) * _STEP) & _MASK
-    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _MASK
+    mixed = (stream_seed(*keys) + (index + 1) * STEP) & _MASK
+    mixed = ((mixed ^ (mixed >> 30)) * MULTIPLIERS[0]) & _MASK
+    mixed = ((mixed ^ (mixed >> 27)) * MULTIPLIERS[1]) & _MASK
     return mixed ^ (mixed >> 31)
 
 

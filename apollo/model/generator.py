@@ -159,15 +159,16 @@ class Generator(nn.Module):
             raise ValueError(
                 f"{len(spectrum)} rows are no whole number of items of {noise.channels} channels"
             )
+        strength = self.config.noise_strength if noise.strength is None else noise.strength
         state = self.initial_state(spectrum) if state is None else state
         restored = []
         chunks = spectrum.split(self._chunk_frames(spectrum), 1)
         for number, chunk in enumerate(chunks):
             last = final and number == len(chunks) - 1
             deterministic, amplitude, widths, state = self._advance(chunk, state, noise, final=last)
-            if amplitude is not None and amplitude.shape[1]:
+            if amplitude is not None and amplitude.shape[1] and strength:
                 first = state.frames - deterministic.shape[1]
-                deterministic = deterministic + self._mix_noise(amplitude, widths, first, noise)
+                deterministic = deterministic + strength * self._mix_noise(amplitude, widths, first, noise)
             restored.append(deterministic)
         return torch.cat(restored, 1) if len(restored) > 1 else restored[0], state
 
@@ -254,18 +255,17 @@ class Generator(nn.Module):
     def _mix_noise(
         self, amplitude: Tensor, widths: Tensor, first_frame: int, options: NoiseOptions
     ) -> Tensor:
-        """Return the noise of the next frames.
+        """Return the noise of the next frames at strength 1.
 
         Left and right get a common noise and one of opposite signs, in the proportion of the signal's own mid
         and side power: what is equal in both channels stays equal, and what is wide stays wide.
         """
-        strength = self.config.noise_strength if options.strength is None else options.strength
         window = stft.hann_window(self.config.window_samples, amplitude)
         common, *opposite = noise_spectra(options, first_frame, amplitude.shape[1], window)
         if not opposite:
-            return strength * amplitude * common
+            return amplitude * common
         signs = widths.new_tensor([1.0, -1.0]).repeat(len(amplitude) // 2)[:, None, None]
-        return strength * amplitude * ((1.0 - widths).sqrt() * common + signs * widths.sqrt() * opposite[0])
+        return amplitude * ((1.0 - widths).sqrt() * common + signs * widths.sqrt() * opposite[0])
 
 
 def _add_trunk_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:

@@ -11,7 +11,6 @@ from torch import Tensor
 from apollo import rng
 from apollo.model import stft
 
-_STEP, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # SplitMix64, as in rng
 _UNIT_VARIANCE = 2.0 * 3.0**0.5  # width of the uniform distribution whose variance is 1
 
 
@@ -44,9 +43,9 @@ def white_noise(seed: int, channel: int, start: int, samples: int) -> Tensor:
         [samples], float32, on the CPU: SplitMix64 of the position, so any stretch can be drawn alone.
     """
     words = torch.arange(start + 1, start + 1 + samples, dtype=torch.int64)
-    words = words * _signed(_STEP) + _signed(rng.stream_seed(seed, "noise", channel))
-    words = (words ^ _shift(words, 30)) * _signed(_FIRST)
-    words = (words ^ _shift(words, 27)) * _signed(_SECOND)
+    words = words * _signed(rng.STEP) + _signed(rng.stream_seed(seed, "noise", channel))
+    words = (words ^ _shift(words, 30)) * _signed(rng.MULTIPLIERS[0])
+    words = (words ^ _shift(words, 27)) * _signed(rng.MULTIPLIERS[1])
     words = words ^ _shift(words, 31)
     return (_shift(words, 40).to(torch.float32) * 2.0**-24 - 0.5) * _UNIT_VARIANCE
 
