@@ -20,6 +20,14 @@ def _parameters(config: GeneratorConfig) -> int:
         return sum(parameter.numel() for parameter in Generator(config).parameters())
 
 
+def _expected_convolution_parameters(config: GeneratorConfig) -> int:
+    """Count the parameters of a convolutional trunk with mask and gains."""
+    dim, hidden, bins = config.dim, config.expansion * config.dim, config.bins
+    block = 7 * dim + dim + 2 * dim + (dim * hidden + hidden) + (hidden * dim + dim) + dim
+    heads = (dim * 2 * bins + 2 * bins) + (dim * bins + bins)
+    return (bins * dim + dim) + config.layers * block + 2 * dim + heads
+
+
 def _expected_parameters(dim: int, layers: int, widths: tuple[int, ...]) -> int:
     """Count by the layers of the released network (field notes), one at a time."""
     band_split = sum(2 * m + 1 + dim * (2 * m + 1) + dim for m in widths)
@@ -72,6 +80,10 @@ def test_layout_that_does_not_sum_is_refused_with_both_numbers(bands: tuple[int,
         ({"dim": 20}, "dim 20 over 8 heads"),
         ({"dim": 24}, "dim 24 over 8 heads"),  # three dimensions a head do not pair up
         ({"output": "mask"}, "mask"),
+        ({"trunk": "convolution"}, "trunk is 'convolution'"),
+        ({"expansion": 0}, "expansion is 0"),
+        ({"noise_strength": -0.5}, "noise_strength is -0.5"),
+        ({"noise_limit": float("nan")}, "noise_limit is nan"),
     ],
 )
 def test_invalid_configurations_are_refused_by_name(changes: dict[str, Any], named: str) -> None:
@@ -82,7 +94,10 @@ def test_invalid_configurations_are_refused_by_name(changes: dict[str, Any], nam
 @pytest.mark.parametrize("name", PRESETS)
 def test_preset_has_the_parameters_that_its_layers_sum_to(name: str) -> None:
     config = PRESETS[name]
-    expected = _expected_parameters(config.dim, config.layers, config.band_widths)
+    if config.trunk == "frame_convolution":
+        expected = _expected_convolution_parameters(config)
+    else:
+        expected = _expected_parameters(config.dim, config.layers, config.band_widths)
     assert _parameters(config) == expected
 
 
