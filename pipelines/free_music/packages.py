@@ -3,7 +3,6 @@
 Nothing is installed: `apt-get download` fetches a package's file, and only songs are read from it.
 """
 
-import hashlib
 import logging
 import shutil
 import subprocess
@@ -18,6 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
 import yaml
+
+from apollo.checkpoints.io import file_sha256
 
 _log = logging.getLogger(__name__)
 _NOT_DEBIAN = "run on Debian 12 or in a container of it, for example the image debian:bookworm"
@@ -145,14 +146,14 @@ def fetch(
     """
     folder.mkdir(parents=True, exist_ok=True)
     pattern = f"{package.name}_*.deb"
-    files = {_sha256(file): file for file in folder.glob(pattern)}
+    files = {file_sha256(file): file for file in folder.glob(pattern)}
     if package.sha256 not in files and not (any_version and files):
         _log.info("downloading %s %s", package.name, package.version)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             download(package, Path(scratch), any_version)
             for file in Path(scratch).glob(pattern):
                 place = file.replace(folder / file.name)
-                files[_sha256(place)] = place
+                files[file_sha256(place)] = place
     if package.sha256 in files:
         return files[package.sha256]
     if not files:
@@ -163,11 +164,6 @@ def fetch(
         raise PackageError(f"{difference}: delete it to download it again, or take it with --any-version")
     _log.warning("%s: its songs may differ too", difference)
     return other
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def unpack(package: Package, file: Path, folder: Path) -> None:

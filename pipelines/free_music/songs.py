@@ -4,7 +4,6 @@ Shape legend: samples are [frames, channels], at the file's own sample rate.
 """
 
 import csv
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from apollo.checkpoints.io import file_sha256
 from pipelines.audio.bandwidth import BandwidthMeter
 from pipelines.free_music.packages import Files, Package
 
@@ -86,10 +86,10 @@ def lay_out(package: Package, folder: Path, output: Path, limits: Limits) -> lis
         All songs, also those that are left out.
     """
     songs: list[Song] = []
-    known: dict[tuple[bytes, ...], str] = {}
+    known: dict[tuple[str, ...], str] = {}
     for name, parts in sorted(_find(package, folder).items()):
         song = _measure(package, name, parts, limits)
-        content = tuple(_digest(part.path) for part in parts)
+        content = tuple(file_sha256(part.path) for part in parts)
         if not song.left_out and content in known:
             song = replace(song, left_out=f"the same as {known[content]}")
         known.setdefault(content, name)
@@ -178,11 +178,6 @@ def _fault(song: Song, mono: bool, limits: Limits) -> str:
     if song.bandwidth_hz < limits.min_bandwidth_hz:
         return f"low-passed: ends at {song.bandwidth_hz} Hz"
     return ""
-
-
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").digest()
 
 
 def _move(song: Song, part: _Part, output: Path) -> str:

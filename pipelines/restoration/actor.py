@@ -4,7 +4,6 @@ A bad song only gives a record with a reason. One that kills its process repeate
 after three attempts, which are counted in its record.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ import torch
 from apollo.audio.decoding import AudioError
 from apollo.audio.formats import SongsConfig
 from apollo.audio.songs import SongJob, restore_songs
+from apollo.checkpoints.io import file_sha256
 from apollo.model.device import choose_device, choose_precision
 from pipelines.audio.reading import open_source_file
 from pipelines.cluster.connection import Shared
@@ -117,7 +117,7 @@ class SongRestorer:
                 (outcome,) = restore_songs(self._generator, [SongJob(source, target)], self._task.songs)
                 record.status, record.reason = outcome.status, outcome.reason
                 if outcome.status == "restored":
-                    record.bytes, record.sha256 = target.stat().st_size, _digest(target)
+                    record.bytes, record.sha256 = target.stat().st_size, file_sha256(target)
                     if remote:
                         self._output.put(song.name, str(target))
                         self._output.verify_upload(song.name, record.sha256)
@@ -143,8 +143,3 @@ def _fetch(location: str, scratch: str) -> Path:
     with open_source_file(location) as stream, copy.open("wb") as file:
         shutil.copyfileobj(stream, file, _COPY_BYTES)
     return copy
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -137,7 +137,7 @@ def test_configuration_that_makes_no_sense_is_refused(wrong: dict[str, object], 
 def test_random_bits_are_splitmix64s() -> None:
     """The first three outputs of seed 0 are known: Vigna's reference code, seed 0."""
     known = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
-    start = rng._stream_seed("x")
+    start = rng.stream_seed("x")
     step = 0x9E3779B97F4A7C15
     shift = -start * pow(step, -1, 2**64) % 2**64  # so many steps on, the stream stands at 0
     assert [rng.random_bits(shift + k, "x") for k in range(3)] == known
