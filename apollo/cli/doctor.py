@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import torch
 
 from apollo.audio.ffmpeg import FfmpegError, FfmpegMissingError, ffmpeg_version, find_ffmpeg
+from apollo.checkpoints.checkpoint import load
+from apollo.model.config import COMPACT
 from apollo.model.device import choose_device, choose_precision
-from apollo.model.generator import Generator
 
 _PACKAGES = {
     "soundfile": "reads and writes audio files",
@@ -46,14 +47,14 @@ def check_environment(device_name: str, precision_name: str) -> Iterator[tuple[s
     precision = choose_precision(precision_name, device)
     yield "precision", str(precision).removeprefix("torch."), True
     seconds = measure_real_time_factor(device, precision)
-    speed = f"{1 / seconds:.1f} x real time in stereo with a generator of the released size"
+    speed = f"{1 / seconds:.1f} x real time in stereo with the model {COMPACT}"
     yield "speed", speed, True
 
 
 @torch.inference_mode()
 def measure_real_time_factor(device: torch.device, precision: torch.dtype) -> float:
-    """Return the real-time factor in stereo of a generator of the released size, after a warm-up."""
-    generator = Generator().with_precision(precision).to(device)
+    """Return the real-time factor in stereo of the model in the package, after a warm-up."""
+    generator = load().with_precision(precision).to(device)
     audio = torch.randn(2, generator.config.sample_rate, device=device) * 0.1
     seconds = []
     for _ in range(2):

@@ -137,9 +137,9 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
     "change, said",
     [
         ({"format": 2}, "format 1"),
-        ({"gains": torch.ones(3, 2)}, "do not fit"),
-        ({"degraded": torch.zeros(6, 1, 2, SAMPLES)}, "do not fit"),
-        ({"names": []}, "do not fit"),
+        ({"gains": torch.ones(3, 2)}, "the shapes of its tensors do not match"),
+        ({"degraded": torch.zeros(6, 1, 2, SAMPLES)}, "the shapes of its tensors do not match"),
+        ({"names": []}, "the shapes of its tensors do not match"),
         ({"clean": None}, "damaged"),
         (_part(0, "t"), "create it again with jobs/export.py"),
     ],

@@ -88,7 +88,7 @@ def test_damaged_row_is_yielded_as_a_reason(undisturbed: Path, tmp_path: Path) -
     found = load(items, "mp3_24000")
     lost = [one for one in found if isinstance(one, str)]
     assert len(lost) == 4
-    assert all("gone" in reason for reason in lost)
+    assert all("the file is missing" in reason for reason in lost)
 
 
 def test_missing_sources_are_refused(tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ def test_songs_of_a_bucket_are_listed_and_named_as_those_of_a_disk(bucket: Path)
     assert "outside" in str(outside.problem)
     with pytest.raises(UsageError, match="no such file or folder"):
         find_songs(["s3://bucket/nowhere"], songs)
-    with pytest.raises(UsageError, match="the output is an input"):
+    with pytest.raises(UsageError, match="the output is also an input"):
         find_songs(["s3://bucket/in"], SongsConfig(output="s3://bucket/in/"))
 
 

@@ -59,7 +59,8 @@ def test_many_songs_approach_the_textbook_interval() -> None:
 )
 def test_percentiles_are_widened_by_student_t_of_published_tables(songs: int, published: float) -> None:
     values = np.arange(songs, dtype=np.float64)
-    found = mean_interval(values.tolist(), [[str(song)] for song in range(songs)], resamples=100)
+    names = [[f"{song:02d}"] for song in range(songs)]  # songs are numbered in the order of their names
+    found = mean_interval(values.tolist(), names, resamples=100)
     influence = (values - values.mean()) / songs
     low, high = np.quantile(bootstrap._shifts(influence, 100, 0), (0.025, 0.975))
     wider = math.sqrt(songs / (songs - 1)) * published / 1.959963985
