@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from apollo.model.config import LOSS_WEIGHTS, DiscriminatorConfig, GeneratorConfig
+from apollo.model.config import LOSS_WEIGHTS, OUTPUTS, DiscriminatorConfig, GeneratorConfig
 from apollo.model.generator import Generator
 from apollo.training import gan as module
 from apollo.training.config import GanConfig
@@ -393,6 +393,20 @@ def test_bfloat16_stays_near_and_keeps_parameters_and_states_in_float32() -> Non
     ]
     assert {value.dtype for value in states} == {torch.float32}
     assert all(value.isfinite().all() for value in states)
+
+
+@pytest.mark.parametrize("trunk", ["band_sequence", "frame_convolution"])
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_every_trunk_and_output_learns(trunk: str, output: str) -> None:
+    torch.manual_seed(0)
+    generator = Generator(GeneratorConfig(dim=8, layers=1, heads=2, trunk=trunk, output=output))
+    config = GanConfig(batch_size=EXAMPLES, micro_batch=EXAMPLES, generator_learning_rate=2e-3)
+    discriminator = Discriminator(DiscriminatorConfig(windows=WINDOWS))
+    gan = Gan(generator, discriminator, config, DistributedContext(torch.device("cpu")))
+    before = {name: value.clone() for name, value in generator.state_dict().items()}
+    losses = [gan.step(_batches(0), epoch=0)["g/stft"] for _ in range(6)]
+    assert losses[-1] < losses[0]
+    assert not [name for name, value in generator.state_dict().items() if torch.equal(value, before[name])]
 
 
 def test_learning_rates_fall_by_two_hundredths_every_two_epochs() -> None:
