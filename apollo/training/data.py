@@ -6,6 +6,7 @@ run is resumed exactly.
 Shape legend: samples [channels, samples], float32, 44,100 Hz; batches [examples, channels, samples].
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,11 +23,13 @@ class Example:
         clean: [channels, samples], float32.
         degraded: The same shape.
         name: Name for logs: recipe id and degradation.
+        bandwidth_hz: Frequency up to which the clean audio is known; infinite if all of it is.
     """
 
     clean: Tensor
     degraded: Tensor
     name: str
+    bandwidth_hz: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,14 @@ class Batch:
         clean: [examples, channels, samples], float32.
         degraded: The same shape.
         names: Names of the examples.
+        bandwidth_hz: [examples], float32: frequency up to which each clean example is known; None if all are
+            known completely.
     """
 
     clean: Tensor
     degraded: Tensor
     names: list[str]
+    bandwidth_hz: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -49,7 +55,8 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device."""
         clean, degraded = (samples.to(device, non_blocking=True) for samples in (self.clean, self.degraded))
-        return Batch(clean, degraded, self.names)
+        edges = None if self.bandwidth_hz is None else self.bandwidth_hz.to(device, non_blocking=True)
+        return Batch(clean, degraded, self.names, edges)
 
 
 class ExampleSource(Protocol):
@@ -74,8 +81,10 @@ class ValidationExamples(ExampleSource, Protocol):
 def collate(examples: Iterable[Example]) -> Batch:
     """Stack examples into a batch."""
     listed = list(examples)
+    edges = [example.bandwidth_hz for example in listed]
     return Batch(
         torch.stack([example.clean for example in listed]),
         torch.stack([example.degraded for example in listed]),
         [example.name for example in listed],
+        None if math.inf == min(edges) else torch.tensor(edges, dtype=torch.float32),
     )
