@@ -39,7 +39,8 @@ class ShardCommit:
     """Commit object of a finished shard: `commits/<split>-<shard>.json`.
 
     Args:
-        split, shard: Split and number.
+        split: Its split.
+        shard: Its number in the split.
         rows: Number of rows.
         bytes: Size of the file; 0 if all recipes were rejected and there is no file.
         sha256: Of the file, hexadecimal.
