@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from apollo.model import stft
-from apollo.model.generator import Generator, GeneratorState, padded_length
+from apollo.model.generator import Generator, padded_length
+from apollo.model.generator_state import GeneratorState
 from apollo.model.noise import NoiseOptions
 
 

@@ -27,6 +27,12 @@ LOSS_WEIGHTS = {  # default weights: the paper's, and 0 for further losses
     "g/waveform": 0.0,
     "g/spectrum": 0.0,
     "g/compressed": 0.0,
+    "g/envelope": 0.0,
+    "g/transients": 0.0,
+    "g/tones": 0.0,
+    "g/complex": 0.0,
+    "g/error": 0.0,
+    "g/noise_error": 0.0,
     "d/real": 1.0,
     "d/fake": 1.0,
 }

@@ -23,7 +23,7 @@ complex64. Channels are restored independently, but for the noise of left and ri
 """
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -33,34 +33,14 @@ from apollo.model import stft
 from apollo.model.band_sequence import BandSequenceTrunk
 from apollo.model.config import GeneratorConfig
 from apollo.model.frame_convolution import FrameConvolutionTrunk
-from apollo.model.level import LEVEL_FRAMES, AverageState, measure_power, moving_average
+from apollo.model.generator_state import GeneratorState, OutputParts
+from apollo.model.level import LEVEL_FRAMES, measure_power, moving_average
 from apollo.model.noise import NoiseOptions, noise_spectra
 
 CHUNK_FEATURES = 1 << 20  # what the whole network takes at a time on a CPU
 LEVEL_FLOOR = 1e-20  # of the mean power of a bin: keeps silence from dividing by zero
 LOG_GAIN_LIMITS = (-16.0, 3.0)
 _BAND_SEQUENCE_KEYS = ("split.", "layers.", "merge.")  # of weights saved before there were other trunks
-
-
-@dataclass(frozen=True)
-class GeneratorState:
-    """State carried from one chunk of frames to the next.
-
-    Args:
-        trunk: The last inputs of every convolution.
-        waiting: Input frames whose output is still to come, [batch, frames, bins]; the output needs them.
-        quantities: Their level and, for left and right, their width, [batch, frames, quantities].
-        unleveled: Input frames whose level is still to come, [batch, frames, bins].
-        average: State of the level.
-        frames: Frames returned so far.
-    """
-
-    trunk: tuple[Tensor, ...]
-    waiting: Tensor
-    quantities: Tensor
-    unleveled: Tensor
-    average: AverageState | None = None
-    frames: int = 0
 
 
 class Generator(nn.Module):
@@ -97,14 +77,9 @@ class Generator(nn.Module):
         """
         if not samples.dim() or not samples.numel():
             raise ValueError(f"nothing to restore: the shape is {tuple(samples.shape)}")
-        hop, length = self.config.hop_samples, samples.shape[-1]
         noise = replace(noise or NoiseOptions(), channels=num_channels(samples))
-        rows = nn.functional.pad(samples.reshape(-1, length), (0, padded_length(length, hop) - length))
-        window = stft.hann_window(self.config.window_samples, rows)
-        spectrum, _ = self.step(stft.analyze(stft.reflect_pad(rows, hop), window), noise=noise)
-        first, second = stft.windowed_halves(spectrum, window)
-        restored = stft.overlap_add(second[:, :-1], first[:, 1:], window)
-        return restored[:, :length].reshape(samples.shape)
+        spectrum, _ = self.step(self.analyze(samples), noise=noise)
+        return self._to_samples(spectrum, samples.shape)
 
     @property
     def normalizes_level(self) -> bool:
@@ -172,20 +147,42 @@ class Generator(nn.Module):
             restored.append(deterministic)
         return torch.cat(restored, 1) if len(restored) > 1 else restored[0], state
 
-    def decompose(self, spectrum: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Compute the parts of the output for a whole signal, without noise.
+    def decompose(self, samples: Tensor) -> OutputParts:
+        """Compute the parts of the output in one pass, for losses on spectra.
 
         Args:
-            spectrum: [batch, frames, bins].
+            samples: [batch, channels, samples], as for `forward`.
 
         Returns:
-            The deterministic part, and the amplitude of the noise at strength 1, both of the same shape; no
-            amplitude where the output has no noise.
+            The parts; `synthesize` makes samples of them.
         """
-        deterministic, amplitude, _, _ = self._advance(
-            spectrum, self.initial_state(spectrum), NoiseOptions(), final=True
+        channels = num_channels(samples)
+        spectrum = self.analyze(samples)
+        deterministic, amplitude, widths, _ = self._advance(
+            spectrum, self.initial_state(spectrum), NoiseOptions(channels=channels), final=True
         )
-        return deterministic, amplitude
+        return OutputParts(spectrum, deterministic, amplitude, widths, samples.shape)
+
+    def analyze(self, samples: Tensor) -> Tensor:
+        """Compute the spectrum [batch, frames, bins] that the network sees of samples of any length."""
+        hop, length = self.config.hop_samples, samples.shape[-1]
+        rows = nn.functional.pad(samples.reshape(-1, length), (0, padded_length(length, hop) - length))
+        return stft.analyze(stft.reflect_pad(rows, hop), stft.hann_window(self.config.window_samples, rows))
+
+    def synthesize(self, parts: OutputParts, noise: NoiseOptions) -> Tensor:
+        """Return the samples of an output with its noise, in the shape of the input."""
+        spectrum = parts.deterministic
+        if parts.amplitude is not None:
+            strength = self.config.noise_strength if noise.strength is None else noise.strength
+            noise = replace(noise, channels=_channels(parts.shape))
+            spectrum = spectrum + strength * self._mix_noise(parts.amplitude, parts.widths, 0, noise)
+        return self._to_samples(spectrum, parts.shape)
+
+    def _to_samples(self, spectrum: Tensor, shape: torch.Size) -> Tensor:
+        window = stft.hann_window(self.config.window_samples, spectrum.real)
+        first, second = stft.windowed_halves(spectrum, window)
+        restored = stft.overlap_add(second[:, :-1], first[:, 1:], window)
+        return restored[:, : shape[-1]].reshape(shape)
 
     def with_precision(self, dtype: torch.dtype) -> "Generator":
         """Return a copy whose linear layers compute in `dtype`, in evaluation mode.
@@ -276,7 +273,11 @@ def _add_trunk_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *_:
 
 def num_channels(samples: Tensor) -> int:
     """Return the channels of samples [..., channels, samples]; one where there is no such dimension."""
-    return samples.shape[-2] if samples.dim() > 1 else 1
+    return _channels(samples.shape)
+
+
+def _channels(shape: torch.Size) -> int:
+    return shape[-2] if len(shape) > 1 else 1
 
 
 def padded_length(samples: int, hop: int) -> int:

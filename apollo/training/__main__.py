@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import torch.distributed as distributed
 
+from apollo.checkpoints import checkpoint
 from apollo.checkpoints.io import atomic_write
 from apollo.model.config import PRESETS, DiscriminatorConfig
 from apollo.model.device import choose_device
@@ -84,20 +85,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         validation = ExampleFileValidation(options.examples)
         device = choose_device(options.device)
+        initial = None if options.init is None else checkpoint.load(options.init)
         _check_options(options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, checkpoint.CheckpointError) as error:
         parser.error(str(error))
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
     logging.getLogger("apollo").setLevel(logging.INFO)
     context = _init_distributed(device)
     torch.manual_seed(fit_config.seed)
-    generator = Generator(PRESETS[options.preset]).to(context.device)
-    discriminator = Discriminator(DiscriminatorConfig(norm=options.discriminator_norm)).to(context.device)
+    generator = Generator(PRESETS[options.preset]) if initial is None else initial.train()
+    discriminator: Discriminator | DiscriminatorConfig
+    discriminator = DiscriminatorConfig(norm=options.discriminator_norm)
+    if gan_config.is_adversarial(0):
+        discriminator = Discriminator(discriminator).to(context.device)
     options.output.mkdir(parents=True, exist_ok=True)
     callbacks = _FileCallbacks(options.output, context.rank, history=options.history)
     try:
         result = fit(
-            Gan(generator, discriminator, gan_config, context),
+            Gan(generator.to(context.device), discriminator, gan_config, context),
             source,
             fit_config,
             output=options.output,
@@ -127,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--examples", type=Path, required=True, help="file written by jobs/export.py")
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
     parser.add_argument("--preset", choices=PRESETS, default="released")
+    parser.add_argument("--init", help="checkpoint to start from, such as compact; instead of --preset")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--discriminator-norm", choices=("l2", "rms"), default="l2")
     parser.add_argument("--history", action="store_true", help="write every step's losses and examples")

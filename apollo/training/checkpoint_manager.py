@@ -82,7 +82,13 @@ class CheckpointManager:
         Raises:
             NonFiniteError: a weight is non-finite.
         """
-        states = {"ema": gan.ema_generator.state_dict(), "discriminator": gan.discriminator.state_dict()}
+        states = {"ema": gan.ema_generator.state_dict()}
+        metadata: dict[str, Any] = {"step": step, "scores": self.scores().get(step, {})}
+        training: dict[str, Any] = {"generator_optimizer": gan.generator_optimizer.state_dict()}
+        if gan.has_discriminator:
+            states["discriminator"] = gan.discriminator.state_dict()
+            metadata["discriminator"] = gan.discriminator.config.to_dict()
+            training["discriminator_optimizer"] = gan.discriminator_optimizer.state_dict()
         for name, state in {"generator": gan.generator.state_dict(), **states}.items():
             if not all(bool(torch.isfinite(value).all()) for value in state.values()):
                 raise NonFiniteError(f"step {step}: the {name} has non-finite weights, checkpoint not saved")
@@ -90,14 +96,9 @@ class CheckpointManager:
             gan.generator,
             self.path(step),
             extra_states=states,
-            metadata={
-                "step": step,
-                "scores": self.scores().get(step, {}),
-                "discriminator": gan.discriminator.config.to_dict(),
-            },
+            metadata=metadata,
             training_state={
-                "generator_optimizer": gan.generator_optimizer.state_dict(),
-                "discriminator_optimizer": gan.discriminator_optimizer.state_dict(),
+                **training,
                 "generator_steps": gan.generator_steps,
                 "random": torch.get_rng_state(),
                 "progress": dict(progress),
@@ -115,9 +116,10 @@ class CheckpointManager:
         try:
             gan.generator.load_state_dict(weights["generator"])
             gan.ema_generator.load_state_dict(weights["ema"])
-            gan.discriminator.load_state_dict(weights["discriminator"])
             gan.generator_optimizer.load_state_dict(training["generator_optimizer"])
-            gan.discriminator_optimizer.load_state_dict(training["discriminator_optimizer"])
+            if gan.has_discriminator or "discriminator" in weights:
+                gan.discriminator.load_state_dict(weights["discriminator"])
+                gan.discriminator_optimizer.load_state_dict(training["discriminator_optimizer"])
             gan.generator_steps = training["generator_steps"]
             torch.set_rng_state(training["random"])
             progress: dict[str, Any] = training["progress"]

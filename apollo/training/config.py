@@ -19,6 +19,7 @@ RESUMABLE_FIT_OVERRIDES = (
     "log_steps",
     "checkpoint_steps",
 )
+_LAST_SCALE = 0.01  # of the learning rates, after `cosine_steps`
 RECOMPUTE = ("nothing", "hidden", "layers")
 
 
@@ -31,6 +32,8 @@ class GanConfig:
     """Configuration of one optimizer step.
 
     Args:
+        generator_optimizer: `adamw`, or `muon` for the matrices of hidden layers and AdamW for the rest.
+        muon_learning_rate: Initial learning rate of Muon.
         generator_learning_rate: Initial learning rate of AdamW.
         discriminator_learning_rate: Initial learning rate of AdamW.
         generator_betas: Betas of AdamW.
@@ -38,8 +41,13 @@ class GanConfig:
         weight_decay: Weight decay of both optimizers.
         decay: Factor on both learning rates every `decay_epochs` epochs.
         decay_epochs: See `decay`.
+        warmup_steps: Steps over which the generator's learning rates rise from 0.
+        cosine_steps: Steps over which all learning rates fall to a hundredth, along half a
+            period of a cosine, instead of `decay`; 0 for `decay`.
         clip_norm: Maximum gradient norm, of the gradients averaged over ranks.
         weights: Loss weights by name; others keep the paper's.
+        adversarial_start_step: Steps before the first with a discriminator. Until then, and always if
+            `g/adversarial` and `g/feature` have weight 0, no discriminator is built or computed.
         cutoff_hz: Highest frequency of `g/spectrum`.
         batch_size: Examples per optimizer step, over all ranks.
         micro_batch: Examples per forward pass of a rank; more are accumulated.
@@ -50,12 +58,14 @@ class GanConfig:
             `hidden` (the widest ones) or `layers` (all but the layers' inputs). Costs: docs/benchmarks.md.
         ema_decay: Decay of the moving average of the generator's weights, which is evaluated; after n steps
             at most (1 + n) / (10 + n).
-        discriminator_warmup_steps: Initial steps that update only the discriminator; for a trained generator
-            with a new discriminator.
+        discriminator_warmup_steps: First steps with a discriminator that update only the discriminator; for a
+            trained generator with a new discriminator.
         max_skipped_steps: Steps with a non-finite loss or gradient are skipped; more than this many in the
             whole run end it.
     """
 
+    generator_optimizer: str = "adamw"
+    muon_learning_rate: float = 0.01
     generator_learning_rate: float = 1e-3
     discriminator_learning_rate: float = 1e-4
     generator_betas: tuple[float, float] = (0.9, 0.999)
@@ -63,8 +73,11 @@ class GanConfig:
     weight_decay: float = 0.01
     decay: float = 0.98
     decay_epochs: int = 2
+    warmup_steps: int = 0
+    cosine_steps: int = 0
     clip_norm: float = 5.0
     weights: Mapping[str, float] = field(default_factory=dict)
+    adversarial_start_step: int = 0
     cutoff_hz: float = 16_000.0
     batch_size: int = 8
     micro_batch: int = 1
@@ -90,15 +103,26 @@ class GanConfig:
         for name, weight in self.weights.items():
             if not 0 <= weight < math.inf:
                 raise ValueError(f"the weight of {name} is {weight}: it must be finite and at least 0")
+        if not any(weight for name, weight in self.all_weights.items() if name.startswith("g/")):
+            raise ValueError("weights leaves the generator no loss: give one of g/... a weight above 0")
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision is {self.precision!r}: it must be 'float32' or 'bfloat16'")
         for name in ("batch_size", "micro_batch", "decay_epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        for name in ("generator_learning_rate", "discriminator_learning_rate", "clip_norm"):
+        if self.generator_optimizer not in ("adamw", "muon"):
+            raise ValueError(
+                f"generator_optimizer is {self.generator_optimizer!r}: it must be 'adamw' or 'muon'"
+            )
+        for name in (
+            *("muon_learning_rate", "generator_learning_rate", "discriminator_learning_rate", "clip_norm"),
+        ):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
-        for name in ("weight_decay", "cutoff_hz", "discriminator_warmup_steps", "max_skipped_steps"):
+        for name in (
+            *("weight_decay", "cutoff_hz", "discriminator_warmup_steps", "max_skipped_steps"),
+            *("warmup_steps", "cosine_steps", "adversarial_start_step"),
+        ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 0")
         if not 0 < self.decay <= 1:
@@ -121,9 +145,26 @@ class GanConfig:
         """Weights of all losses by name."""
         return {**LOSS_WEIGHTS, **self.weights}
 
-    def learning_rate_scale(self, epoch: int) -> float:
-        """Return the factor on both learning rates in an epoch, from 0."""
-        return float(self.decay ** (epoch // self.decay_epochs))
+    def is_adversarial(self, step: int) -> bool:
+        """Return whether a step, from 0, has a discriminator."""
+        weights = self.all_weights
+        return step >= self.adversarial_start_step and bool(weights["g/adversarial"] or weights["g/feature"])
+
+    def is_discriminator_warmup(self, step: int) -> bool:
+        """Return whether a step, from 0, updates only the discriminator."""
+        first = self.adversarial_start_step
+        return self.is_adversarial(step) and step < first + self.discriminator_warmup_steps
+
+    def learning_rate_scale(self, epoch: int, step: int = 0) -> float:
+        """Return the factor on all learning rates in a step, from 0, of an epoch, from 0."""
+        if not self.cosine_steps:
+            return float(self.decay ** (epoch // self.decay_epochs))
+        done = min(step / self.cosine_steps, 1.0)
+        return _LAST_SCALE + (1 - _LAST_SCALE) * (1 + math.cos(math.pi * done)) / 2
+
+    def warmup_scale(self, step: int) -> float:
+        """Return the factor on the generator's learning rates in a step, from 0."""
+        return min((step + 1) / self.warmup_steps, 1.0) if self.warmup_steps else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ Shape legend: samples [batch, channels, samples], float32; logits [batch, 1, bin
 [batch, features, bins', frames'].
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -124,3 +125,25 @@ def level_scale(samples: Tensor, norm: str) -> Tensor:
     """Return the factors [batch] that scale examples to unit energy (`l2`) or unit RMS (`rms`)."""
     energy = samples.square().flatten(1)
     return (energy.sum(1) if norm == "l2" else energy.mean(1)).clamp_min(_FLOOR**2).rsqrt()
+
+
+def split_real_fake(
+    outputs: Sequence[DiscriminatorOutput],
+) -> tuple[list[DiscriminatorOutput], list[DiscriminatorOutput]]:
+    """Split outputs for a batch of real examples followed by fake ones."""
+    parts = [(one.logits.chunk(2), [features.chunk(2) for features in one.features]) for one in outputs]
+    real, fake = (
+        [DiscriminatorOutput(logits[half], [pair[half] for pair in features]) for logits, features in parts]
+        for half in (0, 1)
+    )
+    return real, fake
+
+
+def mean_margins(
+    discriminator: Discriminator, real: Sequence[DiscriminatorOutput], fake: Sequence[DiscriminatorOutput]
+) -> dict[str, Tensor]:
+    """Return mean D(real) - mean D(fake) by window."""
+    return {
+        f"d/margin/{window}": (one.logits.detach().float().mean() - other.logits.detach().float().mean())
+        for window, one, other in zip(discriminator.config.windows, real, fake, strict=True)
+    }

@@ -19,18 +19,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from apollo.model.config import DiscriminatorConfig
 from apollo.model.generator import Generator
 from apollo.training.config import GanConfig
 from apollo.training.data import Batch
-from apollo.training.discriminator import Discriminator, DiscriminatorOutput
+from apollo.training.discriminator import (
+    Discriminator,
+    DiscriminatorOutput,
+    mean_margins,
+    split_real_fake,
+)
 from apollo.training.distributed import DistributedContext, no_sync
 from apollo.training.fused_layers import configure_training_layers
-from apollo.training.losses import discriminator_losses, generator_losses
+from apollo.training.generator_forward import Generated, GeneratorForward, prepare
+from apollo.training.losses import SAMPLE_LOSSES, discriminator_losses, generator_losses
+from apollo.training.optimizers import make_generator_optimizer
 from apollo.training.spectra import Spectra, concatenate
+from apollo.training.spectral_losses import SPECTRAL_LOSSES, spectral_losses
+from apollo.training.step_statistics import SKIPPED, StepStatistics
+from apollo.training.trained_discriminator import TrainedDiscriminator, build_discriminator
 
-SKIPPED = "step/skipped"
+__all__ = ["SKIPPED", "Gan"]
+
 _EMA_WARMUP = 10
-_Pair = tuple[Spectra, Spectra]  # clean, and restored with the generator's graph
 
 
 class Gan:
@@ -38,7 +49,8 @@ class Gan:
 
     Args:
         generator: Network to train, on its device.
-        discriminator: Network to train, on the same device.
+        discriminator: Network to train, on the same device; or its configuration, to build it in the first
+            step that has one.
         config: Losses, optimizers and batches.
         context: Device and processes of the run.
     """
@@ -46,16 +58,11 @@ class Gan:
     def __init__(
         self,
         generator: Generator,
-        discriminator: Discriminator,
+        discriminator: Discriminator | DiscriminatorConfig,
         config: GanConfig,
         context: DistributedContext,
     ) -> None:
-        self.generator, self.discriminator, self.config, self.context = (
-            generator,
-            discriminator,
-            config,
-            context,
-        )
+        self.generator, self.config, self.context = generator, config, context
         self.ema_generator = copy.deepcopy(generator).eval().requires_grad_(False)
         self.generator_steps = 0  # optimizer steps of the generator, for the warm-up of the EMA
         self.weights = config.all_weights
@@ -63,25 +70,44 @@ class Gan:
         # Without accumulation, the generator's graph is kept for both updates. With it, memory counts: the
         # output is computed again. The same on all ranks, since it determines the order of collectives.
         self._accumulates = -(-config.batch_size // context.world_size) > config.micro_batch
-        discriminator.eval()  # spectral norms are updated explicitly, once a step
+        self._needs_spectra = any(self.weights[name] for name in SPECTRAL_LOSSES)
+        self._needs_samples = any(self.weights[name] for name in SAMPLE_LOSSES)
         configure_training_layers(generator, recompute=config.recompute, compiled=config.compile)
-        self._parallel_generator = context.wrap_ddp(generator)
-        self._parallel_discriminator = context.wrap_ddp(discriminator)
-        self.generator_optimizer = torch.optim.AdamW(
-            generator.parameters(),
-            lr=config.generator_learning_rate,
-            betas=config.generator_betas,
-            weight_decay=config.weight_decay,
-        )
-        self.discriminator_optimizer = torch.optim.AdamW(
-            discriminator.parameters(),
-            lr=config.discriminator_learning_rate,
-            betas=config.discriminator_betas,
-            weight_decay=config.weight_decay,
-        )
+        self._forward = GeneratorForward(generator)
+        self._parallel_generator = context.wrap_ddp(self._forward)
+        self.generator_optimizer = make_generator_optimizer(generator, config)
+        self._initial_rates = [group["lr"] for group in self.generator_optimizer.param_groups]
+        self._discriminator_config: DiscriminatorConfig | None = None
+        self._discriminator_part: TrainedDiscriminator | None = None
+        if isinstance(discriminator, Discriminator):
+            self._discriminator_part = TrainedDiscriminator(discriminator, config, context)
+        else:
+            self._discriminator_config = discriminator
+
+    @property
+    def has_discriminator(self) -> bool:
+        """Whether the discriminator has been built."""
+        return self._discriminator_part is not None
+
+    @property
+    def discriminator(self) -> Discriminator:
+        """The discriminator; built on first access."""
+        return self._part.network
+
+    @property
+    def discriminator_optimizer(self) -> torch.optim.Optimizer:
+        """Its optimizer."""
+        return self._part.optimizer
+
+    @property
+    def _part(self) -> TrainedDiscriminator:
+        if self._discriminator_part is None:
+            network = build_discriminator(self._discriminator_config, self.context)
+            self._discriminator_part = TrainedDiscriminator(network, self.config, self.context)
+        return self._discriminator_part
 
     def step(
-        self, batches: Sequence[Batch], *, epoch: int, discriminator_only: bool = False
+        self, batches: Sequence[Batch], *, epoch: int, step: int = 0, discriminator_only: bool = False
     ) -> dict[str, float]:
         """Take one optimizer step.
 
@@ -89,6 +115,7 @@ class Gan:
             batches: Micro-batches of this rank, at least one, on the device; over all ranks they hold the
                 config's `batch_size` examples.
             epoch: From 0; determines the learning rates.
+            step: From 0; determines the learning rates, the noise, and whether there is a discriminator.
             discriminator_only: Update only the discriminator.
 
         Returns:
@@ -98,66 +125,70 @@ class Gan:
             any rank. Then that update and the following one are skipped on all ranks; a discriminator update
             before it, from finite losses, stands.
         """
-        self._set_learning_rates(epoch)
-        statistics = _StepStatistics(self.context, self.config.batch_size)
-        pairs = self._discriminator_step(batches, statistics, discriminator_only=discriminator_only)
-        updated = pairs is not None
-        if pairs is not None and not discriminator_only:
-            updated = self._generator_step(batches, pairs, statistics)
+        statistics = StepStatistics(self.context, self.config.batch_size)
+        adversarial = self.config.is_adversarial(step) or discriminator_only
+        self._set_learning_rates(epoch, step, adversarial=adversarial)
+        generated: list[Generated | None] | None = [None] * len(batches)
+        if adversarial:
+            generated = self._discriminator_step(
+                batches, step, statistics, discriminator_only=discriminator_only
+            )
+        updated = generated is not None
+        if generated is not None and not discriminator_only:
+            updated = self._generator_step(batches, step, generated, statistics, adversarial=adversarial)
         self.non_finite_examples = statistics.non_finite_examples()
         return statistics.reduce(skipped=not updated)
 
+    def _generate(self, model: nn.Module, batch: Batch, step: int, *, with_samples: bool) -> Generated:
+        with self._autocast():
+            output = model(
+                batch.degraded, seed=step, with_samples=with_samples, with_parts=self._needs_spectra
+            )
+        return prepare(output, batch, self.generator)
+
     def _discriminator_step(
-        self, batches: Sequence[Batch], statistics: "_StepStatistics", *, discriminator_only: bool
-    ) -> "list[_Pair | None] | None":
-        """Update the discriminator; return pairs to reuse in the generator's update, None if skipped."""
-        self.discriminator.update_spectral_norms()
-        pairs: list[_Pair | None] = []
+        self, batches: Sequence[Batch], step: int, statistics: StepStatistics, *, discriminator_only: bool
+    ) -> list[Generated | None] | None:
+        """Update the discriminator; return outputs to reuse in the generator's update, None if skipped."""
+        part = self._part
+        part.network.update_spectral_norms()
+        outputs: list[Generated | None] = []
         keep_graph = not self._accumulates and not discriminator_only
         for batch, is_last in _with_is_last(batches):
-            model = self._parallel_generator if keep_graph else self.generator
-            with torch.set_grad_enabled(keep_graph), self._autocast():
-                estimate = model(batch.degraded).float()
-            clean, restored = Spectra(batch.clean), Spectra(estimate)
-            pairs.append((clean, restored) if keep_graph else None)
-            both = concatenate(clean, restored.detach())
-            with no_sync(self._parallel_discriminator, not is_last):
+            model = self._parallel_generator if keep_graph else self._forward
+            with torch.set_grad_enabled(keep_graph):
+                generated = self._generate(model, batch, step, with_samples=True)
+            outputs.append(generated if keep_graph else None)
+            both = concatenate(_known(generated.clean), _known(generated.restored).detach())
+            with no_sync(part.parallel, not is_last):
                 with self._discriminator_context():
-                    real, fake = _split_real_fake(self._parallel_discriminator(both))
+                    real, fake = split_real_fake(part.parallel(both))
                 losses = discriminator_losses(real=real, fake=fake)
                 (self._weighted_sum(losses) * self._micro_batch_scale(batch)).backward()
-            margins = _margins(self.discriminator, real, fake)
-            statistics.add(batch, losses | margins)
-        updated = self._clip_and_step(
-            "discriminator", self.discriminator, self.discriminator_optimizer, statistics
-        )
-        return pairs if updated else None
+            statistics.add(batch, losses | mean_margins(part.network, real, fake))
+        updated = self._clip_and_step("discriminator", part.network, part.optimizer, statistics)
+        return outputs if updated else None
 
     def _generator_step(
-        self, batches: Sequence[Batch], pairs: "Sequence[_Pair | None]", statistics: "_StepStatistics"
+        self,
+        batches: Sequence[Batch],
+        step: int,
+        outputs: Sequence[Generated | None],
+        statistics: StepStatistics,
+        *,
+        adversarial: bool,
     ) -> bool:
-        """Update the generator against the updated discriminator; return False if skipped."""
-        with _frozen(self.discriminator):
-            for (batch, is_last), pair in zip(_with_is_last(batches), pairs, strict=True):
+        """Update the generator, against the discriminator if there is one; return False if skipped."""
+        with _frozen(self.discriminator if adversarial else None):
+            for (batch, is_last), output in zip(_with_is_last(batches), outputs, strict=True):
                 with no_sync(self._parallel_generator, not is_last):
-                    if pair is None:
-                        with self._autocast():
-                            estimate = self._parallel_generator(batch.degraded).float()
-                        pair = Spectra(batch.clean), Spectra(estimate)
-                    clean, restored = pair
-                    with self._discriminator_context():
-                        with torch.no_grad():
-                            real = self.discriminator(clean)
-                        fake = self.discriminator(restored)
-                    losses = generator_losses(
-                        estimate=restored,
-                        reference=clean,
-                        real=real,
-                        fake=fake,
-                        weights=self.weights,
-                        cutoff_hz=self.config.cutoff_hz,
-                        sample_rate=self.generator.config.sample_rate,
+                    generated = output or self._generate(
+                        self._parallel_generator,
+                        batch,
+                        step,
+                        with_samples=adversarial or self._needs_samples,
                     )
+                    losses = self._generator_losses(generated, adversarial=adversarial)
                     (self._weighted_sum(losses) * self._micro_batch_scale(batch)).backward()
                 statistics.add(batch, losses)
         updated = self._clip_and_step("generator", self.generator, self.generator_optimizer, statistics)
@@ -166,8 +197,31 @@ class Gan:
             self._update_ema()
         return updated
 
+    def _generator_losses(self, generated: Generated, *, adversarial: bool) -> dict[str, Tensor]:
+        real: list[DiscriminatorOutput] = []
+        fake: list[DiscriminatorOutput] = []
+        if adversarial:
+            with self._discriminator_context():
+                with torch.no_grad():
+                    real = self.discriminator(_known(generated.clean))
+                fake = self.discriminator(_known(generated.restored))
+        losses: dict[str, Tensor] = {}
+        if generated.restored is not None:
+            losses |= generator_losses(
+                estimate=generated.restored,
+                reference=_known(generated.clean),
+                real=real,
+                fake=fake,
+                weights=self.weights,
+                cutoff_hz=self.config.cutoff_hz,
+                sample_rate=self.generator.config.sample_rate,
+            )
+        if generated.spectral is not None:
+            losses |= spectral_losses(generated.spectral, self.weights, self.generator.config)
+        return losses
+
     def _clip_and_step(
-        self, name: str, module: nn.Module, optimizer: torch.optim.Optimizer, statistics: "_StepStatistics"
+        self, name: str, module: nn.Module, optimizer: torch.optim.Optimizer, statistics: StepStatistics
     ) -> bool:
         """Clip gradients and step; return False, without a step, if any rank has non-finite values."""
         norm = nn.utils.clip_grad_norm_(module.parameters(), self.config.clip_norm)
@@ -199,14 +253,13 @@ class Gan:
             with self._autocast():
                 yield
 
-    def _set_learning_rates(self, epoch: int) -> None:
-        scale = self.config.learning_rate_scale(epoch)
-        for optimizer, rate in (
-            (self.generator_optimizer, self.config.generator_learning_rate),
-            (self.discriminator_optimizer, self.config.discriminator_learning_rate),
-        ):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * scale
+    def _set_learning_rates(self, epoch: int, step: int, *, adversarial: bool) -> None:
+        scale, warmup = self.config.learning_rate_scale(epoch, step), self.config.warmup_scale(step)
+        for group, rate in zip(self.generator_optimizer.param_groups, self._initial_rates, strict=True):
+            group["lr"] = rate * scale * warmup
+        if adversarial:
+            for group in self.discriminator_optimizer.param_groups:
+                group["lr"] = self.config.discriminator_learning_rate * scale
 
     @torch.no_grad()
     def _update_ema(self) -> None:
@@ -217,73 +270,24 @@ class Gan:
         torch._foreach_lerp_(list(averaged), list(current), 1 - decay)
 
 
-class _StepStatistics:
-    """Sums of one step's losses, reduced over ranks once at the end."""
-
-    def __init__(self, context: DistributedContext, examples: int) -> None:
-        self._context, self._examples = context, examples
-        self._sums: dict[str, Tensor] = {}
-        self._finite: list[tuple[Tensor, list[str]]] = []
-        self.norms: dict[str, float] = {}
-
-    def add(self, batch: Batch, values: dict[str, Tensor]) -> None:
-        """Add the means of a micro-batch, without device synchronization."""
-        self._finite.append(
-            (torch.isfinite(torch.stack([value.detach() for value in values.values()])).all(), batch.names)
-        )
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0) + value.detach().double() * len(batch)
-
-    def non_finite_examples(self) -> list[str]:
-        """Return the names of this rank's examples in micro-batches with a non-finite value so far."""
-        flags = torch.stack([flag for flag, _ in self._finite]).tolist()
-        found = [
-            name
-            for finite, (_, names) in zip(flags, self._finite, strict=True)
-            if not finite
-            for name in names
-        ]
-        return list(dict.fromkeys(found))
-
-    def reduce(self, *, skipped: bool) -> dict[str, float]:
-        """Return the means over the examples of all ranks."""
-        sums = self._context.all_reduce(torch.stack(list(self._sums.values())))
-        means = dict(zip(self._sums, (sums / self._examples).tolist(), strict=True))
-        return {**means, **self.norms, SKIPPED: float(skipped)}
-
-
 def _with_is_last(batches: Sequence[Batch]) -> Iterator[tuple[Batch, bool]]:
     """Yield (micro-batch, is_last): gradients are all-reduced in the last backward pass only."""
     return ((batch, number == len(batches)) for number, batch in enumerate(batches, 1))
 
 
-def _split_real_fake(
-    outputs: Sequence[DiscriminatorOutput],
-) -> tuple[list[DiscriminatorOutput], list[DiscriminatorOutput]]:
-    """Split outputs for a batch of real examples followed by fake ones."""
-    parts = [(one.logits.chunk(2), [features.chunk(2) for features in one.features]) for one in outputs]
-    real, fake = (
-        [DiscriminatorOutput(logits[half], [pair[half] for pair in features]) for logits, features in parts]
-        for half in (0, 1)
-    )
-    return real, fake
-
-
-def _margins(
-    discriminator: Discriminator, real: Sequence[DiscriminatorOutput], fake: Sequence[DiscriminatorOutput]
-) -> dict[str, Tensor]:
-    """Return mean D(real) - mean D(fake) by window."""
-    return {
-        f"d/margin/{window}": (one.logits.detach().float().mean() - other.logits.detach().float().mean())
-        for window, one, other in zip(discriminator.config.windows, real, fake, strict=True)
-    }
-
-
 @contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
+def _frozen(module: nn.Module | None) -> Iterator[None]:
     """Disable gradients of a module's parameters."""
-    module.requires_grad_(False)
+    if module is not None:
+        module.requires_grad_(False)
     try:
         yield
     finally:
-        module.requires_grad_(True)
+        if module is not None:
+            module.requires_grad_(True)
+
+
+def _known(spectra: Spectra | None) -> Spectra:
+    if spectra is None:
+        raise RuntimeError("a step with a discriminator needs samples")
+    return spectra

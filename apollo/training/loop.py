@@ -184,8 +184,8 @@ class _Loop:
 
     def _step(self, epoch: int, batches: list[Batch]) -> None:
         progress = self.progress
-        discriminator_only = progress.step < self.gan.config.discriminator_warmup_steps
-        metrics = self.gan.step(batches, epoch=epoch, discriminator_only=discriminator_only)
+        only = self.gan.config.is_discriminator_warmup(progress.step)
+        metrics = self.gan.step(batches, epoch=epoch, step=progress.step, discriminator_only=only)
         progress.step += 1
         names = [name for batch in batches for name in batch.names]
         self.callbacks.on_train_step_end(progress.step, metrics, names)

@@ -22,6 +22,7 @@ from apollo.training.spectra import Spectra, as_spectra
 
 Signal = Tensor | Spectra
 
+SAMPLE_LOSSES = ("g/stft", "g/waveform", "g/spectrum", "g/compressed")  # they need no discriminator
 WINDOWS = (32, 64, 128, 256, 512, 1024, 2048)  # samples; the hop is half of each
 FLOOR = 1e-5  # floor of mean magnitudes: about -100 dB
 COMPRESSED_WINDOWS = (512, 2048)
@@ -131,18 +132,18 @@ def generator_losses(
     *,
     estimate: Signal,
     reference: Signal,
-    real: Sequence[DiscriminatorOutput],
-    fake: Sequence[DiscriminatorOutput],
+    real: Sequence[DiscriminatorOutput] = (),
+    fake: Sequence[DiscriminatorOutput] = (),
     weights: Mapping[str, float] = LOSS_WEIGHTS,
     cutoff_hz: float = 16_000.0,
     sample_rate: int = GeneratorConfig.sample_rate,
 ) -> dict[str, Tensor]:
-    """Compute the generator's losses: the paper's three, and others whose weight is not 0.
+    """Compute the generator's losses on samples whose weight is not 0.
 
     Args:
         estimate: Restored audio.
         reference: Clean audio.
-        real: Discriminator outputs for the reference.
+        real: Discriminator outputs for the reference; empty in a step without discriminator.
         fake: Discriminator outputs for the estimate, with its graph.
         weights: Weights by loss name.
         cutoff_hz: See `spectrum_loss`.
@@ -152,11 +153,12 @@ def generator_losses(
         Unweighted losses by name.
     """
     estimate, reference = as_spectra(estimate), as_spectra(reference)
-    losses = {
-        "g/stft": magnitude_loss(estimate=estimate, reference=reference),
-        "g/adversarial": adversarial_loss(fake),
-        "g/feature": feature_loss(real=real, fake=fake),
-    }
+    losses = {}
+    if weights["g/stft"]:
+        losses["g/stft"] = magnitude_loss(estimate=estimate, reference=reference)
+    if real:
+        losses["g/adversarial"] = adversarial_loss(fake)
+        losses["g/feature"] = feature_loss(real=real, fake=fake)
     if weights["g/waveform"]:
         losses["g/waveform"] = waveform_loss(estimate=estimate, reference=reference)
     if weights["g/spectrum"]:

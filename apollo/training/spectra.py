@@ -53,3 +53,24 @@ def concatenate(first: Spectra, second: Spectra) -> Spectra:
         torch.cat((first.samples, second.samples)),
         lambda window: torch.cat((first[window], second[window])),
     )
+
+
+def limit_bandwidth(samples: Tensor, bandwidth_hz: Tensor | None, sample_rate: int) -> Tensor:
+    """Remove what lies above each example's bandwidth.
+
+    Args:
+        samples: [examples, channels, samples].
+        bandwidth_hz: [examples]; None changes nothing.
+        sample_rate: Hz.
+
+    Returns:
+        The same shape.
+    """
+    if bandwidth_hz is None:
+        return samples
+    length = samples.shape[-1]
+    spectrum = torch.fft.rfft(samples)
+    frequencies = torch.arange(spectrum.shape[-1], device=samples.device) * (sample_rate / length)
+    kept = frequencies <= bandwidth_hz[:, None, None]
+    limited: Tensor = torch.fft.irfft(spectrum * kept, length)
+    return limited

@@ -50,9 +50,10 @@ class MetricTracker:
             / max(self._data_seconds + self._compute_seconds, 1e-9),
             "rate/skipped_share": skipped_share,
             "learning_rate/generator": self.gan.generator_optimizer.param_groups[0]["lr"],
-            "learning_rate/discriminator": self.gan.discriminator_optimizer.param_groups[0]["lr"],
             "memory/process_peak_mib": peak_memory_bytes(torch.device("cpu")) / 2**20,
         }
+        if self.gan.has_discriminator:
+            means["learning_rate/discriminator"] = self.gan.discriminator_optimizer.param_groups[0]["lr"]
         if self.gan.context.device.type == "cuda":
             means["memory/gpu_peak_mib"] = peak_memory_bytes(self.gan.context.device) / 2**20
         self._reset()
@@ -65,7 +66,7 @@ class MetricTracker:
             return ""
         self._last_line_time = now
         left = (self.last_step - step) * metrics["time/step"]
-        shown = [name for name in ("g/stft", "d/real", "d/fake") if name in metrics]
+        shown = [name for name in ("g/stft", "g/envelope", "g/error", "d/real", "d/fake") if name in metrics]
         parts = [f"{name} {metrics[name]:.3f}" for name in shown]
         parts.append(f"{metrics['rate/examples_per_second']:.2f} examples/s")
         parts.append(f"{metrics['rate/data_wait_share']:.0%} waiting for data")

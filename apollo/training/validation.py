@@ -1,7 +1,7 @@
 """Validation of a generator on fixed examples, and selection of the best checkpoint."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,10 +9,10 @@ from torch import Tensor
 
 from apollo.metrics import log_spectral_distance, si_snr
 from apollo.model.generator import Generator
-from apollo.training.data import ExampleSource
+from apollo.training.data import Example, ExampleSource
 from apollo.training.distributed import DistributedContext
 from apollo.training.losses import magnitude_loss
-from apollo.training.spectra import Spectra
+from apollo.training.spectra import Spectra, limit_bandwidth
 
 STFT_LOSS, SI_SNR, LSD, VISQOL = "valid/stft", "valid/si_snr", "valid/lsd_above_5khz", "valid/visqol"
 SCORES_COMPLETE = "valid/settled"  # 1 once all asynchronous scores of a step have arrived
@@ -52,8 +52,11 @@ def validate(
     for example in source.read(0, context.shard(range(examples))):
         clean, degraded = (samples[None].to(context.device) for samples in (example.clean, example.degraded))
         with torch.no_grad():
-            scores = _score(generator(degraded), clean, rate)
-            scores |= {name + DEGRADED_SUFFIX: value for name, value in _score(degraded, clean, rate).items()}
+            limit = _limiter(example, rate)
+            clean = limit(clean)
+            scores = _score(limit(generator(degraded)), clean, rate)
+            before = _score(limit(degraded), clean, rate)
+            scores |= {name + DEGRADED_SUFFIX: value for name, value in before.items()}
         for name, value in scores.items():
             sums[name] = sums.get(name, 0.0) + value
     names = sorted({name + ending for name in (STFT_LOSS, SI_SNR, LSD) for ending in ("", DEGRADED_SUFFIX)})
@@ -65,13 +68,26 @@ def validate(
 def restore_examples(
     generator: Generator, source: ExampleSource, count: int, device: torch.device
 ) -> list[RestoredExample]:
-    """Restore the first `count` examples."""
+    """Restore the first `count` examples; each is cut off where its clean audio ceases to be known."""
     results = []
     for example in source.read(0, range(count)):
         with torch.no_grad():
-            restored = generator(example.degraded[None].to(device))[0].cpu()
-        results.append(RestoredExample(example.name, example.clean, example.degraded, restored))
+            restored = generator(example.degraded[None].to(device)).cpu()
+        limit = _limiter(example, generator.config.sample_rate)
+        signals = (limit(one)[0] for one in (example.clean[None], example.degraded[None], restored))
+        results.append(RestoredExample(example.name, *signals))
     return results
+
+
+def _limiter(example: Example, sample_rate: int) -> Callable[[Tensor], Tensor]:
+    """Return a function that removes what lies above the bandwidth of an example's clean audio."""
+
+    def limit(samples: Tensor) -> Tensor:
+        if math.isinf(example.bandwidth_hz):
+            return samples
+        return limit_bandwidth(samples, samples.new_tensor([example.bandwidth_hz]), sample_rate)
+
+    return limit
 
 
 def _score(estimate: Tensor, clean: Tensor, sample_rate: int) -> dict[str, float]:

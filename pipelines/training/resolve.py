@@ -6,9 +6,9 @@ import os
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from apollo.model.config import DiscriminatorConfig
+from apollo.model.config import DiscriminatorConfig, GeneratorConfig
 from apollo.training.augmentation import OLD_MODES
-from apollo.training.config import RESUMABLE_FIT_OVERRIDES, RESUMABLE_GAN_OVERRIDES
+from apollo.training.config import RESUMABLE_FIT_OVERRIDES, RESUMABLE_GAN_OVERRIDES, GanConfig
 from pipelines.errors import UsageError
 from pipelines.runtime.outcome import RESULT, Exit, Outcome
 from pipelines.runtime.run import check_fingerprint
@@ -76,11 +76,16 @@ def resolve(config: TrainConfig) -> ResolvedTraining:
 
 
 def _upgrade_fingerprint(stored: dict[str, Any]) -> dict[str, Any]:
-    """Return a stored fingerprint with values that an earlier release named differently."""
+    """Return a stored fingerprint with what an earlier release named differently or did not have."""
     loader = stored.get("loader", {})
     levels = loader.get("levels", {})
     mode = levels.get("mode")
-    return {**stored, "loader": {**loader, "levels": {**levels, "mode": OLD_MODES.get(mode, mode)}}}
+    upgraded = {**stored, "loader": {**loader, "levels": {**levels, "mode": OLD_MODES.get(mode, mode)}}}
+    for name, config in (("generator", GeneratorConfig()), ("gan", GanConfig())):
+        defaults = {key: value for key, value in asdict(config).items() if key not in _FREE.get(name, ())}
+        if name in stored:
+            upgraded[name] = {**defaults, **stored[name]}
+    return upgraded
 
 
 def _check_tracking(config: TrainConfig) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from apollo.checkpoints.checkpoint import WEIGHTS
 from apollo.checkpoints.published_format import read_container
+from apollo.model.config import DiscriminatorConfig
 from apollo.model.generator import Generator
 from apollo.training.config import NonFiniteError
 from apollo.training.data import ExampleSource
@@ -86,13 +87,16 @@ def _checkpoint_sync(config: TrainConfig, context: DistributedContext) -> Checkp
 
 def _build(config: TrainConfig, context: DistributedContext) -> Gan:
     torch.manual_seed(config.fit.seed)  # the same first weights on every rank
-    generator, discriminator = Generator(config.generator), Discriminator(config.discriminator)
+    generator = Generator(config.generator)
+    states = {} if config.init is None else read_container(config.folder / INIT / WEIGHTS)
     if config.init is not None:
-        states = read_container(config.folder / INIT / WEIGHTS)
         generator.load_state_dict(states["generator"])
+    discriminator: Discriminator | DiscriminatorConfig = config.discriminator
+    if "discriminator" in states or config.gan.is_adversarial(0):
+        discriminator = Discriminator(config.discriminator).to(context.device)
         if "discriminator" in states:
             discriminator.load_state_dict(states["discriminator"])
-    return Gan(generator.to(context.device), discriminator.to(context.device), config.gan, context)
+    return Gan(generator.to(context.device), discriminator, config.gan, context)
 
 
 def _source(config: TrainConfig, context: DistributedContext, callbacks: RayCallbacks) -> ExampleSource:

@@ -162,6 +162,20 @@ def test_an_output_of_an_earlier_release_is_resumed_though_values_were_renamed(t
         check_fingerprint(output, here, upgrade=resolve._upgrade_fingerprint)
 
 
+def test_settings_that_an_output_does_not_name_had_their_defaults(undisturbed: Path, tmp_path: Path) -> None:
+    here = resolve._fingerprint(TrainConfig(shards=str(undisturbed), output=str(tmp_path)))
+    stored = {**here, "gan": dict(here["gan"]), "generator": dict(here["generator"])}
+    for section, names in {"gan": ("warmup_steps", "generator_optimizer"), "generator": ("trunk",)}.items():
+        for name in names:
+            del stored[section][name]
+    output = Folder(str(tmp_path))
+    check_fingerprint(output, stored)
+    check_fingerprint(output, here, upgrade=resolve._upgrade_fingerprint)
+    here["gan"]["warmup_steps"] = 5
+    with pytest.raises(UsageError, match="warmup_steps was 0, is 5"):
+        check_fingerprint(output, here, upgrade=resolve._upgrade_fingerprint)
+
+
 @pytest.mark.filterwarnings("ignore:levels.mode")
 def test_old_names_of_options_are_accepted() -> None:
     config = parse("--shards", "/s", "--output", "/o", "--loader.levels.mode", "honest")

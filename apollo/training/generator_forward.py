@@ -1,0 +1,75 @@
+"""What a training step needs of the generator, in one pass that DistributedDataParallel can wrap."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from apollo.model.generator import Generator
+from apollo.model.generator_state import OutputParts
+from apollo.model.noise import NoiseOptions
+from apollo.training.data import Batch
+from apollo.training.spectra import Spectra, limit_bandwidth
+from apollo.training.spectral_losses import SpectralPair, make_pair
+
+Output = tuple[Tensor | None, OutputParts | None]
+
+
+class GeneratorForward(nn.Module):
+    """Compute restored samples, the parts of the output, or both.
+
+    Args:
+        generator: Network to train.
+    """
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(
+        self, degraded: Tensor, *, seed: int, with_samples: bool = True, with_parts: bool = False
+    ) -> Output:
+        """Restore samples.
+
+        Args:
+            degraded: [examples, channels, samples].
+            seed: Seed of the noise.
+            with_samples: Whether restored samples are needed.
+            with_parts: Whether the spectra of the output are needed.
+
+        Returns:
+            Samples [examples, channels, samples] and parts, each None if not needed.
+        """
+        noise = NoiseOptions(seed=seed)
+        if not with_parts:
+            return self.generator(degraded, noise), None
+        parts = self.generator.decompose(degraded)
+        return (self.generator.synthesize(parts, noise) if with_samples else None), parts
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Output of the generator for a micro-batch, with its graph, and the clean audio.
+
+    Args:
+        clean: Clean samples, up to where they are known; None in a step that needs no samples.
+        restored: Restored samples, limited in the same way.
+        spectral: Spectra for the losses of `spectral_losses`, if one has weight.
+    """
+
+    clean: Spectra | None
+    restored: Spectra | None
+    spectral: SpectralPair | None
+
+
+def prepare(output: Output, batch: Batch, generator: Generator) -> Generated:
+    """Prepare an output and the clean audio of its batch for losses; what is unknown of it is left out."""
+    restored, parts = output
+    config, bandwidth_hz = generator.config, batch.bandwidth_hz
+    clean = limited = spectral = None
+    if parts is not None:
+        rows = None if bandwidth_hz is None else bandwidth_hz.repeat_interleave(batch.clean.shape[1])
+        spectral = make_pair(parts, generator.analyze(batch.clean), config, rows)
+    if restored is not None:
+        clean = Spectra(limit_bandwidth(batch.clean, bandwidth_hz, config.sample_rate))
+        limited = Spectra(limit_bandwidth(restored.float(), bandwidth_hz, config.sample_rate))
+    return Generated(clean, limited, spectral)

@@ -1,0 +1,187 @@
+"""Training losses on the generator's own spectra, for outputs with noise.
+
+Noise counts with its expected power, so nothing is synthesized and no random number is drawn. All losses are
+relative to the signal, hence independent of its level, and means over rows, hence independent of how a batch
+is split. Bins above the frequency up to which the clean audio is known count nothing.
+
+Notation: X degraded, C clean, D the deterministic part of the output, N the amplitude of its noise; A the
+level, which is the mean power of a bin of X over the frames around a frame. P = (|D|^2 + N^2) / A and
+Q = |C|^2 / A are the expected and the wanted power.
+
+Source: docs/compact.md.
+
+Shape legend: spectra [rows, frames, bins], complex64; powers the same shape, float32; rows are examples times
+channels. Every loss is a scalar.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from apollo.model.config import GeneratorConfig
+from apollo.model.generator_state import OutputParts
+from apollo.model.level import LEVEL_FRAMES, measure_power, moving_average
+
+SPECTRAL_LOSSES = ("g/envelope", "g/transients", "g/tones", "g/complex", "g/error", "g/noise_error")
+FLOOR = 1e-8  # of a bin's power relative to the level: -80 dB
+_LEVEL_FLOOR = 1e-12  # of the level: keeps silence from dividing by zero
+_LEAST_MAGNITUDE = 1e-3  # of the mean magnitude of a clean bin relative to the level
+ENVELOPE_RANGE = 10**-4.5  # bands this far below the strongest of the frame count as equally silent
+ENVELOPE_FRAMES, ENVELOPE_HOP = 8, 2
+MIN_BAND_HZ = 100.0
+TRANSIENT_POOL, TONE_POOL = (2, 20), (6, 4)  # frames, bins
+
+
+@dataclass(frozen=True)
+class SpectralPair:
+    """Spectra of an output and of the clean audio, relative to the level; see the module.
+
+    Args:
+        degraded: X / sqrt(A).
+        clean: C / sqrt(A).
+        deterministic: D / sqrt(A).
+        noise_power: N^2 / A; zeros where the output has no noise.
+        mask: [rows, 1, bins]: 1 for bins that count, else 0. The other fields are 0 where it is.
+    """
+
+    degraded: Tensor
+    clean: Tensor
+    deterministic: Tensor
+    noise_power: Tensor
+    mask: Tensor
+
+    @property
+    def estimated_power(self) -> Tensor:
+        """Expected power of the output (P)."""
+        return power_of(self.deterministic) + self.noise_power
+
+    @property
+    def wanted_power(self) -> Tensor:
+        """Power of the clean audio (Q)."""
+        return power_of(self.clean)
+
+
+def make_pair(
+    parts: OutputParts, clean: Tensor, config: GeneratorConfig, bandwidth_hz: Tensor | None = None
+) -> SpectralPair:
+    """Divide spectra by the level and remove the bins that do not count.
+
+    Args:
+        parts: Output of the generator.
+        clean: Spectrum of the clean audio.
+        config: Shape of the generator.
+        bandwidth_hz: [rows]: frequency up to which the clean audio is known; None for all.
+    """
+    level, _ = moving_average(measure_power(parts.degraded, 1), None, lookahead=LEVEL_FRAMES, final=True)
+    frequencies = torch.arange(config.bins, device=clean.device) * (
+        config.sample_rate / config.window_samples
+    )
+    if bandwidth_hz is None:
+        mask = torch.ones(1, 1, config.bins, device=clean.device)
+    else:
+        mask = (frequencies <= bandwidth_hz[:, None, None]).float()
+    scale = mask / (level + _LEVEL_FLOOR).sqrt()
+    noise = torch.zeros_like(clean.real) if parts.amplitude is None else (parts.amplitude * scale).square()
+    return SpectralPair(parts.degraded * scale, clean * scale, parts.deterministic * scale, noise, mask)
+
+
+def spectral_losses(
+    pair: SpectralPair, weights: Mapping[str, float], config: GeneratorConfig
+) -> dict[str, Tensor]:
+    """Compute the losses of this module whose weight is not 0; unweighted, by name."""
+    losses: dict[str, Callable[[SpectralPair], Tensor]] = {
+        "g/envelope": partial(envelope_loss, config=config),
+        "g/transients": partial(pooled_power_loss, pool=TRANSIENT_POOL),
+        "g/tones": partial(pooled_power_loss, pool=TONE_POOL),
+        "g/complex": complex_loss,
+        "g/error": error_loss,
+        "g/noise_error": noise_error_loss,
+    }
+    return {name: compute(pair) for name, compute in losses.items() if weights[name]}
+
+
+def power_of(spectrum: Tensor) -> Tensor:
+    """Return |spectrum|^2."""
+    return spectrum.real.square() + spectrum.imag.square()
+
+
+def envelope_loss(pair: SpectralPair, config: GeneratorConfig) -> Tensor:
+    """Compute the mean difference of log10 of powers in bands of the ear's resolution, over 8 frames."""
+    bands = _band_matrix(config.bins, config.sample_rate / config.window_samples).to(pair.mask)
+    estimated, wanted = (
+        F.avg_pool1d(
+            (power @ bands).transpose(1, 2),
+            min(ENVELOPE_FRAMES, power.shape[1]),
+            ENVELOPE_HOP,
+        )
+        for power in (pair.estimated_power, pair.wanted_power)
+    )  # [rows, bands, frames]
+    floor = wanted.amax(1, keepdim=True) * ENVELOPE_RANGE + FLOOR
+    difference = ((estimated + floor).log10() - (wanted + floor).log10()).abs().mean(2)
+    known = (pair.mask @ bands > 0.5).float()[:, 0]  # [rows or 1, bands]: bands that are mostly known
+    return ((difference * known).sum(1) / known.sum(1).clamp_min(1.0)).mean()
+
+
+def pooled_power_loss(pair: SpectralPair, pool: tuple[int, int]) -> Tensor:
+    """Compute the difference of the 8th roots of powers pooled over (frames, bins), relative to the wanted.
+
+    Pooling makes the energy right: compared bin by bin, noise against noise, the best gain is too low.
+    """
+    frames, bins = pair.clean.shape[1:]
+    pool = (min(pool[0], frames), min(pool[1], bins))
+    estimated, wanted = (
+        eighth_root(F.avg_pool2d(power[:, None], pool)) for power in (pair.estimated_power, pair.wanted_power)
+    )
+    return ((estimated - wanted).abs().sum((1, 2, 3)) / wanted.sum((1, 2, 3))).mean()
+
+
+def eighth_root(power: Tensor) -> Tensor:
+    """Return power^(1/8), floored; three square roots cost a tenth of `pow` on a CPU."""
+    return (power + FLOOR).sqrt().sqrt().sqrt()
+
+
+def complex_loss(pair: SpectralPair) -> Tensor:
+    """Compute the difference of complex spectra, each bin divided by the 4th root of its power; relative."""
+    with torch.no_grad():
+        wanted = power_of(pair.clean)
+        weight = ((power_of(pair.deterministic) + wanted) / 2 + FLOOR).sqrt().sqrt().reciprocal()
+        scale = (wanted.sqrt() * weight).mean((1, 2)) + _LEAST_MAGNITUDE
+    difference = (power_of(pair.deterministic - pair.clean) + FLOOR**2).sqrt()
+    return ((difference * weight).mean((1, 2)) / scale).mean()
+
+
+def error_loss(pair: SpectralPair) -> Tensor:
+    """Compute the log of the deterministic part's error relative to the input's, averaged over rows."""
+    error = power_of(pair.deterministic - pair.clean).sum((1, 2))
+    floor, before = _input_error(pair)
+    return ((error + floor) / before).log().mean()
+
+
+def noise_error_loss(pair: SpectralPair) -> Tensor:
+    """Compute the log of the whole output's error relative to the input's; gradient to the noise alone."""
+    error = power_of(pair.deterministic - pair.clean).sum((1, 2)).detach() + pair.noise_power.sum((1, 2))
+    floor, before = _input_error(pair)
+    return ((error + floor) / before).log().mean()
+
+
+def _input_error(pair: SpectralPair) -> tuple[Tensor, Tensor]:
+    """Return a floor 60 dB below each row's clean energy, and the error of the input above it."""
+    floor = 1e-6 * power_of(pair.clean).sum((1, 2)) + FLOOR
+    return floor, power_of(pair.degraded - pair.clean).sum((1, 2)) + floor
+
+
+@lru_cache(4)
+def _band_matrix(bins: int, bin_hz: float) -> Tensor:
+    """Return [bins, bands] that averages bins over bands of one ERB (Glasberg and Moore, 1990)."""
+    edges = [0.0]
+    while edges[-1] < bins * bin_hz:
+        edges.append(edges[-1] + max(24.7 * (4.37e-3 * edges[-1] + 1.0), MIN_BAND_HZ))
+    centres = torch.arange(bins) * bin_hz
+    rows = [(centres >= low) & (centres < high) for low, high in pairwise(edges)]
+    members = torch.stack([row.float() for row in rows if row.any()], 1)
+    return members / members.sum(0)
