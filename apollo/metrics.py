@@ -103,7 +103,12 @@ def _sdr(estimate: Tensor, reference: Tensor, taps: int) -> Tensor:
 
 
 def log_spectral_distance(
-    *, estimate: Tensor, reference: Tensor, sample_rate: int, cutoff_hz: float = 0.0
+    *,
+    estimate: Tensor,
+    reference: Tensor,
+    sample_rate: int,
+    cutoff_hz: float = 0.0,
+    bandwidth_hz: float = math.inf,
 ) -> Tensor:
     """Compute the log-spectral distance in dB above a frequency, such as a codec's cutoff.
 
@@ -115,14 +120,19 @@ def log_spectral_distance(
         reference: Clean audio.
         sample_rate: Hz.
         cutoff_hz: Lowest frequency of the bins compared.
+        bandwidth_hz: Highest frequency of the bins compared.
 
     Raises:
-        ValueError: the shapes differ, there are no samples, one is not finite, or no bin is above cutoff_hz.
+        ValueError: the shapes differ, there are no samples, one is not finite, or no bin is between cutoff_hz
+            and bandwidth_hz.
     """
     estimate, reference = _prepared(estimate, reference, centred=False)
     first = math.ceil(cutoff_hz * _LSD_WINDOW / sample_rate)
     if not 0 <= first <= _LSD_WINDOW // 2:
         raise ValueError(f"cutoff_hz is {cutoff_hz}: it must be between 0 and {sample_rate / 2:g}")
+    end = math.floor(min(bandwidth_hz, sample_rate / 2) * _LSD_WINDOW / sample_rate) + 1
+    if end <= first:
+        raise ValueError(f"bandwidth_hz is {bandwidth_hz}: no bin is between cutoff_hz {cutoff_hz} and it")
     levels = []
     for samples in (estimate, reference):
         rows = samples.reshape(-1, samples.shape[-1])
@@ -130,7 +140,7 @@ def log_spectral_distance(
         spectrum = torch.stft(
             rows, _LSD_WINDOW, _LSD_WINDOW // 4, window=window, pad_mode="constant", return_complex=True
         )
-        magnitude = spectrum[:, first:].abs() / (window.sum() / 2)
+        magnitude = spectrum[:, first:end].abs() / (window.sum() / 2)
         levels.append(20 * magnitude.clamp_min(10 ** (_LSD_FLOOR_DB / 20)).log10())
     distance = (levels[0] - levels[1]).square().mean(1).sqrt().mean(-1)
     return distance.reshape(estimate.shape[:-1])

@@ -22,11 +22,11 @@ from benchmarks.measurement import album_config, measure, median_and_range, prin
 from pipelines.audio.reading import SourceReader
 from pipelines.dataset.plan import PLAN, planned_shards
 from pipelines.preprocess.discovery import find_songs
-from pipelines.preprocess.render import RenderTask, ShardRenderer, cpu_seconds, mix, to_16_bit
+from pipelines.preprocess.mixing import mix, read_sources
+from pipelines.preprocess.render import RenderTask, ShardRenderer, cpu_seconds, to_16_bit
 from pipelines.preprocess.run import PreprocessRun
 from pipelines.preprocess.scan import SongScanner
 from pipelines.runtime.versions import software_versions
-from pipelines.storage import parquet
 from pipelines.storage.folder import Folder
 
 _SHARD_ROWS, _SHARDS = 16, 14  # 224 recipes
@@ -80,9 +80,8 @@ def print_encoding(task: RenderTask, shards: list[dict[str, Any]]) -> None:
 
 
 def _excerpts(task: RenderTask, recipes: list[dict[str, Any]]) -> list[NDArray[np.int16]]:
-    with Folder(task.output).open("sources.parquet") as file:
-        sources = {row["source_id"]: row["files"] for row in parquet.read_table(file).to_pylist()}
-    return [to_16_bit(mix(recipe["components"], sources, SourceReader()))[0] for recipe in recipes]
+    sources = read_sources(Folder(task.output))
+    return [to_16_bit(mix(recipe["components"], sources, SourceReader()).samples)[0] for recipe in recipes]
 
 
 def _encode_with_lame(excerpt: NDArray[np.int16], task: RenderTask) -> None:

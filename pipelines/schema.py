@@ -1,13 +1,14 @@
 """Units, classes, and the Arrow schema of every table; see docs/data.md.
 
-A changed column needs another SCHEMA_VERSION: a run does not continue an output of another version.
+A changed column needs another SCHEMA_VERSION: a run does not continue an output of another version. Shards of
+earlier versions can be read: version 1 has no `bandwidth_hz`, which then counts as null.
 """
 
 from itertools import pairwise
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 SAMPLE_RATE = 44_100
 CHANNELS = 2
@@ -60,7 +61,7 @@ SOURCES = pa.schema(
         ("frames", pa.int64()),
         ("segments", pa.int32()),
         ("lossy", pa.bool_()),
-        ("bandwidth_hz", pa.int32()),  # of the song's widest source
+        ("bandwidth_hz", pa.int32()),  # of the song's widest source; of a lossy one, the widest lossy
         ("left_out", pa.string()),  # why it is not a clean target; null when used
     ]
 )
@@ -110,6 +111,7 @@ def shards(degradations: tuple[str, ...]) -> pa.Schema:
         ("components", pa.list_(_COMPONENT)),
         ("songs_repeat", pa.bool_()),
         ("mix_gain_db", pa.float32()),
+        ("bandwidth_hz", pa.int32()),  # up to which the mix is known; null if completely
         ("sample_rate", pa.int32()),
         ("frames", pa.int32()),
         ("clean", pa.binary()),  # FLAC, 16 bit: the encoder's input

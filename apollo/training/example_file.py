@@ -19,7 +19,8 @@ from apollo.checkpoints.published_format import explain_load_error
 from apollo.training.augmentation import LevelsConfig, set_levels
 from apollo.training.data import Example
 
-FORMAT = 1
+FORMAT = 2
+_READABLE = (1, FORMAT)  # 1 has no bandwidths: all clean examples count as known completely
 _FULL_SCALE = 32_768
 _CACHED_PASSES = 2
 
@@ -35,12 +36,16 @@ class _Examples:
         self._steps: Tensor = stored["steps"]  # [examples, degradations]
         self._gains: Tensor = stored["gains"]  # [examples, degradations]
         count, kinds = len(self.names), len(self.degradations)
+        self._bandwidths_hz: Tensor = stored.get(
+            "bandwidths_hz", torch.full((count,), torch.inf)
+        )  # [examples]
         shape = self._clean.shape
         if (
             shape[0] != count
             or self._degraded.shape != (count, kinds, *shape[1:])
             or self._steps.shape != (count, kinds)
             or self._gains.shape != (count, kinds)
+            or self._bandwidths_hz.shape != (count,)
         ):
             raise ValueError("the shapes of its tensors do not match")
 
@@ -52,6 +57,10 @@ class _Examples:
         gain = float(self._gains[number, kind])
         clean = self._clean[number].float() / _FULL_SCALE
         return clean, self._degraded[number, kind].float() * (float(self._steps[number, kind]) * gain), gain
+
+    def bandwidth_hz(self, number: int) -> float:
+        """Return the frequency up to which a clean example is known; infinite if completely."""
+        return float(self._bandwidths_hz[number])
 
     def name(self, number: int, kind: int) -> str:
         """Return the name of an example with its degradation."""
@@ -110,7 +119,8 @@ class ExampleFileSource:
         clean, degraded = set_levels(
             clean, degraded, gain=gain, config=self.config, seed=self._seed, index=index
         )
-        return Example(clean, degraded, self._examples.name(number, kind))
+        name, bandwidth_hz = self._examples.name(number, kind), self._examples.bandwidth_hz(number)
+        return Example(clean, degraded, name, bandwidth_hz)
 
 
 class ExampleFileValidation:
@@ -145,7 +155,8 @@ class ExampleFileValidation:
             number = position % self._length
             kind = self._kinds[number % len(self._kinds)]
             clean, degraded, _ = self._examples.pair(number, kind)
-            yield Example(clean, degraded, self._examples.name(number, kind))
+            name, bandwidth_hz = self._examples.name(number, kind), self._examples.bandwidth_hz(number)
+            yield Example(clean, degraded, name, bandwidth_hz)
 
 
 def _load(path: str | Path) -> dict[str, Any]:
@@ -155,8 +166,10 @@ def _load(path: str | Path) -> dict[str, Any]:
         raise
     except Exception as error:  # torch.load raises many types for other files
         raise ValueError(f"{path} is not a file of examples: {explain_load_error(error)}") from error
-    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a file of examples of format {FORMAT}: use jobs/export.py")
+    if not isinstance(stored, dict) or stored.get("format") not in _READABLE:
+        raise ValueError(
+            f"{path} is not a file of examples of a format up to {FORMAT}: use jobs/export.py of this release"
+        )
     return stored
 
 

@@ -4,7 +4,8 @@ A row is corrupt by its bytes alone: a storage error that the bytes do not confi
 processes would not see it. So all processes agree on every row, whichever rows each of them reads.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,7 @@ class EncodedRow:
         gain: Linear gain of the codec.
         frames: Length in samples.
         shard: Name of its shard.
+        bandwidth_hz: Frequency up to which the clean audio is known; infinite if completely.
     """
 
     recipe_id: str
@@ -59,6 +61,7 @@ class EncodedRow:
     gain: float
     frames: int
     shard: str
+    bandwidth_hz: float = math.inf
 
 
 def decode(row: EncodedRow) -> tuple[Tensor, Tensor]:
@@ -155,11 +158,12 @@ class ShardReader:
         """Read every row group with wanted rows once."""
         file = parquet.open_file(stream, pre_buffer=not self._output.is_local)
         rows: Rows = {}
+        stored = file.schema_arrow.names
         for group, inside in _by_group(file.metadata, commit, wanted).items():
-            columns = _columns(wanted[row] for row in inside.values())
+            columns = _columns(stored, (wanted[row] for row in inside.values()))
             table = file.read_row_group(group, columns=columns, use_threads=False)
             for place, row in inside.items():
-                cells = {name: table[name][place].as_py() for name in _columns([wanted[row]])}
+                cells = {name: table[name][place].as_py() for name in _columns(stored, [wanted[row]])}
                 rows[row] = _encoded_row(cells, wanted[row], commit)
         return rows
 
@@ -168,25 +172,29 @@ class ShardReader:
         commit = self._commits[shard]
         try:
             file = parquet.open_file(pa.BufferReader(content))
-            groups = _by_group(file.metadata, commit, wanted)
+            groups, stored = _by_group(file.metadata, commit, wanted), file.schema_arrow.names
         except _ERRORS as error:
             return dict.fromkeys(wanted, self.shard_error(shard, f"the file is damaged: {error}"))
         rows: Rows = {}
         for group, inside in groups.items():
             found: dict[str, Any] = {}
-            for name in _columns(wanted[row] for row in inside.values()):
+            for name in _columns(stored, (wanted[row] for row in inside.values())):
                 try:
                     found[name] = file.read_row_group(group, columns=[name], use_threads=False)[name]
                 except _ERRORS as error:
                     found[name] = str(error)
             for place, row in inside.items():
-                rows[row] = _salvage(found, place, row, wanted[row], commit)
+                columns = _columns(stored, [wanted[row]])
+                needed = {name: found[name] for name in columns}
+                rows[row] = _salvage(needed, place, row, wanted[row], commit)
         return rows
 
 
-def _columns(degradations: Any) -> list[str]:
+def _columns(stored: Sequence[str], degradations: Iterable[str]) -> list[str]:
+    """Return the columns that rows with these degradations need; shards of version 1 have no bandwidth."""
     names = sorted(set(degradations))
-    return ["recipe_id", "frames", "clean", *names, *(f"{name}_gain" for name in names)]
+    known = ["bandwidth_hz"] if "bandwidth_hz" in stored else []
+    return ["recipe_id", "frames", *known, "clean", *names, *(f"{name}_gain" for name in names)]
 
 
 def _by_group(metadata: Any, commit: ShardCommit, wanted: Mapping[int, str]) -> dict[int, dict[int, int]]:
@@ -205,7 +213,7 @@ def _by_group(metadata: Any, commit: ShardCommit, wanted: Mapping[int, str]) -> 
 
 
 def _encoded_row(cells: Mapping[str, Any], degradation: str, commit: ShardCommit) -> EncodedRow:
-    gain = cells[f"{degradation}_gain"]
+    gain, bandwidth_hz = cells[f"{degradation}_gain"], cells.get("bandwidth_hz")
     return EncodedRow(
         cells["recipe_id"],
         degradation,
@@ -214,13 +222,13 @@ def _encoded_row(cells: Mapping[str, Any], degradation: str, commit: ShardCommit
         float("nan") if gain is None else gain,
         cells["frames"],
         schema.shard_name(*commit.key),
+        math.inf if bandwidth_hz is None else float(bandwidth_hz),
     )
 
 
 def _salvage(
-    found: Mapping[str, Any], place: int, row: int, degradation: str, commit: ShardCommit
+    needed: Mapping[str, Any], place: int, row: int, degradation: str, commit: ShardCommit
 ) -> EncodedRow | CorruptRowError:
-    needed = {name: found[name] for name in _columns([degradation])}
     shard = schema.shard_name(*commit.key)
     known = needed["recipe_id"]
     name = f"{shard} row {row}" if isinstance(known, str) else known[place].as_py()

@@ -6,6 +6,7 @@ They come from a split of shards (`pipelines.evaluation.shard_items`) or from a 
 Shape legend: samples are [channels, samples], float32, 44,100 Hz.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -55,12 +56,14 @@ class EvaluationItem:
         gain: Linear gain of the codec's output over the clean audio.
         restored: Results that the data contain, by model: samples in the same shape, which may be non-finite,
             or the reason why the result cannot be used.
+        bandwidth_hz: Frequency up to which the clean audio is known; infinite if completely.
     """
 
     clean: NDArray[np.float32]
     degraded: NDArray[np.float32]
     gain: float
     restored: dict[str, NDArray[np.float32] | str] = field(default_factory=dict)
+    bandwidth_hz: float = math.inf
 
 
 class ItemSource(Protocol):

@@ -4,7 +4,8 @@ Level-dependent metrics (SNR, log-spectral distance, error by band) compare with
 codec's gain: LAME attenuates by 5 %, which alone would limit the SNR to 26 dB.
 
 An undefined metric is None, never NaN: the clean audio is silent, there is no side signal, less than 0.96 s
-for ViSQOL. Channels that are silent in the clean audio are ignored.
+for ViSQOL, or all that would be compared is above the frequency up to which the clean audio is known.
+Channels that are silent in the clean audio are ignored.
 
 Shape legend: clean and estimate [channels, samples], float32, 44,100 Hz, of one shape.
 """
@@ -24,10 +25,16 @@ from pipelines.audio import visqol
 from pipelines.schema import ERROR_BANDS, METRICS, NOT_FINITE, SAMPLE_RATE, SCORED, SILENT
 
 _STEREO = 2
+_LEAST_HZ = 100.0  # width of a band that is compared
 
 
 def score(
-    clean: NDArray[np.float32], estimate: NDArray[np.float32], *, gain: float, cutoff_hz: float
+    clean: NDArray[np.float32],
+    estimate: NDArray[np.float32],
+    *,
+    gain: float,
+    cutoff_hz: float,
+    bandwidth_hz: float = math.inf,
 ) -> dict[str, Any]:
     """Compute all metrics of one estimate.
 
@@ -36,6 +43,7 @@ def score(
         estimate: The codec's output or a model's, in the same shape.
         gain: Linear gain of the codec's output over the clean audio.
         cutoff_hz: Low-pass cutoff of the codec.
+        bandwidth_hz: Frequency up to which the clean audio is known: metrics by frequency end there.
 
     Returns:
         `status`, `reason`, and every name of METRICS, None where undefined.
@@ -59,14 +67,18 @@ def score(
         "si_snr": _mean(metrics.si_snr(estimate=found, reference=reference)),
         "visqol": visqol.score(clean, estimate, SAMPLE_RATE),
         "snr": _mean(metrics.snr(estimate=found, reference=levelled)),
-        "lsd_high": _mean(
-            metrics.log_spectral_distance(
-                estimate=found, reference=levelled, sample_rate=SAMPLE_RATE, cutoff_hz=cutoff_hz
-            )
-        ),
         **_mid_side(clean, estimate),
-        **_error_by_band(estimate=found, reference=levelled),
+        **_error_by_band(estimate=found, reference=levelled, bandwidth_hz=bandwidth_hz),
     }
+    if bandwidth_hz > cutoff_hz + _LEAST_HZ:
+        distance = metrics.log_spectral_distance(
+            estimate=found,
+            reference=levelled,
+            sample_rate=SAMPLE_RATE,
+            cutoff_hz=cutoff_hz,
+            bandwidth_hz=bandwidth_hz,
+        )
+        values["lsd_high"] = _mean(distance)
     return {"status": SCORED, "reason": None} | empty | values
 
 
@@ -86,17 +98,23 @@ def _mid_side(clean: NDArray[np.float32], estimate: NDArray[np.float32]) -> dict
     }
 
 
-def _error_by_band(*, estimate: Tensor, reference: Tensor) -> dict[str, float | None]:
-    """Return the energy of the error over the signal's by band, dB; 0 dB is a band that is missing."""
+def _error_by_band(*, estimate: Tensor, reference: Tensor, bandwidth_hz: float) -> dict[str, float | None]:
+    """Return the energy of the error over the signal's by band, dB; 0 dB is a band that is missing.
+
+    Bands end at the bandwidth; None for those above it.
+    """
     error, signal = (
         torch.fft.rfft(samples).abs().square().sum(0) for samples in (estimate - reference, reference)
     )
-    edges = [round(edge * estimate.shape[-1] / SAMPLE_RATE) for edge in schema.BANDS_HZ]
-    edges[-1] = len(signal)
-    return {
-        name: _decibels(float(error[low:high].sum()), float(signal[low:high].sum()), float(signal.sum()))
-        for name, (low, high) in zip(ERROR_BANDS, pairwise(edges))
-    }
+    found: dict[str, float | None] = {}
+    for name, (low_hz, high_hz) in zip(ERROR_BANDS, pairwise(schema.BANDS_HZ)):
+        first = round(low_hz * estimate.shape[-1] / SAMPLE_RATE)
+        end_hz = min(high_hz, bandwidth_hz)
+        end = len(signal) if end_hz >= SAMPLE_RATE / 2 else round(end_hz * estimate.shape[-1] / SAMPLE_RATE)
+        parts = error[first:end].sum(), signal[first:end].sum()
+        known = end_hz >= low_hz + _LEAST_HZ
+        found[name] = _decibels(float(parts[0]), float(parts[1]), float(signal.sum())) if known else None
+    return found
 
 
 def _decibels(error: float, signal: float, whole: float) -> float | None:

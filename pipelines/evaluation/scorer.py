@@ -135,7 +135,13 @@ class Scorer:
             return {"status": UNREADABLE, "reason": estimate}
         if estimate is None:
             return {"status": UNREADABLE, "reason": f"the data have no result of {model} for it"}
-        return score(loaded.clean, estimate, gain=loaded.gain, cutoff_hz=self._cutoffs_hz[degradation])
+        return score(
+            loaded.clean,
+            estimate,
+            gain=loaded.gain,
+            cutoff_hz=self._cutoffs_hz[degradation],
+            bandwidth_hz=loaded.bandwidth_hz,
+        )
 
     def _estimate(
         self, loaded: EvaluationItem, model: str, bundle: ModelBundle | None

@@ -74,7 +74,9 @@ class ShardItems:
             except CorruptRowError as error:
                 yield error.reason
                 continue
-            yield EvaluationItem(clean.numpy(), degraded.numpy(), stored.gain)
+            yield EvaluationItem(
+                clean.numpy(), degraded.numpy(), stored.gain, bandwidth_hz=stored.bandwidth_hz
+            )
 
 
 def _list_rows(output: Folder, split: CommittedSplit) -> list[tuple[ItemInfo, int, int]]:

@@ -8,14 +8,15 @@ passages 15 dB coarser, and so fill the band that the codec emptied.
     format, sample_rate, names, degradations,
     clean [examples, channels, samples] int16, degraded [examples, degradations, channels, samples] int16,
     steps [examples, degradations] float32: value of one step of `degraded`, without the gain,
-    gains [examples, degradations] float32, valid: the same keys for validation
+    gains [examples, degradations] float32, valid: the same keys for validation,
+    bandwidths_hz [examples] float32: up to which the clean samples are known; infinite if completely
 """
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -108,8 +109,9 @@ def _collect(
     filled = 0
     for name, pairs in _valid_rows(split, order, config):
         collected["names"].append(name)
-        collected["clean"][filled] = _to_16_bit(pairs[0][0], 1 / 32_768)
-        for kind, (_, degraded, gain) in enumerate(pairs):
+        collected["clean"][filled] = _to_16_bit(pairs[0].clean, 1 / 32_768)
+        collected["bandwidths_hz"][filled] = pairs[0].bandwidth_hz
+        for kind, (_, degraded, gain, _) in enumerate(pairs):
             step = (find_peak(degraded) or 1.0) / _LARGEST
             collected["degraded"][filled, kind] = _to_16_bit(degraded, step)
             collected["steps"][filled, kind], collected["gains"][filled, kind] = step / gain, gain
@@ -131,10 +133,23 @@ def _empty(count: int, degradations: tuple[str, ...]) -> dict[str, Any]:
         "degraded": torch.zeros((count, kinds, *shape), dtype=torch.int16),
         "steps": torch.zeros((count, kinds)),
         "gains": torch.zeros((count, kinds)),
+        "bandwidths_hz": torch.full((count,), torch.inf),
     }
 
 
-Pair = tuple[Tensor, Tensor, float]  # clean and degraded [channels, samples], and the codec's gain
+class Pair(NamedTuple):
+    """A row with one degradation.
+
+    Args:
+        clean, degraded: [channels, samples].
+        gain: Linear gain of the codec.
+        bandwidth_hz: Frequency up to which the clean audio is known; infinite if completely.
+    """
+
+    clean: Tensor
+    degraded: Tensor
+    gain: float
+    bandwidth_hz: float
 
 
 def _valid_rows(
@@ -156,7 +171,7 @@ def _valid_rows(
                 encoded = split.reader.read(shard, {row: name})[row]
                 if isinstance(encoded, CorruptRowError):
                     raise encoded
-                return encoded.recipe_id, (*decode(encoded), encoded.gain)
+                return encoded.recipe_id, Pair(*decode(encoded), encoded.gain, encoded.bandwidth_hz)
 
             try:
                 made = list(pool.map(read, split.degradations))

@@ -28,8 +28,9 @@ from pipelines.errors import UsageError
 from pipelines.loading.prefetch import check_increasing, submit_ahead
 from pipelines.loading.shard_source import LoaderConfig
 from pipelines.preprocess.catalog import Catalog
+from pipelines.preprocess.mixing import RejectError, mix, read_sources
 from pipelines.preprocess.recipes import RecipesConfig, draw_recipes
-from pipelines.preprocess.render import RejectError, mix, to_16_bit, to_flac
+from pipelines.preprocess.render import to_16_bit, to_flac
 from pipelines.runtime.run import FINGERPRINT
 from pipelines.runtime.versions import check_versions, software_versions
 from pipelines.storage import parquet
@@ -62,8 +63,7 @@ class ExampleMixer:
 
     def __init__(self, task: MixTask) -> None:
         check_versions(task.versions, task.codec.ffmpeg)
-        rows = _read_table(Folder(task.output), "sources.parquet", ["source_id", "files"])
-        self._sources = {row["source_id"]: row["files"] for row in rows}
+        self._sources = read_sources(Folder(task.output))
         self._reader = SourceReader(task.cache)
         self._encoders = {
             name: Mp3Encoder(replace(task.codec, bitrates_bps=(bitrate_bps,)))
@@ -76,16 +76,19 @@ class ExampleMixer:
         try:
             return made | {"reason": ""} | self._make(json.loads(row["components"]), row["degradation"])
         except (RejectError, CodecError, FfmpegError) as error:
-            return made | {"reason": str(error), "clean": b"", "degraded": b"", "gain": 0.0, "frames": 0}
+            empty = {"clean": b"", "degraded": b"", "gain": 0.0, "frames": 0, "bandwidth_hz": 0.0}
+            return made | {"reason": str(error)} | empty
 
     def _make(self, components: list[dict[str, Any]], degradation: str) -> dict[str, Any]:
-        clean, _ = to_16_bit(mix(components, self._sources, self._reader))
+        mixed = mix(components, self._sources, self._reader)
+        clean, _ = to_16_bit(mixed.samples)
         encoded = self._encoders[degradation].encode(clean)[degradation]
         return {
             "clean": to_flac(clean),
             "degraded": encoded.stream,
             "gain": encoded.gain,
             "frames": len(clean),
+            "bandwidth_hz": mixed.bandwidth_hz,
         }
 
 
@@ -214,7 +217,7 @@ class LiveSource:
         """
         if row["reason"]:
             raise CorruptRowError(row["recipe_id"], row["reason"])
-        columns = ("recipe_id", "degradation", "clean", "degraded", "gain", "frames")
+        columns = ("recipe_id", "degradation", "clean", "degraded", "gain", "frames", "bandwidth_hz")
         stored = EncodedRow(**{name: row[name] for name in columns}, shard="none: live")
         clean, degraded = set_levels(
             *decode(stored),
@@ -223,7 +226,7 @@ class LiveSource:
             seed=self._seed,
             index=row["number"],
         )
-        return Example(clean, degraded, f"{stored.recipe_id}/{stored.degradation}")
+        return Example(clean, degraded, f"{stored.recipe_id}/{stored.degradation}", stored.bandwidth_hz)
 
     def _settle(self, epoch: int, number: int, made: Future[Example]) -> Example:
         try:

@@ -151,7 +151,7 @@ class _ShardExamples:
             raise row
         clean, degraded = decode(row)
         clean, degraded = self._finish(clean, degraded, row.gain, ref.position)
-        return Example(clean, degraded, f"{row.recipe_id}/{row.degradation}")
+        return Example(clean, degraded, f"{row.recipe_id}/{row.degradation}", row.bandwidth_hz)
 
     def _result_or_replacement(self, ref: RowRef, made: Future[Example]) -> Example:
         try:

@@ -16,26 +16,20 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from apollo.audio.decoding import AudioError
 from apollo.audio.ffmpeg import FfmpegError
-from pipelines import schema
 from pipelines.audio.codec import CodecConfig, CodecError, Encoder, Mp3Encoder
 from pipelines.audio.reading import SourceReader
 from pipelines.dataset.plan import RECIPES, read_recipes
 from pipelines.dataset.shards import ShardCommit, ShardsConfig, commit_shard, encode_shard, sha256_hex
+from pipelines.preprocess.mixing import RejectError, mix, read_sources
 from pipelines.runtime.versions import check_versions
-from pipelines.schema import EXCERPT_FRAMES, SAMPLE_RATE
+from pipelines.schema import SAMPLE_RATE
 from pipelines.storage import parquet
 from pipelines.storage.folder import Folder
 
 _FULL_SCALE = 32_767 / 32_768
-_SILENT_PEAK = 1 / 32_768
 _ENCODER_ATTEMPTS = 2
 _FULL_DISK = os.strerror(errno.ENOSPC)
-
-
-class RejectError(RuntimeError):
-    """A recipe cannot be rendered; the text is the reason."""
 
 
 @dataclass(frozen=True)
@@ -55,29 +49,6 @@ class RenderTask:
     codec: CodecConfig
     shards: ShardsConfig
     versions: dict[str, str]
-
-
-def mix(
-    components: list[dict[str, Any]], sources: dict[str, list[dict[str, Any]]], reader: SourceReader
-) -> NDArray[np.float32]:
-    """Sum the components of a recipe at their gains: [3 s, channels].
-
-    Raises:
-        RejectError: a source cannot be read, or the sum is silent or non-finite.
-    """
-    total = np.zeros((EXCERPT_FRAMES, schema.CHANNELS), np.float32)
-    try:
-        for component in components:
-            excerpt = reader.read(sources[component["source_id"]], component["start"], EXCERPT_FRAMES)
-            total += excerpt * np.float32(10 ** (component["gain_db"] / 20))
-    except AudioError as error:
-        raise RejectError(str(error)) from error
-    peak = float(np.abs(total).max())
-    if not np.isfinite(peak):
-        raise RejectError("the mix contains non-finite samples")
-    if peak < _SILENT_PEAK:
-        raise RejectError("the mix is silent")
-    return total
 
 
 def to_16_bit(samples: NDArray[np.float32]) -> tuple[NDArray[np.int16], float]:
@@ -109,9 +80,7 @@ class ShardRenderer:
         self._encoder: Encoder = Mp3Encoder(task.codec)
         self._encode_seconds: list[float] = []
         self._reader = SourceReader(task.cache)
-        with self._output.open("sources.parquet") as file:
-            rows = parquet.read_table(file, ["source_id", "files"]).to_pylist()
-        self._sources = {row["source_id"]: row["files"] for row in rows}
+        self._sources = read_sources(self._output)
         self._plan = parquet.open_file(self._output.open(RECIPES))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -164,7 +133,8 @@ class ShardRenderer:
         Raises:
             RejectError: a source or the encoder failed.
         """
-        clean, mix_gain_db = to_16_bit(mix(recipe["components"], self._sources, self._reader))
+        mixed = mix(recipe["components"], self._sources, self._reader)
+        clean, mix_gain_db = to_16_bit(mixed.samples)
         encoded = self._encode(clean)
         row = {
             name: recipe[name] for name in ("recipe_id", "split", "category", "components", "songs_repeat")
@@ -172,6 +142,7 @@ class ShardRenderer:
         row |= {
             "stems": [component["stem"] for component in recipe["components"]],
             "mix_gain_db": mix_gain_db,
+            "bandwidth_hz": mixed.stored_bandwidth_hz,
             "sample_rate": SAMPLE_RATE,
             "frames": len(clean),
             "clean": to_flac(clean),

@@ -23,7 +23,7 @@ class SourcesConfig:
     Args:
         allow_lossy: Use lossy files (MP3, AAC, Opus …) as clean targets too. A model learns their artefacts.
         min_bandwidth_hz: Leave out songs whose widest source has a lower bandwidth, as after a low-pass. 0
-            uses all.
+            uses all. Examples carry the bandwidth of what they are mixed from, and teach nothing above.
         cache: Folder or URI of decoded files, reachable from every node; unset is `cache` in the output.
             Runs may share one.
         cache_gb: Maximum size of the cache, in GB.
@@ -100,11 +100,10 @@ def collect_sources(
 
 def _rows(song: Song, scan: Mapping[str, Any], config: SourcesConfig) -> list[dict[str, Any]]:
     scanned = scan["sources"]
-    bandwidth = max((source["bandwidth_hz"] for source in scanned), default=0)
     all_files = [file for source in scanned if source["stem"] != MIXTURE for file in source["files"]]
     rows = []
     for source in scanned:
-        left_out = source["left_out"]
+        left_out, bandwidth = source["left_out"], _bandwidth(source, scanned)
         if left_out is None and source["lossy"] and not config.allow_lossy:
             left_out = "lossy"
         if left_out is None and bandwidth < config.min_bandwidth_hz:
@@ -126,6 +125,17 @@ def _rows(song: Song, scan: Mapping[str, Any], config: SourcesConfig) -> list[di
             }
         )
     return rows
+
+
+def _bandwidth(source: Mapping[str, Any], scanned: Sequence[Mapping[str, Any]]) -> int:
+    """Return the bandwidth, in Hz, of a song's widest source; for a lossy source, of its widest lossy one.
+
+    A source that is narrower by itself, such as a bass, is not low-passed. Sums of sources do not count: they
+    are as wide as the widest, however the others are coded.
+    """
+    alike = (other for other in scanned if other["files"] is not None and other["lossy"] >= source["lossy"])
+    widest: int = max((other["bandwidth_hz"] for other in alike), default=source["bandwidth_hz"])
+    return widest
 
 
 def _nothing_usable(found: SourceTables) -> str:

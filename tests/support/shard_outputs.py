@@ -1,10 +1,13 @@
 """Outputs of preprocess made without Ray: shards of any number of rows, for the tests of what reads them."""
 
+import io
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipelines import schema
 from pipelines.audio.codec import CodecConfig, Mp3Encoder
@@ -49,10 +52,15 @@ def make_row(split: str, shard: int, row: int, **changes: Any) -> dict[str, Any]
 
 
 def write_shard(
-    output: Path, split: str, shard: int, rows: list[dict[str, Any]], group_rows: int = 2
+    output: Path, split: str, shard: int, rows: list[dict[str, Any]], group_rows: int = 2, version: int = 2
 ) -> None:
-    """Publish a shard."""
+    """Publish a shard; those of version 1 have no bandwidths."""
     content = encode_shard(rows, DEGRADATIONS, group_rows) if rows else b""
+    if version == 1:
+        table = pq.read_table(pa.BufferReader(content)).drop_columns("bandwidth_hz")
+        sink = io.BytesIO()
+        pq.write_table(table, sink, row_group_size=group_rows, write_page_checksum=True)
+        content = sink.getvalue()
     commit = ShardCommit(
         split=split,
         shard=shard,

@@ -1,5 +1,6 @@
 """Examples from one file of tensors: an exact order, levels, and a clear refusal of other files."""
 
+import math
 import statistics
 from collections import Counter
 from pathlib import Path
@@ -27,12 +28,13 @@ def _part(count: int, prefix: str) -> dict[str, Any]:
         "degraded": torch.stack([clean, clean // 2], dim=1),
         "steps": torch.tensor([[1.0, 2.0]]).repeat(count, 1) / 32_768,
         "gains": gains,
+        "bandwidths_hz": torch.tensor([torch.inf, *range(16_000, 16_000 + count - 1)][:count]),
     }
 
 
 @pytest.fixture
 def stored() -> dict[str, Any]:
-    return {"format": 1, "sample_rate": 44_100, **_part(COUNT, "t"), "valid": _part(5, "v")}
+    return {"format": 2, "sample_rate": 44_100, **_part(COUNT, "t"), "valid": _part(5, "v")}
 
 
 @pytest.fixture
@@ -115,6 +117,18 @@ def test_validation_is_fixed_and_as_decoded(file: Path, stored: dict[str, Any]) 
     assert len(ExampleFileValidation(file, limit=2)) == 2
 
 
+def test_bandwidths_are_those_of_the_file_and_infinite_in_older_ones(
+    file: Path, stored: dict[str, Any], tmp_path: Path
+) -> None:
+    for part in (stored, stored["valid"]):
+        del part["bandwidths_hz"]
+    torch.save(stored | {"format": 1}, tmp_path / "old.pt")
+    for path, expected in ((file, [math.inf, 16_000.0, 16_001.0]), (tmp_path / "old.pt", [math.inf] * 3)):
+        assert [example.bandwidth_hz for example in _read(ExampleFileValidation(path), 0, 3)] == expected
+        examples = {e.name[:2]: e for e in _read(ExampleFileSource(path, epoch_examples=6), 0, 6)}
+        assert [examples[name].bandwidth_hz for name in ("t0", "t1", "t2")] == expected
+
+
 def test_file_is_mapped_not_read(file: Path) -> None:
     source = ExampleFileSource(file, epoch_examples=6)
     assert str(file) in Path("/proc/self/maps").read_text()
@@ -136,7 +150,8 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change, said",
     [
-        ({"format": 2}, "format 1"),
+        ({"format": 3}, "a format up to 2"),
+        ({"bandwidths_hz": torch.ones(2)}, "the shapes of its tensors do not match"),
         ({"gains": torch.ones(3, 2)}, "the shapes of its tensors do not match"),
         ({"degraded": torch.zeros(6, 1, 2, SAMPLES)}, "the shapes of its tensors do not match"),
         ({"names": []}, "the shapes of its tensors do not match"),

@@ -42,6 +42,7 @@ def _rows(number: int = 5) -> list[dict[str, Any]]:
             "components": [component],
             "songs_repeat": False,
             "mix_gain_db": -0.25,
+            "bandwidth_hz": 16_000 if index else None,
             "sample_rate": 44_100,
             "frames": 132_300,
             "clean": generator.bytes(2_000),

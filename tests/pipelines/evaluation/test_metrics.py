@@ -65,6 +65,25 @@ def test_a_band_that_is_missing_has_an_error_of_0_db_and_no_other_has_one() -> N
     assert all(found[name] < -80 for name in ERROR_BANDS if name != "error_8000_12000_hz")
 
 
+def test_metrics_by_frequency_end_where_the_clean_audio_is_known() -> None:
+    clean = music()
+    spectrum = np.fft.rfft(clean)
+    spectrum[:, round(10_000 * clean.shape[1] / datasets.SAMPLE_RATE) :] = 0
+    estimate = np.fft.irfft(spectrum, clean.shape[1]).astype(np.float32)
+
+    def known_to(bandwidth_hz: float) -> dict[str, Any]:
+        return score(clean, estimate, gain=1.0, cutoff_hz=CUTOFF, bandwidth_hz=bandwidth_hz)
+
+    whole, part, none = known_to(np.inf), known_to(9_500.0), known_to(CUTOFF)
+    assert whole == of(clean, estimate)
+    assert whole["lsd_high"] > 10 and part["lsd_high"] < 1 and none["lsd_high"] is None
+    assert whole["error_8000_12000_hz"] > -10 and part["error_8000_12000_hz"] < -80
+    assert whole["error_12000_16000_hz"] is not None and part["error_12000_16000_hz"] is None
+    assert none["error_8000_12000_hz"] is None
+    for name in ("sdr", "si_snr", "visqol", "snr", "error_0_4000_hz", "error_4000_8000_hz"):
+        assert whole[name] == part[name] == none[name]
+
+
 def test_snr_of_noise_of_known_power() -> None:
     clean = music()
     noise = np.random.default_rng(5).standard_normal(clean.shape).astype(np.float32)

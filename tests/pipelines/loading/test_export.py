@@ -1,5 +1,6 @@
 """The exported file: the first examples of the training order, whole or absent, as good as the shards."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,9 @@ LOADER = LoaderConfig(window_shards=2)
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = shard_outputs.write(tmp_path_factory.mktemp("export"), 3, 0, 4)
+    folder = shard_outputs.write(tmp_path_factory.mktemp("export"), 3, 0)
+    rows = [shard_outputs.make_row("train", 2, row, bandwidth_hz=(None, 17_000)[row % 2]) for row in range(4)]
+    shard_outputs.write_shard(folder, "train", 2, rows)
     return shard_outputs.write(folder, 3, split="valid")
 
 
@@ -42,7 +45,7 @@ def test_names_are_the_first_of_the_training_order(file: Path) -> None:
     assert stored["names"] == [shard_outputs.recipe_id("train", *order.at(k)[1:]) for k in range(5)]
     assert stored["valid"]["names"] == ["valid.0.0", "valid.0.1"]
     assert stored["degradations"] == stored["valid"]["degradations"] == list(shard_outputs.DEGRADATIONS)
-    assert (stored["format"], stored["sample_rate"]) == (1, 44_100)
+    assert (stored["format"], stored["sample_rate"]) == (2, 44_100)
     assert stored["clean"].dtype == stored["degraded"].dtype == torch.int16
 
 
@@ -72,6 +75,8 @@ def test_exported_examples_are_those_of_the_shards(output: Path, file: Path) -> 
         assert example.name.partition("/")[0] in names
         torch.testing.assert_close(example.clean, shards[example.name].clean, atol=1e-6, rtol=0)
         torch.testing.assert_close(example.degraded, shards[example.name].degraded, atol=4e-5, rtol=0)
+        assert example.bandwidth_hz == shards[example.name].bandwidth_hz
+    assert {example.bandwidth_hz for example in shards.values()} == {math.inf, 17_000}
 
 
 def test_exported_validation_is_that_of_the_shards(output: Path, file: Path) -> None:

@@ -23,6 +23,7 @@ from pipelines.errors import UsageError
 from pipelines.loading import live_source
 from pipelines.loading.live_source import ExampleMixer, LiveSource
 from pipelines.loading.shard_source import LoaderConfig
+from pipelines.preprocess.mixing import read_sources
 from pipelines.storage.folder import Folder
 
 PLAIN = LevelsConfig(mode="paper")
@@ -71,6 +72,16 @@ def test_examples_equal_the_shards_rows_of_the_same_recipes(here: list[int], und
         peak = max(np.abs(clean).max(), np.abs(degraded).max())
         np.testing.assert_allclose(example.clean, clean / peak, atol=1e-6)
         np.testing.assert_allclose(example.degraded, degraded / peak, atol=1e-6)
+        assert example.bandwidth_hz == (row["bandwidth_hz"] or math.inf)
+
+
+def test_examples_know_how_far_their_mix_is_known(
+    here: list[int], undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = read_sources(Folder(str(undisturbed)))
+    limited = {name: source._replace(bandwidth_hz=500.0) for name, source in known.items()}
+    monkeypatch.setattr(live_source, "read_sources", lambda output: limited)
+    assert {example.bandwidth_hz for example in _source(undisturbed).read(0, range(4))} == {500.0}
 
 
 def test_epochs_have_recipes_of_their_own(here: list[int], undisturbed: Path) -> None:

@@ -3,6 +3,7 @@
 import gc
 import itertools
 import json
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -99,6 +100,20 @@ def test_samples_are_the_decoded_ones_at_the_published_level(output: Path) -> No
         np.testing.assert_allclose(example.degraded, degraded / peak, atol=1e-6)
 
 
+@pytest.mark.parametrize("version, edges", [(2, [math.inf, 16_000.0]), (1, [math.inf, math.inf])])
+def test_examples_know_how_far_their_clean_audio_is_known(
+    tmp_path: Path, version: int, edges: list[float]
+) -> None:
+    for split in ("train", "valid"):
+        rows = [shard_outputs.make_row(split, 0, row, bandwidth_hz=(None, 16_000)[row]) for row in range(2)]
+        shard_outputs.write_shard(tmp_path, split, 0, rows, version=version)
+    for source in (_source(tmp_path), ValidationSource(str(tmp_path))):
+        found = {example.name[-12:].partition("/")[0][-1]: example for example in source.read(0, range(2))}
+        assert [found[row].bandwidth_hz for row in "01"] == edges
+        together = collate([found["0"], found["1"]]).bandwidth_hz
+        assert together is None if version == 1 else together.tolist() == edges
+
+
 def test_gain_compensated_pairs_have_one_level_and_no_lag(output: Path) -> None:
     source = _source(output, degradations=("mp3_128000",))
     for clean, degraded in ((e.clean, e.degraded) for e in source.read(0, range(12))):
@@ -148,7 +163,7 @@ def test_every_row_group_is_read_once_a_window(output: Path, monkeypatch: pytest
     list(_source(output, degradations=("mp3_24000",)).read(0, range(12)))
     assert len(reads) == 3 + 2 + 2  # shards of 5, 4 and 3 rows in groups of 2
     assert {columns for _, columns in reads} == {
-        ("recipe_id", "frames", "clean", "mp3_24000", "mp3_24000_gain")
+        ("recipe_id", "frames", "bandwidth_hz", "clean", "mp3_24000", "mp3_24000_gain")
     }
 
 

@@ -19,17 +19,10 @@ from pipelines.audio.codec import CodecConfig, CodecError, decode
 from pipelines.dataset.plan import planned_shards
 from pipelines.dataset.shards import ShardsConfig, find_damaged_shards, read_commits
 from pipelines.preprocess.catalog import Catalog
+from pipelines.preprocess.mixing import MixSource, RejectError, mix
 from pipelines.preprocess.plan_writer import write_recipes
 from pipelines.preprocess.recipes import RecipesConfig
-from pipelines.preprocess.render import (
-    RejectError,
-    RenderTask,
-    ShardRenderer,
-    cpu_seconds,
-    mix,
-    to_16_bit,
-    to_flac,
-)
+from pipelines.preprocess.render import RenderTask, ShardRenderer, cpu_seconds, to_16_bit, to_flac
 from pipelines.runtime.versions import software_versions
 from pipelines.schema import EXCERPT_FRAMES
 from pipelines.storage.folder import Folder
@@ -57,9 +50,11 @@ class FakeReader:
 def _mix(values: dict[str, float | Exception], **gains: float) -> NDArray[np.float32]:
     components = [{"source_id": name, "start": 4_410, "gain_db": gain} for name, gain in gains.items()]
     reader = FakeReader(values)
-    total = mix(components, {name: [name] for name in values}, reader)  # type: ignore[dict-item, arg-type]
+    sources = {name: MixSource([name]) for name in values}  # type: ignore[list-item]
+    mixed = mix(components, sources, reader)  # type: ignore[arg-type]
     assert reader.asked == [(4_410, EXCERPT_FRAMES)] * len(components)
-    return total
+    assert (mixed.bandwidth_hz, mixed.stored_bandwidth_hz) == (np.inf, None)
+    return mixed.samples
 
 
 def test_mix_is_the_sum_at_the_gains() -> None:
@@ -182,6 +177,16 @@ def test_shard_rows_match_their_recipes(planned: Path) -> None:
             assert 0.7 < row[f"{name}_gain"] < 1.1
 
 
+def test_rows_store_how_far_their_mix_is_known(planned: Path, tmp_path: Path) -> None:
+    renderer, recipe = _renderer(planned), _recipes(planned)[0]
+    assert renderer.render_recipe(recipe)["bandwidth_hz"] is None  # not measured: known completely
+    limits = (19_000.0, 17_000.0, 16_500.0)
+    for part, limit in zip(recipe["components"], limits, strict=False):  # noise, strong at every frequency
+        known = renderer._sources[part["source_id"]]
+        renderer._sources[part["source_id"]] = known._replace(bandwidth_hz=limit)
+    assert renderer.render_recipe(recipe)["bandwidth_hz"] == min(limits[: len(recipe["components"])])
+
+
 def test_shard_made_again_by_another_renderer_has_the_same_bytes(planned: Path) -> None:
     first = _renderer(planned)
     first(_tasks()[0])
@@ -202,7 +207,7 @@ def test_recipe_whose_source_broke_is_named_in_the_commit_and_the_others_are_mad
     recipes = _recipes(planned)[:3]
     broken = {"readable": str(planned / "gone.wav"), "frames": 9 * RATE, "scale": 1.0}
     recipes[1]["components"] = [recipes[1]["components"][0] | {"source_id": "broken"}]
-    renderer._sources["broken"] = [broken]
+    renderer._sources["broken"] = MixSource([broken])
     commit = renderer.render("valid", 0, recipes)
     assert commit.rows == 2
     ((reject),) = commit.rejected

@@ -15,9 +15,11 @@ from pipelines import schema
 from pipelines.audio.codec import decode
 from pipelines.audio.reading import SourceReader
 from pipelines.preprocess.layouts import MUSDB
-from pipelines.preprocess.render import mix, to_16_bit
+from pipelines.preprocess.mixing import mix, read_sources
+from pipelines.preprocess.render import to_16_bit
 from pipelines.preprocess.run import estimate, preprocess, status
 from pipelines.runtime.outcome import Exit
+from pipelines.storage.folder import Folder
 from tests.support import invariants
 from tests.support.datasets import arguments, config
 
@@ -33,15 +35,15 @@ def test_shards_have_the_documented_schema(undisturbed: Path) -> None:
 
 
 def test_clean_is_the_mix_of_the_recipe(undisturbed: Path) -> None:
-    sources = {
-        row["source_id"]: row["files"] for row in pq.read_table(undisturbed / "sources.parquet").to_pylist()
-    }
+    sources = read_sources(Folder(str(undisturbed)))
     for row in pq.read_table(undisturbed / "train/shard-00000.parquet").to_pylist():
-        expected, gain_db = to_16_bit(mix(row["components"], sources, SourceReader()))
+        mixed = mix(row["components"], sources, SourceReader())
+        expected, gain_db = to_16_bit(mixed.samples)
         clean, rate = soundfile.read(io.BytesIO(row["clean"]), dtype="int16")
         np.testing.assert_array_equal(clean, expected)
         assert (rate, row["sample_rate"], row["frames"]) == (44_100, 44_100, 132_300)
         assert row["mix_gain_db"] == pytest.approx(gain_db)
+        assert row["bandwidth_hz"] == mixed.stored_bandwidth_hz
         assert row["stems"] == [part["stem"] for part in row["components"]]
 
 

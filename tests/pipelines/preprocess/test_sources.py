@@ -122,6 +122,17 @@ def test_band_is_that_of_the_songs_widest_source() -> None:
     assert [(row["bandwidth_hz"], row["left_out"]) for row in found.rows] == [(20_000, None)] * 2
 
 
+def test_band_of_lossy_sources_is_not_that_of_the_others() -> None:
+    scan = _scan(GOOD, "bass", "drums", "vocals", "piano", MIXTURE)
+    bass, drums, vocals, _, mixture = scan["sources"]
+    bass["bandwidth_hz"] = 900
+    drums |= {"bandwidth_hz": 16_000, "lossy": True}
+    vocals |= {"bandwidth_hz": 12_000, "lossy": True}
+    mixture |= {"lossy": True}
+    rows = _collect([(GOOD, scan)], SourcesConfig(allow_lossy=True, min_bandwidth_hz=0)).rows
+    assert [row["bandwidth_hz"] for row in rows] == [20_000, 16_000, 16_000, 20_000, 16_000]
+
+
 def test_reason_of_the_scan_comes_first() -> None:
     song = _song("silent")
     scans = [(GOOD, _scan(GOOD, "drums")), (song, _scan(song, "drums", lossy=True, left_out="silent"))]
