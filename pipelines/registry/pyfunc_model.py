@@ -22,6 +22,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel
 
+PARAMETERS = ("format", "strength", "seed")
 MAX_BYTES, MAX_SECONDS = 64 << 20, 20 * 60
 _Predict = Callable[[Any, list[bytes], dict[str, Any] | None], list[bytes]]
 
@@ -65,22 +66,24 @@ class RestorationModel(PythonModel):  # type: ignore[misc]
 
         Args:
             model_input: Whole files: MP3, M4A, Ogg, Opus, FLAC, WAV and others that ffmpeg reads.
-            params: `format` of the results: one of `apollo restore --format`, by default `flac24`.
+            params: `format`, `strength` and `seed` as the options of `apollo restore`; by default `flac24`,
+                the model's own strength, and 0.
 
         Returns:
             Restored files at 44.1 kHz, in the same order.
 
         Raises:
-            RequestError: a file is empty, too large, too long, or not audio; the message has its index, and
-                no file is restored.
+            RequestError: a parameter is out of its range; or a file is empty, too large, too long, or not
+                audio: the message has its index, and no file is restored.
         """
         from apollo.audio.formats import SongsConfig
 
         if not model_input:
             raise RequestError("no file: send {'inputs': ['<base64 of an audio file>']}")
+        given = {"format": "flac24", **(params or {})}
         try:
-            config = SongsConfig(format=(params or {}).get("format", "flac24"))
-        except ValueError as error:
+            config = SongsConfig(**{name: given[name] for name in PARAMETERS if name in given})
+        except (TypeError, ValueError) as error:
             raise RequestError(str(error)) from error
         for number, content in enumerate(model_input):
             if not content:

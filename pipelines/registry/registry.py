@@ -215,7 +215,7 @@ def _create(generator: Any, registry: Registry, run_id: str, digest: str) -> Ver
             artifacts={ARTIFACT: str(folder)},
             code_paths=[str(Path(apollo.__file__).parent)],
             pip_requirements=_requirements(),
-            input_example=([_example()], {"format": "flac24"}),
+            input_example=([_example()], _default_parameters(generator)),
         )
         made = mlflow.register_model(model.model_uri, registry.name, tags={DIGEST: digest})
     found = registry.version(int(made.version))
@@ -234,6 +234,11 @@ def default_tracking_uri(uri: str) -> Iterator[None]:
         yield
     finally:
         mlflow.set_tracking_uri(before)  # None unsets the variable
+
+
+def _default_parameters(generator: Any) -> dict[str, Any]:
+    """Return the parameters of the model with their defaults, from which MLflow takes names and types."""
+    return {"format": "flac24", "strength": float(generator.config.noise_strength), "seed": 0}
 
 
 def _example() -> bytes:

@@ -97,6 +97,21 @@ def test_a_version_restores_what_the_command_does_and_loads_without_pickles(
     assert version.number == 1
 
 
+def test_strength_and_seed_are_parameters_of_the_registered_model(database: str, tmp_path: Path) -> None:
+    add(database, checkpoint.locate("compact"), "compact")
+    song = datasets.write(tmp_path / "song.wav", datasets.music(1, seconds=1.0))
+    with default_tracking_uri(database):
+        served = mlflow.pyfunc.load_model(f"models:/compact@{CANDIDATE}")
+    default, full, none, other = (
+        served.predict([song.read_bytes()], params=params)
+        for params in ({}, {"strength": 1.0}, {"strength": 0.0}, {"seed": 7})
+    )
+    assert default == full
+    assert len({bytes(one[0]) for one in (default, none, other)}) == 3
+    with pytest.raises(mlflow.exceptions.MlflowException, match=r"strength is 2\.0: it must be from"):
+        served.predict([song.read_bytes()], params={"strength": 2.0})
+
+
 def test_a_version_has_description_and_tags(database: str, tmp_path: Path) -> None:
     run_id = new_run(database)
     version = add(database, evaluation_jobs.write_model(tmp_path / "model"), "told", run_id)
@@ -113,7 +128,9 @@ def test_a_version_has_description_and_tags(database: str, tmp_path: Path) -> No
     with default_tracking_uri(database):
         info = mlflow.models.get_model_info(version.uri)
     assert [column.type.name for column in info.signature.inputs] == ["binary"]
-    assert [param.name for param in info.signature.params] == ["format"]
+    assert {param.name: param.default for param in info.signature.params} == {
+        **{"format": "flac24", "strength": 1.0, "seed": 0},
+    }
     assert info.saved_input_example_info is not None
 
 
