@@ -32,7 +32,8 @@ class TrainConfig:
         shards: Output of preprocess: path or URI.
         output: Folder of the run, on a disk that all nodes share, or a URI that checkpoints are uploaded to.
         init: Checkpoint to start from: a checkpoint folder, a published or community file, a Hugging Face
-            name. Its network configurations replace `generator` and, if it has one, `discriminator`.
+            name. Its network configurations replace `generator`, but for a `noise_limit` that is set, and, if
+            it has one, `discriminator`.
         source: `shards`, or `live`: new mixes in every epoch, rendered on the cluster's free CPUs.
         live_actors: Number of actors that render them.
         live_cache: Folder of the decoded sources, if preprocess was given one.
