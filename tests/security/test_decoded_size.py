@@ -38,7 +38,7 @@ folder, model = Path(sys.argv[1]), sys.argv[2]
 generator = load(model)
 
 def scan(path):
-    scanner = SongScanner(str(folder / "out"), str(folder / "cache"), 1 << 30, None, versions(None))
+    scanner = SongScanner(str(folder / "out"), str(folder / "cache"), 1 << 30, None, software_versions(None))
     entry = Entry(str(path), path.stat().st_size, 0)
     song = Song("set", path.name, "", path.name, None, {"mixture": (entry,)})
     found = scanner.scan(song)
@@ -192,7 +192,7 @@ REASONS = {
         "longer than 60 s",
         "3087000 samples",
     ),
-    "slow.wav": ("1 samples a second",) * 4 + ("at 1 Hz",),
+    "slow.wav": ("sample rate 1 Hz is below the minimum",) * 4 + ("at 1 Hz",),
     "wide.wav": ("Too many channels",) + ("1000 channels, more than 32",) * 3 + ("of 1000 channels",),
 }
 
