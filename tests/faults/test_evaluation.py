@@ -12,6 +12,7 @@ from pathlib import Path
 from pipelines.evaluation.run import evaluate
 from pipelines.runtime.outcome import Exit
 from tests.support import evaluation_jobs
+from tests.support.processes import descendants
 
 ROOT = Path(__file__).parents[2]
 TRIALS = 6
@@ -54,22 +55,10 @@ def wait_for(condition: Callable[[], object], process: Process, output: Path, se
         time.sleep(0.01)
 
 
-def processes(title: bytes) -> list[int]:
-    """Find Ray's processes by what they are called."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if title in (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
-        except OSError:
-            continue
-    return found
-
-
 def quiet() -> None:
     """Wait until the processes of the driver before have ended with it."""
     end = time.monotonic() + 60
-    while processes(b"ray::Scorer") or processes(b"ray::ImplicitFunc"):
+    while descendants("ray::Scorer") or descendants("ray::ImplicitFunc"):
         assert time.monotonic() < end
         time.sleep(0.1)
 
@@ -109,16 +98,16 @@ def test_24_interrupted_evaluation_gives_the_same_report(
     quiet()
 
     process = start(ray_address, undisturbed, model, output)  # a trial's process dies
-    wait_for(lambda: processes(b"ray::ImplicitFunc.train"), process, output)
-    for trial in processes(b"ray::ImplicitFunc"):
-        os.kill(trial, signal.SIGKILL)
+    wait_for(lambda: descendants("ray::ImplicitFunc.train"), process, output)
+    for trial in descendants("ray::ImplicitFunc"):
+        trial.kill()
     assert process.wait(150) == Exit.FAILED, (tmp_path / "log").read_text()
     assert "run the same command again" in json.loads((output / "result.json").read_text())["message"]
     quiet()
 
     process = start(ray_address, undisturbed, model, output)  # a scoring actor dies, and is started again
-    wait_for(lambda: processes(b"ray::Scorer.score"), process, output)
-    os.kill(processes(b"ray::Scorer.score")[0], signal.SIGKILL)
+    wait_for(lambda: descendants("ray::Scorer.score"), process, output)
+    descendants("ray::Scorer.score")[0].kill()
     assert process.wait(150) == Exit.DONE, (tmp_path / "log").read_text()
     assert {name: inode for name, inode in done(output).items() if name in before} == before
     assert len(done(output)) == TRIALS

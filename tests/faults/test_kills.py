@@ -8,9 +8,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -18,6 +19,7 @@ from pipelines.preprocess.run import preprocess
 from pipelines.runtime.outcome import Exit, Outcome
 from tests.support import invariants
 from tests.support.datasets import arguments, config, write_musdb
+from tests.support.processes import descendants
 
 
 def start(data: Path, output: Path, address: str) -> "subprocess.Popen[bytes]":
@@ -89,26 +91,13 @@ def test_1_a_driver_killed_at_ten_random_points_loses_nothing(
     finish(data, output, seen, undisturbed)
 
 
-def processes() -> Iterator[tuple[int, int, str]]:
-    """Yield pid, parent and command line of every process."""
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                status = (folder / "stat").read_text().rpartition(")")[2].split()
-                yield (
-                    int(folder.name),
-                    int(status[1]),
-                    (folder / "cmdline").read_bytes().decode(errors="replace"),
-                )
-            except (OSError, IndexError):
-                continue
+def parent_of(process: psutil.Process) -> int:
+    try:
+        return int(process.ppid())
+    except psutil.Error:  # it has ended
+        return 0
 
 
-def alive(pid: int) -> bool:
-    return any(pid == other for other, _, _ in processes())
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_2_an_actor_killed_during_an_encode_leaves_no_ffmpeg_and_loses_nothing(
     ray_address: str, data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -117,15 +106,12 @@ def test_2_an_actor_killed_during_an_encode_leaves_no_ffmpeg_and_loses_nothing(
     run.start()
     killed = 0
     while killed < 2 and run.is_alive():
-        table = list(processes())
-        renderers = {pid for pid, _, command in table if "ShardRenderer" in command}
-        pairs = [
-            (pid, parent) for pid, parent, command in table if parent in renderers and "libmp3lame" in command
-        ]
-        if pairs and len(commits(output)) >= killed * 2:
-            child, parent = pairs[0]
-            os.kill(parent, signal.SIGKILL)
-            wait_for(lambda gone=child: not alive(gone), 10)  # type: ignore[misc]
+        renderers = {renderer.pid: renderer for renderer in descendants("ShardRenderer")}
+        encoders = [one for one in descendants("libmp3lame") if parent_of(one) in renderers]
+        if encoders and len(commits(output)) >= killed * 2:
+            parent = renderers[parent_of(encoders[0])]
+            parent.kill()
+            wait_for(lambda encoder=encoders[0]: not encoder.is_running(), 10)  # type: ignore[misc]
             killed += 1
     run.join(240)
     assert killed == 2

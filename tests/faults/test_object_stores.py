@@ -23,6 +23,7 @@ from pipelines.runtime.outcome import Exit
 from pipelines.storage.folder import Folder
 from pipelines.tracking.run import TrackingConfig
 from tests.support import datasets, evaluation_jobs, gloo_runs, invariants, restoration_jobs, training_jobs
+from tests.support.processes import descendants
 from tests.support.s3_server import Bucket
 
 _EVER = float("inf")
@@ -149,7 +150,7 @@ def test_a_training_whose_machine_is_lost_goes_on_from_the_bucket_and_is_evaluat
     training_jobs.wait_for(lambda: there("step-00000006/MANIFEST.json"), mine)
     driver.kill()
     driver.wait(30)
-    training_jobs.wait_for(lambda: not training_jobs.workers(), mine)
+    training_jobs.wait_for(lambda: not descendants("RayTrainWorker"), mine)
     shutil.rmtree(mine)
     bucket.proxy.fail("cut_upload", r"PUT /\S+/run/checkpoints/.*/weights.pt", times=2)
     assert training_jobs.start(ray_address, shards, mine, *more).wait(300) == 0, training_jobs.log(mine)

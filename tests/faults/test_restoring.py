@@ -15,6 +15,7 @@ from pipelines.runtime.outcome import Exit, Outcome
 from tests.support import invariants
 from tests.support import restoration_jobs as jobs
 from tests.support.datasets import music, write
+from tests.support.processes import descendants
 from tests.support.training_jobs import log
 
 
@@ -86,18 +87,6 @@ def test_24_a_stopped_and_then_killed_run_is_finished_by_the_next(
     check(output, tmp_path / "undisturbed")
 
 
-def restorers() -> list[int]:
-    """Find the processes of actors."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if b"SongRestorer" in (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
-        except OSError:
-            continue
-    return found
-
-
 def test_25_song_that_kills_its_actor_three_times_fails(
     ray_address: str, weights: Path, tmp_path: Path
 ) -> None:
@@ -117,8 +106,8 @@ def test_25_song_that_kills_its_actor_three_times_fails(
             return bool(begun) and (begun[0]["status"], begun[0]["attempts"]) == ("begun", attempt)
 
         wait_for(has_begun, lambda: f"{outcomes} {jobs.records(output)}")
-        for process in restorers():
-            os.kill(process, signal.SIGKILL)
+        for actor in descendants("SongRestorer"):
+            actor.kill()
     run.join(120)
     assert outcomes[0].code == Exit.REJECTS, outcomes[0].message
     said = jobs.outcomes(output)

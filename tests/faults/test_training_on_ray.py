@@ -1,7 +1,6 @@
 """Faults 17 to 22 with Ray: workers and drivers killed, runs stopped and damaged, through the job."""
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -9,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.training_jobs import LAST, history, log, logged, result, start, steps, wait_for, workers
+from tests.support.processes import descendants
+from tests.support.training_jobs import LAST, history, log, logged, result, start, steps, wait_for
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -40,7 +40,7 @@ def test_17_18_19_kills_stops_and_damage_change_nothing(
     driver = start(ray_address, undisturbed, output)
     first = draw.randrange(2, 5)
     wait_for(lambda: steps(output) >= first, output)
-    os.kill(draw.choice(workers()), signal.SIGKILL)
+    draw.choice(descendants("RayTrainWorker")).kill()
     wait_for(lambda: "resuming from step" in log(output) or steps(output) > 6, output)
     driver.send_signal(signal.SIGTERM)
     assert driver.wait(120) == 130, log(output)
@@ -54,7 +54,7 @@ def test_17_18_19_kills_stops_and_damage_change_nothing(
     wait_for(lambda: steps(output) >= before + 3, output)
     driver.kill()
     driver.wait(30)
-    wait_for(lambda: not workers(), output)  # they end with their driver
+    wait_for(lambda: not descendants("RayTrainWorker"), output)  # they end with their driver
     newest = max((output / "checkpoints").glob("step-????????"))
     for path in newest.iterdir():
         path.unlink()

@@ -68,18 +68,6 @@ def steps(output: Path) -> int:
     return path.read_text().count("\n") if path.exists() else 0
 
 
-def workers() -> list[int]:
-    """Find the processes of Ray Train's workers."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if b"RayTrainWorker" in (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
-        except OSError:
-            continue
-    return found
-
-
 def result(output: Path) -> dict[str, Any]:
     """Read how the last run ended."""
     return json.loads((output / "result.json").read_text())
