@@ -28,7 +28,11 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="evaluate", description=__doc__, allow_abbrev=False, default_env=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     parser.add_argument(
-        "--models", type=str, nargs="*", default=[], help="runs, checkpoints, or names: [NAME=]MODEL …"
+        "--models",
+        type=str,
+        nargs="*",
+        default=[],
+        help="runs, checkpoints, names: [NAME=]MODEL[#strength=S] …",
     )
     parser.add_argument(
         "--promote",

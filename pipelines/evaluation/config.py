@@ -22,7 +22,8 @@ class EvaluateConfig:
         output: Folder or URI of the evaluation.
         models: Models to score in addition to the untouched codec: folders of runs, checkpoints, published
             or community files, Hugging Face names, models:/apollo@champion, runs:/ID; NAME=MODEL renames
-            one. `promote` adds the registry's candidate and champion.
+            one, MODEL#strength=0.5 sets the strength of its noise (0 to 1.5). `promote` adds the registry's
+            candidate and champion.
         split: Split of the shards: `test`, or `valid` for decisions.
         degradations: Names of those to score, such as mp3_24000; empty takes all.
         limit: Maximum number of items, evenly over categories; unset takes all.

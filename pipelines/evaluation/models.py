@@ -1,11 +1,16 @@
-"""The models of an evaluation: resolved, loaded, and given short names."""
+"""The models of an evaluation: resolved, loaded, and given short names.
 
+`MODEL#strength=0.5` is a model at another strength of its noise than its default.
+"""
+
+import math
 import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
+from typing import Any
 
 from pipelines.errors import UsageError
 from pipelines.registry.model_bundle import ModelBundle, pack
@@ -13,6 +18,7 @@ from pipelines.schema import CLEAN, UNTOUCHED
 from pipelines.storage.folder import is_uri
 
 _NAMED = re.compile(r"(?P<name>[\w.-]+)=(?P<source>.+)")
+_STRENGTH = re.compile(r"(?P<source>.+)#strength=(?P<strength>[^#]*)")
 _PLAIN = ("/", "best", "checkpoints", "init")  # path components that do not identify a model
 _FILES = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
 
@@ -33,7 +39,7 @@ class EvaluatedModel:
 
     @property
     def digest(self) -> str:
-        """Identifies its weights."""
+        """Identifies its configuration, strength of noise included, and its weights."""
         return self.bundle.digest if self.bundle else self.source
 
     @property
@@ -48,11 +54,12 @@ def load_models(models: Sequence[str], result_models: Sequence[str]) -> tuple[Ev
     """Load all models of an evaluation, the untouched codec first.
 
     Args:
-        models: Checkpoints, registry names or NAME=MODEL.
+        models: Checkpoints, registry names or NAME=MODEL; MODEL#strength=0.5 sets the strength of its noise.
         result_models: Models whose results the data contain.
 
     Raises:
-        UsageError: a model cannot be loaded, or two have the same name.
+        UsageError: a model cannot be loaded, two have the same name, or a strength is out of range or of a
+            model without noise.
     """
     from apollo.checkpoints import checkpoint
 
@@ -62,13 +69,17 @@ def load_models(models: Sequence[str], result_models: Sequence[str]) -> tuple[Ev
     ]
     for model in models:
         named = None if os.path.exists(model) else _NAMED.fullmatch(model)
-        source = named["source"] if named else model
+        source, strength = _split_strength(named["source"] if named else model)
         try:
-            name, source = (named["name"], source) if named else _short(source)
-            generator = checkpoint.load(source)
+            name, address = (named["name"], source) if named else _short(source)
+            generator = checkpoint.load(address)
         except checkpoint.CheckpointError as error:
             raise UsageError(str(error)) from error
-        found.append(EvaluatedModel(name, source, pack(generator)))
+        if strength is not None:
+            _set_strength(generator, strength, model)
+            name = name if named else f"{name}-strength-{strength:g}"
+            address = f"{address}#strength={strength:g}"
+        found.append(EvaluatedModel(name, address, pack(generator)))
     if any(one.name == CLEAN for one in found):
         raise UsageError(f"a model cannot be named {CLEAN}: that is the reference of the scores")
     if twice := [name for name, times in Counter(one.name for one in found).items() if times > 1]:
@@ -77,6 +88,42 @@ def load_models(models: Sequence[str], result_models: Sequence[str]) -> tuple[Ev
             "results are in the data"
         )
     return tuple(found)
+
+
+def _split_strength(model: str) -> tuple[str, float | None]:
+    """Split MODEL#strength=NUMBER into the model and the strength of its noise, None if it is not set.
+
+    Raises:
+        UsageError: the strength is not a number in its range.
+    """
+    from apollo.audio.formats import MAX_STRENGTH
+
+    match = None if os.path.exists(model) else _STRENGTH.fullmatch(model)
+    if match is None:
+        return model, None
+    try:
+        strength = float(match["strength"])
+    except ValueError:
+        strength = math.nan
+    if not 0 <= strength <= MAX_STRENGTH:
+        raise UsageError(
+            f"{model}: strength is {match['strength']!r}: it must be a number from 0 to {MAX_STRENGTH}"
+        )
+    return match["source"], strength
+
+
+def _set_strength(generator: Any, strength: float, model: str) -> None:
+    """Set the default strength of a generator's noise.
+
+    Raises:
+        UsageError: the generator has no noise.
+    """
+    if generator.config.output != "mask_and_noise":
+        raise UsageError(
+            f"{model}: the output of this model is {generator.config.output}, which has no noise: leave out "
+            "#strength"
+        )
+    generator.config = replace(generator.config, noise_strength=strength)
 
 
 def _short(source: str) -> tuple[str, str]:
