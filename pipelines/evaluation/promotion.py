@@ -17,7 +17,7 @@ from pipelines.tracking.uri import check_uri, resolve_uri
 
 logger = logging.getLogger(__name__)
 
-PROMOTION, _OLD_PROMOTION = "promotion.json", "contest.json"  # the old name is still read
+PROMOTION = "promotion.json"
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 _REASONS = 4_000  # longest text of a tag
 
@@ -136,11 +136,11 @@ class PromotionCase:
 
 
 def _read_stored(output: Folder) -> dict[str, Any] | None:
-    for name in (PROMOTION, _OLD_PROMOTION):
-        if output.exists(name):
-            stored: dict[str, Any] = json.loads(output.read(name))
-            return stored
-    return None
+    try:
+        stored: dict[str, Any] = json.loads(output.read_renamed(PROMOTION, old_name="contest.json"))
+    except FileNotFoundError:
+        return None
+    return stored
 
 
 def open_case(config: EvaluateConfig, uri: str) -> PromotionCase:

@@ -19,7 +19,7 @@ from pipelines.schema import METRICS, SAMPLE_RATE, SCORED, UNTOUCHED
 from pipelines.storage.folder import Folder
 
 REPORT, SUMMARY = "report.html", "verdicts.json"
-_STATE, _OLD_STATE = "report_state.json", "told.json"  # the old name is still read
+_STATE, _OLD_STATE = "report_state.json", "told.json"
 _RANKS = ("worst", "median", "best")
 _RECIPE = re.compile(r"^([0-9a-f]{12})[0-9a-f]{20,}$")  # a digest: its first digits identify it
 _BY = ("visqol", "si_snr")  # items are ranked by; the second if the first is undefined
@@ -93,8 +93,7 @@ def report_files(output: Folder) -> list[str]:
 
 
 def _read_state(output: Folder) -> dict[str, Any]:
-    name = _STATE if output.exists(_STATE) else _OLD_STATE
-    state: dict[str, Any] = json.loads(output.read(name))
+    state: dict[str, Any] = json.loads(output.read_renamed(_STATE, old_name=_OLD_STATE))
     return state
 
 

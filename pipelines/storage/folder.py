@@ -9,6 +9,7 @@ import hashlib
 import os
 import posixpath
 import shutil
+import warnings
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -123,6 +124,14 @@ class Folder:
         """Return the content of a file; one request to an object store."""
         with self._translate_errors("read", name), self._target[0].open_input_file(self.path(name)) as file:
             return bytes(file.read())
+
+    def read_renamed(self, name: str, *, old_name: str) -> bytes:
+        """Return the content of a file that older versions wrote under another name, with a warning then."""
+        if self.exists(name) or not self.exists(old_name):
+            return self.read(name)
+        text = f"{join(self.location, old_name)} is now called {name}: rename it, the next release ignores it"
+        warnings.warn(text, FutureWarning, stacklevel=1)  # Python shows the same text once
+        return self.read(old_name)
 
     def open(self, name: str) -> BinaryIO:
         """Open a file for random access; each read is one request to an object store."""

@@ -278,7 +278,9 @@ def test_a_decision_under_the_old_file_name_is_still_read(
     facts = _recorded(config, uri).decide(_scores(v1=2.5, v2=3.0), config, None)
     output = Path(config.output)
     (output / PROMOTION).rename(output / "contest.json")
-    case = _recorded(config, uri)
+    with pytest.warns(FutureWarning, match="contest.json is now called promotion.json") as seen:
+        case = _recorded(config, uri)
+    assert len({str(one.message) for one in seen if one.category is FutureWarning}) == 1
     assert case.decision == facts
     assert not (output / PROMOTION).exists()
 
