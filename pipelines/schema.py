@@ -97,6 +97,7 @@ REJECTS = pa.schema(
         ("id", pa.string()),
         ("path", pa.string()),
         ("reason", pa.string()),
+        ("kind", pa.string()),  # of the reason, one of RejectKind; null in older outputs
     ]
 )
 

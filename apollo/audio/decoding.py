@@ -19,6 +19,7 @@ from typing import IO
 from apollo.audio import ffmpeg as ffmpeg_process
 from apollo.audio import mp3
 from apollo.audio.ffmpeg import FfmpegError
+from apollo.audio.rejects import RejectError, RejectKind
 
 # formats that libsndfile reads exactly in blocks
 BLOCK_FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC"})
@@ -41,7 +42,7 @@ _OGG_TAIL = 1 << 16
 _SAMPLE_BYTES = 4
 
 
-class AudioError(RuntimeError):
+class AudioError(RejectError):
     """A file cannot be read, or its content contradicts its header."""
 
 
@@ -95,7 +96,7 @@ def probe(path: str, program: str) -> AudioInfo:
         ) from error
     stream = _STREAM.search(result.stderr)
     if stream is None:
-        raise AudioError("no audio that libsndfile or ffmpeg can read")
+        raise AudioError("no audio that libsndfile or ffmpeg can read", RejectKind.UNDECODABLE)
     codec, layout = stream[1].decode(), stream[3].strip().decode(errors="replace")
     if (rate := int(stream[2])) < MIN_SAMPLE_RATE_HZ:
         raise AudioError(f"sample rate {rate} Hz is below the minimum of {MIN_SAMPLE_RATE_HZ} Hz")
@@ -167,7 +168,7 @@ class Decoder:
         block = block[: len(block) // width * width]
         self._frames += len(block) // width
         if self._frames > MAX_SECONDS * self._rate:
-            raise AudioError(f"longer than {MAX_SECONDS / 3600:.0f} hours")
+            raise AudioError(f"longer than {MAX_SECONDS / 3600:.0f} hours", RejectKind.TOO_LONG)
         if not block:
             self._end()
         return block
@@ -203,9 +204,12 @@ class Decoder:
         if code < 0:
             raise FfmpegError(f"ffmpeg was killed by signal {-code}")
         if code and (self._strict or not self._frames):
-            raise AudioError(f"cannot be decoded: {ffmpeg_process.summarize_stderr(self._read_stderr())}")
+            raise AudioError(
+                f"cannot be decoded: {ffmpeg_process.summarize_stderr(self._read_stderr())}",
+                RejectKind.UNDECODABLE,
+            )
         if not self._frames:
-            raise AudioError("the file contains no samples")
+            raise AudioError("the file contains no samples", RejectKind.EMPTY)
 
     def _read_header(self) -> int:
         """Read the WAV header and return its channel count."""
@@ -215,7 +219,7 @@ class Decoder:
             chunk = self._read(8)
             if len(chunk) < 8:
                 self._end()
-                raise AudioError("the file contains no samples")
+                raise AudioError("the file contains no samples", RejectKind.EMPTY)
             name, size = struct.unpack("<4sI", chunk)
             if name == b"data":
                 return channels

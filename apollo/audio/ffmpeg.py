@@ -15,13 +15,17 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 
+from apollo.audio.rejects import RejectError, RejectKind
+
 _PR_SET_PDEATHSIG = 1
 _TAG = re.compile(r"\[[^\]]* @ 0x[0-9a-f]+\]")
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
-class FfmpegError(RuntimeError):
+class FfmpegError(RejectError):
     """ffmpeg failed or timed out."""
+
+    kind = RejectKind.FFMPEG
 
 
 class FfmpegMissingError(RuntimeError):

@@ -27,6 +27,7 @@ from apollo.audio.decoding import (
     probe,
 )
 from apollo.audio.ffmpeg import find_ffmpeg
+from apollo.audio.rejects import RejectKind
 
 _PIECE_FRAMES = 4096
 _SLACK_SECONDS = 0.1  # containers round durations
@@ -82,11 +83,13 @@ class AudioReader:
         self._sound: Any = None
         try:
             if not os.path.getsize(self.path):
-                raise AudioError("the file is empty")
+                raise AudioError("the file is empty", RejectKind.EMPTY)
             if damage := find_damage(self.path):
                 self.warnings.append(damage)
         except OSError as error:
-            raise AudioError(f"cannot be opened: {os.strerror(error.errno or 0)}") from error
+            raise AudioError(
+                f"cannot be opened: {os.strerror(error.errno or 0)}", RejectKind.UNOPENED
+            ) from error
         try:
             sound = self._stack.enter_context(soundfile.SoundFile(os.fsencode(self.path)))
         except soundfile.LibsndfileError:
@@ -105,7 +108,7 @@ class AudioReader:
         if self.frames is not None:
             self.estimated_frames = self.frames
         if self.frames is not None and self.frames > MAX_SECONDS * self.sample_rate:
-            raise AudioError(f"longer than {MAX_SECONDS / 3600:.0f} hours")
+            raise AudioError(f"longer than {MAX_SECONDS / 3600:.0f} hours", RejectKind.TOO_LONG)
 
     def _open_decoder(self) -> None:
         program = find_ffmpeg()
@@ -129,11 +132,14 @@ class AudioReader:
             finite = torch.isfinite(block).all(0)
             if not finite.all():
                 at = (num_read + int(finite.logical_not().nonzero()[0])) / self.sample_rate
-                raise AudioError(f"contains non-finite samples (NaN or infinite), first at {at:.3f} s")
+                raise AudioError(
+                    f"contains non-finite samples (NaN or infinite), first at {at:.3f} s",
+                    RejectKind.NOT_FINITE,
+                )
             num_read += block.shape[1]
             yield block
         if not num_read:
-            raise AudioError("the file contains no samples")
+            raise AudioError("the file contains no samples", RejectKind.EMPTY)
 
     def _read_sound(self, frames: int) -> Iterator[Tensor]:
         pieces: list[Tensor] = []
@@ -159,7 +165,9 @@ class AudioReader:
                 piece = self._sound.read(_PIECE_FRAMES, dtype="float32", always_2d=True)
             except soundfile.LibsndfileError as error:
                 if not num_read:
-                    raise AudioError(f"cannot be decoded: {error.error_string}") from error
+                    raise AudioError(
+                        f"cannot be decoded: {error.error_string}", RejectKind.UNDECODABLE
+                    ) from error
                 self._warn_truncated(num_read, error.error_string)
                 return
             if not len(piece):

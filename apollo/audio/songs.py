@@ -17,6 +17,7 @@ from apollo.audio.decoding import EXTENSIONS, AudioError
 from apollo.audio.ffmpeg import FfmpegError, FfmpegMissingError
 from apollo.audio.formats import CHUNK_SECONDS, FORMATS, SongsConfig
 from apollo.audio.reading import AudioReader
+from apollo.audio.rejects import RejectKind
 from apollo.audio.spectrogram import Spectrogram, save_comparison
 from apollo.audio.writing import AudioWriter, WriteError
 from apollo.inference.streaming import StreamRestorer
@@ -34,11 +35,13 @@ class SongJob:
         source: Input path.
         target: Output path.
         problem: Why it cannot be restored, where that is known in advance.
+        kind: Kind of the problem.
     """
 
     source: Path
     target: Path
     problem: str | None = None
+    kind: str = RejectKind.OTHER
 
 
 @dataclass(kw_only=True)
@@ -50,6 +53,7 @@ class SongResult:
         output: Output path.
         status: `restored`, `skipped` (the output exists) or `failed`.
         reason: Why it failed.
+        kind: Kind of the reason, one of RejectKind.
         warnings: Damage of the input that did not prevent restoring it.
         channels: Number of channels.
         samples: Length of the output in samples per channel.
@@ -63,6 +67,7 @@ class SongResult:
     output: str
     status: str
     reason: str | None = None
+    kind: str | None = None
     warnings: list[str] = field(default_factory=list)
     channels: int = 0
     samples: int = 0
@@ -107,7 +112,9 @@ def list_songs(inputs: Sequence[str], config: SongsConfig) -> tuple[dict[Path, P
             continue
         songs, unreadable = _walk(path, output)
         found |= {song: output / song.parent.relative_to(path) for song in songs}
-        problems += [SongJob(folder, output, reason) for folder, reason in unreadable.items()]
+        problems += [
+            SongJob(folder, output, reason, RejectKind.UNOPENED) for folder, reason in unreadable.items()
+        ]
         if not songs and not unreadable:
             problems.append(SongJob(path, output, "no audio files in this folder"))
     return found, problems
@@ -212,6 +219,8 @@ def restore_songs(
         outcome = SongResult(
             input=str(job.source), output=str(job.target), status="failed", reason=job.problem
         )
+        if job.problem is not None:
+            outcome.kind = job.kind
         if job.problem is None and not is_pending(job, config):
             outcome.status = "skipped"
         elif job.problem is None:
@@ -221,9 +230,10 @@ def restore_songs(
                 _restore(generator, job, config, outcome, progress)
                 outcome.status = "restored"
             except (AudioError, FfmpegError, FfmpegMissingError, WriteError) as error:
-                outcome.reason = str(error)
+                outcome.reason, outcome.kind = str(error), getattr(error, "kind", RejectKind.OTHER)
             except torch.OutOfMemoryError:
                 outcome.reason = "out of device memory: lower --batch or use --device cpu"
+                outcome.kind = RejectKind.MEMORY
             outcome.elapsed_seconds = time.monotonic() - began
         yield outcome
 
@@ -280,7 +290,9 @@ def _write(
 ) -> None:
     """Write restored samples, and add both signals to their spectrograms."""
     if not torch.isfinite(after).all():
-        raise AudioError("non-finite samples from the generator: its weights do not fit this audio")
+        raise AudioError(
+            "non-finite samples from the generator: its weights do not fit this audio", RejectKind.NOT_FINITE
+        )
     writer.write(after)
     if pictures is not None:
         pictures[0].add(before)

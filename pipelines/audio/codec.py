@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from apollo.audio import ffmpeg as ffmpeg_process
 from apollo.audio import mp3
+from apollo.audio.rejects import RejectError, RejectKind
 from pipelines.audio.codec_gain import gain_spectrum, measure_gain
 from pipelines.schema import CHANNELS, SAMPLE_RATE
 
@@ -28,8 +29,10 @@ _LONGEST_EXTRA = 1_152  # tiny inputs come back up to a frame longer: LAME's tag
 _LOWEST_RATE = 8_000  # Hz: MP3 has none below
 
 
-class CodecError(RuntimeError):
+class CodecError(RejectError):
     """A bitstream is damaged, misaligned, or of the wrong length."""
+
+    kind = RejectKind.DAMAGED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +209,7 @@ def decode(stream: bytes, *, frames: int) -> NDArray[np.float32]:
                 )
             samples = file.read(dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
-        raise CodecError(f"cannot be decoded: {error.error_string}") from error
+        raise CodecError(f"cannot be decoded: {error.error_string}", RejectKind.UNDECODABLE) from error
     if rate != SAMPLE_RATE:
         import soxr
 

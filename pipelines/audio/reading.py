@@ -15,6 +15,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from apollo.audio.decoding import BLOCK_FORMATS, AudioError, find_truncation
+from apollo.audio.rejects import RejectKind
 from pipelines.schema import CHANNELS, SAMPLE_RATE
 from pipelines.storage.folder import is_uri, join, open_filesystem
 from pipelines.storage.object_store import StoreError, read_ranges, translate_store_errors
@@ -92,11 +93,13 @@ def open_soundfile(path: str) -> soundfile.SoundFile:
         return soundfile.SoundFile(source)
     except soundfile.LibsndfileError as error:
         _raise_store_error(source)
-        raise AudioError(error.error_string) from error
+        raise AudioError(error.error_string, RejectKind.UNOPENED) from error
     except StoreError:
         raise
     except OSError as error:
-        raise AudioError(os.strerror(error.errno) if error.errno else str(error)) from error
+        raise AudioError(
+            os.strerror(error.errno) if error.errno else str(error), RejectKind.UNOPENED
+        ) from error
 
 
 def probe(path: str) -> Probe | None:
@@ -111,14 +114,14 @@ def probe(path: str) -> Probe | None:
     with open_source_file(path) as stream:
         size = stream.seek(0, os.SEEK_END)
     if not size:
-        raise AudioError("the file is empty")
+        raise AudioError("the file is empty", RejectKind.EMPTY)
     try:
         sound = open_soundfile(path)
     except AudioError:
         return None
     with sound:
         if damage := find_truncation(sound.extra_info, size):
-            raise AudioError(damage)
+            raise AudioError(damage, RejectKind.DAMAGED)
         lossy = not _LOSSLESS_SUBTYPE.match(sound.subtype)
         windowed = (
             sound.format in BLOCK_FORMATS
@@ -138,7 +141,7 @@ def open_source_file(path: str) -> BinaryIO:
         raise
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise AudioError(f"cannot be opened: {reason}") from error
+        raise AudioError(f"cannot be opened: {reason}", RejectKind.UNOPENED) from error
 
 
 def to_stereo(samples: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -200,15 +203,18 @@ class SourceReader:
         except soundfile.LibsndfileError as error:
             self.forget(path)
             _raise_store_error(sound.name)
-            raise AudioError(f"{path}: {error.error_string}") from error
+            raise AudioError(f"{path}: {error.error_string}", RejectKind.UNDECODABLE) from error
         except StoreError:
             self.forget(path)
             raise
         except (AudioError, OSError) as error:
-            raise AudioError(f"{path}: {error}") from error
+            raise AudioError(f"{path}: {error}", RejectKind.UNOPENED) from error
         if len(found) < num_frames:
             self.forget(path)
-            raise AudioError(f"{path}: ends {num_frames - len(found)} samples early at {start + len(found)}")
+            missing = num_frames - len(found)
+            raise AudioError(
+                f"{path}: ends {missing} samples early at {start + len(found)}", RejectKind.DAMAGED
+            )
         samples[:num_frames] = to_stereo(found) * np.float32(scale)
         return samples
 

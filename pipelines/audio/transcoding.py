@@ -17,6 +17,7 @@ import numpy as np
 import soundfile
 
 from apollo.audio.decoding import AudioError, Decoder, find_damage, probe
+from apollo.audio.rejects import RejectKind
 from pipelines.audio.reading import Probe, open_binary, open_source_file
 from pipelines.schema import CHANNELS, SAMPLE_RATE
 from pipelines.storage.folder import Folder, is_uri
@@ -61,7 +62,7 @@ def transcode(path: str, *, cache: Folder, name: str, known: Probe | None, progr
         source = os.path.join(scratch, "input")
         _link_or_download(path, source)
         if damage := find_damage(source):
-            raise AudioError(damage)
+            raise AudioError(damage, RejectKind.DAMAGED)
         stream = probe(source, program)
         seconds = stream.seconds
         target = os.path.join(scratch, "output.flac")
@@ -70,7 +71,8 @@ def transcode(path: str, *, cache: Folder, name: str, known: Probe | None, progr
             seconds = known.frames / known.sample_rate
         if seconds is not None and abs(frames / SAMPLE_RATE - seconds) > _DURATION_SLACK_SECONDS:
             raise AudioError(
-                f"damaged: {frames / SAMPLE_RATE:.2f} s could be decoded, {seconds:.2f} s expected"
+                f"damaged: {frames / SAMPLE_RATE:.2f} s could be decoded, {seconds:.2f} s expected",
+                RejectKind.DAMAGED,
             )
         cache.put(name, target)
     return TranscodedFile(name, frames, stream.lossy)
@@ -99,9 +101,14 @@ def _decode(source: str, target: str, layout: str, program: str) -> int:
         while block := decoder.read(_BLOCK_FRAMES):
             samples = np.frombuffer(block, "<f4").reshape(-1, CHANNELS) / np.float32(HEADROOM)
             if not np.isfinite(samples).all():
-                raise AudioError(f"contains non-finite samples near {frames / SAMPLE_RATE:.1f} s")
+                raise AudioError(
+                    f"contains non-finite samples near {frames / SAMPLE_RATE:.1f} s", RejectKind.NOT_FINITE
+                )
             if np.abs(samples).max() >= 1:
-                raise AudioError(f"exceeds full scale by more than 18 dB near {frames / SAMPLE_RATE:.1f} s")
+                raise AudioError(
+                    f"exceeds full scale by more than 18 dB near {frames / SAMPLE_RATE:.1f} s",
+                    RejectKind.TOO_LOUD,
+                )
             flac.write(samples)
             frames += len(samples)
     return frames

@@ -17,10 +17,12 @@ class Reject(NamedTuple):
     Args:
         name: Recipe id, or name of the shard if the whole shard is corrupt.
         reason: Why.
+        kind: Kind of the reason.
     """
 
     name: str
     reason: str
+    kind: str
 
 
 class BadRowLog:
@@ -64,7 +66,7 @@ class BadRowLog:
             if error.name in self._rows:
                 return
             self._rows[error.name] = error.rows
-            reject = Reject(error.name, error.reason)
+            reject = Reject(error.name, error.reason, error.kind)
             self.rejects.append(reject)
             corrupt = sum(self._rows.values())
         if self._on_reject:

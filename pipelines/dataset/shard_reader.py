@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from apollo.audio.rejects import RejectError, RejectKind
 from apollo.training.augmentation import find_peak
 from pipelines import schema
 from pipelines.audio import codec
@@ -25,17 +26,20 @@ _ATTEMPTS = 3
 _ERRORS = (OSError, pa.ArrowException)
 
 
-class CorruptRowError(RuntimeError):
+class CorruptRowError(RejectError):
     """A row or a whole shard is corrupt.
 
     Args:
         name: Recipe id, or name of the shard.
         reason: Why.
+        kind: Kind of the reason.
         rows: Number of rows concerned.
     """
 
-    def __init__(self, name: str, reason: str, *, rows: int = 1) -> None:
-        super().__init__(f"{name}: {reason}")
+    def __init__(
+        self, name: str, reason: str, kind: RejectKind = RejectKind.DAMAGED, *, rows: int = 1
+    ) -> None:
+        super().__init__(f"{name}: {reason}", kind)
         self.name, self.reason, self.rows = name, reason, rows
 
 
@@ -76,28 +80,28 @@ def decode(row: EncodedRow) -> tuple[Tensor, Tensor]:
     if row.frames != schema.EXCERPT_FRAMES:
         raise _corrupt(row, f"{row.frames} samples long, not {schema.EXCERPT_FRAMES}")
     if not 0 < row.gain < float("inf"):
-        raise _corrupt(row, f"the gain of {row.degradation} is {row.gain}")
+        raise _corrupt(row, f"the gain of {row.degradation} is {row.gain}", RejectKind.NOT_FINITE)
     clean = _decode(row, "clean", row.clean)
     return clean, _decode(row, row.degradation, row.degraded)
 
 
 def _decode(row: EncodedRow, column: str, stream: bytes | None) -> Tensor:
     if not stream:
-        raise _corrupt(row, f"{column} is empty")
+        raise _corrupt(row, f"{column} is empty", RejectKind.EMPTY)
     try:
         samples = codec.decode(stream, frames=row.frames)
     except codec.CodecError as error:
-        raise _corrupt(row, f"{column}: {error}") from error
+        raise _corrupt(row, f"{column}: {error}", error.kind) from error
     if samples.shape[1] != schema.CHANNELS:
         raise _corrupt(row, f"{column} has {samples.shape[1]} channels, not {schema.CHANNELS}")
     planar = torch.from_numpy(np.ascontiguousarray(samples.T))  # [channels, samples]
     if not find_peak(planar) < float("inf"):
-        raise _corrupt(row, f"{column} contains non-finite samples")
+        raise _corrupt(row, f"{column} contains non-finite samples", RejectKind.NOT_FINITE)
     return planar
 
 
-def _corrupt(row: EncodedRow, reason: str) -> CorruptRowError:
-    return CorruptRowError(row.recipe_id, f"{reason} (shard {row.shard})")
+def _corrupt(row: EncodedRow, reason: str, kind: RejectKind = RejectKind.DAMAGED) -> CorruptRowError:
+    return CorruptRowError(row.recipe_id, f"{reason} (shard {row.shard})", kind)
 
 
 Rows = dict[int, EncodedRow | CorruptRowError]

@@ -44,7 +44,7 @@ class ShardCommit:
         rows: Number of rows.
         bytes: Size of the file; 0 if all recipes were rejected and there is no file.
         sha256: Of the file, hexadecimal.
-        rejected: Rejected recipes: recipe_id, reason.
+        rejected: Rejected recipes: recipe_id, reason, kind.
         bitrates_bps: Actual bitrates, by degradation.
         cpu_seconds: CPU time of rendering it, child processes included.
     """

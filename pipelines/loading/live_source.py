@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from apollo import rng
 from apollo.audio.ffmpeg import FfmpegError
+from apollo.audio.rejects import RejectError, RejectKind
 from apollo.training.augmentation import set_levels
 from apollo.training.data import Example
 from pipelines.audio.codec import CodecConfig, CodecError, Mp3Encoder
@@ -28,7 +29,7 @@ from pipelines.errors import UsageError
 from pipelines.loading.prefetch import check_increasing, submit_ahead
 from pipelines.loading.shard_source import LoaderConfig
 from pipelines.preprocess.catalog import Catalog
-from pipelines.preprocess.mixing import RejectError, mix, read_sources
+from pipelines.preprocess.mixing import mix, read_sources
 from pipelines.preprocess.recipes import RecipesConfig, draw_recipes
 from pipelines.preprocess.render import to_16_bit, to_flac
 from pipelines.runtime.run import FINGERPRINT
@@ -74,15 +75,19 @@ class ExampleMixer:
         """Make the example of a row: number, recipe_id, degradation, components as JSON."""
         made = {name: row[name] for name in ("number", "recipe_id", "degradation")}
         try:
-            return made | {"reason": ""} | self._make(json.loads(row["components"]), row["degradation"])
-        except (RejectError, CodecError, FfmpegError) as error:
-            empty = {"clean": b"", "degraded": b"", "gain": 0.0, "frames": 0, "bandwidth_hz": 0.0}
-            return made | {"reason": str(error)} | empty
+            made |= {"reason": "", "kind": ""}
+            return made | self._make(json.loads(row["components"]), row["degradation"])
+        except RejectError as error:
+            made |= {"reason": str(error), "kind": error.kind.value}
+            return made | {"clean": b"", "degraded": b"", "gain": 0.0, "frames": 0, "bandwidth_hz": 0.0}
 
     def _make(self, components: list[dict[str, Any]], degradation: str) -> dict[str, Any]:
         mixed = mix(components, self._sources, self._reader)
         clean, _ = to_16_bit(mixed.samples)
-        encoded = self._encoders[degradation].encode(clean)[degradation]
+        try:
+            encoded = self._encoders[degradation].encode(clean)[degradation]
+        except (CodecError, FfmpegError) as error:
+            raise RejectError(str(error), RejectKind.ENCODER) from error
         return {
             "clean": to_flac(clean),
             "degraded": encoded.stream,
@@ -216,7 +221,7 @@ class LiveSource:
             CorruptRowError: the recipe could not be made.
         """
         if row["reason"]:
-            raise CorruptRowError(row["recipe_id"], row["reason"])
+            raise CorruptRowError(row["recipe_id"], row["reason"], RejectKind(row["kind"]))
         columns = ("recipe_id", "degradation", "clean", "degraded", "gain", "frames", "bandwidth_hz")
         stored = EncodedRow(**{name: row[name] for name in columns}, shard="none: live")
         clean, degraded = set_levels(

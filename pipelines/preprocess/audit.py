@@ -107,7 +107,7 @@ def finalize(
     lines = [json.dumps(_manifest_line(commit)) for commit in order]
     output.write(MANIFEST, ("\n".join(lines) + "\n").encode())
     rejects = plan["rejects"] + [
-        {"stage": "render", "id": reject["recipe_id"], "path": None, "reason": reject["reason"]}
+        {"stage": "render", "id": reject["recipe_id"], "path": None, **reject}
         for commit in order
         for reject in commit.rejected
     ]

@@ -8,8 +8,9 @@ from dataclasses import replace
 from itertools import count
 
 from apollo.audio.decoding import EXTENSIONS
+from apollo.audio.rejects import RejectKind
 from pipelines.errors import UsageError
-from pipelines.preprocess.layouts import DiscoveryResult, Song, group_into_songs
+from pipelines.preprocess.layouts import DiscoveryResult, Reject, Song, group_into_songs
 from pipelines.storage.folder import Entry, Folder, is_uri
 
 
@@ -43,7 +44,7 @@ def _walk(root: str, discovered: DiscoveryResult) -> Iterator[Entry]:
         if base.startswith(".") or (base != "data.json" and extension not in EXTENSIONS):
             discovered.ignored_files += 1
         elif name.encode(errors="surrogateescape") != name.encode(errors="replace"):
-            discovered.rejects.append((ascii(name), "the name is not valid UTF-8"))
+            discovered.rejects.append(Reject(ascii(name), "the name is not valid UTF-8", RejectKind.OTHER))
         else:
             yield entry
 
@@ -67,7 +68,7 @@ def _walk_disk(root: str, discovered: DiscoveryResult) -> Iterator[Entry]:
 
     def note(error: OSError) -> None:
         name = os.fsencode(error.filename).decode(errors="backslashreplace")
-        discovered.rejects.append((name, f"cannot be listed: {error.strerror}"))
+        discovered.rejects.append(Reject(name, f"cannot be listed: {error.strerror}", RejectKind.UNOPENED))
 
     for folder, subfolders, names in os.walk(root, followlinks=True, onerror=note):
         identity = os.stat(folder)

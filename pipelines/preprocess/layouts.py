@@ -10,8 +10,9 @@ import posixpath
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+from apollo.audio.rejects import RejectKind
 from pipelines.preprocess.stem_names import guess_stems, nfc
 from pipelines.schema import MIXTURE, STEMS
 from pipelines.storage.folder import Entry, Folder, is_uri, join
@@ -75,13 +76,25 @@ class Song:
         return cls(**values, sources=sources)
 
 
+class Reject(NamedTuple):
+    """A file or source that cannot be used: name, reason, and the reason's kind."""
+
+    name: str
+    reason: str
+    kind: RejectKind
+
+
 @dataclass
 class DiscoveryResult:
-    """Songs, rejected files as (name, reason), and the number of ignored files."""
+    """Songs, rejected files, and the number of ignored files."""
 
     songs: list[Song] = field(default_factory=list)
-    rejects: list[tuple[str, str]] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
     ignored_files: int = 0
+
+    def reject_listing(self, name: str, problem: str) -> None:
+        """Add a reject because of a song's data.json."""
+        self.rejects.append(Reject(name, f"data.json {problem}", RejectKind.LISTING))
 
 
 def group_into_songs(root: str, entries: list[Entry], discovered: DiscoveryResult) -> None:
@@ -104,7 +117,7 @@ def group_into_songs(root: str, entries: list[Entry], discovered: DiscoveryResul
             elif any(
                 posixpath.join(folder, stem) in folders for stem in STEMS
             ):  # as MoisesDB lays out a song
-                discovered.rejects.append((_moises_id(root, folder), f"data.json cannot be read: {problem}"))
+                discovered.reject_listing(_moises_id(root, folder), f"cannot be read: {problem}")
                 listings[folder] = {}
     loose: dict[str, list[Entry]] = {}
     for folder, files in sorted(folders.items()):
@@ -187,7 +200,7 @@ def _add_moises_song(
                     posixpath.join(folder, str(stem["stemName"]), f"{track['id']}.{track['extension']}")
                 )
     except (KeyError, TypeError) as error:
-        discovered.rejects.append((song_id, f"data.json cannot be read: {type(error).__name__}: {error}"))
+        discovered.reject_listing(song_id, f"cannot be read: {type(error).__name__}: {error}")
         return
     artist, title = str(listing.get("artist", "")), str(listing.get("song", ""))
     prefix = f"{folder}/" if folder else ""
@@ -200,12 +213,12 @@ def _add_moises_song(
             reason = f"{missing[0]}, which is missing" if missing else ""
             if stem not in STEMS:
                 reason = "a stem that is not a class of MoisesDB"
-            discovered.rejects.append((nfc(f"{song_id}/{stem}"), nfc(f"data.json names {reason}")))
+            discovered.reject_listing(nfc(f"{song_id}/{stem}"), nfc(f"names {reason}"))
             complete = False
         elif names:
             sources[stem] = tuple(_full(root, found[name]) for name in sorted(set(names)))
     if not wanted:
-        discovered.rejects.append((song_id, "data.json names no tracks"))
+        discovered.reject_listing(song_id, "names no tracks")
     used = sum(len(files) for files in sources.values())
     discovered.ignored_files += sum(not name.endswith("data.json") for name in found) - used
     if sources:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from apollo.audio.decoding import AudioError
+from apollo.audio.rejects import RejectError, RejectKind
 from pipelines.audio.bandwidth import known_bandwidth_hz, mix_bandwidth_hz
 from pipelines.audio.reading import SourceReader
 from pipelines.schema import CHANNELS, EXCERPT_FRAMES
@@ -18,10 +18,6 @@ from pipelines.storage import parquet
 from pipelines.storage.folder import Folder
 
 _SILENT_PEAK = 1 / 32_768
-
-
-class RejectError(RuntimeError):
-    """A recipe cannot be rendered; the text is the reason."""
 
 
 class MixSource(NamedTuple):
@@ -75,19 +71,16 @@ def mix(
     """
     total = np.zeros((EXCERPT_FRAMES, CHANNELS), np.float32)
     limited = []
-    try:
-        for component in components:
-            source = sources[component["source_id"]]
-            excerpt = reader.read(source.files, component["start"], EXCERPT_FRAMES)
-            excerpt = excerpt * np.float32(10 ** (component["gain_db"] / 20))
-            total += excerpt
-            if math.isfinite(source.bandwidth_hz):
-                limited.append((excerpt, source.bandwidth_hz))
-    except AudioError as error:
-        raise RejectError(str(error)) from error
+    for component in components:
+        source = sources[component["source_id"]]
+        excerpt = reader.read(source.files, component["start"], EXCERPT_FRAMES)
+        excerpt = excerpt * np.float32(10 ** (component["gain_db"] / 20))
+        total += excerpt
+        if math.isfinite(source.bandwidth_hz):
+            limited.append((excerpt, source.bandwidth_hz))
     peak = float(np.abs(total).max())
     if not np.isfinite(peak):
-        raise RejectError("the mix contains non-finite samples")
+        raise RejectError("the mix contains non-finite samples", RejectKind.NOT_FINITE)
     if peak < _SILENT_PEAK:
-        raise RejectError("the mix is silent")
+        raise RejectError("the mix is silent", RejectKind.SILENT)
     return Mix(total, mix_bandwidth_hz(limited, total))

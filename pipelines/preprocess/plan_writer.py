@@ -34,7 +34,8 @@ def write_plan(
     catalogs = {split: Catalog.of(sources.usable(split), sources.segments) for split in schema.SPLITS}
     splits = write_recipes(output, catalogs, config, seed=seed, shard_rows=shard_rows)
     found = [
-        {"stage": "scan", "id": name, "path": name, "reason": reason} for name, reason in discovered.rejects
+        {"stage": "scan", "id": name, "path": name, "reason": reason, "kind": kind}
+        for name, reason, kind in discovered.rejects
     ]
     plan = {
         "shard_rows": shard_rows,

@@ -17,11 +17,12 @@ import soundfile
 from numpy.typing import NDArray
 
 from apollo.audio.ffmpeg import FfmpegError
+from apollo.audio.rejects import RejectError, RejectKind
 from pipelines.audio.codec import CodecConfig, CodecError, Encoder, Mp3Encoder
 from pipelines.audio.reading import SourceReader
 from pipelines.dataset.plan import RECIPES, read_recipes
 from pipelines.dataset.shards import ShardCommit, ShardsConfig, commit_shard, encode_shard, sha256_hex
-from pipelines.preprocess.mixing import RejectError, mix, read_sources
+from pipelines.preprocess.mixing import mix, read_sources
 from pipelines.runtime.versions import check_versions
 from pipelines.schema import SAMPLE_RATE
 from pipelines.storage import parquet
@@ -109,7 +110,7 @@ class ShardRenderer:
             try:
                 rows.append(self.render_recipe(recipe))
             except RejectError as error:
-                rejected.append({"recipe_id": recipe["recipe_id"], "reason": str(error)})
+                rejected.append({"recipe_id": recipe["recipe_id"], "reason": str(error), "kind": error.kind})
         degradations = self._task.codec.degradations
         content = encode_shard(rows, degradations, self._task.shards.row_group_rows) if rows else b""
         commit = ShardCommit(
@@ -167,7 +168,7 @@ class ShardRenderer:
                 self._encode_seconds.append(round(time.perf_counter() - start, 4))
         if _FULL_DISK in reason:  # not an error of the excerpt
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), tempfile.gettempdir())
-        raise RejectError(f"encoder: {reason}")
+        raise RejectError(f"encoder: {reason}", RejectKind.ENCODER)
 
 
 def cpu_seconds() -> float:

@@ -150,8 +150,7 @@ class PreprocessRun:
         if not self.output.exists(PLAN):
             self._scan_and_plan()
             self._read_plan()
-            reasons = (reject["reason"] for reject in self._plan["rejects"])
-            prometheus.count_rejects("apollo_sources_rejected_total", reasons)
+            prometheus.count_rejects("apollo_sources_rejected_total", self._plan["rejects"])
         self.output.delete_folder(SCANS)
 
     def report(self) -> Outcome:
@@ -293,8 +292,6 @@ def _count_shard(commit: ShardCommit, encode_seconds: Iterable[float]) -> None:
     prometheus.record("apollo_shard_bytes_total", commit.bytes)
     prometheus.record("apollo_recipes_committed_total", commit.rows, split=commit.split)
     prometheus.record("apollo_render_cpu_seconds_total", commit.cpu_seconds)
-    prometheus.count_rejects(
-        "apollo_recipes_rejected_total", (reject["reason"] for reject in commit.rejected)
-    )
+    prometheus.count_rejects("apollo_recipes_rejected_total", commit.rejected)
     for seconds in encode_seconds:
         prometheus.record("apollo_encode_seconds", seconds)

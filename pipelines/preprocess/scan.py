@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apollo.audio.decoding import AudioError
-from apollo.audio.ffmpeg import FfmpegError, find_ffmpeg
+from apollo.audio.ffmpeg import find_ffmpeg
+from apollo.audio.rejects import RejectError, RejectKind
 from pipelines.audio import activity, fingerprints, reading, transcoding
 from pipelines.audio.bandwidth import BandwidthMeter
 from pipelines.audio.reading import SourceReader
@@ -105,7 +106,7 @@ class SongScanner:
         for stem, entries in song.sources.items():
             try:
                 opened = [self._prepare(entry) for entry in entries]
-            except (AudioError, FfmpegError) as error:
+            except RejectError as error:
                 self._reject(rejects, song, stem, entries, error)
                 continue
             sources[stem] = [file for file, _ in opened]
@@ -139,7 +140,7 @@ class SongScanner:
                 transcoding.check_cache_size(self._cache, self._cache_bytes)
             readable, scale, frames, lossy = name, transcoding.HEADROOM, made.frames, made.lossy
         if not frames:
-            raise AudioError("the file holds no samples")
+            raise AudioError("the file holds no samples", RejectKind.EMPTY)
         file = {
             "path": entry.name,
             "readable": readable,
@@ -205,15 +206,25 @@ class SongScanner:
 
     @staticmethod
     def _reject(
-        rejects: list[dict[str, str]], song: Song, stem: str, entries: tuple[Entry, ...], error: Exception
+        rejects: list[dict[str, str]], song: Song, stem: str, entries: tuple[Entry, ...], error: RejectError
     ) -> None:
         path = entries[0].name if len(entries) == 1 else f"{entries[0].name} (+{len(entries) - 1} more)"
-        rejects.append({"stage": "scan", "id": f"{song.song_id}/{stem}", "path": path, "reason": str(error)})
+        rejects.append(
+            {
+                "stage": "scan",
+                "id": f"{song.song_id}/{stem}",
+                "path": path,
+                "reason": str(error),
+                "kind": error.kind,
+            }
+        )
 
 
 def _finite(samples: NDArray[np.float32], start: int) -> NDArray[np.float32]:
     if not np.isfinite(samples).all():
-        raise AudioError(f"contains non-finite samples near {start / SAMPLE_RATE:.1f} s")
+        raise AudioError(
+            f"contains non-finite samples near {start / SAMPLE_RATE:.1f} s", RejectKind.NOT_FINITE
+        )
     return samples
 
 

@@ -17,6 +17,7 @@ import torch
 
 from apollo.audio.decoding import AudioError
 from apollo.audio.formats import SongsConfig
+from apollo.audio.rejects import RejectKind
 from apollo.audio.songs import SongJob, restore_songs
 from apollo.checkpoints.io import file_sha256
 from apollo.model.device import choose_device, choose_precision
@@ -93,7 +94,8 @@ class SongRestorer:
             precision=self._precision,
         )
         if attempts > _MAX_ATTEMPTS:
-            record.status, record.reason = "failed", f"killed its process {_MAX_ATTEMPTS} times"
+            record.status, record.kind = "failed", RejectKind.KILLED
+            record.reason = f"killed its process {_MAX_ATTEMPTS} times"
         else:
             write_record(self._output, record)
             try:
@@ -115,7 +117,7 @@ class SongRestorer:
                 if not remote:
                     target = Path(self._task.songs.output, song.name)
                 (outcome,) = restore_songs(self._generator, [SongJob(source, target)], self._task.songs)
-                record.status, record.reason = outcome.status, outcome.reason
+                record.status, record.reason, record.kind = outcome.status, outcome.reason, outcome.kind
                 if outcome.status == "restored":
                     record.bytes, record.sha256 = target.stat().st_size, file_sha256(target)
                     if remote:
@@ -125,10 +127,9 @@ class SongRestorer:
                     setattr(record, name, getattr(outcome, name))
             except torch.AcceleratorError:
                 raise
-            except AudioError as error:
-                record.status, record.reason = "failed", str(error)
             except Exception as error:  # an error of one song does not stop the others
-                record.status, record.reason = "failed", root_cause(error)
+                record.status, record.kind = "failed", getattr(error, "kind", RejectKind.OTHER)
+                record.reason = str(error) if isinstance(error, AudioError) else root_cause(error)
 
 
 def _fetch(location: str, scratch: str) -> Path:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 
+from apollo.audio.rejects import RejectKind
 from pipelines.restoration.songs import SongTask
 from pipelines.storage.folder import Folder
 
@@ -29,6 +30,7 @@ class SongRecord:
         name: Path of the result below the output.
         status: `begun`, `restored`, `skipped` (a foreign file has its name) or `failed`.
         reason: Why it was skipped or failed.
+        kind: Kind of the reason of a failure, one of RejectKind; None in older outputs.
         warnings: Damage of a song that was restored.
         channels: Number of channels.
         samples: Length of the result per channel.
@@ -50,6 +52,7 @@ class SongRecord:
     name: str
     status: str
     reason: str | None = None
+    kind: str | None = None
     warnings: list[str] = field(default_factory=list)
     channels: int = 0
     samples: int = 0
@@ -65,7 +68,9 @@ class SongRecord:
     attempts: int = 0
 
     @classmethod
-    def start(cls, song: SongTask, status: str, reason: str | None = None) -> "SongRecord":
+    def start(
+        cls, song: SongTask, status: str, reason: str | None = None, kind: str | None = None
+    ) -> "SongRecord":
         """Create the record of a song."""
         return cls(
             source=song.source,
@@ -74,6 +79,7 @@ class SongRecord:
             name=song.name,
             status=status,
             reason=reason,
+            kind=kind,
         )
 
     def to_json(self) -> str:
@@ -126,7 +132,7 @@ def split_pending(
         record = records.get(commit_path(song.name))
         size = sizes.get(song.name)
         if song.problem is not None:
-            finished[song] = SongRecord.start(song, "failed", song.problem)
+            finished[song] = SongRecord.start(song, "failed", song.problem, song.kind)
         elif overwrite:
             continue
         elif commit_path(song.name) not in records and size is not None:
@@ -134,7 +140,7 @@ def split_pending(
             finished[song] = SongRecord.start(song, "skipped", reason)
         elif record is not None and record.source != song.source and size is not None:
             reason = f"the result of {record.source} has the same name; use {{parent}} in --filename"
-            finished[song] = SongRecord.start(song, "failed", reason)
+            finished[song] = SongRecord.start(song, "failed", reason, RejectKind.OTHER)
         elif record is not None and _is_whole(record, song, size):
             finished[song] = record
     return finished, [song for song in tasks if song not in finished]

@@ -274,7 +274,7 @@ def _load(checkpoint: str) -> "ModelBundle":
 def _count_song(song: "SongRecord") -> None:
     """Count a finished song in the Prometheus metrics."""
     if song.status == "failed":
-        prometheus.count_rejects("apollo_songs_failed_total", [song.reason])
+        prometheus.count_rejects("apollo_songs_failed_total", [asdict(song)])
         return
     prometheus.record("apollo_songs_restored_total")
     prometheus.record("apollo_restored_audio_seconds_total", song.seconds or 0.0)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.fs as pafs
 
 from apollo.audio.formats import SongsConfig
+from apollo.audio.rejects import RejectKind
 from apollo.audio.songs import SongJob, is_song, list_songs, name_results
 from pipelines.errors import UsageError
 from pipelines.storage.folder import Folder, is_uri, join, open_filesystem
@@ -28,6 +29,7 @@ class SongTask:
         source_mtime_ns: Modification time of the source.
         name: Path of the result below the output.
         problem: Why it cannot be restored, if known already.
+        kind: Kind of the problem.
     """
 
     source: str
@@ -35,6 +37,7 @@ class SongTask:
     source_mtime_ns: int = 0
     name: str = ""
     problem: str | None = None
+    kind: str = RejectKind.OTHER
 
 
 def find_songs(data: Sequence[str], songs: SongsConfig) -> list[SongTask]:
@@ -113,5 +116,5 @@ def _make_task(job: SongJob, stored: dict[Path, SongTask], output: Path) -> Song
         except OSError:
             pass  # opening it reports the error
     if job.problem is not None:
-        return replace(song, problem=job.problem)
+        return replace(song, problem=job.problem, kind=job.kind)
     return replace(song, name=job.target.relative_to(output).as_posix())

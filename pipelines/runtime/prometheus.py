@@ -9,13 +9,14 @@ that are repeated.
 Without an initialized Ray nothing is recorded, and Ray is not imported.
 """
 
-import re
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
+
+from apollo.audio.rejects import RejectKind
 
 
 @dataclass(frozen=True)
@@ -72,35 +73,6 @@ _TABLE = (
 )  # fmt: skip
 METRICS = {row[0]: Metric(*row) for row in _TABLE}
 
-# Reasons are free text with names of files in it; the label is their kind, of which there are few. Kinds are
-# matched in this order, at the beginning of a reason; some reasons begin with a column or a file.
-OTHER = "other"
-_KINDS = {
-    "encoder": r"encoder: ",
-    "ffmpeg": r"ffmpeg (?:exited|was killed|timed out|did not exit)",
-    "damaged": r"truncated|damaged|the file is (?:gone|missing|damaged)|.*: ends \d+ samples early at \d+$"
-    r"|(?:\w+: )?(?:decodes to|\d+ samples)|\w+ of shard ",
-    "undecodable": r"(?:\w+: )?cannot be decoded|no audio that",
-    "unopened": r"cannot be (?:opened|listed)|/.*: |\w+://.*: |No such file|Permission denied",
-    "empty": r"the file (?:is empty|(?:holds|contains) no samples)|\w+ is empty",
-    "silent": r"the mix is silent",
-    "not_finite": r"(?:the mix |\w+ )?(?:contains non-finite samples|holds samples that are no numbers)"
-    r"|the gain of|non-finite samples from",
-    "too_loud": r"exceeds full scale",
-    "too_long": r"longer than",
-    "listing": r"data\.json ",
-    "killed": r"killed its process",
-    "memory": r"out of device memory|OutOfMemoryError",
-}
-KINDS = (*_KINDS, OTHER)
-_KIND = re.compile("|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _KINDS.items()), re.DOTALL)
-
-
-def kind_of(reason: str | None) -> str:
-    """Return which of KINDS the reason of a reject is."""
-    found = _KIND.match(reason or "")
-    return (found and found.lastgroup) or OTHER
-
 
 def record(name: str, value: float = 1.0, **tags: str) -> None:
     """Add to a counter, set a gauge, or observe a value in a histogram; does nothing without Ray.
@@ -134,7 +106,7 @@ def _instrument(name: str) -> Any:
     return metrics.Histogram(name, metric.text, list(metric.buckets), metric.tags)
 
 
-def count_rejects(name: str, reasons: Iterable[str | None]) -> None:
-    """Add rejects to a counter whose tag is the kind of their reason."""
-    for kind, number in Counter(map(kind_of, reasons)).items():
-        record(name, number, reason=kind)
+def count_rejects(name: str, rejects: Iterable[Mapping[str, Any]]) -> None:
+    """Add rejects to a counter whose tag is the kind of their reason; older records have none."""
+    for kind, number in Counter(reject.get("kind") or RejectKind.OTHER for reject in rejects).items():
+        record(name, number, reason=str(kind))

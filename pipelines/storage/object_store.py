@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote, urlsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from apollo.audio.rejects import RejectKind
 from pipelines.errors import UsageError
 from pipelines.redaction import has_secret
 
@@ -28,6 +29,8 @@ _RANGE_BYTES = 1 << 20  # an excerpt of 3 s, at 44.1 kHz, 24 bits, stereo, is 0.
 
 class StoreError(OSError):
     """A request to a store failed after all retries; the text names the operation, the URI and the cause."""
+
+    kind = RejectKind.UNOPENED  # if it is why audio is rejected
 
 
 def refuse_credentials(location: str) -> None:

@@ -131,7 +131,7 @@ class RayCallbacks(Callbacks):
 
     def rejected(self, reject: Reject) -> None:
         """Log a skipped row and append it to rejects-<rank>.jsonl."""
-        prometheus.count_rejects("apollo_training_rows_rejected_total", [reject.reason])
+        prometheus.count_rejects("apollo_training_rows_rejected_total", [reject._asdict()])
         logger.warning(f"row skipped: {reject.name}: {reject.reason}")
         with open(self.output.path(f"rejects-{self.context.rank}.jsonl"), "a") as stream:
             stream.write(json.dumps(reject._asdict()) + "\n")

@@ -138,7 +138,7 @@ def test_22_corrupt_rows_are_skipped_listed_once_and_alike_for_all_workers(
     )
     alone = _read(source, 1, 0, 2 * TOTAL)
     assert source.rejects == heard
-    listed = [name for name, _ in source.rejects]
+    listed = [name for name, *_ in source.rejects]
     assert len(set(listed)) == len(listed)
     assert set(listed) == ({"train-00001"} if kind in ("gone", "truncated", "footer") else lost)
     for workers in (2, 3):
@@ -242,4 +242,4 @@ def test_22_corrupt_validation_rows_follow_the_same_policy(tmp_path: Path) -> No
     source = ValidationSource(str(tmp_path), LoaderConfig(corrupt="skip", max_corrupt_share=0.3))
     names = [example.name.partition("/")[0] for example in source.read(0, range(4))]
     assert names == ["valid.0.0", "valid.0.2", "valid.0.2", "valid.0.3"]
-    assert [name for name, _ in source.rejects] == ["valid.0.1"]
+    assert [name for name, *_ in source.rejects] == ["valid.0.1"]

@@ -112,6 +112,7 @@ def test_25_song_that_kills_its_actor_three_times_fails(
     assert outcomes[0].code == Exit.REJECTS, outcomes[0].message
     said = jobs.outcomes(output)
     assert said["hostile.wav"]["reason"] == "killed its process 3 times"
+    assert said["hostile.wav"]["kind"] == "killed"
     assert sorted(jobs.samples(output)) == ["0.wav", "1.wav", "2.wav"]
     assert list(output.glob(".*.part")) == []
     assert restore(config).code == Exit.DONE  # it is tried again, and no actor is killed

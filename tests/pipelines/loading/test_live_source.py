@@ -195,7 +195,7 @@ def test_recipe_that_cannot_be_made_stops_the_run_or_is_replaced_by_the_next(
     source = _source(undisturbed, config=config)
     made = _names(list(source.read(0, range(6))))
     assert made == [whole[k] for k in (0, 1, 4, 4, 4, 5)]
-    assert [name for name, _ in source.rejects] == list(dict.fromkeys(names))
+    assert [name for name, *_ in source.rejects] == list(dict.fromkeys(names))
     apart = [
         _names(list(_source(undisturbed, config=config).read(0, range(rank, 6, 2)))) for rank in range(2)
     ]

@@ -136,7 +136,9 @@ def test_moisesdb_stem_with_a_missing_track_is_rejected_and_the_others_stay(tmp_
     (tmp_path / "s/vocals/v2.wav").unlink()
     discovered = _find(tmp_path)
     assert set(discovered.songs[0].sources) == {"drums"}
-    assert discovered.rejects == [("moisesdb/s/vocals", "data.json names s/vocals/v2.wav, which is missing")]
+    assert discovered.rejects == [
+        ("moisesdb/s/vocals", "data.json names s/vocals/v2.wav, which is missing", "listing")
+    ]
 
 
 @pytest.mark.parametrize("track", ["../../outside", "../other/x", "/etc/outside", "..\\outside", ""])
@@ -145,7 +147,7 @@ def test_moisesdb_track_cannot_name_a_file_outside_its_stem(tmp_path: Path, trac
     stems = [{"stemName": "drums", "tracks": [{"id": track, "extension": "wav"}]}]
     _moises(tmp_path, "s", {"bass": ["a"]}, stems=stems)
     discovered = _find(tmp_path)
-    assert [name for name, _ in discovered.rejects] == ["moisesdb/s/drums"]
+    assert [name for name, *_ in discovered.rejects] == ["moisesdb/s/drums"]
     assert not [song for song in discovered.songs if song.dataset == "moisesdb"]
 
 
@@ -156,7 +158,7 @@ def test_moisesdb_stem_that_is_no_class_is_rejected(tmp_path: Path, stem: str) -
         {"stemName": "drums", "tracks": [{"id": "d", "extension": "wav"}]},
     ])  # fmt: skip
     discovered = _find(tmp_path)
-    assert [reason for _, reason in discovered.rejects] == [
+    assert [reason for _, reason, _ in discovered.rejects] == [
         "data.json names a stem that is not a class of MoisesDB"
     ]
     assert set(discovered.songs[0].sources) == {"drums"}
@@ -189,8 +191,8 @@ def test_moisesdb_song_with_a_broken_listing_is_rejected_and_the_others_stay(
     (tmp_path / "bad/data.json").write_bytes(content)
     discovered = _find(tmp_path)
     assert [song.song_id for song in discovered.songs] == ["moisesdb/good"]
-    ((name, _),) = discovered.rejects
-    assert name == "moisesdb/bad"
+    ((name, _, kind),) = discovered.rejects
+    assert (name, kind) == ("moisesdb/bad", "listing")
 
 
 # loose stems and songs
@@ -365,14 +367,14 @@ def test_name_that_is_no_utf_8_is_rejected_with_a_reason_that_can_be_written(
     _touch(tmp_path, "good.wav")
     discovered = _find(tmp_path)
     assert len(discovered.songs) == 1
-    ((shown, reason),) = discovered.rejects
+    ((shown, reason, _),) = discovered.rejects
     assert reason == "the name is not valid UTF-8"
     shown.encode()
 
 
 def test_broken_link_with_an_undecodable_name_is_rejected_in_text_that_can_be_written(tmp_path: Path) -> None:
     os.symlink(b"nowhere", os.path.join(os.fsencode(tmp_path), b"\xff.wav"))
-    ((shown, _),) = _find(tmp_path).rejects
+    ((shown, *_),) = _find(tmp_path).rejects
     shown.encode()
 
 
@@ -390,8 +392,9 @@ def test_broken_link_is_rejected(tmp_path: Path, target: str) -> None:
     _touch(tmp_path, "good.wav")
     discovered = _find(tmp_path)
     assert len(discovered.songs) == 1
-    ((name, reason),) = discovered.rejects
+    ((name, reason, kind),) = discovered.rejects
     assert name.endswith("self.wav") and reason.startswith("cannot be listed: ")
+    assert kind == "unopened"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root ignores permissions")
@@ -403,7 +406,9 @@ def test_folder_that_cannot_be_listed_is_rejected(tmp_path: Path) -> None:
     finally:
         (tmp_path / "closed").chmod(0o755)
     assert len(discovered.songs) == 1
-    assert discovered.rejects == [(str(tmp_path / "closed"), "cannot be listed: Permission denied")]
+    assert discovered.rejects == [
+        (str(tmp_path / "closed"), "cannot be listed: Permission denied", "unopened")
+    ]
 
 
 # several roots

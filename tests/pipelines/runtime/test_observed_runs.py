@@ -17,7 +17,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from apollo.audio.ffmpeg import find_ffmpeg
 from pipelines.runtime.outcome import Exit
-from pipelines.runtime.prometheus import kind_of
 from tests.support import datasets, evaluation_jobs, restoration_jobs, training_jobs
 
 ROOT = Path(__file__).parents[3]
@@ -136,7 +135,7 @@ def test_preprocess_is_counted_as_its_report_counts(numbers: Numbers, folder: Pa
     assert tagged(numbers, "recipes_committed_total") == made
     assert sum(made.values()) == report["committed"] > 0
     kinds = {
-        stage: Counter(kind_of(one["reason"]) for one in rejects if one["stage"] == stage)
+        stage: Counter(one["kind"] for one in rejects if one["stage"] == stage)
         for stage in ("scan", "render")
     }
     assert kinds == {"scan": {"damaged": 1}, "render": {"encoder": report["rejected"]}}
@@ -176,7 +175,7 @@ def test_restoring_is_counted_as_its_outcomes_count(numbers: Numbers, folder: Pa
     done = [song for song in songs if song["status"] == "restored"]
     assert numbers["songs_restored_total", ""] == numbers["restore_seconds_count", ""] == len(done) > 0
     assert numbers["restored_audio_seconds_total", ""] == pytest.approx(sum(song["seconds"] for song in done))
-    failed = Counter(kind_of(song["reason"]) for song in songs if song["status"] == "failed")
+    failed = Counter(song["kind"] for song in songs if song["status"] == "failed")
     assert tagged(numbers, "songs_failed_total") == failed
     assert failed["empty"]
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from apollo.audio.rejects import RejectKind
 from pipelines.runtime import prometheus
 from pipelines.runtime.progress import track_progress
-from pipelines.runtime.prometheus import KINDS, METRICS, kind_of
+from pipelines.runtime.prometheus import METRICS
 
 ROOT = Path(__file__).parents[3]
 
@@ -24,41 +25,6 @@ def test_names_follow_the_conventions_of_prometheus() -> None:
         assert sorted(set(metric.buckets)) == list(metric.buckets), name
         assert bool(metric.buckets) == (metric.kind == "histogram"), name
         assert {*metric.tags} <= {"reason", "split", "stage", "status"}, name
-
-
-@pytest.mark.parametrize(
-    ("reason", "kind"),
-    [
-        ("encoder: ffmpeg exited with code 7: /data/song.wav: cannot be decoded", "encoder"),
-        ("truncated: 900000 of 1587644 bytes are there", "damaged"),
-        ("/data/the mix is silent.wav: ends 12 samples early at 400", "damaged"),
-        ("mp3_24000: decodes to 5 samples, 132300 expected (shard train/shard-00001.parquet)", "damaged"),
-        ("the file is missing, or not of the 7 bytes in its commit", "damaged"),
-        ("clean: cannot be decoded: Error in sync", "undecodable"),
-        ("no audio that libsndfile or ffmpeg can read", "undecodable"),
-        ("s3://bucket/a.wav: no such key", "unopened"),
-        ("cannot be opened: Permission denied", "unopened"),
-        ("the file holds no samples", "empty"),
-        ("the file contains no samples", "empty"),
-        ("ffmpeg timed out after 60 s without output and was killed", "ffmpeg"),
-        ("contains non-finite samples (NaN or infinite), first at 0.1 s", "not_finite"),
-        ("non-finite samples from the generator: its weights do not fit this audio", "not_finite"),
-        ("the mix is silent", "silent"),
-        ("the mix contains non-finite samples", "not_finite"),
-        ("contains non-finite samples near 3.0 s", "not_finite"),
-        ("holds samples that are no numbers, near 3.0 s", "not_finite"),
-        ("exceeds full scale by more than 18 dB near 2.0 s", "too_loud"),
-        ("longer than 12 hours", "too_long"),
-        ("data.json names a stem that is not a class of MoisesDB", "listing"),
-        ("killed its process 3 times: given up", "killed"),
-        ("out of device memory: lower --batch or use --device cpu", "memory"),
-        ('Song "7"}\n# damaged', "other"),
-        ("", "other"),
-        (None, "other"),
-    ],
-)
-def test_reasons_are_counted_by_kind(reason: str | None, kind: str) -> None:
-    assert kind_of(reason) == kind
 
 
 def test_what_is_open_goes_down_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +62,7 @@ def test_the_dashboard_shows_every_metric_and_no_other() -> None:
 def test_the_document_explains_every_metric() -> None:
     text = (ROOT / "docs/observability.md").read_text()
     assert {*re.findall(r"^\| `(apollo_\w+)`", text, re.MULTILINE)} == METRICS.keys()
-    assert {*re.findall(r"^\| `(\w+)` \|", text.partition("## Reasons")[2], re.MULTILINE)} == {*KINDS}
+    assert {*re.findall(r"^\| `(\w+)` \|", text.partition("## Reasons")[2], re.MULTILINE)} == {*RejectKind}
     panels = json.loads((ROOT / "docs/grafana/apollo.json").read_text())["panels"]
     titles = [panel["title"] for panel in panels if panel["type"] != "row"]
     assert [title for title in titles if title not in text] == []
