@@ -15,7 +15,7 @@ import json
 import logging
 import secrets
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -42,24 +42,14 @@ _STATUSES = ("restored", "skipped", "failed")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RestoreConfig:
-    """Configuration of a restoration job.
+class RestoreConfig(SongsConfig):
+    """Configuration of a restoration job: the options of `apollo restore`, and those below.
 
     Args:
         data: Songs, folders with songs (recursively), or URIs of either: s3://bucket/path, gs://bucket/path.
         output: Folder or URI for the results. A run on an existing output resumes it.
         checkpoint: `compact` (installed with the package), folder, file, Hugging Face name or registry name
             (models:/apollo@champion) of the weights; only the driver's machine reads it.
-        format: `float`, `wav24`, `wav16`, `flac24` or `flac16`.
-        clip: Samples beyond full scale: `rescale` attenuates the song, `clamp` clips them, `none` keeps them
-            (`float` only).
-        filename: Name of a result without extension; {stem} is the song's without its extension, {name} with
-            it, {parent} its folder's name. "/" makes folders.
-        overwrite: Restore existing results again.
-        batch: Chunks of 5 seconds per forward pass. More use a GPU better and need more memory; the result is
-            the same.
-        strength: Strength of the noise that replaces lost highs, 0 to 1.5; unset takes the model's default.
-        seed: Seed of that noise.
         device: `cuda` for actors with a GPU each, `cpu` for actors with a CPU and one thread each; `auto`
             takes the GPUs if the cluster has some.
         precision: Of the linear layers: `float32`, `bfloat16`, or `auto`: bfloat16 if the actor's hardware
@@ -68,15 +58,8 @@ class RestoreConfig:
     """
 
     data: list[str]
-    output: str
+    output: str = field()  # required, unlike that of `apollo restore`
     checkpoint: str = COMPACT
-    format: str = "float"
-    clip: str = "rescale"
-    filename: str = "{stem}"
-    overwrite: bool = False
-    batch: int = 1
-    strength: float | None = None
-    seed: int = 0
     device: str = "auto"
     precision: str = "auto"
     actors: int | None = None
@@ -92,23 +75,15 @@ class RestoreConfig:
         if self.actors is not None and self.actors < 1:
             raise UsageError(f"actors is {self.actors}: it must be 1 or more, or unset")
         try:
-            self.songs  # noqa: B018
+            super().__post_init__()
         except ValueError as error:
             raise UsageError(str(error)) from error
 
     @cached_property
     def songs(self) -> SongsConfig:
         """Options of `apollo restore`; actors overwrite, since existing results are not sent to them."""
-        return SongsConfig(
-            output=self.output,
-            format=self.format,
-            clip=self.clip,
-            filename=self.filename,
-            overwrite=True,
-            batch=self.batch,
-            strength=self.strength,
-            seed=self.seed,
-        )
+        values = {one.name: getattr(self, one.name) for one in fields(SongsConfig)}
+        return SongsConfig(**values | {"overwrite": True})
 
 
 def restore(config: RestoreConfig) -> Outcome:
