@@ -53,7 +53,6 @@ hosts: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.forward --batch 1 --compile
 	$(BIN)/python -m benchmarks.gan_step
-	$(BIN)/python -m benchmarks.preprocess
 	$(BIN)/python -m benchmarks.loader
 	$(BIN)/python -m benchmarks.scoring
 	$(BIN)/python -m benchmarks.growth

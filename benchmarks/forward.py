@@ -22,7 +22,7 @@ from apollo.model.config import PRESETS, GeneratorConfig
 from apollo.model.device import choose_device, peak_memory_bytes, synchronize
 from apollo.model.generator import Generator, padded_length
 from apollo.model.layers import TIME_BLOCKS
-from benchmarks.measurement import median_and_range
+from benchmarks.measurement import measure_rounds, median_and_range
 
 
 def main() -> None:
@@ -65,7 +65,7 @@ def _measure(
     noise = generator(audio) - reference
     peak = peak_memory_bytes(audio.device)
     work: list[Callable[[], object]] = [lambda: generator(audio), *products]
-    times = [*zip(*[[measure_seconds(one, audio.device) for one in work] for _ in range(rounds)])]
+    times = measure_rounds(*work, rounds=rounds, clock=device_clock(audio.device))
     forward_seconds, best = statistics.median(times[0]), min(times[1:], key=statistics.median)
     fractions = [product / forward for product, forward in zip(best, times[0])]
     flop = 2 * 40 * config.dim**2 * rows * config.layers
@@ -97,13 +97,14 @@ def _products(
     return multiply
 
 
-def measure_seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return the wall time of work on a device."""
-    synchronize(device)
-    start = time.perf_counter()
-    work()
-    synchronize(device)
-    return time.perf_counter() - start
+def device_clock(device: torch.device) -> Callable[[], float]:
+    """Return a clock that waits for the work of a device."""
+
+    def read() -> float:
+        synchronize(device)
+        return time.perf_counter()
+
+    return read
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from apollo.training.data import Batch
 from apollo.training.discriminator import Discriminator
 from apollo.training.distributed import DistributedContext
 from apollo.training.gan import Gan
-from benchmarks.forward import measure_seconds
-from benchmarks.measurement import in_own_process, median_and_range
+from benchmarks.forward import device_clock
+from benchmarks.measurement import in_own_process, measure_rounds, median_and_range
 
 _PRODUCT = 4096  # rows and columns of the matrix product that gives the peak rate of a GPU
 
@@ -73,15 +73,15 @@ def _measure(options: argparse.Namespace, precision: str, recompute: str, batch:
     if device.type == "cuda":
         square = torch.randn(_PRODUCT, _PRODUCT, device=device, dtype=getattr(torch, precision))
         work.append(lambda: square @ square)
-    rounds = [[measure_seconds(one, device) for one in work] for _ in range(options.rounds + 1)][1:]
-    forward_seconds, step_seconds, *product_seconds = (statistics.median(times) for times in zip(*rounds))
+    times = measure_rounds(*work, rounds=options.rounds, clock=device_clock(device))
+    forward_seconds, step_seconds, *product_seconds = map(statistics.median, times)
     fraction = "-"
     if product_seconds:
         frames = padded_length(clean.shape[2], shape.hop_samples) // shape.hop_samples + 1
         rows = 2 * batch * frames * len(shape.band_widths)
         flop = 3 * 2 * 40 * shape.dim**2 * rows * shape.layers  # forward, and twice that backward
         fraction = f"{flop / step_seconds * product_seconds[0] / (2 * _PRODUCT**3):.2f}"
-    ratios = median_and_range([times[1] / times[0] for times in rounds])
+    ratios = median_and_range([step / one for one, step in zip(*times[:2])])
     return (
         f"{step_seconds:7.3f} {forward_seconds:9.3f} {ratios:>20s} {batch / step_seconds:10.2f} "
         f"{fraction:>11s} {peak_memory_bytes(device) / 1e9:8.2f}"

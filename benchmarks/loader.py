@@ -9,10 +9,11 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.measurement import album_config, in_own_process, median_and_range, print_row
+from benchmarks.measurement import album_config, in_own_process, measure_rounds, median_and_range, print_row
 from pipelines.preprocess.run import preprocess
 
 _RECIPES = 384  # six shards
@@ -42,28 +43,26 @@ def _print_rates(shards: str, workers: int) -> None:
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})  # inherited by the process
     try:
-        rounds = in_own_process(measure_rounds, shards, workers, _ROUNDS, _EXAMPLES)
+        for name, clock in (("wall", time.perf_counter), ("CPU", time.process_time)):
+            seconds = in_own_process(read_rounds, shards, workers, _ROUNDS, _EXAMPLES, clock)
+            rates = median_and_range([_EXAMPLES / one for one in seconds], ".0f")
+            print_row(
+                f"examples per second and core, {name} time, 1 of {workers} workers", rates, "target >= 100"
+            )
     finally:
         os.sched_setaffinity(0, cores)
-    for clock, seconds in zip(("wall", "CPU"), zip(*rounds)):
-        rates = median_and_range([_EXAMPLES / one for one in seconds], ".0f")
-        print_row(
-            f"examples per second and core, {clock} time, 1 of {workers} workers", rates, "target >= 100"
-        )
 
 
-def measure_rounds(shards: str, workers: int, rounds: int, examples: int) -> list[tuple[float, float]]:
-    """Return wall and CPU seconds of each round of reading examples, as worker 0 of `workers`."""
+def read_rounds(
+    shards: str, workers: int, rounds: int, examples: int, clock: Callable[[], float]
+) -> list[float]:
+    """Return the seconds of each round of reading examples, as worker 0 of `workers`."""
     from pipelines.loading.shard_source import LoaderConfig, ShardSource
 
     source = ShardSource(shards, LoaderConfig(decode_threads=1, fetch_threads=1), epoch_examples=10**6)
-    stream, taken = source.read(0, range(0, 10**6, workers)), []
-    for count in (32, *[examples] * rounds):
-        wall, cpu = time.perf_counter(), time.process_time()
-        for _ in range(count):
-            next(stream)
-        taken.append((time.perf_counter() - wall, time.process_time() - cpu))
-    return taken[1:]
+    stream = source.read(0, range(0, 10**6, workers))
+    (seconds,) = measure_rounds(lambda: [next(stream) for _ in range(examples)], rounds=rounds, clock=clock)
+    return seconds
 
 
 def _print_waits(shards: str, step_ms: int) -> None:

@@ -28,6 +28,19 @@ def print_row(name: str, value: str, target: str = "") -> None:
     print(f"{name:64s} {value:>30s}   {target}", flush=True)
 
 
+def measure_rounds(
+    *works: Callable[[], object], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> list[list[float]]:
+    """Return the seconds of each work in each round: works alternate, after a round that is not counted."""
+    seconds: list[list[float]] = [[] for _ in works]
+    for _ in range(rounds + 1):
+        for work, taken in zip(works, seconds):
+            start = clock()
+            work()
+            taken.append(clock() - start)
+    return [taken[1:] for taken in seconds]
+
+
 def median_and_range(values: Sequence[float], spec: str = ".2f") -> str:
     """Format values as `median (minimum-maximum)`."""
     return f"{statistics.median(values):{spec}} ({min(values):{spec}}-{max(values):{spec}})"

@@ -19,8 +19,8 @@ from typing import Any
 import pyarrow.compute as pc
 
 from benchmarks import growth, scoring
-from benchmarks.loader import measure_rounds
-from benchmarks.measurement import album_config, measure_actors
+from benchmarks.loader import read_rounds
+from benchmarks.measurement import album_config, measure_actors, measure_rounds
 from pipelines.capacity.estimate import Rates
 from pipelines.dataset.plan import PLAN, RECIPES, planned_shards
 from pipelines.evaluation.shard_items import ShardItems
@@ -137,20 +137,15 @@ def measure_start() -> float:
     return statistics.median(seconds)
 
 
-def _median_cpu_seconds(work: Callable[[], object], rounds: int = 3) -> float:
-    """Return the median CPU seconds of several calls after a warm-up call."""
-    taken = []
-    for _ in range(rounds + 1):
-        before = cpu_seconds()
-        work()
-        taken.append(cpu_seconds() - before)
-    return statistics.median(taken[1:])
+def _median_cpu_seconds(work: Callable[[], object]) -> float:
+    (seconds,) = measure_rounds(work, rounds=3, clock=cpu_seconds)
+    return statistics.median(seconds)
 
 
 def measure_load(output: str) -> float:
     """Return the CPU seconds of loading an example from shards."""
-    rounds = measure_rounds(output, workers=1, rounds=3, examples=_EXAMPLES)
-    return statistics.median(cpu for _, cpu in rounds) / _EXAMPLES
+    seconds = read_rounds(output, workers=1, rounds=3, examples=_EXAMPLES, clock=time.process_time)
+    return statistics.median(seconds) / _EXAMPLES
 
 
 def measure_mix(config: PreprocessConfig) -> float:
@@ -176,7 +171,7 @@ def measure_mix(config: PreprocessConfig) -> float:
 def measure_score(output: str) -> float:
     """Return the CPU seconds of scoring an item."""
     items = ShardItems(output, "valid", (), _ITEMS)
-    _, actor = scoring.measure_rounds(items, output, items.degradations[0].name, rounds=3)
+    _, actor = scoring.score_rounds(items, output, items.degradations[0].name, rounds=3)
     return statistics.median(actor) / len(items.items)
 
 

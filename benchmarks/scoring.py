@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.measurement import album_config, median_and_range, print_row
+from benchmarks.measurement import album_config, measure_rounds, median_and_range, print_row
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.items import EvaluationItem, find_cutoff_hz
 from pipelines.evaluation.metrics import score
@@ -33,7 +33,7 @@ def main() -> None:
             shards = config.output
         items = ShardItems(shards, sys.argv[2] if len(sys.argv) > 2 else "valid", (), _ITEMS)
         count, degradation = len(items.items), items.degradations[0].name
-        metrics, actor = measure_rounds(items, shards, degradation, _ROUNDS)
+        metrics, actor = score_rounds(items, shards, degradation, _ROUNDS)
         for name, seconds in (("metrics alone", metrics), ("a scoring actor's code", actor)):
             each = [one / count for one in seconds]
             print_row(f"{name}, s of CPU per item", median_and_range(each, ".3f"))
@@ -44,7 +44,7 @@ def main() -> None:
         print_row("a whole trial on Ray", value)
 
 
-def measure_rounds(
+def score_rounds(
     items: ShardItems, shards: str, degradation: str, rounds: int
 ) -> tuple[list[float], list[float]]:
     """Return CPU seconds of metrics and of an actor's code, alternating, after one warm-up round."""
@@ -52,16 +52,16 @@ def measure_rounds(
     scorer = Scorer(items, {degradation: cutoff_hz}, "float32", shards)
     numbers = items.indices(degradation)
     loaded = [item for item in items.load(numbers, degradation) if isinstance(item, EvaluationItem)]
-    metrics, actor = [], []
-    for _ in range(rounds + 1):
-        start = time.process_time()
+
+    def score_alone() -> None:
         for item in loaded:
             score(item.clean, item.degraded, gain=item.gain, cutoff_hz=cutoff_hz)
-        metrics.append(time.process_time() - start)
-        start = time.process_time()
+
+    def score_in_actor() -> None:
         scorer.score(numbers, degradation, "untouched", None)
-        actor.append(time.process_time() - start)
-    return metrics[1:], actor[1:]
+
+    metrics, actor = measure_rounds(score_alone, score_in_actor, rounds=rounds, clock=time.process_time)
+    return metrics, actor
 
 
 def _measure_trial(items: ShardItems, shards: str, degradation: str, scratch: str) -> float:
