@@ -139,6 +139,7 @@ class _Run:
         self.tasks = find_songs(self.config.data, self.config.songs)
         self.weights = _load(self.config.checkpoint)
         config = self.config
+        default = self.weights.config.get("noise_strength")  # of all models; without noise it changes nothing
         fingerprint = {
             "weights": self.weights.digest,
             "generator": self.weights.config,
@@ -146,8 +147,11 @@ class _Run:
             "clip": config.clip,
             "filename": config.filename,
             "precision": config.precision,
+            "strength": default if config.strength is None else config.strength,
+            "seed": config.seed,
         }
-        check_fingerprint(self.output, fingerprint)
+        without_noise = {"strength": default, "seed": 0}  # an earlier release had neither option
+        check_fingerprint(self.output, fingerprint, upgrade=lambda stored: {**without_noise, **stored})
         self.records, self.pending = split_pending(self.tasks, self.output, overwrite=config.overwrite)
         return self._already_finished()
 

@@ -1,5 +1,6 @@
 """Restoring on a cluster: the results of the command, continued, claimed, on disks and object stores."""
 
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,9 @@ def test_rerun_restores_only_what_changed(
     assert len(soundfile.read(output / "f.wav")[0]) == 8_820
 
 
-@pytest.mark.parametrize("changes", [{"clip": "clamp"}, {"filename": "{parent}-{stem}"}])
+@pytest.mark.parametrize(
+    "changes", [{"clip": "clamp"}, {"filename": "{parent}-{stem}"}, {"strength": 0.5}, {"seed": 7}]
+)
 def test_other_options_are_refused_and_named(
     changes: dict[str, Any], done: Path, album: Path, weights: Path
 ) -> None:
@@ -130,6 +133,21 @@ def test_other_options_are_refused_and_named(
     assert outcome.code == Exit.USAGE
     assert f"{next(iter(changes))} was " in outcome.message
     assert invariants.times(done) == before
+
+
+def test_an_output_of_a_release_without_strength_and_seed_is_finished(
+    done: Path, album: Path, weights: Path
+) -> None:
+    path = done / "fingerprint.json"
+    content = path.read_bytes()
+    try:
+        stored = json.loads(content)
+        assert (stored.pop("strength"), stored.pop("seed")) == (1.0, 0)
+        path.write_text(json.dumps(stored))
+        assert restore(jobs.config(album, done, weights)).message.startswith("nothing to do")
+        assert "strength was" in restore(jobs.config(album, done, weights, strength=0.5)).message
+    finally:
+        path.write_bytes(content)
 
 
 def test_other_weights_are_refused(done: Path, album: Path, tmp_path: Path) -> None:
