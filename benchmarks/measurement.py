@@ -162,6 +162,23 @@ def measure_actors(title: str = "ray::MapWorker") -> Iterator[dict[int, float]]:
         watcher.join()
 
 
+class StartedActor:
+    """An actor that starts like one of preprocess and does nothing.
+
+    It imports what these import, and its module no more: torch alone would double the time.
+    """
+
+    def __init__(self) -> None:
+        from pipelines.preprocess import render, scan  # noqa: F401 - what the actors of preprocess import
+        from pipelines.runtime.versions import software_versions
+
+        software_versions(None)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the row."""
+        return row
+
+
 def _actor_seconds(title: str) -> dict[int, float]:
     seconds: dict[int, float] = {}
     for process in psutil.Process(os.getpid()).children(recursive=True):

@@ -14,13 +14,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pyarrow.compute as pc
 
 from benchmarks import growth, scoring
 from benchmarks.loader import read_rounds
-from benchmarks.measurement import album_config, measure_actors, measure_rounds
+from benchmarks.measurement import StartedActor, album_config, measure_actors, measure_rounds
 from pipelines.capacity.estimate import Rates
 from pipelines.dataset.plan import PLAN, RECIPES, planned_shards
 from pipelines.evaluation.shard_items import ShardItems
@@ -108,17 +107,6 @@ def measure_preprocess(config: PreprocessConfig) -> dict[str, float]:
 def _clean_bytes(output: Folder, name: str) -> int:
     with output.open(name) as file:
         return int(pc.sum(pc.binary_length(parquet.read_table(file, ["clean"])["clean"])).as_py())
-
-
-class StartedActor:
-    """An actor that starts like one of preprocess and does nothing."""
-
-    def __init__(self) -> None:
-        software_versions(None)
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the row."""
-        return row
 
 
 def measure_start() -> float:
