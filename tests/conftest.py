@@ -11,6 +11,9 @@ from pipelines.runtime import logs
 from tests.support import datasets, fault_proxy, s3_server
 
 os.environ.update(s3_server.SETTINGS)  # before Ray starts: its workers have them, and no test has real ones
+# Ray gives its workers niceness 15: beside another process of tests they would hardly be run.
+os.environ.setdefault("RAY_worker_niceness", "0")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # there are as many processes of tests as cores
 
 
 def _shared(variable: str) -> Path:

@@ -1,7 +1,5 @@
 """What tests of the model share."""
 
-import os
-
 import pytest
 import torch
 
@@ -10,7 +8,6 @@ from apollo.model.generator import Generator
 
 # one thread for small networks: several would wait for each other on a busy machine
 torch.set_num_threads(1)
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the commands that tests start
 
 
 @pytest.fixture(scope="module")
