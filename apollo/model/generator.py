@@ -14,9 +14,9 @@ silent: docs/model.md. The default is the released network and computes its numb
 The trunk `frame_convolution` and the output `mask_and_noise` work on the spectrum divided by its level, a
 moving average over frames: they are equivariant to the level of the signal.
 
-Only convolutions and averages look across frames, so a chunk of frames can be computed with what the chunk
-before left behind: `step` is the whole network on a chunk, `forward` is one step over everything, and
-streaming is many.
+Only convolutions and averages look across frames, so a chunk of frames can be computed from the state of the
+previous chunk: `step` is the whole network on a chunk, `forward` is one step over everything, and streaming
+is many.
 
 Shape legend: samples [batch, samples] or [batch, channels, samples], float32; spectrum [batch, frames, bins],
 complex64. Channels are restored independently, but for the noise of left and right (`_mix_noise`).
@@ -37,7 +37,7 @@ from apollo.model.generator_state import GeneratorState, OutputParts
 from apollo.model.level import LEVEL_FRAMES, measure_power, moving_average
 from apollo.model.noise import NoiseOptions, noise_spectra
 
-CHUNK_FEATURES = 1 << 20  # what the whole network takes at a time on a CPU
+CPU_CHUNK_ACTIVATIONS = 1 << 20  # of a layer, in a chunk of frames: what stays in a CPU's cache
 LEVEL_FLOOR = 1e-20  # of the mean power of a bin: keeps silence from dividing by zero
 LOG_GAIN_LIMITS = (-16.0, 3.0)
 _BAND_SEQUENCE_KEYS = ("split.", "layers.", "merge.")  # of weights saved before there were other trunks
@@ -103,8 +103,8 @@ class Generator(nn.Module):
 
     def initial_state(self, spectrum: Tensor) -> GeneratorState:
         """Return the state before a first chunk that is like `spectrum`."""
-        empty, quantities = spectrum[:, :0], spectrum.real[:, :0, :0]
-        return GeneratorState(self.trunk.initial_state(spectrum), empty, quantities, empty)
+        empty, level_and_side = spectrum[:, :0], spectrum.real[:, :0, :0]
+        return GeneratorState(self.trunk.initial_state(spectrum), empty, level_and_side, empty)
 
     def step(
         self,
@@ -119,7 +119,7 @@ class Generator(nn.Module):
         Args:
             spectrum: [batch, frames, bins]; frames may be 0.
             state: What the last step gave; None before the first.
-            final: Whether no frames follow, so that those waiting for later ones are returned too.
+            final: Whether no frames follow, so that those that wait for later ones are returned too.
             noise: Strength, seed and channels of the noise, the same in all steps of a signal.
 
         Returns:
@@ -140,11 +140,11 @@ class Generator(nn.Module):
         chunks = spectrum.split(self._chunk_frames(spectrum), 1)
         for number, chunk in enumerate(chunks):
             last = final and number == len(chunks) - 1
-            deterministic, amplitude, widths, state = self._advance(chunk, state, noise, final=last)
+            output, amplitude, side_shares, state = self._forward_chunk(chunk, state, noise, final=last)
             if amplitude is not None and amplitude.shape[1] and strength:
-                first = state.frames - deterministic.shape[1]
-                deterministic = deterministic + strength * self._mix_noise(amplitude, widths, first, noise)
-            restored.append(deterministic)
+                first = state.frames - output.shape[1]
+                output = output + strength * self._mix_noise(amplitude, side_shares, first, noise)
+            restored.append(output)
         return torch.cat(restored, 1) if len(restored) > 1 else restored[0], state
 
     def decompose(self, samples: Tensor) -> OutputParts:
@@ -158,10 +158,10 @@ class Generator(nn.Module):
         """
         channels = num_channels(samples)
         spectrum = self.analyze(samples)
-        deterministic, amplitude, widths, _ = self._advance(
+        deterministic, amplitude, side_shares, _ = self._forward_chunk(
             spectrum, self.initial_state(spectrum), NoiseOptions(channels=channels), final=True
         )
-        return OutputParts(spectrum, deterministic, amplitude, widths, samples.shape)
+        return OutputParts(spectrum, deterministic, amplitude, side_shares, samples.shape)
 
     def analyze(self, samples: Tensor) -> Tensor:
         """Compute the spectrum [batch, frames, bins] that the network sees of samples of any length."""
@@ -175,7 +175,7 @@ class Generator(nn.Module):
         if parts.amplitude is not None:
             strength = self.config.noise_strength if noise.strength is None else noise.strength
             noise = replace(noise, channels=_channels(parts.shape))
-            spectrum = spectrum + strength * self._mix_noise(parts.amplitude, parts.widths, 0, noise)
+            spectrum = spectrum + strength * self._mix_noise(parts.amplitude, parts.side_shares, 0, noise)
         return self._to_samples(spectrum, parts.shape)
 
     def _to_samples(self, spectrum: Tensor, shape: torch.Size) -> Tensor:
@@ -202,15 +202,15 @@ class Generator(nn.Module):
         batch, frames, _ = spectrum.shape
         if torch.is_grad_enabled() or spectrum.device.type != "cpu":
             return max(frames, 1)
-        return max(CHUNK_FEATURES // (batch * self.trunk.features_per_frame), 1)
+        return max(CPU_CHUNK_ACTIVATIONS // (batch * self.trunk.features_per_frame), 1)
 
-    def _advance(
+    def _forward_chunk(
         self, spectrum: Tensor, state: GeneratorState, noise: NoiseOptions, *, final: bool
     ) -> tuple[Tensor, Tensor | None, Tensor, GeneratorState]:
-        """Return deterministic part, noise amplitude and width of the next frames, and the next state."""
+        """Return deterministic part, amplitude of the noise and side's share of the next frames; the next state."""
         if not self.normalizes_level:
-            quantities = spectrum.real[:, :, :0]
-            normalized, average, unleveled = spectrum, state.average, state.unleveled
+            level_and_side = spectrum.real[:, :, :0]
+            normalized, average, frames_without_level = spectrum, state.average, state.frames_without_level
         else:
             averages, average = moving_average(
                 measure_power(spectrum, noise.channels),
@@ -218,24 +218,29 @@ class Generator(nn.Module):
                 lookahead=self.level_lookahead,
                 final=final,
             )
-            pending = torch.cat((state.unleveled, spectrum), 1)
+            pending = torch.cat((state.frames_without_level, spectrum), 1)
             ready = averages.shape[1]
-            spectrum, unleveled = pending[:, :ready], pending[:, ready:]
-            quantities = torch.cat(
+            spectrum, frames_without_level = pending[:, :ready], pending[:, ready:]
+            level_and_side = torch.cat(
                 (averages[..., :1].sqrt(), averages[..., 2:] / (averages[..., 1:2] + LEVEL_FLOOR)), -1
             )
             normalized = spectrum / (averages[..., :1] + LEVEL_FLOOR).sqrt()
         prediction, log_gains, trunk = self.trunk(normalized, state.trunk, final=final)
         frames = prediction.shape[1]
-        waiting = torch.cat((state.waiting, spectrum), 1)
-        if state.quantities.shape[1]:
-            quantities = torch.cat((state.quantities, quantities), 1)
+        waiting = torch.cat((state.frames_without_output, spectrum), 1)
+        if state.level_and_side.shape[1]:
+            level_and_side = torch.cat((state.level_and_side, level_and_side), 1)
         after = GeneratorState(
-            trunk, waiting[:, frames:], quantities[:, frames:], unleveled, average, state.frames + frames
+            trunk=trunk,
+            frames_without_output=waiting[:, frames:],
+            level_and_side=level_and_side[:, frames:],
+            frames_without_level=frames_without_level,
+            average=average,
+            frames=state.frames + frames,
         )
-        now, level, widths = waiting[:, :frames], quantities[:, :frames, :1], quantities[:, :frames, 1:]
+        now, level = waiting[:, :frames], level_and_side[:, :frames, :1]
         amplitude = None if log_gains is None else self._amplitude(log_gains) * level
-        return self._combine(now, prediction, level), amplitude, widths, after
+        return self._combine(now, prediction, level), amplitude, level_and_side[:, :frames, 1:], after
 
     def _combine(self, degraded: Tensor, prediction: Tensor, level: Tensor) -> Tensor:
         """Compute the deterministic part of the output from the trunk's prediction."""
@@ -250,7 +255,7 @@ class Generator(nn.Module):
         return gains / (1.0 + (gains / limit).square()).sqrt() if limit else gains
 
     def _mix_noise(
-        self, amplitude: Tensor, widths: Tensor, first_frame: int, options: NoiseOptions
+        self, amplitude: Tensor, side_shares: Tensor, first_frame: int, options: NoiseOptions
     ) -> Tensor:
         """Return the noise of the next frames at strength 1.
 
@@ -261,8 +266,8 @@ class Generator(nn.Module):
         common, *opposite = noise_spectra(options, first_frame, amplitude.shape[1], window)
         if not opposite:
             return amplitude * common
-        signs = widths.new_tensor([1.0, -1.0]).repeat(len(amplitude) // 2)[:, None, None]
-        return amplitude * ((1.0 - widths).sqrt() * common + signs * widths.sqrt() * opposite[0])
+        signs = side_shares.new_tensor([1.0, -1.0]).repeat(len(amplitude) // 2)[:, None, None]
+        return amplitude * ((1.0 - side_shares).sqrt() * common + signs * side_shares.sqrt() * opposite[0])
 
 
 def _add_trunk_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:

@@ -17,17 +17,18 @@ class GeneratorState:
 
     Args:
         trunk: The last inputs of every convolution.
-        waiting: Input frames whose output is still to come, [batch, frames, bins]; the output needs them.
-        quantities: Their level and, for left and right, their width, [batch, frames, quantities].
-        unleveled: Input frames whose level is still to come, [batch, frames, bins].
+        frames_without_output: Input frames whose output is still to come, [batch, frames, bins].
+        level_and_side: Their level and, for left and right, the side's share of power: [batch, frames, 1 or
+            2].
+        frames_without_level: Input frames whose level is still to come, [batch, frames, bins].
         average: State of the level.
         frames: Frames returned so far.
     """
 
     trunk: tuple[Tensor, ...]
-    waiting: Tensor
-    quantities: Tensor
-    unleveled: Tensor
+    frames_without_output: Tensor
+    level_and_side: Tensor
+    frames_without_level: Tensor
     average: AverageState | None = None
     frames: int = 0
 
@@ -40,12 +41,12 @@ class OutputParts:
         degraded: Spectrum of the input, complex.
         deterministic: Spectrum of the output without noise, complex.
         amplitude: Amplitude of the noise at strength 1; None where the output has no noise.
-        widths: Share of the side in left and right, [batch, frames, 0 or 1].
+        side_shares: Share of the side in left and right, [batch, frames, 0 or 1].
         shape: Shape of the samples.
     """
 
     degraded: Tensor
     deterministic: Tensor
     amplitude: Tensor | None
-    widths: Tensor
+    side_shares: Tensor
     shape: torch.Size

@@ -78,38 +78,38 @@ class Gan:
         self.generator_optimizer = make_generator_optimizer(generator, config)
         self._initial_rates = [group["lr"] for group in self.generator_optimizer.param_groups]
         self._discriminator_config: DiscriminatorConfig | None = None
-        self._discriminator_part: TrainedDiscriminator | None = None
+        self._trained_discriminator: TrainedDiscriminator | None = None
         if isinstance(discriminator, Discriminator):
-            self._discriminator_part = TrainedDiscriminator(discriminator, config, context)
+            self._trained_discriminator = TrainedDiscriminator(discriminator, config, context)
         else:
             self._discriminator_config = discriminator
 
     @property
     def has_discriminator(self) -> bool:
         """Whether the discriminator has been built."""
-        return self._discriminator_part is not None
+        return self._trained_discriminator is not None
 
     @property
     def discriminator(self) -> Discriminator:
         """The discriminator; built on first access."""
-        return self._part.network
+        return self._discriminator_state.network
 
     @property
     def discriminator_optimizer(self) -> torch.optim.Optimizer:
         """Its optimizer."""
-        return self._part.optimizer
+        return self._discriminator_state.optimizer
 
     @property
-    def _part(self) -> TrainedDiscriminator:
-        if self._discriminator_part is None:
+    def _discriminator_state(self) -> TrainedDiscriminator:
+        if self._trained_discriminator is None:
             network = build_discriminator(self._discriminator_config, self.context)
-            self._discriminator_part = TrainedDiscriminator(network, self.config, self.context)
-        return self._discriminator_part
+            self._trained_discriminator = TrainedDiscriminator(network, self.config, self.context)
+        return self._trained_discriminator
 
     def step(
         self, batches: Sequence[Batch], *, epoch: int, step: int = 0, discriminator_only: bool = False
     ) -> dict[str, float]:
-        """Take one optimizer step.
+        """Update the discriminator, if the step has one, then the generator.
 
         Args:
             batches: Micro-batches of this rank, at least one, on the device; over all ranks they hold the
@@ -150,16 +150,18 @@ class Gan:
         self, batches: Sequence[Batch], step: int, statistics: StepStatistics, *, discriminator_only: bool
     ) -> list[Generated | None] | None:
         """Update the discriminator; return outputs to reuse in the generator's update, None if skipped."""
-        part = self._part
+        part = self._discriminator_state
         part.network.update_spectral_norms()
         outputs: list[Generated | None] = []
         keep_graph = not self._accumulates and not discriminator_only
-        for batch, is_last in _with_is_last(batches):
+        for batch, is_last in _mark_last(batches):
             model = self._parallel_generator if keep_graph else self._forward
             with torch.set_grad_enabled(keep_graph):
                 generated = self._generate(model, batch, step, with_samples=True)
             outputs.append(generated if keep_graph else None)
-            both = concatenate(_known(generated.clean), _known(generated.restored).detach())
+            both = concatenate(
+                _require_samples(generated.clean), _require_samples(generated.restored).detach()
+            )
             with no_sync(part.parallel, not is_last):
                 with self._discriminator_context():
                     real, fake = split_real_fake(part.parallel(both))
@@ -180,7 +182,7 @@ class Gan:
     ) -> bool:
         """Update the generator, against the discriminator if there is one; return False if skipped."""
         with _frozen(self.discriminator if adversarial else None):
-            for (batch, is_last), output in zip(_with_is_last(batches), outputs, strict=True):
+            for (batch, is_last), output in zip(_mark_last(batches), outputs, strict=True):
                 with no_sync(self._parallel_generator, not is_last):
                     generated = output or self._generate(
                         self._parallel_generator,
@@ -203,13 +205,13 @@ class Gan:
         if adversarial:
             with self._discriminator_context():
                 with torch.no_grad():
-                    real = self.discriminator(_known(generated.clean))
-                fake = self.discriminator(_known(generated.restored))
+                    real = self.discriminator(_require_samples(generated.clean))
+                fake = self.discriminator(_require_samples(generated.restored))
         losses: dict[str, Tensor] = {}
         if generated.restored is not None:
             losses |= generator_losses(
                 estimate=generated.restored,
-                reference=_known(generated.clean),
+                reference=_require_samples(generated.clean),
                 real=real,
                 fake=fake,
                 weights=self.weights,
@@ -270,7 +272,7 @@ class Gan:
         torch._foreach_lerp_(list(averaged), list(current), 1 - decay)
 
 
-def _with_is_last(batches: Sequence[Batch]) -> Iterator[tuple[Batch, bool]]:
+def _mark_last(batches: Sequence[Batch]) -> Iterator[tuple[Batch, bool]]:
     """Yield (micro-batch, is_last): gradients are all-reduced in the last backward pass only."""
     return ((batch, number == len(batches)) for number, batch in enumerate(batches, 1))
 
@@ -287,7 +289,7 @@ def _frozen(module: nn.Module | None) -> Iterator[None]:
             module.requires_grad_(True)
 
 
-def _known(spectra: Spectra | None) -> Spectra:
+def _require_samples(spectra: Spectra | None) -> Spectra:
     if spectra is None:
         raise RuntimeError("a step with a discriminator needs samples")
     return spectra

@@ -63,7 +63,12 @@ def _assert_equal(found: Tensor, expected: Tensor, scale: Tensor) -> None:
 def _tensors(state: StreamState) -> list[Tensor]:
     tensors = [state.buffer, state.tail]
     if (inner := state.generator_state) is not None:
-        tensors += [*inner.trunk, inner.waiting, inner.quantities, inner.unleveled]
+        tensors += [
+            *inner.trunk,
+            inner.frames_without_output,
+            inner.level_and_side,
+            inner.frames_without_level,
+        ]
         tensors += [] if inner.average is None else [inner.average.values]
     return tensors
 

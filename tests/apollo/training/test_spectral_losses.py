@@ -42,8 +42,8 @@ def random_parts(seed: int = 0) -> tuple[OutputParts, Tensor]:
         torch.complex(*torch.randn(2, 3, FRAMES, CONFIG.bins, generator=generator).unbind()) for _ in range(3)
     ]
     amplitude = torch.rand(3, FRAMES, CONFIG.bins, generator=generator)
-    widths = torch.zeros(3, FRAMES, 0)
-    return OutputParts(spectra[0], spectra[1], amplitude, widths, torch.Size((3, 1, 9_261))), spectra[2]
+    side_shares = torch.zeros(3, FRAMES, 0)
+    return OutputParts(spectra[0], spectra[1], amplitude, side_shares, torch.Size((3, 1, 9_261))), spectra[2]
 
 
 def all_losses(parts: OutputParts, clean: Tensor, bandwidth_hz: Tensor | None = None) -> dict[str, float]:
@@ -130,7 +130,7 @@ def test_a_batch_counts_as_the_mean_of_its_rows() -> None:
         all_losses(
             OutputParts(
                 *(one[row : row + 1] for one in (parts.degraded, parts.deterministic, parts.amplitude)),
-                parts.widths[row : row + 1],
+                parts.side_shares[row : row + 1],
                 torch.Size((1, 1, 9_261)),
             ),
             clean[row : row + 1],
