@@ -207,7 +207,7 @@ class Generator(nn.Module):
     def _forward_chunk(
         self, spectrum: Tensor, state: GeneratorState, noise: NoiseOptions, *, final: bool
     ) -> tuple[Tensor, Tensor | None, Tensor, GeneratorState]:
-        """Return deterministic part, amplitude of the noise and side's share of the next frames; the next state."""
+        """Return deterministic part, noise amplitude and side share of the next frames, and next state."""
         if not self.normalizes_level:
             level_and_side = spectrum.real[:, :, :0]
             normalized, average, frames_without_level = spectrum, state.average, state.frames_without_level
