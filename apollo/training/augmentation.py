@@ -16,7 +16,9 @@ from torch import Tensor
 from apollo import rng
 
 OLD_MODES = {"honest": "gain_compensated", "published": "paper"}  # still accepted in this release
+AUDIBLE_PEAK = 1e-3  # -60 dBFS: 16-bit audio that is quieter is mostly rounding noise
 _ORTHONORMAL = 0.5**0.5
+_MID = 2  # of left, right, mid, side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +28,16 @@ class LevelsConfig:
     Args:
         mode: `gain_compensated` removes the codec's gain, divides by the joint peak and draws a level;
             `paper` divides by the joint peak and does nothing else, whatever the fields below say.
+        channels: `stereo` keeps both channels. `mono` takes one of left, right, mid and side of each pair, at
+            random among those whose clean peak is at least -60 dBFS (the mid if none is), in both modes.
         level_db: Lowest and highest peak of a pair in dBFS; drawn uniformly in dB.
         polarity_share: Share of pairs with inverted polarity.
-        swap_share: Share of pairs with swapped channels.
+        swap_share: Share of stereo pairs with swapped channels.
         mid_side_share: Share of stereo pairs converted to mid and side.
     """
 
     mode: Literal["gain_compensated", "paper", "honest", "published"] = "gain_compensated"
+    channels: Literal["stereo", "mono"] = "stereo"
     level_db: tuple[float, float] = (-30.0, 0.0)
     polarity_share: float = 0.5
     swap_share: float = 0.5
@@ -45,6 +50,8 @@ class LevelsConfig:
             object.__setattr__(self, "mode", new)
         if self.mode not in ("gain_compensated", "paper"):
             raise ValueError(f"levels.mode is {self.mode!r}: choose gain_compensated or paper")
+        if self.channels not in ("stereo", "mono"):
+            raise ValueError(f"levels.channels is {self.channels!r}: choose stereo or mono")
         low, high = self.level_db
         if not -120 <= low <= high <= 0:
             raise ValueError(
@@ -78,8 +85,10 @@ def set_levels(
         index: Index of the example in the run.
 
     Returns:
-        Clean and degraded as new tensors; silence stays silent.
+        Clean and degraded as new tensors, with the channels of the config; silence stays silent.
     """
+    if config.channels == "mono" and len(clean) == 2:
+        clean, degraded = _draw_channel(clean, degraded, seed, index)
     if config.mode == "paper":
         scale = _inverse(max(find_peak(clean), find_peak(degraded)))
         return clean * scale, degraded * scale
@@ -99,6 +108,14 @@ def to_mid_side(samples: Tensor) -> Tensor:
     """Convert left and right [2, samples] to orthonormal mid and side, or back."""
     left, right = samples
     return torch.stack([left + right, left - right]) * _ORTHONORMAL
+
+
+def _draw_channel(clean: Tensor, degraded: Tensor, seed: int, index: int) -> tuple[Tensor, Tensor]:
+    """Draw one of left, right, mid and side of a stereo pair: [1, samples] each."""
+    views = torch.cat([clean, to_mid_side(clean)])
+    audible = [place for place, view in enumerate(views) if find_peak(view) >= AUDIBLE_PEAK] or [_MID]
+    place = audible[rng.integer_below(len(audible), index, seed, "channel")]
+    return views[place : place + 1], torch.cat([degraded, to_mid_side(degraded)])[place : place + 1]
 
 
 def _inverse(peak: float) -> float:

@@ -18,6 +18,7 @@ from apollo import rng
 from apollo.checkpoints.published_format import explain_load_error
 from apollo.training.augmentation import LevelsConfig, set_levels
 from apollo.training.data import Example
+from apollo.training.pieces import draw_piece
 
 FORMAT = 2
 _READABLE = (1, FORMAT)  # 1 has no bandwidths: all clean examples count as known completely
@@ -52,11 +53,23 @@ class _Examples:
     def __len__(self) -> int:
         return len(self.names)
 
-    def pair(self, number: int, kind: int) -> tuple[Tensor, Tensor, float]:
-        """Return clean, degraded as decoded, and the codec's linear gain."""
-        gain = float(self._gains[number, kind])
-        clean = self._clean[number].float() / _FULL_SCALE
-        return clean, self._degraded[number, kind].float() * (float(self._steps[number, kind]) * gain), gain
+    @property
+    def samples(self) -> int:
+        """Length of the examples."""
+        return int(self._clean.shape[-1])
+
+    def clean(self, number: int, piece: slice) -> Tensor:
+        """Return a piece of a clean example."""
+        return self._clean[number, :, piece].float() / _FULL_SCALE
+
+    def degraded(self, number: int, kind: int, piece: slice) -> Tensor:
+        """Return a piece of a degraded example, as decoded."""
+        step = float(self._steps[number, kind]) * self.gain(number, kind)
+        return self._degraded[number, kind, :, piece].float() * step
+
+    def gain(self, number: int, kind: int) -> float:
+        """Return the codec's linear gain."""
+        return float(self._gains[number, kind])
 
     def bandwidth_hz(self, number: int) -> float:
         """Return the frequency up to which a clean example is known; infinite if completely."""
@@ -68,7 +81,7 @@ class _Examples:
 
 
 class ExampleFileSource:
-    """Source of training examples: shuffled in every pass, with a random degradation, level and augmentation.
+    """Source of training examples: shuffled in every pass, with random degradation, piece and levels.
 
     Everything is a function of (seed, epoch, position). Epochs are consecutive parts of the stream of passes,
     so an epoch may be shorter or longer than a pass over the file.
@@ -79,10 +92,11 @@ class ExampleFileSource:
         epoch_examples: Examples per epoch, over all processes.
         seed: Seed of order, degradations, levels and augmentation.
         degradations: Names of degradations to use; empty for all in the file.
+        piece_seconds: Length of the piece that is taken of each example, at a random place; 0 takes all.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: it is not a file of examples, is empty, or lacks a degradation.
+        ValueError: it is not a file of examples, is empty, lacks a degradation, or has shorter examples.
     """
 
     def __init__(
@@ -93,11 +107,14 @@ class ExampleFileSource:
         epoch_examples: int,
         seed: int = 0,
         degradations: tuple[str, ...] = (),
+        piece_seconds: float = 0.0,
     ) -> None:
         if epoch_examples < 1:
             raise ValueError(f"epoch_examples is {epoch_examples}: it must be at least 1")
         self.config = config or LevelsConfig()
-        self._examples = _opened(path, _load(path))
+        stored = _load(path)
+        self._examples = _opened(path, stored)
+        self._piece_samples = _find_piece_samples(piece_seconds, self._examples.samples, stored)
         self._seed, self._epoch_examples = seed, epoch_examples
         self.degradations = degradations or tuple(self._examples.degradations)
         self._kinds = _find_kinds(self._examples, self.degradations)
@@ -115,10 +132,16 @@ class ExampleFileSource:
             yield self._make(self._pass(number)[place], kind, index)
 
     def _make(self, number: int, kind: int, index: int) -> Example:
-        clean, degraded, gain = self._examples.pair(number, kind)
-        clean, degraded = set_levels(
-            clean, degraded, gain=gain, config=self.config, seed=self._seed, index=index
+        examples, seed = self._examples, self._seed
+        piece, clean = draw_piece(
+            lambda piece: examples.clean(number, piece),
+            samples=examples.samples,
+            piece_samples=self._piece_samples,
+            seed=seed,
+            index=index,
         )
+        degraded, gain = examples.degraded(number, kind, piece), examples.gain(number, kind)
+        clean, degraded = set_levels(clean, degraded, gain=gain, config=self.config, seed=seed, index=index)
         name, bandwidth_hz = self._examples.name(number, kind), self._examples.bandwidth_hz(number)
         return Example(clean, degraded, name, bandwidth_hz)
 
@@ -154,7 +177,11 @@ class ExampleFileValidation:
         for position in positions:
             number = position % self._length
             kind = self._kinds[number % len(self._kinds)]
-            clean, degraded, _ = self._examples.pair(number, kind)
+            whole = slice(0, self._examples.samples)
+            clean, degraded = (
+                self._examples.clean(number, whole),
+                self._examples.degraded(number, kind, whole),
+            )
             name, bandwidth_hz = self._examples.name(number, kind), self._examples.bandwidth_hz(number)
             yield Example(clean, degraded, name, bandwidth_hz)
 
@@ -181,6 +208,17 @@ def _opened(path: str | Path, stored: dict[str, Any]) -> _Examples:
     if not len(examples):
         raise ValueError(f"{path} holds no such examples: create it again with jobs/export.py")
     return examples
+
+
+def _find_piece_samples(piece_seconds: float, samples: int, stored: dict[str, Any]) -> int:
+    sample_rate: int = stored["sample_rate"]
+    piece_samples = round(piece_seconds * sample_rate)
+    if piece_seconds and not 0 < piece_samples <= samples:
+        raise ValueError(
+            f"piece_seconds is {piece_seconds}: it must be above 0 and at most the length of the file's "
+            f"examples, {samples / sample_rate:g} s, or 0 for all of each"
+        )
+    return piece_samples
 
 
 def _find_kinds(examples: _Examples, degradations: Sequence[str]) -> list[int]:

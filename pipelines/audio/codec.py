@@ -27,6 +27,9 @@ from pipelines.schema import CHANNELS, SAMPLE_RATE
 _HALF_RATE = SAMPLE_RATE // 2
 _LONGEST_EXTRA = 1_152  # tiny inputs come back up to a frame longer: LAME's tag cannot hold all their padding
 _LOWEST_RATE = 8_000  # Hz: MP3 has none below
+# By format: samples decoded before a piece. At 32 kbps an MP3 frame may need the bits of 8 frames before it
+# (511 bytes, of 68 a frame), and the overlap of one more.
+_SEEKABLE = {"FLAC": 0, "MP3": 12 * 1_152}
 
 
 class CodecError(RejectError):
@@ -186,19 +189,23 @@ class Mp3Encoder:
         return Encoded(stream, gain, headers.bitrate_bps)
 
 
-def decode(stream: bytes, *, frames: int) -> NDArray[np.float32]:
+def decode(stream: bytes, *, frames: int, piece: slice | None = None) -> NDArray[np.float32]:
     """Decode a bitstream or FLAC of a shard at 44.1 kHz, aligned with the encoded excerpt and as long.
 
     Args:
         stream: The whole file.
         frames: Length of the encoded excerpt.
+        piece: Range of samples to return, the same as of the whole; FLAC and MP3 at 44.1 kHz are not decoded
+            far beyond it.
 
     Returns:
-        Samples [frames, channels].
+        Samples [frames, channels], or of the piece.
 
     Raises:
         CodecError: the file is damaged, or shorter or longer than it must be.
     """
+    if piece == slice(0, frames):
+        piece = None  # the whole, which is decoded to its end and checked there
     try:
         with soundfile.SoundFile(io.BytesIO(stream)) as file:
             rate, found = file.samplerate, file.frames
@@ -207,6 +214,8 @@ def decode(stream: bytes, *, frames: int) -> NDArray[np.float32]:
                 raise CodecError(
                     f"decodes to {found} samples of {file.channels} channels at {rate} Hz, {frames} expected"
                 )
+            if piece is not None and rate == SAMPLE_RATE and file.format in _SEEKABLE and frames <= found:
+                return _read_piece(file, piece)
             samples = file.read(dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         raise CodecError(f"cannot be decoded: {error.error_string}", RejectKind.UNDECODABLE) from error
@@ -216,4 +225,13 @@ def decode(stream: bytes, *, frames: int) -> NDArray[np.float32]:
         samples = soxr.resample(samples, rate, SAMPLE_RATE)
     if not frames <= len(samples) < frames + _LONGEST_EXTRA * SAMPLE_RATE / rate + 2:
         raise CodecError(f"decodes to {len(samples)} samples, {frames} expected")
-    return np.asarray(samples[:frames], np.float32)
+    return np.asarray(samples[:frames][piece or slice(None)], np.float32)
+
+
+def _read_piece(file: soundfile.SoundFile, piece: slice) -> NDArray[np.float32]:
+    first = max(piece.start - _SEEKABLE[file.format], 0)
+    file.seek(first)
+    samples: NDArray[np.float32] = file.read(piece.stop - first, dtype="float32", always_2d=True)
+    if len(samples) < piece.stop - first:
+        raise CodecError(f"ends {piece.stop - first - len(samples)} samples before the end of its piece")
+    return samples[piece.start - first :]

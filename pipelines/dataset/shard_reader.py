@@ -67,6 +67,11 @@ class EncodedRow:
     shard: str
     bandwidth_hz: float = math.inf
 
+    @property
+    def name(self) -> str:
+        """Name for logs: recipe id and degradation."""
+        return f"{self.recipe_id}/{self.degradation}"
+
 
 def decode(row: EncodedRow) -> tuple[Tensor, Tensor]:
     """Decode a row.
@@ -77,19 +82,37 @@ def decode(row: EncodedRow) -> tuple[Tensor, Tensor]:
     Raises:
         CorruptRowError: it cannot be decoded to such tensors.
     """
+    check_row(row)
+    return decode_clean(row), decode_degraded(row)
+
+
+def check_row(row: EncodedRow) -> None:
+    """Check the length and the gain of a row.
+
+    Raises:
+        CorruptRowError: they are not those of an excerpt.
+    """
     if row.frames != schema.EXCERPT_FRAMES:
         raise _corrupt(row, f"{row.frames} samples long, not {schema.EXCERPT_FRAMES}")
     if not 0 < row.gain < float("inf"):
         raise _corrupt(row, f"the gain of {row.degradation} is {row.gain}", RejectKind.NOT_FINITE)
-    clean = _decode(row, "clean", row.clean)
-    return clean, _decode(row, row.degradation, row.degraded)
 
 
-def _decode(row: EncodedRow, column: str, stream: bytes | None) -> Tensor:
+def decode_clean(row: EncodedRow, piece: slice | None = None) -> Tensor:
+    """Decode the clean version of a row, or a piece of it; see `decode`."""
+    return _decode(row, "clean", row.clean, piece)
+
+
+def decode_degraded(row: EncodedRow, piece: slice | None = None) -> Tensor:
+    """Decode the degraded version of a row, or a piece of it; see `decode`."""
+    return _decode(row, row.degradation, row.degraded, piece)
+
+
+def _decode(row: EncodedRow, column: str, stream: bytes | None, piece: slice | None) -> Tensor:
     if not stream:
         raise _corrupt(row, f"{column} is empty", RejectKind.EMPTY)
     try:
-        samples = codec.decode(stream, frames=row.frames)
+        samples = codec.decode(stream, frames=row.frames, piece=piece)
     except codec.CodecError as error:
         raise _corrupt(row, f"{column}: {error}", error.kind) from error
     if samples.shape[1] != schema.CHANNELS:

@@ -18,14 +18,14 @@ import pyarrow as pa
 from apollo import rng
 from apollo.audio.ffmpeg import FfmpegError
 from apollo.audio.rejects import RejectError, RejectKind
-from apollo.training.augmentation import set_levels
 from apollo.training.data import Example
 from pipelines.audio.codec import CodecConfig, CodecError, Mp3Encoder
 from pipelines.audio.reading import SourceReader
 from pipelines.cluster.actor_pool import stream_actors
 from pipelines.dataset.bad_rows import BadRowLog, CorruptDataError, Reject
-from pipelines.dataset.shard_reader import CorruptRowError, EncodedRow, decode
+from pipelines.dataset.shard_reader import CorruptRowError, EncodedRow
 from pipelines.errors import UsageError
+from pipelines.loading.examples import make_training_example
 from pipelines.loading.prefetch import check_increasing, submit_ahead
 from pipelines.loading.shard_source import LoaderConfig
 from pipelines.preprocess.catalog import Catalog
@@ -101,12 +101,12 @@ class LiveSource:
     """Training examples without shards: every epoch has recipes of its own.
 
     Recipe k of an epoch is recipe k that preprocess would plan with the seed `seed + epoch`; degradation,
-    level and channel swaps are drawn as in ShardSource. The reading process decodes. A resumed run reads the
+    piece and levels are drawn as in ShardSource. The reading process decodes. A resumed run reads the
     positions that it still needs, with new actors.
 
     Args:
         output: Path or URI of a planned output of preprocess, whose source files have not moved.
-        config: Degradations, levels, decoding, and policy for recipes that cannot be made.
+        config: Degradations, levels, pieces, decoding, and policy for recipes that cannot be made.
         epoch_examples: Examples of an epoch, of all workers together.
         seed: Another seed gives other recipes and other draws.
         actors: Maximum number of actors for this process. All processes together must leave one free CPU for
@@ -224,14 +224,13 @@ class LiveSource:
             raise CorruptRowError(row["recipe_id"], row["reason"], RejectKind(row["kind"]))
         columns = ("recipe_id", "degradation", "clean", "degraded", "gain", "frames", "bandwidth_hz")
         stored = EncodedRow(**{name: row[name] for name in columns}, shard="none: live")
-        clean, degraded = set_levels(
-            *decode(stored),
-            gain=stored.gain,
-            config=self.config.levels,
+        return make_training_example(
+            stored,
+            self.config.levels,
+            piece_samples=self.config.piece_samples,
             seed=self._seed,
             index=row["number"],
         )
-        return Example(clean, degraded, f"{stored.recipe_id}/{stored.degradation}", stored.bandwidth_hz)
 
     def _settle(self, epoch: int, number: int, made: Future[Example]) -> Example:
         try:

@@ -10,16 +10,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from torch import Tensor
-
 from apollo import rng
-from apollo.training.augmentation import LevelsConfig, set_levels
+from apollo.training.augmentation import LevelsConfig
 from apollo.training.data import Example
+from pipelines import schema
 from pipelines.dataset.bad_rows import BadRowLog, CorruptDataError, Reject
 from pipelines.dataset.sampling import RowRef, SequentialOrder, ShuffledOrder
 from pipelines.dataset.shard_reader import CorruptRowError, EncodedRow, Rows, decode
 from pipelines.dataset.split import CommittedSplit
+from pipelines.loading.examples import make_training_example
 from pipelines.loading.prefetch import check_increasing, submit_ahead
+
+_LEAST_SECONDS = 0.1  # of a piece
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +30,13 @@ class LoaderConfig:
 
     Memory: two windows of compressed rows, of which a worker keeps its own share (a row with one degradation
     is about 0.35 MB: 360 MB for a lone worker at 8 shards of 64 rows, 45 MB for one of eight), 2 MB for every
-    example decoded ahead, and some 70 MB for the row groups that are being read.
+    example of 3 s decoded ahead, and some 70 MB for the row groups that are being read.
 
     Args:
         degradations: Names of those to train on, such as mp3_24000; empty for all in the shards.
         levels: Levels and augmentation.
+        piece_seconds: Length of the piece that is taken of each training row, at a random place; 0 takes the
+            whole row. Validation takes whole rows.
         window_shards: Number of shards that are shuffled together. More shuffle better and take more memory.
         look_ahead: Number of examples that are decoded ahead.
         decode_threads: Number of decoding threads.
@@ -44,6 +48,7 @@ class LoaderConfig:
 
     degradations: tuple[str, ...] = ()
     levels: LevelsConfig = field(default_factory=LevelsConfig)
+    piece_seconds: float = 0.0
     window_shards: int = 8
     look_ahead: int = 16
     decode_threads: int = 2
@@ -55,12 +60,22 @@ class LoaderConfig:
         for name in ("window_shards", "look_ahead", "decode_threads", "fetch_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"loader.{name} is {getattr(self, name)}: it must be at least 1")
+        if self.piece_seconds and not _LEAST_SECONDS <= self.piece_seconds <= schema.EXCERPT_SECONDS:
+            raise ValueError(
+                f"loader.piece_seconds is {self.piece_seconds}: it must be from {_LEAST_SECONDS} to "
+                f"{schema.EXCERPT_SECONDS}, the length of a row, or 0 for whole rows"
+            )
         if self.corrupt not in ("stop", "skip"):
             raise ValueError(f"loader.corrupt is {self.corrupt!r}: choose stop or skip")
         if not 0 <= self.max_corrupt_share < 1:
             raise ValueError(
                 f"loader.max_corrupt_share is {self.max_corrupt_share}: it must be at least 0 and below 1"
             )
+
+    @property
+    def piece_samples(self) -> int:
+        """Length of a piece in samples; 0 for whole rows."""
+        return round(self.piece_seconds * schema.SAMPLE_RATE)
 
 
 class _AnyOrder(Protocol):
@@ -107,7 +122,7 @@ class _ShardExamples:
     def _degradation(self, index: int) -> str:
         raise NotImplementedError
 
-    def _finish(self, clean: Tensor, degraded: Tensor, gain: float, index: int) -> tuple[Tensor, Tensor]:
+    def _example(self, row: EncodedRow, index: int) -> Example:
         raise NotImplementedError
 
     def _stream(self, indices: Iterable[int]) -> Iterator[Example]:
@@ -149,9 +164,7 @@ class _ShardExamples:
     def _make(self, ref: RowRef, row: EncodedRow | CorruptRowError) -> Example:
         if isinstance(row, CorruptRowError):
             raise row
-        clean, degraded = decode(row)
-        clean, degraded = self._finish(clean, degraded, row.gain, ref.position)
-        return Example(clean, degraded, f"{row.recipe_id}/{row.degradation}", row.bandwidth_hz)
+        return self._example(row, ref.position)
 
     def _result_or_replacement(self, ref: RowRef, made: Future[Example]) -> Example:
         try:
@@ -180,7 +193,7 @@ def _drain(fetched: list[tuple[RowRef, Future[Rows]]]) -> Iterator[tuple[RowRef,
 
 
 class ShardSource(_ShardExamples):
-    """Training examples: shuffled, with random degradation, level and augmentation.
+    """Training examples: shuffled, with random degradation, piece, level and augmentation.
 
     Everything is a function of (seed, epoch, position): see `pipelines.dataset.sampling`. Epochs are
     consecutive parts of the stream of passes, so an epoch may be shorter or longer than a pass.
@@ -227,8 +240,9 @@ class ShardSource(_ShardExamples):
     def _degradation(self, index: int) -> str:
         return self.degradations[rng.integer_below(len(self.degradations), index, self._seed, "degradation")]
 
-    def _finish(self, clean: Tensor, degraded: Tensor, gain: float, index: int) -> tuple[Tensor, Tensor]:
-        return set_levels(clean, degraded, gain=gain, config=self.config.levels, seed=self._seed, index=index)
+    def _example(self, row: EncodedRow, index: int) -> Example:
+        levels, piece_samples = self.config.levels, self.config.piece_samples
+        return make_training_example(row, levels, piece_samples=piece_samples, seed=self._seed, index=index)
 
 
 class ValidationSource(_ShardExamples):
@@ -238,7 +252,7 @@ class ValidationSource(_ShardExamples):
 
     Args:
         output: Path or URI of an output of preprocess.
-        config: Configuration of the loader; its levels are not used.
+        config: Configuration of the loader; its levels and pieces are not used.
         limit: Maximum number of examples.
         split: Name of the split.
         on_reject: Called once with each skipped row.
@@ -275,5 +289,5 @@ class ValidationSource(_ShardExamples):
     def _degradation(self, index: int) -> str:
         return self.degradations[index % len(self) % len(self.degradations)]
 
-    def _finish(self, clean: Tensor, degraded: Tensor, gain: float, index: int) -> tuple[Tensor, Tensor]:
-        return clean, degraded
+    def _example(self, row: EncodedRow, index: int) -> Example:
+        return Example(*decode(row), row.name, row.bandwidth_hz)

@@ -1,6 +1,7 @@
 """Levels: one level for both, divided by the joint maximum, silence stays silence; draws are hashes."""
 
 import statistics
+from collections import Counter
 
 import pytest
 import torch
@@ -98,6 +99,55 @@ def test_mono_has_no_mid_and_side() -> None:
     torch.testing.assert_close(_set(config, CLEAN[:1])[0], CLEAN[:1] / 0.4)
 
 
+@pytest.mark.parametrize("mode", ["gain_compensated", "paper"])
+def test_mono_is_left_right_mid_or_side_of_both_alike(mode: str) -> None:
+    """CLEAN has left 0.1 -0.4 0.2, right 0 0.3 0.1; mid 0.1 -0.1 0.3, side 0.1 -0.7 0.1 but for a factor."""
+    config = LevelsConfig(mode=mode, channels="mono", level_db=(0, 0), polarity_share=0)
+    known = {
+        (0.25, -1.0, 0.5): "left",
+        (0.0, 1.0, 0.3333): "right",
+        (0.3333, -0.3333, 1.0): "mid",
+        (0.1429, -1.0, 0.1429): "side",
+    }
+    drawn = []
+    for index in range(800):
+        clean, degraded = _set(config, index=index)
+        torch.testing.assert_close(degraded, clean * (0.5 if mode == "paper" else 1.0))
+        drawn.append(known[tuple(round(value, 4) for value in clean[0].tolist())])
+        assert clean.shape == (1, 3)
+    counts = Counter(drawn)
+    assert all(151 < counts[name] < 249 for name in known.values())  # 200, four deviations of 12
+
+
+@pytest.mark.parametrize(
+    "right, allowed",
+    [
+        (1.0, {"left", "right", "mid"}),  # equal channels: no side
+        (-1.0, {"left", "right", "side"}),
+        (0.0, {"left", "mid", "side"}),
+    ],
+)
+def test_channel_without_audio_is_never_drawn(right: float, allowed: set[str]) -> None:
+    left = torch.tensor([0.1, -0.4, 0.2])
+    stereo = torch.stack([left, right * left])
+    views = dict(zip(("left", "right", "mid", "side"), torch.cat([stereo, to_mid_side(stereo)]), strict=True))
+    degraded = torch.stack([torch.tensor([1.0, 0, 0]), torch.tensor([0, 1.0, 0])])  # tells the views apart
+    marks = dict(zip(views, torch.cat([degraded, to_mid_side(degraded)]), strict=True))
+    config = LevelsConfig(channels="mono", level_db=(0, 0), polarity_share=0)
+    drawn = set()
+    for index in range(60):
+        found = set_levels(stereo, degraded, gain=1.0, config=config, seed=0, index=index)[1][0]
+        drawn |= {name for name, mark in marks.items() if torch.allclose(found / found.norm(), mark)}
+    assert drawn == allowed
+
+
+def test_mono_of_silence_is_silence_and_mono_stays_mono() -> None:
+    config = LevelsConfig(channels="mono")
+    assert _set(config, torch.zeros(2, 5))[0].shape == (1, 5)
+    assert not _set(config, torch.zeros(2, 5))[0].any()
+    assert torch.equal(_set(config, CLEAN[:1])[0], _set(LevelsConfig(), CLEAN[:1])[0])
+
+
 def test_draws_are_a_function_of_seed_and_index() -> None:
     config = LevelsConfig(mid_side_share=0.5)
     first = [_set(config, index=k)[0] for k in range(30)]
@@ -122,6 +172,7 @@ def test_peak_is_non_finite_if_a_sample_is(bad: float) -> None:
     "wrong, said",
     [
         ({"mode": "loud"}, "gain_compensated or paper"),
+        ({"channels": "left"}, "stereo or mono"),
         ({"level_db": (0, -30)}, "rising"),
         ({"level_db": (-30, 3)}, "-120 to 0"),
         ({"polarity_share": 1.5}, "from 0 to 1"),

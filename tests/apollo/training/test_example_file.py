@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from apollo import rng
 from apollo.training.augmentation import LevelsConfig
 from apollo.training.data import Example
 from apollo.training.example_file import ExampleFileSource, ExampleFileValidation
@@ -127,6 +128,27 @@ def test_bandwidths_are_those_of_the_file_and_infinite_in_older_ones(
         assert [example.bandwidth_hz for example in _read(ExampleFileValidation(path), 0, 3)] == expected
         examples = {e.name[:2]: e for e in _read(ExampleFileSource(path, epoch_examples=6), 0, 6)}
         assert [examples[name].bandwidth_hz for name in ("t0", "t1", "t2")] == expected
+
+
+def test_pieces_are_cut_where_the_index_says(file: Path) -> None:
+    levels = LevelsConfig(level_db=(0, 0), polarity_share=0, swap_share=0, mode="paper")
+    whole = _read(ExampleFileSource(file, levels, epoch_examples=6, seed=2), 1, 6)
+    source = ExampleFileSource(file, levels, epoch_examples=6, seed=2, piece_seconds=16 / 44_100)
+    pieces = _read(source, 1, 6)
+    assert _names(pieces) == _names(whole)
+    for position, (piece, example) in enumerate(zip(pieces, whole, strict=True)):
+        start = rng.integer_below(SAMPLES - 16 + 1, 4 * (6 + position), 2, "piece")
+        clean = example.clean[:, start : start + 16]
+        torch.testing.assert_close(piece.clean, clean / clean.abs().max())
+        assert piece.degraded.shape == (2, 16)
+    again = _read(source, 1, 3, 6)
+    assert all(torch.equal(one.clean, other.clean) for one, other in zip(pieces[3:], again, strict=True))
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 1e-9, 41 / 44_100])
+def test_pieces_longer_than_the_examples_are_refused(file: Path, seconds: float) -> None:
+    with pytest.raises(ValueError, match=r"at most the length of the file's examples, 0\.000907"):
+        ExampleFileSource(file, epoch_examples=6, piece_seconds=seconds)
 
 
 def test_file_is_mapped_not_read(file: Path) -> None:

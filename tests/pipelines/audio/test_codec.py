@@ -3,6 +3,7 @@
 import os
 import time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from pipelines.audio.codec import (
     decode,
 )
 from pipelines.audio.codec_gain import NOMINAL_GAIN, gain_spectrum, measure_gain
+from pipelines.preprocess.render import to_flac
 
 EDGE_LENGTHS = [1, 2, 575, 576, 577, 1_151, 1_152, 1_153, 1_199, 2_305, 5_000]
 RANDOM_LENGTHS = sorted(int(n) for n in np.random.default_rng(16).integers(3, 5_000, 10))
@@ -90,6 +92,32 @@ def test_lengths_too_short_to_tell_a_lag_alone_are_aligned_on_average(
 @pytest.mark.parametrize("frames", LONG_LENGTHS)
 def test_every_bitrate_is_aligned_and_as_long_at_long_lengths(encoder: Mp3Encoder, frames: int) -> None:
     assert len(_assert_aligned(encoder, frames)) == 6
+
+
+@pytest.mark.parametrize("rate", [44_100, "auto"])
+def test_piece_is_that_of_the_whole_bit_for_bit(rate: Literal[44100, "auto"]) -> None:
+    frames = 132_300
+    clean = _noise(frames)
+    clean[: frames // 2] //= 100  # quiet, so that bits are saved for later frames
+    config = CodecConfig(bitrates_bps=(24_000, 32_000, 64_000, 320_000), sample_rate=rate)
+    streams = {name: made.stream for name, made in Mp3Encoder(config).encode(clean).items()}
+    streams["flac"] = to_flac(clean)
+    draw = np.random.default_rng(1)
+    for name, stream in streams.items():
+        whole = decode(stream, frames=frames)
+        ends = [(0, 1), (0, frames), (frames - 1, frames), (13_823, 13_900)]
+        ends += [(start, start + 22_050) for start in draw.integers(0, frames - 22_050, 30).tolist()]
+        for first, end in ends:
+            piece = decode(stream, frames=frames, piece=slice(first, end))
+            assert piece.shape == (end - first, 2) and piece.dtype == np.float32
+            assert np.array_equal(piece, whole[first:end]), (name, first, end)
+
+
+def test_piece_of_a_truncated_stream_is_an_error(encoder: Mp3Encoder) -> None:
+    stream = encoder.encode(_noise(88_200))["mp3_64000"].stream
+    for piece in (slice(80_000, 88_200), slice(0, 88_200)):
+        with pytest.raises(CodecError):
+            decode(stream[: len(stream) // 2], frames=88_200, piece=piece)
 
 
 @pytest.mark.faults

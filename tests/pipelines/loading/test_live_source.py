@@ -104,6 +104,21 @@ def test_levels_are_drawn_as_for_shards(here: list[int], undisturbed: Path) -> N
         assert 20 * math.log10(peak) == pytest.approx(level_db, abs=1e-3)
 
 
+def test_pieces_are_cut_as_those_of_shards(here: list[int], undisturbed: Path) -> None:
+    config = LoaderConfig(levels=PLAIN, look_ahead=2, piece_seconds=1.5)
+    whole = list(_source(undisturbed, seed=5).read(2, range(3)))
+    pieces = list(_source(undisturbed, config=config, seed=5).read(2, range(3)))
+    for position, (piece, example) in enumerate(zip(pieces, whole, strict=True)):
+        starts = [
+            rng.integer_below(132_300 - 66_150 + 1, 4 * (2 * 6 + position) + draw, 5, "piece")
+            for draw in range(4)
+        ]
+        cuts = [(example.clean[:, s : s + 66_150], example.degraded[:, s : s + 66_150]) for s in starts]
+        scaled = [clean / max(find_peak(clean), find_peak(degraded), 1e-9) for clean, degraded in cuts]
+        assert any(torch.allclose(piece.clean, clean, atol=1e-5) for clean in scaled)
+        assert piece.name == example.name
+
+
 def test_workers_and_real_actors_make_what_one_process_makes(
     ray_address: str, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

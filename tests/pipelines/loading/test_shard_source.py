@@ -14,10 +14,12 @@ import pytest
 import soundfile
 import torch
 
-from apollo.training.augmentation import LevelsConfig, find_peak
+from apollo import rng
+from apollo.training.augmentation import LevelsConfig, find_peak, set_levels
 from apollo.training.data import Example, collate
 from pipelines import schema
 from pipelines.audio import codec
+from pipelines.dataset.shard_reader import EncodedRow
 from pipelines.errors import UsageError
 from pipelines.loading.shard_source import LoaderConfig, ShardSource, ValidationSource
 from pipelines.storage.folder import Folder
@@ -114,6 +116,61 @@ def test_examples_know_how_far_their_clean_audio_is_known(
         assert together is None if version == 1 else together.tolist() == edges
 
 
+def test_default_examples_are_whole_stereo_rows_with_their_levels(output: Path) -> None:
+    """Bit for bit what they were before rows had pieces and channels."""
+    source = _source(output)
+    for index, example in enumerate(source.read(0, range(12))):
+        recipe, degradation = example.name.split("/")
+        row = shard_outputs.make_row("train", *map(int, recipe.split(".")[1:]))
+        pair = [
+            torch.from_numpy(codec.decode(row[name], frames=row["frames"]).T.copy())
+            for name in ("clean", degradation)
+        ]
+        gain = float(np.float32(row[f"{degradation}_gain"]))
+        clean, degraded = set_levels(*pair, gain=gain, config=LevelsConfig(), seed=1, index=index)
+        assert torch.equal(example.clean, clean) and torch.equal(example.degraded, degraded)
+
+
+def test_pieces_are_cut_where_the_index_says(output: Path) -> None:
+    """Row and degradation stay those of the whole rows; the level, here that of the paper, is the piece's."""
+    whole = list(_source(output, levels=PLAIN).read(1, range(12)))
+    pieces = list(_source(output, levels=PLAIN, piece_seconds=0.5).read(1, range(12)))
+    assert _names(pieces) == _names(whole)
+    starts = []
+    for position, (piece, row) in enumerate(zip(pieces, whole, strict=True)):
+        start = rng.integer_below(132_300 - 22_050 + 1, 4 * (10 + position), 1, "piece")
+        for found, expected in ((piece.clean, row.clean), (piece.degraded, row.degraded)):
+            cut = expected[:, start : start + 22_050]
+            peak = max(find_peak(one[:, start : start + 22_050]) for one in (row.clean, row.degraded))
+            torch.testing.assert_close(found, cut / peak, atol=1e-6, rtol=0)
+        starts.append(start)
+    assert len(set(starts)) == 12
+
+
+@pytest.mark.parametrize("workers", [2, 5])
+def test_pieces_do_not_depend_on_workers_or_resuming(output: Path, workers: int) -> None:
+    changes = {"piece_seconds": 1.5, "levels": LevelsConfig(channels="mono")}
+    alone = list(_source(output, **changes).read(1, range(16)))
+    shares = [list(_source(output, **changes).read(1, range(rank, 16, workers))) for rank in range(workers)]
+    resumed = list(_source(output, **changes).read(1, range(9, 16)))
+    for position, example in enumerate(alone):
+        assert example.clean.shape == example.degraded.shape == (1, 66_150)
+        others = [shares[position % workers][position // workers], *resumed[position - 9 :][: position >= 9]]
+        for other in others:
+            assert other.name == example.name
+            assert torch.equal(other.clean, example.clean) and torch.equal(other.degraded, example.degraded)
+
+
+def test_validation_has_whole_stereo_rows_whatever_the_pieces_of_training(output: Path) -> None:
+    config = LoaderConfig(piece_seconds=0.5, levels=LevelsConfig(channels="mono"))
+    for found, expected in zip(
+        ValidationSource(str(output), config).read(0, range(5)),
+        ValidationSource(str(output)).read(0, range(5)),
+        strict=True,
+    ):
+        assert torch.equal(found.clean, expected.clean) and torch.equal(found.degraded, expected.degraded)
+
+
 def test_gain_compensated_pairs_have_one_level_and_no_lag(output: Path) -> None:
     source = _source(output, degradations=("mp3_128000",))
     for clean, degraded in ((e.clean, e.degraded) for e in source.read(0, range(12))):
@@ -137,10 +194,13 @@ def test_look_ahead_is_bounded(output: Path, monkeypatch: pytest.MonkeyPatch) ->
     from pipelines.loading import shard_source
 
     made: list[str] = []
-    decode = shard_source.decode
-    monkeypatch.setattr(
-        shard_source, "decode", lambda stored: (made.append(stored.recipe_id), decode(stored))[1]
-    )
+    make = shard_source.make_training_example
+
+    def counted(stored: EncodedRow, *arguments: object, **options: object) -> Example:
+        made.append(stored.recipe_id)
+        return make(stored, *arguments, **options)
+
+    monkeypatch.setattr(shard_source, "make_training_example", counted)
     examples = _source(output, look_ahead=2).read(0, range(1000))
     for _ in range(4):
         next(examples)
@@ -286,6 +346,9 @@ def test_location_may_be_a_uri(output: Path) -> None:
     "wrong",
     [
         {"window_shards": 0},
+        {"piece_seconds": -1.0},
+        {"piece_seconds": 0.01},
+        {"piece_seconds": 3.5},
         {"look_ahead": 0},
         {"decode_threads": 0},
         {"fetch_threads": -1},
