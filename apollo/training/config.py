@@ -145,10 +145,14 @@ class GanConfig:
         """Weights of all losses by name."""
         return {**LOSS_WEIGHTS, **self.weights}
 
+    @property
+    def has_adversarial_loss(self) -> bool:
+        """Whether any step has a discriminator."""
+        return bool(self.all_weights["g/adversarial"] or self.all_weights["g/feature"])
+
     def is_adversarial(self, step: int) -> bool:
         """Return whether a step, from 0, has a discriminator."""
-        weights = self.all_weights
-        return step >= self.adversarial_start_step and bool(weights["g/adversarial"] or weights["g/feature"])
+        return self.has_adversarial_loss and step >= self.adversarial_start_step
 
     def is_discriminator_warmup(self, step: int) -> bool:
         """Return whether a step, from 0, updates only the discriminator."""

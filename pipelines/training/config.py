@@ -89,10 +89,13 @@ class TrainConfig:
                 f"fit.epoch_examples is {self.fit.epoch_examples}, gan.batch_size {self.gan.batch_size}: an "
                 "epoch needs a step"
             )
-        if self.generator.sample_rate != SAMPLE_RATE or self.discriminator.channels != CHANNELS:
+        if self.generator.sample_rate != SAMPLE_RATE:
+            raise UsageError(f"shards are {SAMPLE_RATE} Hz: leave generator.sample_rate so")
+        channels = 1 if self.loader.levels.channels == "mono" else CHANNELS
+        if self.gan.has_adversarial_loss and self.discriminator.channels != channels:
             raise UsageError(
-                f"shards are {SAMPLE_RATE} Hz and have {CHANNELS} channels: leave generator.sample_rate and "
-                "discriminator.channels so"
+                f"discriminator.channels is {self.discriminator.channels}: it must be {channels}, since "
+                f"loader.levels.channels is {self.loader.levels.channels}"
             )
         if self.gan.cutoff_hz > SAMPLE_RATE / 2:
             raise UsageError(f"gan.cutoff_hz is {self.gan.cutoff_hz}: it must be at most {SAMPLE_RATE / 2:g}")

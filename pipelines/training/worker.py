@@ -92,9 +92,10 @@ def _build(config: TrainConfig, context: DistributedContext) -> Gan:
     if config.init is not None:
         generator.load_state_dict(states["generator"])
     discriminator: Discriminator | DiscriminatorConfig = config.discriminator
-    if "discriminator" in states or config.gan.is_adversarial(0):
+    trained = config.gan.has_adversarial_loss and "discriminator" in states
+    if trained or config.gan.is_adversarial(0):
         discriminator = Discriminator(config.discriminator).to(context.device)
-        if "discriminator" in states:
+        if trained:
             discriminator.load_state_dict(states["discriminator"])
     return Gan(generator.to(context.device), discriminator, config.gan, context)
 

@@ -299,6 +299,41 @@ def test_more_steps_resume_where_the_last_run_ended(tmp_path: Path, caplog: pyte
     assert callbacks.of("validation")[-1][2] == more.of("validation")[-1][2]
 
 
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_a_run_resumes_before_and_after_its_discriminator_starts(stop: int, tmp_path: Path) -> None:
+    """Muon, warm-up, cosine and a discriminator from step 2 on: the same steps, whenever it was stopped."""
+
+    def run(folder: str, steps: int) -> list[Any]:
+        torch.manual_seed(0)
+        gan = Gan(
+            Generator(GeneratorConfig(dim=8, layers=1, trunk="frame_convolution", output="mask_and_noise")),
+            DiscriminatorConfig(windows=(64,)),
+            GanConfig(
+                batch_size=2,
+                micro_batch=2,
+                generator_optimizer="muon",
+                warmup_steps=2,
+                cosine_steps=4,
+                adversarial_start_step=2,
+                weights={"g/envelope": 1.0, "g/noise_error": 0.1},
+            ),
+            DistributedContext(torch.device("cpu")),
+        )
+        callbacks = Recorder()
+        config = replace(SMALL, max_steps=steps)
+        fit(gan, Noise(), config, output=tmp_path / folder, validation=Noise(count=2), callbacks=callbacks)
+        return [call[2] for call in callbacks.of("step")]
+
+    whole = run("whole", 5)
+    assert ["d/real" in step for step in whole] == [False, False, True, True, True]
+    assert run("parts", stop) + run("parts", 5) == whole
+    saved = [
+        "discriminator" in torch.load(folder / "weights.pt", weights_only=True)
+        for folder in sorted((tmp_path / "parts/checkpoints").glob("step-*"))
+    ]
+    assert saved[-1] is True
+
+
 @pytest.mark.parametrize("keep", [1, 2])
 def test_the_last_checkpoints_and_the_best_are_kept(keep: int, scripted: Any, tmp_path: Path) -> None:
     scripted(0.5, 0.2, 0.4, 0.3, 0.3)
