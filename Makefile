@@ -19,10 +19,10 @@ $(READY): requirements.txt requirements-pipeline.txt requirements-dev.txt pyproj
 demo: $(READY)
 	$(BIN)/python jobs/demo.py $(if $(DATA),--output demo/own --data $(DATA),--output demo)
 
-# Every process of pytest-xdist starts a Ray of its own: two to four of them, by the cores. A file stays in one process,
-# which keeps what its tests share.
+# Two to four processes by the cores, each with a Ray of its own. A file stays in one process, which keeps what its tests
+# share; files with Ray come first, so that the short ones fill the end.
 test: $(READY)
-	$(BIN)/python -m pytest -m "not faults" --numprocesses logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m "not faults" --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # The long fault runs too.
 test-faults: $(READY)

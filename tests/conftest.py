@@ -23,6 +23,12 @@ def _shared(variable: str) -> Path:
     return Path(folder)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run files whose tests need Ray first: they take longest, and several processes end together."""
+    slow = {item.path for item in items if "ray_address" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """Recorded vectors of the published model; tests that need them are skipped without."""
