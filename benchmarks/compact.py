@@ -1,13 +1,12 @@
 """Speed of the compact model: `python -m benchmarks.compact`; numbers: docs/benchmarks.md.
 
-Restoring: times real time in stereo, for each number of threads. Training: a step of jobs/configs/compact.yaml
-in forward passes over the same audio, the share of its losses, and audio-seconds a second. Read ratios: the
-speed of shared machines varies.
+Restoring: times real time in stereo, for each number of threads. Training: a step of
+jobs/configs/compact.yaml in forward passes over the same audio, the share of its losses, and audio-seconds a
+second. Read ratios: the speed of shared machines varies.
 """
 
 import argparse
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +42,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, median (range) of {options.rounds} rounds")
     for threads in options.threads:
         torch.set_num_threads(threads)
-        restore(generator, song)
-        (times,) = measure_rounds(
-            lambda: restore(generator, song), rounds=options.rounds, clock=time.perf_counter
-        )
+        (times,) = measure_rounds(lambda: restore(generator, song), rounds=options.rounds)
         speeds = median_and_range([options.seconds / one for one in times])
         print(f"restoring stereo, {threads} threads: {speeds} times real time", flush=True)
     torch.set_num_threads(1)
@@ -74,9 +70,7 @@ def _measure_step(generator: Generator, rounds: int) -> str:
         sum(gan.weights[name] * value for name, value in found.items()).backward()  # type: ignore[union-attr]
 
     work: list[Any] = [forward, losses, lambda: gan.step([batch], epoch=0)]
-    for one in work:
-        one()
-    times = measure_rounds(*work, rounds=rounds, clock=time.perf_counter)
+    times = measure_rounds(*work, rounds=rounds)
     in_forwards = median_and_range([step / one for one, step in zip(times[0], times[2], strict=True)])
     share = median_and_range([one / step for one, step in zip(times[1], times[2], strict=True)])
     audio = config.batch_size * _PIECE_SECONDS / statistics.median(times[2])
