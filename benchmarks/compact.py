@@ -7,12 +7,12 @@ second. Read ratios: the speed of shared machines varies.
 
 import argparse
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
 
 from apollo.checkpoints import checkpoint
 from apollo.inference.restoration import restore
@@ -55,19 +55,21 @@ def _measure_step(generator: Generator, rounds: int) -> str:
     clean = 0.1 * torch.randn(config.batch_size, 1, int(_PIECE_SECONDS * generator.config.sample_rate))
     batch = Batch(clean, 0.9 * clean + 0.01 * torch.randn_like(clean), [""] * config.batch_size)
     parts = generator.decompose(batch.degraded)
-    leaves = {
-        name: value.detach().requires_grad_() if isinstance(value, Tensor) else value
-        for name, value in vars(parts).items()
-    }
+    assert parts.amplitude is not None  # noqa: S101 - the compact model's output has noise
+    leaves = replace(
+        parts,
+        deterministic=parts.deterministic.detach().requires_grad_(),
+        amplitude=parts.amplitude.detach().requires_grad_(),
+    )
 
     def forward() -> None:
         with torch.inference_mode():
             generator.decompose(batch.degraded)
 
     def losses() -> None:
-        pair = make_pair(type(parts)(**leaves), generator.analyze(clean), generator.config)
+        pair = make_pair(leaves, generator.analyze(clean), generator.config)
         found = spectral_losses(pair, gan.weights, generator.config)
-        sum(gan.weights[name] * value for name, value in found.items()).backward()  # type: ignore[union-attr]
+        torch.stack([gan.weights[name] * value for name, value in found.items()]).sum().backward()
 
     work: list[Any] = [forward, losses, lambda: gan.step([batch], epoch=0)]
     times = measure_rounds(*work, rounds=rounds)
