@@ -43,7 +43,7 @@ def test_every_part_of_the_road_is_a_job(data: Path, tmp_path: Path) -> None:
     }
     settings = json.dumps({"env_vars": {"MLFLOW_TRACKING_URI": uri, "XDG_CACHE_HOME": str(home / "cache")}})
     options = ("--working-dir", ".", "--runtime-env-json", settings)
-    with ray_heads.head(home, cpus=4, port=28_365) as environment:
+    with ray_heads.head(home, cpus=4) as environment:
         for name, job in jobs.items():
             done = ray_heads.submit(environment, *options, script=f"jobs/{name}.py", job=job, seconds=600)
             assert done.returncode == 0, done.stdout + done.stderr

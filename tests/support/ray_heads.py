@@ -2,11 +2,12 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -14,23 +15,35 @@ RAY = str(Path(sys.executable).with_name("ray"))
 TEMPORARY = "/tmp/apollo-ray-test"  # noqa: S108 - short, for sockets
 
 
+def _free_ports(number: int) -> list[int]:
+    """Return ports of which nobody listens, so that several heads are possible."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
+        return [probe.getsockname()[1] for probe in probes]
+
+
 @contextmanager
-def head(home: Path, *, cpus: int, port: int) -> Iterator[dict[str, str]]:
+def head(home: Path, *, cpus: int) -> Iterator[dict[str, str]]:
     """Start a head with so many CPUs; gives the environment of whoever submits jobs to it.
 
     Args:
         home: An empty folder; the head is started there, beside nothing but the jobs.
         cpus: Logical ones.
-        port: Of the dashboard; the next ones are taken too.
     """
+    dashboard, agent, gcs = _free_ports(3)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    environment |= {"HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_ADDRESS": f"http://127.0.0.1:{port}"}
+    environment |= {
+        "HOME": str(home),
+        "RAY_AUTH_MODE": "token",
+        "RAY_ADDRESS": f"http://127.0.0.1:{dashboard}",
+    }
+    environment["RAY_worker_niceness"] = "0"  # as in tests/conftest.py
     environment["RAY_JOB_STOP_WAIT_TIME_S"] = "120"  # as docs/training.md says: a step, and a checkpoint
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     subprocess.run([RAY, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
-    command = [RAY, "start", "--head", "--block", "--num-cpus", str(cpus), "--port", str(port + 2)]
-    command += ["--dashboard-agent-listen-port", str(port + 1)]  # the session's own Ray has the usual one
-    command += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(port), "--temp-dir", TEMPORARY]
+    command = [RAY, "start", "--head", "--block", "--num-cpus", str(cpus), "--port", str(gcs)]
+    command += ["--dashboard-agent-listen-port", str(agent)]  # the session's own Ray has the usual one
+    command += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard), "--temp-dir", TEMPORARY]
     shutil.copytree(ROOT / "jobs", home / "jobs")  # where the literal form runs, without pipelines
     with (home / "ray.log").open("wb") as log:
         starting = environment | {"RAY_ADDRESS": ""}

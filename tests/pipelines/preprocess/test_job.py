@@ -18,7 +18,7 @@ from tests.support.training_jobs import training, wait_for
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A head with 2 CPUs, its dashboard on loopback, guarded by a token of its own."""
-    with ray_heads.head(tmp_path_factory.mktemp("home"), cpus=2, port=28_265) as environment:
+    with ray_heads.head(tmp_path_factory.mktemp("home"), cpus=2) as environment:
         yield environment
 
 
