@@ -182,8 +182,15 @@ def planned_only(undisturbed: Path, output: Path) -> Path:
     return output
 
 
-@pytest.mark.parametrize("kind", ["shard-", "commits/"])
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    "when, kind",
+    [
+        ("before", "shard-"),
+        pytest.param("after", "shard-", marks=pytest.mark.faults),  # the same files as before the commit's
+        ("before", "commits/"),
+        ("after", "commits/"),
+    ],
+)
 def test_4_a_kill_around_a_rename_leaves_nothing_half_done(
     kind: str, when: str, ray_address: str, data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:

@@ -151,7 +151,7 @@ def test_results_keep_their_order_however_long_each_takes(ray_address: str) -> N
             time.sleep(row["seconds"])
             return row
 
-    items = [{"number": number, "seconds": 0.0 if number % 4 else 2.0} for number in range(12)]
+    items = [{"number": number, "seconds": 0.0 if number % 4 else 0.5} for number in range(12)]
     streamed = actor_pool.stream_actors(items, Slow, (), actors=3, block_rows=1)
     assert [row["number"] for row in streamed] == list(range(12))
 
