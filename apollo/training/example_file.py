@@ -40,6 +40,7 @@ class _Examples:
         self._bandwidths_hz: Tensor = stored.get(
             "bandwidths_hz", torch.full((count,), torch.inf)
         )  # [examples]
+        self._usable: Tensor = stored.get("usable", torch.ones(count, kinds))  # [examples, degradations]
         shape = self._clean.shape
         if (
             shape[0] != count
@@ -47,6 +48,7 @@ class _Examples:
             or self._steps.shape != (count, kinds)
             or self._gains.shape != (count, kinds)
             or self._bandwidths_hz.shape != (count,)
+            or self._usable.shape != (count, kinds)
         ):
             raise ValueError("the shapes of its tensors do not match")
 
@@ -74,6 +76,10 @@ class _Examples:
     def bandwidth_hz(self, number: int) -> float:
         """Return the frequency up to which a clean example is known; infinite if completely."""
         return float(self._bandwidths_hz[number])
+
+    def usable(self, number: int, kinds: Sequence[int]) -> Sequence[int]:
+        """Return those of some degradations that an example may have; the first if it may have none."""
+        return [kind for kind in kinds if self._usable[number, kind]] or kinds[:1]
 
     def name(self, number: int, kind: int) -> str:
         """Return the name of an example with its degradation."""
@@ -128,8 +134,10 @@ class ExampleFileSource:
         for position in positions:
             index = epoch * self._epoch_examples + position
             number, place = divmod(index, len(self._examples))
-            kind = self._kinds[rng.integer_below(len(self._kinds), index, self._seed, "degradation")]
-            yield self._make(self._pass(number)[place], kind, index)
+            example = self._pass(number)[place]
+            kinds = self._examples.usable(example, self._kinds)
+            kind = kinds[rng.integer_below(len(kinds), index, self._seed, "degradation")]
+            yield self._make(example, kind, index)
 
     def _make(self, number: int, kind: int, index: int) -> Example:
         examples, seed = self._examples, self._seed
@@ -176,7 +184,8 @@ class ExampleFileValidation:
         """Yield the examples at positions modulo the number of examples, the same in every epoch."""
         for position in positions:
             number = position % self._length
-            kind = self._kinds[number % len(self._kinds)]
+            kinds = self._examples.usable(number, self._kinds)
+            kind = kinds[number % len(kinds)]
             whole = slice(0, self._examples.samples)
             clean, degraded = (
                 self._examples.clean(number, whole),

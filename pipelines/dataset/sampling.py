@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate, groupby
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from apollo import rng
 
@@ -28,6 +28,24 @@ class RowRef(NamedTuple):
     position: int
     shard: int
     row: int
+
+
+class Order(Protocol):
+    """Order of the rows of a split.
+
+    Attributes:
+        num_rows: Number of rows.
+    """
+
+    num_rows: int
+
+    def at(self, index: int) -> RowRef:
+        """Return the location of one example."""
+        ...
+
+    def windows(self, indices: Iterable[int]) -> Iterator[list[RowRef]]:
+        """Yield the locations of examples, grouped by what is read together."""
+        ...
 
 
 class ShuffledOrder:

@@ -9,9 +9,11 @@ passages 15 dB coarser, and so fill the band that the codec emptied.
     clean [examples, channels, samples] int16, degraded [examples, degradations, channels, samples] int16,
     steps [examples, degradations] float32: value of one step of `degraded`, without the gain,
     gains [examples, degradations] float32, valid: the same keys for validation,
-    bandwidths_hz [examples] float32: up to which the clean samples are known; infinite if completely
+    bandwidths_hz [examples] float32: up to which the clean samples are known; infinite if completely,
+    usable [examples, degradations] bool: below the bitrates of the example's lossy sources
 """
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,14 +27,15 @@ from apollo.training.augmentation import find_peak
 from apollo.training.example_file import FORMAT
 from pipelines import schema
 from pipelines.dataset.bad_rows import BadRowLog
-from pipelines.dataset.sampling import SequentialOrder, ShuffledOrder
+from pipelines.dataset.sampling import RowRef, SequentialOrder, ShuffledOrder
 from pipelines.dataset.shard_reader import CorruptRowError, decode
 from pipelines.dataset.split import CommittedSplit
 from pipelines.errors import UsageError
 from pipelines.loading.shard_source import LoaderConfig
+from pipelines.loading.source_bitrates import read_row_bitrates, usable_degradations
 from pipelines.runtime.run import absolute_location
 from pipelines.storage.atomic import open_atomic
-from pipelines.storage.folder import is_uri
+from pipelines.storage.folder import Folder, is_uri
 
 _LARGEST = 32_767
 
@@ -48,7 +51,8 @@ class ExportConfig:
         examples: Number of training examples: the first ones of the training order.
         valid: Number of validation examples: the first ones of the validation split.
         seed: Seed of the training order.
-        loader: Degradations, windows of the order, and policy for corrupt rows; the rest is not used.
+        loader: Degradations, windows of the order, whether only those below the sources' bitrates are used,
+            and policy for corrupt rows; the rest is not used.
     """
 
     data: str
@@ -107,10 +111,14 @@ def _collect(
         )
     collected = _empty(count, split.degradations)
     filled = 0
-    for name, pairs in _valid_rows(split, order, config):
+    limited = config.loader.below_source_bitrate
+    bitrates = read_row_bitrates(Folder(config.data), split) if limited else {}
+    for name, ref, pairs in _valid_rows(split, order, config):
         collected["names"].append(name)
         collected["clean"][filled] = _to_16_bit(pairs[0].clean, 1 / 32_768)
         collected["bandwidths_hz"][filled] = pairs[0].bandwidth_hz
+        usable = usable_degradations(split.degradations, bitrates.get((ref.shard, ref.row), math.inf))
+        collected["usable"][filled] = torch.tensor([kind in usable for kind in split.degradations])
         for kind, (_, degraded, gain, _) in enumerate(pairs):
             step = (find_peak(degraded) or 1.0) / _LARGEST
             collected["degraded"][filled, kind] = _to_16_bit(degraded, step)
@@ -134,6 +142,7 @@ def _empty(count: int, degradations: tuple[str, ...]) -> dict[str, Any]:
         "steps": torch.zeros((count, kinds)),
         "gains": torch.zeros((count, kinds)),
         "bandwidths_hz": torch.full((count,), torch.inf),
+        "usable": torch.ones((count, kinds), dtype=torch.bool),
     }
 
 
@@ -154,8 +163,8 @@ class Pair(NamedTuple):
 
 def _valid_rows(
     split: CommittedSplit, order: ShuffledOrder | SequentialOrder, config: ExportConfig
-) -> Iterator[tuple[str, list[Pair]]]:
-    """Yield the rows of one pass that are valid with every degradation: recipe id, and a pair for each."""
+) -> Iterator[tuple[str, RowRef, list[Pair]]]:
+    """Yield the rows of one pass that are valid with every degradation: recipe id, place, a pair for each."""
     loader = config.loader
     rejects = BadRowLog(
         config.data,
@@ -178,7 +187,7 @@ def _valid_rows(
             except CorruptRowError as error:
                 rejects.add(error)
                 continue
-            yield made[0][0], [pair for _, pair in made]
+            yield made[0][0], ref, [pair for _, pair in made]
 
 
 def _to_16_bit(samples: Tensor, step: float) -> Tensor:

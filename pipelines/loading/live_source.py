@@ -28,6 +28,7 @@ from pipelines.errors import UsageError
 from pipelines.loading.examples import make_training_example
 from pipelines.loading.prefetch import check_increasing, submit_ahead
 from pipelines.loading.shard_source import LoaderConfig
+from pipelines.loading.source_bitrates import lowest_bitrate, read_source_bitrates, usable_degradations
 from pipelines.preprocess.catalog import Catalog
 from pipelines.preprocess.mixing import mix, read_sources
 from pipelines.preprocess.recipes import RecipesConfig, draw_recipes
@@ -154,6 +155,8 @@ class LiveSource:
                 f"{', '.join(self._task.codec.degradations)}"
             )
         self._catalog = _read_catalog(Folder(output))
+        limited = self.config.below_source_bitrate
+        self._bitrates = read_source_bitrates(Folder(output)) if limited else {}
         self._on_reject, self._output = on_reject, output
         self._rejects, self._epoch = self._new_log(), -1
         self._mixer: ExampleMixer | None = None
@@ -205,11 +208,13 @@ class LiveSource:
             chosen = batch.select(["recipe_id", "components"]).take(pa.array(inside, pa.int64()))
             for offset, row in zip(inside, chosen.to_pylist(), strict=True):
                 number = epoch * self._epoch_examples + first + offset
-                kind = rng.integer_below(len(self.degradations), number, self._seed, "degradation")
+                lowest = lowest_bitrate(row["components"], self._bitrates)
+                usable = usable_degradations(self.degradations, lowest)
+                kind = rng.integer_below(len(usable), number, self._seed, "degradation")
                 yield {
                     "number": number,
                     "recipe_id": row["recipe_id"],
-                    "degradation": self.degradations[kind],
+                    "degradation": usable[kind],
                     "components": json.dumps(row["components"]),
                 }
             first += len(batch)

@@ -40,3 +40,10 @@ def check_increasing(positions: Iterable[int]) -> Iterator[int]:
             raise ValueError(f"position {position} comes after {before}: positions must increase, from 0")
         before = position
         yield position
+
+
+def drain(items: list[Item]) -> Iterator[Item]:
+    """Yield the items of a list, and release each."""
+    items.reverse()
+    while items:
+        yield items.pop()

@@ -8,18 +8,20 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 from apollo import rng
 from apollo.training.augmentation import LevelsConfig
 from apollo.training.data import Example
 from pipelines import schema
 from pipelines.dataset.bad_rows import BadRowLog, CorruptDataError, Reject
-from pipelines.dataset.sampling import RowRef, SequentialOrder, ShuffledOrder
+from pipelines.dataset.sampling import Order, RowRef, SequentialOrder, ShuffledOrder
 from pipelines.dataset.shard_reader import CorruptRowError, EncodedRow, Rows, decode
 from pipelines.dataset.split import CommittedSplit
 from pipelines.loading.examples import make_training_example
-from pipelines.loading.prefetch import check_increasing, submit_ahead
+from pipelines.loading.prefetch import check_increasing, drain, submit_ahead
+from pipelines.loading.source_bitrates import read_row_bitrates, usable_degradations
+from pipelines.storage.folder import Folder
 
 _LEAST_SECONDS = 0.1  # of a piece
 
@@ -34,6 +36,8 @@ class LoaderConfig:
 
     Args:
         degradations: Names of those to train on, such as mp3_24000; empty for all in the shards.
+        below_source_bitrate: Use only degradations below the bitrates of the lossy sources that a row is
+            mixed from, or the lowest where none is; see `sources.allow_lossy` of preprocess.
         levels: Levels and augmentation.
         piece_seconds: Length of the piece that is taken of each training row, at a random place; 0 takes the
             whole row. Validation takes whole rows.
@@ -47,6 +51,7 @@ class LoaderConfig:
     """
 
     degradations: tuple[str, ...] = ()
+    below_source_bitrate: bool = True
     levels: LevelsConfig = field(default_factory=LevelsConfig)
     piece_seconds: float = 0.0
     window_shards: int = 8
@@ -78,14 +83,6 @@ class LoaderConfig:
         return round(self.piece_seconds * schema.SAMPLE_RATE)
 
 
-class _AnyOrder(Protocol):
-    num_rows: int
-
-    def at(self, index: int) -> RowRef: ...
-
-    def windows(self, indices: Iterable[int]) -> Iterator[list[RowRef]]: ...
-
-
 class _ShardExamples:
     """The committed rows of a split as a stream of examples."""
 
@@ -96,6 +93,8 @@ class _ShardExamples:
         self._split = CommittedSplit(output, split, config.degradations)
         self.num_rows = self._split.num_rows
         self.degradations = self._split.degradations
+        limited = config.below_source_bitrate
+        self._row_bitrates = read_row_bitrates(Folder(output), self._split) if limited else {}
         self._rejects = BadRowLog(
             output,
             self.num_rows,
@@ -116,11 +115,16 @@ class _ShardExamples:
         """Hash of the data: a run resumed on other data would see other examples."""
         return self._split.fingerprint
 
-    def _order(self) -> _AnyOrder:
+    def _order(self) -> Order:
         raise NotImplementedError
 
-    def _degradation(self, index: int) -> str:
+    def _degradation(self, ref: RowRef) -> str:
         raise NotImplementedError
+
+    def _usable(self, ref: RowRef) -> Sequence[str]:
+        """Return the degradations below the bitrates of the sources of a row."""
+        bitrate = self._row_bitrates.get((ref.shard, ref.row))
+        return self.degradations if bitrate is None else usable_degradations(self.degradations, bitrate)
 
     def _example(self, row: EncodedRow, index: int) -> Example:
         raise NotImplementedError
@@ -146,14 +150,14 @@ class _ShardExamples:
         for refs in self._order().windows(indices):
             ahead.append(self._fetch(refs, pool))
             if len(ahead) > 1:
-                yield from _drain(ahead.popleft())
+                yield from drain(ahead.popleft())
         while ahead:
-            yield from _drain(ahead.popleft())
+            yield from drain(ahead.popleft())
 
     def _fetch(self, refs: list[RowRef], pool: ThreadPoolExecutor) -> list[tuple[RowRef, Future[Rows]]]:
         wanted: dict[int, dict[int, str]] = {}
         for ref in refs:
-            wanted.setdefault(ref.shard, {})[ref.row] = self._degradation(ref.position)
+            wanted.setdefault(ref.shard, {})[ref.row] = self._degradation(ref)
         jobs = {shard: pool.submit(self._split.reader.read, shard, rows) for shard, rows in wanted.items()}
         return [(ref, jobs[ref.shard]) for ref in refs]
 
@@ -178,18 +182,11 @@ class _ShardExamples:
         for later in range(index + 1, index + self.num_rows + 1):
             ref = self._order().at(later)
             try:
-                read = self._split.reader.read(ref.shard, {ref.row: self._degradation(later)})
+                read = self._split.reader.read(ref.shard, {ref.row: self._degradation(ref)})
                 return self._make(ref, read[ref.row])
             except CorruptRowError as error:
                 self._rejects.add(error)
         raise CorruptDataError(f"no row of {self._output} is valid; run preprocess on it again")
-
-
-def _drain(fetched: list[tuple[RowRef, Future[Rows]]]) -> Iterator[tuple[RowRef, Future[Rows]]]:
-    """Yield the items of a list, and release each."""
-    fetched.reverse()
-    while fetched:
-        yield fetched.pop()
 
 
 class ShardSource(_ShardExamples):
@@ -237,8 +234,9 @@ class ShardSource(_ShardExamples):
     def _order(self) -> ShuffledOrder:
         return self._shuffled
 
-    def _degradation(self, index: int) -> str:
-        return self.degradations[rng.integer_below(len(self.degradations), index, self._seed, "degradation")]
+    def _degradation(self, ref: RowRef) -> str:
+        usable = self._usable(ref)
+        return usable[rng.integer_below(len(usable), ref.position, self._seed, "degradation")]
 
     def _example(self, row: EncodedRow, index: int) -> Example:
         levels, piece_samples = self.config.levels, self.config.piece_samples
@@ -248,7 +246,8 @@ class ShardSource(_ShardExamples):
 class ValidationSource(_ShardExamples):
     """Validation examples: always the same in the same order, at the levels that `apollo restore` gets.
 
-    Example i has degradation i modulo their number. Levels are the decoder's, without compensation.
+    Example i has degradation i modulo their number, of those below its sources' bitrates. Levels are the
+    decoder's, without compensation.
 
     Args:
         output: Path or URI of an output of preprocess.
@@ -286,8 +285,9 @@ class ValidationSource(_ShardExamples):
     def _order(self) -> SequentialOrder:
         return self._fixed
 
-    def _degradation(self, index: int) -> str:
-        return self.degradations[index % len(self) % len(self.degradations)]
+    def _degradation(self, ref: RowRef) -> str:
+        usable = self._usable(ref)
+        return usable[ref.position % len(self) % len(usable)]
 
     def _example(self, row: EncodedRow, index: int) -> Example:
         return Example(*decode(row), row.name, row.bandwidth_hz)

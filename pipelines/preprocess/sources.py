@@ -22,6 +22,7 @@ class SourcesConfig:
 
     Args:
         allow_lossy: Use lossy files (MP3, AAC, Opus …) as clean targets too. A model learns their artefacts.
+            Training uses them for bitrates below their own (`loader.below_source_bitrate`).
         min_bandwidth_hz: Leave out songs whose widest source has a lower bandwidth, as after a low-pass. 0
             uses all. Examples carry the bandwidth of what they are mixed from, and teach nothing above.
         cache: Folder or URI of decoded files, reachable from every node; unset is `cache` in the output.

@@ -104,6 +104,18 @@ def test_levels_are_drawn_as_for_shards(here: list[int], undisturbed: Path) -> N
         assert 20 * math.log10(peak) == pytest.approx(level_db, abs=1e-3)
 
 
+def test_degradations_are_below_the_bitrates_of_lossy_sources(
+    here: list[int], undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bitrates = dict.fromkeys(read_sources(Folder(str(undisturbed))), 100_000.0)
+    monkeypatch.setattr(live_source, "read_source_bitrates", lambda output: bitrates)
+    limited, free = (LoaderConfig(below_source_bitrate=flag, look_ahead=2) for flag in (True, False))
+    drawn = [task["degradation"] for task in _source(undisturbed, config=limited)._tasks(0, iter(range(40)))]
+    assert set(drawn) == {"mp3_24000"}
+    drawn = [task["degradation"] for task in _source(undisturbed, config=free)._tasks(0, iter(range(40)))]
+    assert set(drawn) == {"mp3_24000", "mp3_128000"}
+
+
 def test_pieces_are_cut_as_those_of_shards(here: list[int], undisturbed: Path) -> None:
     config = LoaderConfig(levels=PLAIN, look_ahead=2, piece_seconds=1.5)
     whole = list(_source(undisturbed, seed=5).read(2, range(3)))

@@ -19,6 +19,7 @@ from apollo.training.augmentation import LevelsConfig, find_peak, set_levels
 from apollo.training.data import Example, collate
 from pipelines import schema
 from pipelines.audio import codec
+from pipelines.dataset.sampling import RowRef
 from pipelines.dataset.shard_reader import EncodedRow
 from pipelines.errors import UsageError
 from pipelines.loading.shard_source import LoaderConfig, ShardSource, ValidationSource
@@ -77,7 +78,7 @@ def test_reading_from_the_middle_yields_the_rest(output: Path) -> None:
 
 def test_degradations_are_drawn_again_in_every_pass_and_uniformly(output: Path) -> None:
     source = _source(output)
-    drawn = [source._degradation(index) for index in range(1200)]
+    drawn = [source._degradation(RowRef(index, 0, 0)) for index in range(1200)]
     counts = [drawn.count(name) for name in shard_outputs.DEGRADATIONS]
     assert sum(counts) == 1200 and all(335 < count < 465 for count in counts)  # 400, four deviations of 16
     passes = [
