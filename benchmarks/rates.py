@@ -22,6 +22,7 @@ from benchmarks.loader import read_rounds
 from benchmarks.measurement import StartedActor, album_config, measure_actors, measure_rounds
 from pipelines.capacity.estimate import Rates
 from pipelines.dataset.plan import PLAN, RECIPES, planned_shards
+from pipelines.evaluation.real_time_factor import processor_name
 from pipelines.evaluation.shard_items import ShardItems
 from pipelines.preprocess.config import PreprocessConfig
 from pipelines.preprocess.discovery import find_songs
@@ -66,11 +67,8 @@ def main() -> None:
 
 
 def _machine() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}"
+    software = f"Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}"
+    return f"{processor_name()}, {os.cpu_count()} cores, {software}"
 
 
 def measure_preprocess(config: PreprocessConfig) -> dict[str, float]:

@@ -73,7 +73,7 @@ def measure_rtf(
     end = time.monotonic() + seconds
     while len(times) < runs and (not times or time.monotonic() < end):
         times.append(run())
-    name = torch.cuda.get_device_name(place) if place.type == "cuda" else _processor_name()
+    name = torch.cuda.get_device_name(place) if place.type == "cuda" else processor_name()
     return RealTimeFactor(1000 * statistics.fmean(times), len(times), name, torch.get_num_threads())
 
 
@@ -128,7 +128,8 @@ def collect_facts(output: Folder, models: Sequence[EvaluatedModel]) -> dict[str,
     }
 
 
-def _processor_name() -> str:
+def processor_name() -> str:
+    """Return the name of this machine's CPU."""
     import platform
 
     try:
