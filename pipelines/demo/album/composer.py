@@ -45,7 +45,7 @@ class Song:
     parts: tuple[Part, ...]
 
 
-def compose(style: Style, *, seed: tuple[int, ...], artist: str, title: str, seconds: float) -> Song:
+def compose(style: Style, seed: tuple[int, ...], artist: str, title: str, *, seconds: float) -> Song:
     """Compose a song of about the given length; the same arguments give the same song."""
     rng = np.random.default_rng(seed)
     step_seconds = 60.0 / rng.uniform(*style.tempo_bpm) / STEPS_PER_BEAT
