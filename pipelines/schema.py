@@ -144,7 +144,21 @@ SCORED, SILENT, NOT_FINITE, UNREADABLE = "scored", "silent", "not_finite", "unre
 STATUSES = (SCORED, SILENT, NOT_FINITE, UNREADABLE)  # of an item: scored, or why not
 BANDS_HZ = (0, 4_000, 8_000, 12_000, 16_000, 22_050)
 ERROR_BANDS = tuple(f"error_{low}_{high}_hz" for low, high in pairwise(BANDS_HZ))
-METRICS = ("sdr", "si_snr", "visqol", "snr", "lsd_high", "si_snr_mid", "si_snr_side", *ERROR_BANDS)
+LEVEL_BANDS = tuple(f"level_{name}" for name in ERROR_BANDS)
+METRICS = (
+    "sdr",
+    "si_snr",
+    "visqol",
+    "zimtohrli",
+    "snr",
+    "lsd_high",
+    "flatness_high",
+    "si_snr_mid",
+    "si_snr_side",
+    *ERROR_BANDS,
+    *LEVEL_BANDS,
+)
+METRICS_VERSION = 2  # of their definitions: an evaluation does not continue an output of another version
 
 SCORES = pa.schema(
     [
@@ -158,5 +172,8 @@ SCORES = pa.schema(
         ("reason", pa.string()),  # why it is not scored
         *((name, pa.float64()) for name in METRICS),  # null where undefined, never NaN
     ],
-    metadata={b"apollo.schema_version": str(SCHEMA_VERSION).encode()},
+    metadata={
+        b"apollo.schema_version": str(SCHEMA_VERSION).encode(),
+        b"apollo.metrics_version": str(METRICS_VERSION).encode(),
+    },
 )

@@ -25,11 +25,13 @@ _METRICS = {
     "si_snr": "SI-SNR, dB",
     "snr": "SNR, dB",
     "visqol": "ViSQOL, MOS",
+    "zimtohrli": "Zimtohrli, MOS",
     "lsd_high": "LSD above the cut-off, dB",
+    "flatness_high": "flatness above the cut-off, minus the clean one's, dB",
     "si_snr_mid": "SI-SNR of mid, dB",
     "si_snr_side": "SI-SNR of side, dB",
 }
-_ERROR_BAND = re.compile(r"error_(\d+)_(\d+)_hz")
+_ERROR_BAND = re.compile(r"(?P<level>level_)?error_(?P<low>\d+)_(?P<high>\d+)_hz")
 _CODEC = re.compile(r"([a-z][a-z0-9]*)_(\d+)")
 _KILO = re.compile(r"(\d+)k")
 Samples = NDArray[np.float32]
@@ -222,7 +224,8 @@ def _degradation_label(degradation: str) -> str:
 
 def _metric_label(metric: str) -> str:
     if match := _ERROR_BAND.fullmatch(metric):
-        return f"error {int(match[1]) / 1000:g}–{int(match[2]) / 1000:g} kHz, dB"
+        name = "level error" if match["level"] else "error"
+        return f"{name} {int(match['low']) / 1000:g}–{int(match['high']) / 1000:g} kHz, dB"
     return _METRICS.get(metric, metric)
 
 

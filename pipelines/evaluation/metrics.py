@@ -1,11 +1,13 @@
-"""The metrics of one item (`apollo.metrics`, `pipelines.audio.visqol`): the paper's three, and complements.
+"""The metrics of one item: the paper's three, and complements.
 
-Level-dependent metrics (SNR, log-spectral distance, error by band) compare with the clean audio at the
-codec's gain: LAME attenuates by 5 %, which alone would limit the SNR to 26 dB.
+From `apollo.metrics`, `pipelines.audio.visqol` and `pipelines.audio.zimtohrli`. Level-dependent metrics (SNR,
+Zimtohrli, log-spectral distance, errors by band) compare with the clean audio at the codec's gain: LAME
+attenuates by 5 %, which alone would limit the SNR to 26 dB.
 
 An undefined metric is None, never NaN: the clean audio is silent, there is no side signal, less than 0.96 s
-for ViSQOL, or all that would be compared is above the frequency up to which the clean audio is known.
-Channels that are silent in the clean audio are ignored.
+for ViSQOL or 0.5 s for Zimtohrli, nothing above the cutoff whose flatness could be compared, or all that
+would be compared is above the frequency up to which the clean audio is known. Channels that are silent in the
+clean audio are ignored.
 
 Shape legend: clean and estimate [channels, samples], float32, 44,100 Hz, of one shape.
 """
@@ -21,8 +23,8 @@ from torch import Tensor
 
 from apollo import metrics
 from pipelines import schema
-from pipelines.audio import visqol
-from pipelines.schema import ERROR_BANDS, METRICS, NOT_FINITE, SAMPLE_RATE, SCORED, SILENT
+from pipelines.audio import visqol, zimtohrli
+from pipelines.schema import ERROR_BANDS, LEVEL_BANDS, METRICS, NOT_FINITE, SAMPLE_RATE, SCORED, SILENT
 
 _STEREO = 2
 _LEAST_HZ = 100.0  # width of a band that is compared
@@ -66,20 +68,29 @@ def score(
         "sdr": _mean(metrics.sdr(estimate=found, reference=reference)),
         "si_snr": _mean(metrics.si_snr(estimate=found, reference=reference)),
         "visqol": visqol.score(clean, estimate, SAMPLE_RATE),
+        "zimtohrli": zimtohrli.score(levelled.float().numpy(), found.float().numpy(), SAMPLE_RATE),
         "snr": _mean(metrics.snr(estimate=found, reference=levelled)),
+        **_above_cutoff(found, levelled, cutoff_hz, bandwidth_hz),
         **_mid_side(clean, estimate),
         **_error_by_band(estimate=found, reference=levelled, bandwidth_hz=bandwidth_hz),
+        **_level_error_by_band(estimate=found, reference=levelled, bandwidth_hz=bandwidth_hz),
     }
-    if bandwidth_hz > cutoff_hz + _LEAST_HZ:
-        distance = metrics.log_spectral_distance(
-            estimate=found,
-            reference=levelled,
-            sample_rate=SAMPLE_RATE,
-            cutoff_hz=cutoff_hz,
-            bandwidth_hz=bandwidth_hz,
-        )
-        values["lsd_high"] = _mean(distance)
     return {"status": SCORED, "reason": None} | empty | values
+
+
+def _above_cutoff(
+    estimate: Tensor, reference: Tensor, cutoff_hz: float, bandwidth_hz: float
+) -> dict[str, float | None]:
+    if not bandwidth_hz > cutoff_hz + _LEAST_HZ:
+        return {}
+    limits: dict[str, Any] = {
+        "sample_rate": SAMPLE_RATE,
+        "cutoff_hz": cutoff_hz,
+        "bandwidth_hz": bandwidth_hz,
+    }
+    distance = metrics.log_spectral_distance(estimate=estimate, reference=reference, **limits)
+    flatness = float(metrics.flatness_difference(estimate=estimate, reference=reference, **limits).nanmean())
+    return {"lsd_high": _mean(distance), "flatness_high": None if math.isnan(flatness) else flatness}
 
 
 def _mean(values: Tensor) -> float:
@@ -115,6 +126,19 @@ def _error_by_band(*, estimate: Tensor, reference: Tensor, bandwidth_hz: float) 
         known = end_hz >= low_hz + _LEAST_HZ
         found[name] = _decibels(float(parts[0]), float(parts[1]), float(signal.sum())) if known else None
     return found
+
+
+def _level_error_by_band(*, estimate: Tensor, reference: Tensor, bandwidth_hz: float) -> dict[str, float]:
+    """Return the error of the level by band, dB. Bands end at the bandwidth; those above it are left out."""
+    bands = {
+        name: (low_hz, min(high_hz, bandwidth_hz))
+        for name, (low_hz, high_hz) in zip(LEVEL_BANDS, pairwise(schema.BANDS_HZ))
+        if bandwidth_hz >= low_hz + _LEAST_HZ
+    }
+    errors = metrics.level_error(
+        estimate=estimate, reference=reference, sample_rate=SAMPLE_RATE, bands_hz=list(bands.values())
+    )
+    return dict(zip(bands, errors.mean(0).tolist()))
 
 
 def _decibels(error: float, signal: float, whole: float) -> float | None:

@@ -12,6 +12,7 @@ from pipelines.errors import UsageError
 from pipelines.evaluation.analysis.bootstrap import LEVEL, RESAMPLES, Bootstrap
 from pipelines.evaluation.analysis.scores import (
     LOWER_IS_BETTER,
+    ZERO_IS_BEST,
     Scores,
     count_lacking,
     difference,
@@ -41,8 +42,9 @@ class Rule:
     margin: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise UsageError(f"metric is {self.metric!r}: it must be one of {', '.join(METRICS)}")
+        allowed = [name for name in METRICS if name not in ZERO_IS_BEST]
+        if self.metric not in allowed:
+            raise UsageError(f"metric is {self.metric!r}: it must be one of {', '.join(allowed)}")
         if not (math.isfinite(self.margin) and self.margin >= 0):
             raise UsageError(f"margin is {self.margin}: it must be 0 or more")
 

@@ -49,7 +49,7 @@ from pipelines.runtime.outcome import Exit, Outcome
 from pipelines.runtime.run import check_fingerprint, run_exclusively
 from pipelines.runtime.signals import install_sigterm_handler
 from pipelines.runtime.versions import software_versions
-from pipelines.schema import METRICS, STATUSES, UNREADABLE
+from pipelines.schema import METRICS, METRICS_VERSION, STATUSES, UNREADABLE
 from pipelines.storage.folder import Folder, join
 from pipelines.storage.parquet import parquet_bytes
 
@@ -104,6 +104,8 @@ class _Evaluation:
 
         import torch
 
+        from pipelines.audio import zimtohrli
+
         names = repr([one.name for one in self.item_source.items])
         return {
             "data": self.item_source.fingerprint,
@@ -112,7 +114,12 @@ class _Evaluation:
             "items": hashlib.sha256(names.encode()).hexdigest(),
             "precision": self.config.precision,
             "versions": software_versions(None)
-            | {"torch": torch.__version__.partition("+")[0], "visqol": version("visqol-python")},
+            | {
+                "metrics": str(METRICS_VERSION),
+                "torch": torch.__version__.partition("+")[0],
+                "visqol": version("visqol-python"),
+                "zimtohrli": zimtohrli.installed_version(),
+            },
         }
 
     def _check_model_names(self) -> None:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from apollo.metrics import log_spectral_distance, mid_side, sdr, si_snr, snr
+from apollo.metrics import flatness_difference, level_error, log_spectral_distance, mid_side, sdr, si_snr, snr
 
 RATE = 44_100
 Metric = Callable[..., Tensor]
@@ -19,8 +19,18 @@ def _lsd(*, estimate: Tensor, reference: Tensor) -> Tensor:
     return log_spectral_distance(estimate=estimate, reference=reference, sample_rate=RATE)
 
 
+def _level_error(*, estimate: Tensor, reference: Tensor) -> Tensor:
+    bands = [(0, RATE / 2)]
+    return level_error(estimate=estimate, reference=reference, sample_rate=RATE, bands_hz=bands)[..., 0]
+
+
 RATIOS = [snr, si_snr, sdr]
-METRICS = [*RATIOS, _lsd]
+METRICS = [*RATIOS, _lsd, _level_error]
+
+
+def _flatness(estimate: Tensor, reference: Tensor, **limits: float) -> float:
+    value = flatness_difference(estimate=estimate, reference=reference, sample_rate=RATE, **limits)
+    return value.item()
 
 
 def _noise(*shape: int, seed: int = 1) -> Tensor:
@@ -245,3 +255,76 @@ def test_side_shows_what_a_downmix_hides() -> None:
     torch.testing.assert_close(side, torch.zeros(4, dtype=torch.float64))
     mid, side = log_spectral_distance(**pair, sample_rate=RATE, cutoff_hz=4000.0).unbind(-1)
     assert (mid < 1e-6).all() and (side > 20).all()
+
+
+def _band(samples: Tensor, low_hz: float, high_hz: float) -> Tensor:
+    spectrum = torch.fft.rfft(samples)
+    frequencies = torch.arange(len(spectrum)) * RATE / len(samples)
+    return torch.fft.irfft(spectrum * ((frequencies >= low_hz) & (frequencies < high_hz)), len(samples))
+
+
+def test_flatness_of_noise_is_its_expected_value() -> None:
+    noise = _noise(2_048 * 40)
+    clicks = torch.zeros_like(noise)
+    clicks[::4_096] = 1  # one in a frame at most: the same power in all bins, so 0 dB
+    expected = -10 * 0.5772156649 / math.log(10)  # the power of noise is exponential: Euler's constant
+    assert _flatness(noise, clicks) == pytest.approx(expected, abs=0.1)
+    assert _flatness(clicks, noise) == pytest.approx(-expected, abs=0.1)
+
+
+def test_flatness_knows_noise_from_a_tone() -> None:
+    time = torch.arange(RATE) / RATE
+    tones = sum(0.1 * torch.sin(2 * math.pi * hz * time) for hz in (9_000.0, 12_000.0, 15_000.0))
+    noise = _band(_noise(RATE), 8_000, 16_000)
+    limits = {"cutoff_hz": 8_000.0, "bandwidth_hz": 16_000.0}
+    assert _flatness(noise, tones, **limits) > 15
+    assert _flatness(tones, noise, **limits) < -15
+    assert _flatness(0.3 * noise, noise, **limits) == pytest.approx(0, abs=1e-9)
+
+
+def test_flatness_of_what_is_missing_is_not_defined() -> None:
+    noise, below = _noise(RATE), _band(_noise(RATE), 0, 7_000)
+    assert math.isnan(_flatness(below, noise, cutoff_hz=8_000.0))
+    assert math.isnan(_flatness(noise, below, cutoff_hz=8_000.0))
+    assert math.isnan(_flatness(noise, torch.zeros_like(noise)))
+    assert _flatness(below + 0.2 * noise, noise, cutoff_hz=8_000.0) == pytest.approx(0, abs=0.01)
+
+
+def test_flatness_ends_at_the_bandwidth() -> None:
+    known, above = _band(_noise(RATE), 0, 14_000), _band(_noise(RATE, seed=2), 14_500, 22_050)
+    limits = {"cutoff_hz": 8_000.0, "bandwidth_hz": 13_900.0}
+    assert _flatness(known + above, known, **limits) == pytest.approx(0, abs=0.01)
+    assert _flatness(known + above, known, cutoff_hz=8_000.0) > 1
+
+
+def test_level_error_by_hand() -> None:
+    low, high = _band(_noise(RATE), 0, 7_900), _band(_noise(RATE), 8_100, 22_050)
+    bands = [(0.0, 8_000.0), (8_000.0, RATE / 2)]
+
+    def found(estimate: Tensor) -> list[float]:
+        values = level_error(estimate=estimate, reference=low + high, sample_rate=RATE, bands_hz=bands)
+        assert values.shape == (2,)
+        return values.tolist()
+
+    assert found(low + high) == [0, 0]
+    assert found(low + 0.5 * high) == pytest.approx([0, 20 * math.log10(2)], abs=1e-2)
+    assert found(2 * low + high) == pytest.approx([20 * math.log10(2), 0], abs=1e-2)
+    half = torch.where(torch.arange(RATE) < RATE // 2, 2.0, 0.5)  # too loud, then too quiet: no cancelling
+    assert found(half * (low + high)) == pytest.approx([20 * math.log10(2)] * 2, abs=0.2)
+
+
+def test_level_error_of_what_is_missing_ends_at_the_floor() -> None:
+    noise = 10 ** (-40 / 20) * _noise(40 * 512) / _noise(40 * 512).square().mean().sqrt()
+    found = _score(_level_error, torch.zeros_like(noise), noise)
+    assert found == pytest.approx(90 - 40, abs=0.3)
+    assert _score(_level_error, 1e-6 * noise, torch.zeros_like(noise)) == 0  # both below the floor
+
+
+def test_mean_square_of_a_sine_is_its_level() -> None:
+    time = torch.arange(RATE) / RATE
+    sine = 0.1 * torch.sin(2 * math.pi * 5_000 * time)  # mean square 0.005, -23 dB: 67 dB above the floor
+    value = level_error(
+        estimate=0 * sine[None], reference=sine[None], sample_rate=RATE, bands_hz=[(4_000, 6_000)]
+    )
+    assert value.shape == (1, 1)
+    assert value.item() == pytest.approx(90 + 10 * math.log10(0.005), abs=0.1)

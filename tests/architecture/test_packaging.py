@@ -162,7 +162,9 @@ def pins(name: str) -> dict[str, str]:
     """Return the versions that a file pins, by canonical name, without those of the file that it includes."""
     lines = (ROOT / name).read_text().splitlines()
     pinned = [
-        re.fullmatch(r"([\w.-]+)==([\w.]+)", line) for line in lines if not line.startswith(("#", "-r "))
+        re.fullmatch(r"([\w.-]+)==([\w.]+)(; [\w =\"]+)?", line)  # a marker leaves out what a machine lacks
+        for line in lines
+        if not line.startswith(("#", "-r "))
     ]
     assert all(pinned), f"{name}: every line is a pin, without a URL"
     return {canonicalize_name(match[1]): match[2] for match in pinned if match}

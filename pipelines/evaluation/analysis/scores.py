@@ -14,10 +14,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.evaluation.analysis.bootstrap import Bootstrap, Interval, SongSets, mean_interval, song_sets
-from pipelines.schema import CATEGORIES, ERROR_BANDS, METRICS, SCORED, SCORES, STATUSES, UNTOUCHED
+from pipelines.schema import (
+    CATEGORIES,
+    ERROR_BANDS,
+    LEVEL_BANDS,
+    METRICS,
+    SCORED,
+    SCORES,
+    STATUSES,
+    UNTOUCHED,
+)
 
 PAPER_METRICS = ("sdr", "si_snr", "visqol")
-LOWER_IS_BETTER = frozenset(("lsd_high", *ERROR_BANDS))  # of all others higher is better
+LOWER_IS_BETTER = frozenset(("lsd_high", *ERROR_BANDS, *LEVEL_BANDS))
+ZERO_IS_BEST = frozenset(("flatness_high",))  # of all others higher is better
 _KEY = ["model", "degradation", "item"]
 _REFERENCE = "_reference"
 _SEPARATOR = "\x1f"  # joins the names of songs
@@ -25,16 +35,25 @@ _SEPARATOR = "\x1f"  # joins the names of songs
 
 def label(metric: str) -> str:
     """Return a metric's name for display: `SI-SNR`, `error 0–4 kHz`."""
-    if metric in ERROR_BANDS:
-        low, high = (int(edge) / 1000 for edge in metric.split("_")[1:3])
-        return f"error {low:g}–{high:g} kHz"
-    names = {"sdr": "SDR", "si_snr": "SI-SNR", "visqol": "ViSQOL", "snr": "SNR", "lsd_high": "high-band LSD"}
+    if metric in (*ERROR_BANDS, *LEVEL_BANDS):
+        kind, _, edges = metric.removesuffix("_hz").partition("error_")
+        low, high = (int(edge) / 1000 for edge in edges.split("_"))
+        return f"{kind.replace('_', ' ')}error {low:g}–{high:g} kHz"
+    names = {
+        "sdr": "SDR",
+        "si_snr": "SI-SNR",
+        "visqol": "ViSQOL",
+        "zimtohrli": "Zimtohrli",
+        "snr": "SNR",
+        "lsd_high": "high-band LSD",
+        "flatness_high": "high-band flatness",
+    }
     return names.get(metric, metric.replace("si_snr_", "SI-SNR "))
 
 
 def unit(metric: str) -> str:
     """Return the unit of a metric."""
-    return "MOS" if metric == "visqol" else "dB"
+    return "MOS" if metric in ("visqol", "zimtohrli") else "dB"
 
 
 def describe(degradation: str) -> str:

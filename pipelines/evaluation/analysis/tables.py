@@ -13,6 +13,7 @@ from pipelines.evaluation.analysis.result_table import Cell, ScoreTable
 from pipelines.evaluation.analysis.scores import (
     LOWER_IS_BETTER,
     PAPER_METRICS,
+    ZERO_IS_BEST,
     Scores,
     difference,
     exact_mean,
@@ -180,10 +181,13 @@ def others(scores: Scores) -> ScoreTable:
         means = [exact_mean(chosen[metric]) for metric in _OTHERS]
         rows.append((model, degradation, bitrate, *means, len(select_scored(chosen))))
     note = (
-        "Means over all items, dB. snr: at the codec's gain, nothing else is compensated. lsd_high: "
-        "log-spectral distance above the codec's low-pass, lower is better. si_snr_mid, si_snr_side: of "
-        "(left ± right) / 2. error_…_hz: the error's energy over the signal's in this band, lower is "
-        f"better; 0 dB is a band that is missing. {_extent(scores)}."
+        "Means over all items, dB, but for zimtohrli: MOS, 0 to 5. snr: at the codec's gain, nothing else is "
+        "compensated. lsd_high: log-spectral distance above the codec's low-pass, lower is better. "
+        "flatness_high: spectral flatness above the low-pass minus the clean audio's; 0 is best, positive is "
+        "noisier, negative more tonal; undefined where a result has nothing there. si_snr_mid, si_snr_side: "
+        "of (left ± right) / 2. error_…_hz: the error's energy over the signal's in this band, lower is "
+        "better; 0 dB is a band that is missing. level_error_…_hz: mean absolute error of the level in this "
+        f"band, lower is better. {_extent(scores)}."
     )
     return ScoreTable("others", "Metrics that the paper does not report", note, columns, tuple(rows))
 
@@ -209,8 +213,9 @@ def differences(scores: Scores, bootstrap: Bootstrap) -> ScoreTable:
                 rows.append((model, degradation or ALL, category or ALL, metric, *cells, *remarks))
     note = (
         "The model's score minus the untouched codec's, item by item: positive is better, except for "
-        f"lsd_high and error_…_hz. With {_interval_note(bootstrap)} better_share: of the pairs, how many are "
-        "better; ties are not. left_out: pairs in which a score is undefined."
+        "lsd_high, error_…_hz and level_error_…_hz, and of no meaning for flatness_high, where 0 is best. "
+        f"With {_interval_note(bootstrap)} better_share: of the pairs, how many are better; ties are not. "
+        "left_out: pairs in which a score is undefined."
     )
     return ScoreTable("differences", "Difference to the untouched codec", note, tuple(columns), tuple(rows))
 
@@ -224,9 +229,12 @@ def _parts(scores: Scores, model: str) -> list[tuple[str | None, str | None]]:
 
 
 def better_share(differences: pd.Series, metric: str) -> float | None:
-    """Return the share of differences that are improvements; NaN does not count; None without any."""
+    """Return the share of differences that are improvements; NaN does not count; None without any.
+
+    None for a metric whose best value is 0: a difference does not tell which is closer to it.
+    """
     defined = differences.dropna()
-    if not len(defined):
+    if not len(defined) or metric in ZERO_IS_BEST:
         return None
     better = defined < 0 if metric in LOWER_IS_BETTER else defined > 0
     return float(better.sum()) / len(defined)

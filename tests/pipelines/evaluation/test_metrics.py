@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipelines.evaluation.items import EvaluationItem
 from pipelines.evaluation.metrics import score
 from pipelines.evaluation.pair_items import PairItems
-from pipelines.schema import ERROR_BANDS, METRICS, NOT_FINITE, SCORED, SILENT
+from pipelines.schema import ERROR_BANDS, LEVEL_BANDS, METRICS, NOT_FINITE, SCORED, SILENT
 from tests.support import datasets
 
 CUTOFF = 8_000.0
@@ -52,6 +52,8 @@ def test_gain_of_the_codec_is_not_an_error() -> None:
     assert found["snr"] == 100
     assert found["lsd_high"] == pytest.approx(0, abs=1e-6)
     assert [found[name] for name in ERROR_BANDS] == [-100.0] * len(ERROR_BANDS)
+    assert [found[name] for name in LEVEL_BANDS] == pytest.approx([0] * len(LEVEL_BANDS), abs=1e-6)
+    assert found["zimtohrli"] == pytest.approx(5, abs=1e-3)
     assert of(clean, (0.5 * clean).astype(np.float32))["snr"] == pytest.approx(20 * np.log10(2), abs=1e-3)
 
 
@@ -82,6 +84,25 @@ def test_metrics_by_frequency_end_where_the_clean_audio_is_known() -> None:
     assert none["error_8000_12000_hz"] is None
     for name in ("sdr", "si_snr", "visqol", "snr", "error_0_4000_hz", "error_4000_8000_hz"):
         assert whole[name] == part[name] == none[name]
+
+
+def test_noise_above_the_cutoff_in_place_of_noise_is_as_flat_and_as_loud() -> None:
+    clean = music()  # its highs are noise
+    frequencies = np.fft.rfftfreq(clean.shape[1], 1 / datasets.SAMPLE_RATE)
+    spectrum, noise = (
+        np.fft.rfft(samples) * (frequencies >= CUTOFF)
+        for samples in (clean, np.random.default_rng(3).standard_normal(clean.shape))
+    )
+    noise *= np.sqrt((abs(spectrum) ** 2).sum() / (abs(noise) ** 2).sum())
+    low = clean - np.fft.irfft(spectrum, clean.shape[1])
+    codec, noisy = (
+        of(clean, low.astype(np.float32)),
+        of(clean, (low + np.fft.irfft(noise)).astype(np.float32)),
+    )
+    assert codec["flatness_high"] is None
+    assert noisy["flatness_high"] == pytest.approx(0, abs=0.2)
+    for name in ("level_error_8000_12000_hz", "level_error_12000_16000_hz"):
+        assert noisy[name] < codec[name]
 
 
 def test_snr_of_noise_of_known_power() -> None:

@@ -13,10 +13,10 @@ import pytest
 from pipelines.errors import UsageError
 from pipelines.evaluation.items import find_cutoff_hz
 from pipelines.evaluation.metrics import score
-from pipelines.evaluation.run import evaluate
+from pipelines.evaluation.run import _Evaluation, evaluate
 from pipelines.evaluation.shard_items import ShardItems
 from pipelines.runtime.outcome import Exit
-from pipelines.schema import METRICS, NOT_FINITE, SCORED, UNREADABLE, UNTOUCHED
+from pipelines.schema import METRICS, METRICS_VERSION, NOT_FINITE, SCORED, UNREADABLE, UNTOUCHED
 from tests.support import datasets, evaluation_jobs
 
 _NAN = re.compile(r"(?<![\w-])nan(?!\w)", re.IGNORECASE)
@@ -210,6 +210,24 @@ def test_model_with_non_finite_output_is_reported(
     assert outcome.facts["items"][NOT_FINITE] == 4
     assert not _NAN.search(_LONG.sub("", (tmp_path / "out" / "report.html").read_text()))
     assert not _NAN.search((tmp_path / "out" / "table2.csv").read_text())
+
+
+def test_an_output_of_another_version_of_the_metrics_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in ("clean.wav", "degraded.wav"):
+        datasets.write(tmp_path / "pairs" / "24k" / "one" / name, datasets.music(0, seconds=1.0))
+    config = evaluation_jobs.config(tmp_path / "pairs", tmp_path / "out")
+    _Evaluation(config).prepare()
+    file = tmp_path / "out" / "fingerprint.json"
+    fingerprint = json.loads(file.read_text())
+    assert {"zimtohrli", "visqol", "torch"} <= set(fingerprint["versions"])
+    del fingerprint["versions"]["metrics"]  # as before metrics had a version
+    file.write_text(json.dumps(fingerprint))
+    outcome = evaluate(config)
+    assert outcome.code == Exit.USAGE
+    assert f"versions.metrics was None, is '{METRICS_VERSION}'" in outcome.message
 
 
 def test_invalid_runs_are_refused_before_ray_starts(

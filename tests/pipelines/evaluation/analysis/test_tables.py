@@ -138,6 +138,13 @@ def test_ties_are_not_better() -> None:
     assert one["better_share"] == 0.25
 
 
+def test_flatness_has_no_better_share() -> None:
+    rows = [row(UNTOUCHED, str(n), flatness_high=1.0) for n in range(4)]
+    rows += [row("ours", str(n), flatness_high=3.0) for n in range(4)]
+    one = next(one for one in _records(rows, "differences") if one["metric"] == "flatness_high")
+    assert (one["difference"], one["better_share"]) == (2.0, None)
+
+
 def test_only_items_that_both_models_have_are_compared() -> None:
     rows = [row(UNTOUCHED, str(n), sdr=float(n)) for n in (0, 1, 2, 4, 5)]
     rows += [row("ours", str(n), sdr=n + 10.0 * n) for n in (1, 2, 3, 4)] + [
