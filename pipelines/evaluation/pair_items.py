@@ -6,7 +6,8 @@ Two layouts, at any depth below the folder:
     clean/<name>.wav  degraded/<name>.mp3  [<model>/<name>.wav …]         a folder a role
 
 A path component named after a bitrate (`64k`, `mp3_64000`) is the item's degradation, and the rest of the
-path its song: `24k/x` and `64k/x` are one song. Of several names of a role (`clean`, `original`), the first
+path its song: `24k/x` and `64k/x` are one song, and so are `24k/x/excerpt-1` and `24k/x/excerpt-2`. Of
+several names of a role (`clean`, `original`), the first
 counts, and the others are not results.
 
 A result that cannot be used is unreadable for its model alone. A 44.1 kHz float file with non-finite samples
@@ -41,6 +42,7 @@ _MAX_CHANNELS = 2
 _MAX_SECONDS = 60
 _MAX_LENGTH_DIFFERENCE = 1_152  # samples: a frame of MP3, which decoders add or leave out
 _BITRATE = re.compile(r"(?:[a-z0-9]+[_-])?(?:(?P<kilo>\d{2,3})k(?:bps)?|(?P<bits>\d{5,6}))", re.IGNORECASE)
+_EXCERPT = re.compile(r"excerpt[-_ ]?\d+", re.IGNORECASE)
 _UNKNOWN = "given"
 _FAILURES = (AudioError, FfmpegError, OSError)  # FfmpegError: a node without ffmpeg
 
@@ -170,6 +172,8 @@ def _files(name: PurePath, clean: Path, degraded: Path, roles: dict[str, Path]) 
                 "rename it"
             )
     degradation, song = _split_name(name)
+    if _EXCERPT.fullmatch(song.name) and len(song.parts) > 1:
+        song = song.parent
     return _Files(_text(name), _text(song), degradation, clean, degraded, results)
 
 

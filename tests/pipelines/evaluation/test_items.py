@@ -277,6 +277,14 @@ def test_a_limit_takes_its_share_of_every_degradation(tmp_path: Path) -> None:
     assert len(PairItems(str(tmp_path), (), 1).degradations) == 1
 
 
+def test_excerpts_of_a_song_are_one_song(tmp_path: Path) -> None:
+    names = ("24k/a/excerpt-1", "24k/a/excerpt-2", "64k/a/excerpt-1", "24k/excerpt-1", "24k/excerpt")
+    for name in names:
+        write_pair(tmp_path / name)
+    songs = {one.name: one.songs[0] for one in PairItems(str(tmp_path), (), None).items}
+    assert [songs[name] for name in names] == ["a", "a", "a", "excerpt-1", "excerpt"]
+
+
 def test_two_results_of_one_name_are_refused() -> None:
     with pytest.raises(UsageError, match=r"two models are named ours: rename one with --models NAME=MODEL"):
         load_models((), ("ours", "ours"))
