@@ -150,6 +150,7 @@ METRICS = (
     "si_snr",
     "visqol",
     "zimtohrli",
+    "two_f",
     "snr",
     "lsd_high",
     "flatness_high",

@@ -42,7 +42,7 @@ def score(clean: NDArray[np.float32], restored: NDArray[np.float32], sample_rate
         raise ValueError(
             f"clean {clean.shape} and restored {restored.shape} must have one shape, two dimensions"
         )
-    if not all(np.isfinite(samples).all() for samples in (clean, restored)):
+    if not clean.size or not all(np.isfinite(samples).all() for samples in (clean, restored)):
         return None
     package = _load()
     distances = []

@@ -26,6 +26,7 @@ _METRICS = {
     "snr": "SNR, dB",
     "visqol": "ViSQOL, MOS",
     "zimtohrli": "Zimtohrli, MOS",
+    "two_f": "2f-model, MUSHRA score",
     "lsd_high": "LSD above the cut-off, dB",
     "flatness_high": "flatness above the cut-off, minus the clean one's, dB",
     "si_snr_mid": "SI-SNR of mid, dB",

@@ -1,13 +1,13 @@
 """The metrics of one item: the paper's three, and complements.
 
-From `apollo.metrics`, `pipelines.audio.visqol` and `pipelines.audio.zimtohrli`. Level-dependent metrics (SNR,
-Zimtohrli, log-spectral distance, errors by band) compare with the clean audio at the codec's gain: LAME
-attenuates by 5 %, which alone would limit the SNR to 26 dB.
+From `apollo.metrics`, and `visqol`, `zimtohrli` and `two_f_model` of `pipelines.audio`. Level-dependent
+metrics (SNR, Zimtohrli, 2f-model, log-spectral distance, errors by band) compare with the clean audio at the
+codec's gain: LAME attenuates by 5 %, which alone would limit the SNR to 26 dB.
 
 An undefined metric is None, never NaN: the clean audio is silent, there is no side signal, less than 0.96 s
-for ViSQOL or 0.5 s for Zimtohrli, nothing above the cutoff whose flatness could be compared, or all that
-would be compared is above the frequency up to which the clean audio is known. Channels that are silent in the
-clean audio are ignored.
+for ViSQOL, 0.5 s for Zimtohrli or 1 s for the 2f-model, nothing above the cutoff whose flatness could be
+compared, or all that would be compared is above the frequency up to which the clean audio is known. Channels
+that are silent in the clean audio are ignored.
 
 Shape legend: clean and estimate [channels, samples], float32, 44,100 Hz, of one shape.
 """
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from apollo import metrics
 from pipelines import schema
-from pipelines.audio import visqol, zimtohrli
+from pipelines.audio import two_f_model, visqol, zimtohrli
 from pipelines.schema import ERROR_BANDS, LEVEL_BANDS, METRICS, NOT_FINITE, SAMPLE_RATE, SCORED, SILENT
 
 _STEREO = 2
@@ -64,11 +64,13 @@ def score(
     reference = torch.from_numpy(np.ascontiguousarray(clean[audible])).double()
     found = torch.from_numpy(np.ascontiguousarray(estimate[audible])).double()
     levelled = gain * reference
+    at_one_level = levelled.float().numpy(), found.float().numpy()
     values = {
         "sdr": _mean(metrics.sdr(estimate=found, reference=reference)),
         "si_snr": _mean(metrics.si_snr(estimate=found, reference=reference)),
         "visqol": visqol.score(clean, estimate, SAMPLE_RATE),
-        "zimtohrli": zimtohrli.score(levelled.float().numpy(), found.float().numpy(), SAMPLE_RATE),
+        "zimtohrli": zimtohrli.score(*at_one_level, SAMPLE_RATE),
+        "two_f": two_f_model.score(*at_one_level, SAMPLE_RATE),
         "snr": _mean(metrics.snr(estimate=found, reference=levelled)),
         **_above_cutoff(found, levelled, cutoff_hz, bandwidth_hz),
         **_mid_side(clean, estimate),

@@ -44,6 +44,7 @@ def label(metric: str) -> str:
         "si_snr": "SI-SNR",
         "visqol": "ViSQOL",
         "zimtohrli": "Zimtohrli",
+        "two_f": "2f-model",
         "snr": "SNR",
         "lsd_high": "high-band LSD",
         "flatness_high": "high-band flatness",
@@ -53,6 +54,8 @@ def label(metric: str) -> str:
 
 def unit(metric: str) -> str:
     """Return the unit of a metric."""
+    if metric == "two_f":
+        return "points"
     return "MOS" if metric in ("visqol", "zimtohrli") else "dB"
 
 

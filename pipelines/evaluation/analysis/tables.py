@@ -181,13 +181,14 @@ def others(scores: Scores) -> ScoreTable:
         means = [exact_mean(chosen[metric]) for metric in _OTHERS]
         rows.append((model, degradation, bitrate, *means, len(select_scored(chosen))))
     note = (
-        "Means over all items, dB, but for zimtohrli: MOS, 0 to 5. snr: at the codec's gain, nothing else is "
-        "compensated. lsd_high: log-spectral distance above the codec's low-pass, lower is better. "
-        "flatness_high: spectral flatness above the low-pass minus the clean audio's; 0 is best, positive is "
-        "noisier, negative more tonal; undefined where a result has nothing there. si_snr_mid, si_snr_side: "
-        "of (left ± right) / 2. error_…_hz: the error's energy over the signal's in this band, lower is "
-        "better; 0 dB is a band that is missing. level_error_…_hz: mean absolute error of the level in this "
-        f"band, lower is better. {_extent(scores)}."
+        "Means over all items. zimtohrli: MOS, 0 to 5. two_f: MUSHRA score of the 2f-model, 0 to 100. All "
+        "others: dB. snr: at the codec's gain, nothing else is compensated. lsd_high: log-spectral distance "
+        "above the codec's low-pass, lower is better. flatness_high: spectral flatness above the low-pass "
+        "minus the clean audio's; 0 is best, positive is noisier, negative more tonal; undefined where a "
+        "result has nothing there. si_snr_mid, si_snr_side: of (left ± right) / 2. error_…_hz: the error's "
+        "energy over the signal's in this band, lower is better; 0 dB is a band that is missing. "
+        "level_error_…_hz: mean absolute error of the level in this band, lower is better. "
+        f"{_extent(scores)}."
     )
     return ScoreTable("others", "Metrics that the paper does not report", note, columns, tuple(rows))
 
