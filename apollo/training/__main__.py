@@ -26,6 +26,7 @@ from apollo.checkpoints.io import atomic_write
 from apollo.model.config import PRESETS, DiscriminatorConfig
 from apollo.model.device import choose_device
 from apollo.model.generator import Generator
+from apollo.training.augmentation import LevelsConfig
 from apollo.training.callbacks import Callbacks
 from apollo.training.config import (
     RESUMABLE_FIT_OVERRIDES,
@@ -81,12 +82,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         gan_config = GanConfig(**_config_options(GanConfig, options), weights=_parse_weights(options.weight))
         fit_config = FitConfig(**_config_options(FitConfig, options))
         source = ExampleFileSource(
-            options.examples, epoch_examples=fit_config.epoch_examples, seed=fit_config.seed
+            options.examples,
+            LevelsConfig(channels=options.channels),
+            epoch_examples=fit_config.epoch_examples,
+            seed=fit_config.seed,
+            piece_seconds=options.piece_seconds,
         )
         validation = ExampleFileValidation(options.examples)
         device = choose_device(options.device)
         initial = None if options.init is None else checkpoint.load(options.init)
-        _check_options(options)
+        _check_options(options, parser)
     except (OSError, ValueError, checkpoint.CheckpointError) as error:
         parser.error(str(error))
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
@@ -95,7 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.manual_seed(fit_config.seed)
     generator = Generator(PRESETS[options.preset]) if initial is None else initial.train()
     discriminator: Discriminator | DiscriminatorConfig
-    discriminator = DiscriminatorConfig(norm=options.discriminator_norm)
+    discriminator = DiscriminatorConfig(
+        norm=options.discriminator_norm, channels=1 if options.channels == "mono" else 2
+    )
     if gan_config.is_adversarial(0):
         discriminator = Discriminator(discriminator).to(context.device)
     options.output.mkdir(parents=True, exist_ok=True)
@@ -135,6 +142,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--init", help="checkpoint to start from, such as compact; instead of --preset")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--discriminator-norm", choices=("l2", "rms"), default="l2")
+    parser.add_argument("--piece-seconds", type=float, default=0.0, help="of each example; 0 for all of it")
+    parser.add_argument("--channels", choices=("stereo", "mono"), default="stereo")
     parser.add_argument("--history", action="store_true", help="write every step's losses and examples")
     for kind in (GanConfig, FitConfig):
         for field in fields(kind):
@@ -147,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check_options(options: argparse.Namespace) -> None:
+def _check_options(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Write the options that determine the result, or compare them with those of the run to resume.
 
     Raises:
@@ -162,10 +171,11 @@ def _check_options(options: argparse.Namespace) -> None:
         with atomic_write(path) as scratch:
             scratch.write_text(json.dumps(here, indent=1))
         return
+    known = {name: str(parser.get_default(name)) for name in here} | there  # earlier releases had fewer
     changed = [
-        f"--{name.replace('_', '-')} was {there.get(name)}, is {value}"
+        f"--{name.replace('_', '-')} was {known[name]}, is {value}"
         for name, value in here.items()
-        if there.get(name) != value
+        if known[name] != value
     ]
     if changed:
         raise ValueError(f"{options.output} was created with different options: {'; '.join(changed)}")

@@ -55,8 +55,11 @@ def concatenate(first: Spectra, second: Spectra) -> Spectra:
     )
 
 
+EDGE_MARGIN_HZ = 150.0  # measured edges of low-passed audio lie up to 110 Hz above the low-pass
+
+
 def limit_bandwidth(samples: Tensor, bandwidth_hz: Tensor | None, sample_rate: int) -> Tensor:
-    """Remove what lies above each example's bandwidth.
+    """Remove what lies above each example's bandwidth, less a margin for its measurement.
 
     Args:
         samples: [examples, channels, samples].
@@ -71,6 +74,6 @@ def limit_bandwidth(samples: Tensor, bandwidth_hz: Tensor | None, sample_rate: i
     length = samples.shape[-1]
     spectrum = torch.fft.rfft(samples)
     frequencies = torch.arange(spectrum.shape[-1], device=samples.device) * (sample_rate / length)
-    kept = frequencies <= bandwidth_hz[:, None, None]
+    kept = frequencies <= bandwidth_hz[:, None, None] - EDGE_MARGIN_HZ
     limited: Tensor = torch.fft.irfft(spectrum * kept, length)
     return limited

@@ -26,6 +26,7 @@ from torch import Tensor
 from apollo.model.config import GeneratorConfig
 from apollo.model.generator_state import OutputParts
 from apollo.model.level import LEVEL_FRAMES, measure_power, moving_average
+from apollo.training.spectra import EDGE_MARGIN_HZ
 
 SPECTRAL_LOSSES = ("g/envelope", "g/transients", "g/tones", "g/complex", "g/error", "g/noise_error")
 FLOOR = 1e-8  # of a bin's power relative to the level: -80 dB
@@ -84,7 +85,7 @@ def make_pair(
     if bandwidth_hz is None:
         mask = torch.ones(1, 1, config.bins, device=clean.device)
     else:
-        mask = (frequencies <= bandwidth_hz[:, None, None]).float()
+        mask = (frequencies <= bandwidth_hz[:, None, None] - EDGE_MARGIN_HZ).float()
     scale = mask / (level + _LEVEL_FLOOR).sqrt()
     noise = torch.zeros_like(clean.real) if parts.amplitude is None else (parts.amplitude * scale).square()
     return SpectralPair(parts.degraded * scale, clean * scale, parts.deterministic * scale, noise, mask)

@@ -80,7 +80,9 @@ def _upgrade_fingerprint(stored: dict[str, Any]) -> dict[str, Any]:
     loader = stored.get("loader", {})
     levels = loader.get("levels", {})
     mode = levels.get("mode")
-    upgraded = {**stored, "loader": {**loader, "levels": {**levels, "mode": OLD_MODES.get(mode, mode)}}}
+    drawn = {"piece_seconds": 0.0, "below_source_bitrate": False, **loader}
+    drawn["levels"] = {"channels": "stereo", **levels, "mode": OLD_MODES.get(mode, mode)}
+    upgraded = {**stored, "loader": drawn}
     for name, config in (("generator", GeneratorConfig()), ("gan", GanConfig())):
         defaults = {key: value for key, value in asdict(config).items() if key not in _FREE.get(name, ())}
         if name in stored:

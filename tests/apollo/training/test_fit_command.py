@@ -112,6 +112,30 @@ def test_it_trains_logs_and_resumes(
     assert "step-00000003 holds a different network" in capsys.readouterr().err
 
 
+def test_the_model_of_the_package_is_trained_further_without_a_discriminator(
+    examples: Path, tmp_path: Path, main: Callable[[Sequence[str]], int]
+) -> None:
+    weights = {"g/stft": 0, "g/adversarial": 0, "g/feature": 0, "g/envelope": 0.6, "g/error": 0.3}
+    options = _options(
+        *(examples, tmp_path, "--init", "compact", "--generator-optimizer", "muon", "--channels", "mono"),
+        *("--piece-seconds", "0.03", "--log-steps", "1", "--generator-learning-rate", "1e-5"),
+        *(word for name, weight in weights.items() for word in ("--weight", f"{name}={weight}")),
+    )
+    assert main([*options, "--max-steps", "1"]) == 0
+    assert apollo.load(tmp_path).config == apollo.load("compact").config
+    (line,) = _lines(tmp_path / "metrics.jsonl")
+    assert {name for name in line if name[:2] in ("g/", "d/")} == {"g/envelope", "g/error"}
+    assert "discriminator" not in torch.load(
+        next(tmp_path.glob("checkpoints/step-*")) / "weights.pt", weights_only=True
+    )
+    written = json.loads((tmp_path / "options.json").read_text())
+    del written["warmup_steps"]  # as a release without the option wrote it
+    (tmp_path / "options.json").write_text(json.dumps(written))
+    assert main([*options, "--max-steps", "2"]) == 0
+    with pytest.raises(SystemExit):
+        main([*options, "--max-steps", "3", "--warmup-steps", "7"])
+
+
 def test_a_signal_ends_it_with_a_checkpoint(examples: Path, tmp_path: Path) -> None:
     process = _start(*_options(examples, tmp_path, "--history"))
     try:

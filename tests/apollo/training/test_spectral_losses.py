@@ -10,6 +10,7 @@ from torch import Tensor
 from apollo.model.config import LOSS_WEIGHTS, GeneratorConfig
 from apollo.model.generator import Generator
 from apollo.model.generator_state import OutputParts
+from apollo.training.spectra import EDGE_MARGIN_HZ
 from apollo.training.spectral_losses import (
     FLOOR,
     SPECTRAL_LOSSES,
@@ -144,7 +145,7 @@ def test_a_batch_counts_as_the_mean_of_its_rows() -> None:
 
 def test_what_lies_above_the_bandwidth_counts_nothing() -> None:
     parts, clean = random_parts()
-    edges = torch.full((3,), 16_000.0)
+    edges = torch.full((3,), 16_000.0 + EDGE_MARGIN_HZ)
     changed = replace(
         parts,
         deterministic=parts.deterministic.clone(),

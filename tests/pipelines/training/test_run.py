@@ -154,7 +154,15 @@ def test_only_what_decides_the_result_is_in_the_fingerprint(undisturbed: Path, t
 
 
 def test_an_output_of_an_earlier_release_is_resumed_though_values_were_renamed(tmp_path: Path) -> None:
-    output, here = Folder(str(tmp_path)), {"loader": {"levels": {"mode": "paper", "swap_share": 0.5}}}
+    output, here = (
+        Folder(str(tmp_path)),
+        {
+            "loader": {
+                **{"piece_seconds": 0.0, "below_source_bitrate": False},
+                "levels": {"channels": "stereo", "mode": "paper", "swap_share": 0.5},
+            }
+        },
+    )
     check_fingerprint(output, {"loader": {"levels": {"mode": "published", "swap_share": 0.5}}})
     check_fingerprint(output, here, upgrade=resolve._upgrade_fingerprint)
     here["loader"]["levels"]["mode"] = "gain_compensated"
