@@ -28,7 +28,7 @@ _METRICS = {
     "zimtohrli": "Zimtohrli, MOS",
     "two_f": "2f-model, MUSHRA score",
     "lsd_high": "LSD above the cut-off, dB",
-    "flatness_high": "flatness above the cut-off, minus the clean one's, dB",
+    "flatness_high": "flatness above the cut-off, dB",
     "si_snr_mid": "SI-SNR of mid, dB",
     "si_snr_side": "SI-SNR of side, dB",
 }

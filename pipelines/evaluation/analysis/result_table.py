@@ -9,7 +9,15 @@ from dataclasses import dataclass
 Cell = str | int | float | None
 
 _JOINED_METRICS = ("sdr", "si_snr", "visqol")
-_HEADINGS = {"sdr": "SDR", "si_snr": "SI-SNR", "visqol": "ViSQOL", "snr": "SNR", "rtf": "RTF"}
+_HEADINGS = {
+    "sdr": "SDR",
+    "si_snr": "SI-SNR",
+    "visqol": "ViSQOL",
+    "zimtohrli": "Zimtohrli",
+    "two_f": "2f-model",
+    "snr": "SNR",
+    "rtf": "RTF",
+}
 _MISSING = "–"
 
 
