@@ -15,14 +15,16 @@ _RANGE_DB = 90.0
 class Spectrogram:
     """Accumulate the spectrogram of a stream of blocks [channels, samples].
 
+    A picture of more samples than expected grows: of every two columns one is left out, again and again.
+
     Args:
-        frames: Expected samples per channel; they become at most about 1,200 columns.
+        frames: Expected samples per channel, None if unknown; they become at most about 1,200 columns.
         sample_rate: Hz.
     """
 
-    def __init__(self, frames: int, sample_rate: int) -> None:
+    def __init__(self, frames: int | None, sample_rate: int) -> None:
         self.sample_rate = sample_rate
-        self.hop = max(_WINDOW // 4, -(-frames // _COLUMNS))
+        self.hop = max(_WINDOW // 4, -(-(frames or 0) // _COLUMNS))
         self._columns: list[Tensor] = []
         self._rest = torch.zeros(_WINDOW // 2)
         self._skip = 0
@@ -38,6 +40,16 @@ class Spectrogram:
             self._columns.extend(torch.fft.rfft(windows).abs().square())
         self._rest = samples[count * self.hop :]
         self._skip += max(count * self.hop - len(samples), 0) - dropped
+        while len(self._columns) > 2 * _COLUMNS:
+            self._thin_out()
+
+    def _thin_out(self) -> None:
+        """Keep every second column; the next column stays where a hop of twice the length puts it."""
+        if len(self._columns) % 2:
+            dropped = min(self.hop, len(self._rest))
+            self._rest, self._skip = self._rest[dropped:], self._skip + self.hop - dropped
+        self._columns = self._columns[::2]
+        self.hop *= 2
 
     def level_db(self) -> Tensor:
         """Return levels [bins, columns] in dB of a full-scale sine; one silent column if too short."""

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from apollo.audio.formats import FORMATS
+from apollo.audio.soundfiles import create_sound, open_sound
 from apollo.checkpoints.io import fsync
 
 _WAV_LIMIT_BYTES = (1 << 32) - (1 << 20)  # its sizes are 32-bit
 _MAX_FLAC_CHANNELS = 8
 _BLOCK_FRAMES = 1 << 18
+_SAMPLE_BYTES = 4  # the largest
 
 
 class WriteError(RuntimeError):
@@ -35,7 +37,7 @@ class AudioWriter:
         format: One of FORMATS.
         clip: `rescale` scales the whole file down where a sample exceeds full scale; `clamp` clips such
             samples; `none` keeps them, which only `float` can: integer formats clip.
-        frames: Expected samples per channel.
+        frames: Expected samples per channel, None if unknown.
         tags: Title, artist and so on.
 
     Raises:
@@ -50,7 +52,7 @@ class AudioWriter:
         sample_rate: int,
         format: str,
         clip: str,
-        frames: int,
+        frames: int | None,
         tags: Mapping[str, str],
     ) -> None:
         self._target, self._channels, self._rate = target, channels, sample_rate
@@ -61,7 +63,8 @@ class AudioWriter:
             )
         # the peak of the whole file is known only at its end
         self._first = "float" if clip == "rescale" else format
-        self._large = frames * channels * 4 > _WAV_LIMIT_BYTES
+        self._large = (frames or 0) * channels * _SAMPLE_BYTES > _WAV_LIMIT_BYTES
+        self._frames = 0  # in the current file
         self._scratch: list[Path] = []
         self.peak = 0.0
 
@@ -118,25 +121,27 @@ class AudioWriter:
     def _create(self, format: str) -> Any:
         import soundfile
 
+        self._current = format
         container, subtype, _ = FORMATS[format]
         if container == "WAV" and self._large:
             container = "RF64"
         path = self._target.with_name(f".apollo-{secrets.token_hex(8)}.part")
-        path.touch(exist_ok=False)
         self._scratch.append(path)
         try:
-            file = soundfile.SoundFile(
-                os.fsencode(path), "w", self._rate, self._channels, subtype, format=container
-            )
+            file = create_sound(str(path), self._rate, self._channels, subtype, format=container)
         except soundfile.LibsndfileError as error:
             raise WriteError(f"cannot be written: {error.error_string}") from error
         for key, value in self._tags.items():
             setattr(file, key, value)
+        self._frames = 0
         return file
 
     def _put(self, block: Tensor) -> None:
         import soundfile
 
+        self._frames += block.shape[1]
+        if not self._large and self._frames * self._channels * _SAMPLE_BYTES > _WAV_LIMIT_BYTES:
+            self._enlarge(block.shape[1])
         try:
             self._file.write(block.T.contiguous().numpy())
         except (soundfile.LibsndfileError, OSError) as error:
@@ -152,13 +157,26 @@ class AudioWriter:
                 raise WriteError(f"cannot be written: {_reason(error, self._target)}") from error
 
     def _rewrite(self, gain: float) -> None:
-        import soundfile
+        self._copy(self._format, gain)
+        self._close()
 
-        with soundfile.SoundFile(os.fsencode(self._scratch[-1])) as first:
-            self._file = self._create(self._format)
+    def _enlarge(self, num_new: int) -> None:
+        """Go on in a file of 64-bit sizes: there is more audio than was expected."""
+        self._large = True
+        format = self._current
+        if FORMATS[format][0] != "WAV":
+            return
+        self._close()
+        self._copy(format, 1.0)
+        self._frames += num_new
+
+    def _copy(self, format: str, gain: float) -> None:
+        """Begin a new file with the samples of the current one, which is deleted."""
+        with open_sound(str(self._scratch[-1])) as first:
+            self._file = self._create(format)
             while len(block := first.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
                 self._put(torch.from_numpy(block).T * gain)
-        self._close()
+        self._scratch.pop(-2).unlink()
 
 
 def _reason(error: Exception, target: Path) -> str:

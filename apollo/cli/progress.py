@@ -11,8 +11,8 @@ class ProgressBar:
         self._bar: Any = None
         self._enabled = sys.stderr.isatty()
 
-    def show(self, name: str, done: float, total: float) -> None:
-        """Update the bar to `done` of `total` seconds of a song."""
+    def show(self, name: str, done: float, total: float | None) -> None:
+        """Update the bar to `done` of `total` seconds of a song, None if unknown."""
         if not self._enabled:
             return
         if self._bar is None:
@@ -22,6 +22,7 @@ class ProgressBar:
                 self._enabled = False
                 return
             form = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
+            form = form if total else "{desc}: {n:.0f} s [{elapsed}]"
             self._bar = tqdm(total=total, desc=name[:40], file=sys.stderr, leave=False, bar_format=form)
         self._bar.update(done - self._bar.n)
 
