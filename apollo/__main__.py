@@ -190,7 +190,7 @@ def _restore(options: argparse.Namespace) -> int:
 
     bar = ProgressBar()
 
-    def progress(job: "SongJob", done: float, total: float) -> None:
+    def progress(job: "SongJob", done: float, total: float | None) -> None:
         bar.show(job.source.name, done, total)
 
     generator = _load(options) if any(is_pending(job, config) for job in jobs) else None

@@ -1,7 +1,7 @@
 """Headers of an MP3 stream: frames, bitrates, and the gapless tag with LAME's delay and padding.
 
 Sources: ISO/IEC 11172-3 and 13818-3 (frame header), the LAME Tag specification (delay and padding in three
-bytes at offset 21).
+bytes at offset 21), and the descriptions of the ID3v1, APE and Lyrics3 tags.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,8 @@ _BITRATES_KBPS = {  # by MPEG version: Layer III, indices 1 to 14
 }
 _SAMPLE_RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 _MONO = 3
+_ID3V1_BYTES = 128
+_LYRICS3V1_BYTES = 5_200
 Content = bytes | mmap
 
 
@@ -26,6 +28,7 @@ class Mp3Info:
         frames: Number of audio frames, without the tag's own frame.
         samples: Samples per channel that a gapless decoder returns; None without a gapless tag.
         missing_frames: Frames that the tag declares and the stream does not contain.
+        sections: Position in bytes and number of channels, from where on they or the sample rate are others.
     """
 
     sample_rate: int
@@ -33,20 +36,27 @@ class Mp3Info:
     frames: int
     samples: int | None
     missing_frames: int
+    sections: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
 class _Header:
     version: int
     sample_rate: int
+    channels: int
     bitrate_bps: int
     length: int
     samples: int
     side_info: int
 
 
+def is_frame(start: bytes) -> bool:
+    """Return whether these bytes can be the beginning of a Layer III frame."""
+    return len(start) >= 2 and start[0] == 0xFF and start[1] & 0xE6 == 0xE2
+
+
 def _header(stream: Content, at: int) -> _Header | None:
-    if at + 4 > len(stream) or stream[at] != 0xFF or stream[at + 1] & 0xE6 != 0xE2:
+    if at + 4 > len(stream) or not is_frame(stream[at : at + 2]):
         return None
     version_bits, protected = stream[at + 1] >> 3 & 3, not stream[at + 1] & 1
     bitrate_index, rate_index, padding = stream[at + 2] >> 4, stream[at + 2] >> 2 & 3, stream[at + 2] >> 1 & 1
@@ -61,6 +71,7 @@ def _header(stream: Content, at: int) -> _Header | None:
     return _Header(
         version,
         sample_rate,
+        1 if mono else 2,
         bitrate_bps,
         slots * bitrate_bps // sample_rate + padding,
         1152 if version == 1 else 576,
@@ -89,13 +100,41 @@ def parse(stream: Content) -> Mp3Info:
     tagged = tag[:4] in (b"Xing", b"Info")
     if tagged:
         at += first.length
-    frames, bits = 0, 0
+    frames, bits, form = 0, 0, None
+    sections = []
     while (header := _header(stream, at)) is not None and at + header.length <= len(stream):
+        if form != (header.sample_rate, header.channels):
+            form = header.sample_rate, header.channels
+            sections.append((at, header.channels))
         frames, bits, at = frames + 1, bits + header.bitrate_bps, at + header.length
     samples, missing = None, 0
     if tagged:
         samples, missing = _gapless(tag, first.samples, frames)
-    return Mp3Info(first.sample_rate, round(bits / frames) if frames else 0, frames, samples, missing)
+    bitrate_bps = round(bits / frames) if frames else 0
+    return Mp3Info(first.sample_rate, bitrate_bps, frames, samples, missing, tuple(sections))
+
+
+def find_end(stream: Content) -> int:
+    """Return where the tags begin that taggers append after the last frame: ID3v1, APE, Lyrics3."""
+    end = len(stream)
+    while (start := _before_tag(stream, end)) < end:
+        end = start
+    return end
+
+
+def _before_tag(stream: Content, end: int) -> int:
+    """Return where the tag begins that ends at `end`; `end` if none does."""
+    start = end
+    foot = stream[max(end - 32, 0) : end]
+    if end >= _ID3V1_BYTES and stream[end - _ID3V1_BYTES : end - _ID3V1_BYTES + 3] == b"TAG":
+        start = end - _ID3V1_BYTES
+    elif foot[:8] == b"APETAGEX":  # its size counts the footer, not the header
+        start = end - int.from_bytes(foot[12:16], "little") - (32 if foot[23] & 0x80 else 0)
+    elif foot[-9:] == b"LYRICS200" and foot[-15:-9].isdigit():
+        start = end - 15 - int(foot[-15:-9])
+    elif foot[-9:] == b"LYRICSEND":
+        start = stream.rfind(b"LYRICSBEGIN", max(end - _LYRICS3V1_BYTES, 0), end)
+    return start if start >= 0 else end
 
 
 def _gapless(tag: bytes, samples_per_frame: int, frames: int) -> tuple[int | None, int]:

@@ -1,8 +1,8 @@
 """Read audio files of any format, rate and channel count as a stream of blocks at one sample rate.
 
-libsndfile reads uncompressed files and FLAC at that rate; ffmpeg decodes and resamples the rest. MP3 is not
-read through soundfile, which seeks after every block: the bit reservoir is lost, and every block begins with
-wrong samples. A damaged file yields what can be decoded, and a warning about what is missing.
+libsndfile reads uncompressed files and FLAC of that rate and a known length; ffmpeg decodes and resamples the
+rest. Codings whose frames refer to the frames before, as MP3 in a WAV, are not read through soundfile, which
+seeks after every block. A damaged file yields what can be decoded, and a warning about what is missing.
 
 Shape legend: blocks are [channels, samples], float32.
 """
@@ -16,21 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apollo.audio.decoding import (
-    BLOCK_FORMATS,
-    MAX_CHANNELS,
-    MAX_SECONDS,
-    AudioError,
-    Decoder,
-    find_damage,
-    find_truncation,
-    probe,
-)
+from apollo.audio.containers import read_sample_bytes
+from apollo.audio.decoding import MAX_CHANNELS, MAX_SECONDS, AudioError, Decoder
 from apollo.audio.ffmpeg import find_ffmpeg
+from apollo.audio.parts import find_damage
+from apollo.audio.probing import describe_choice, find_missing_end, probe
 from apollo.audio.rejects import RejectKind
+from apollo.audio.soundfiles import open_sound, reads_in_pieces
 
 _PIECE_FRAMES = 4096
-_SLACK_SECONDS = 0.1  # containers round durations
 _TAGS = ("title", "artist", "album", "date", "tracknumber", "genre", "copyright")
 
 
@@ -54,9 +48,10 @@ class AudioReader:
         self.sample_rate = sample_rate
         self.channels = 0
         self.frames: int | None = None
-        self.estimated_frames = MAX_SECONDS * sample_rate
+        self.estimated_frames: int | None = None
         self.tags: dict[str, str] = {}
         self.warnings: list[str] = []
+        self._damaged = False
 
     def __enter__(self) -> "AudioReader":
         """Open the file.
@@ -78,29 +73,21 @@ class AudioReader:
         self._stack.close()
 
     def _open(self) -> None:
-        import soundfile
-
         self._sound: Any = None
         try:
             if not os.path.getsize(self.path):
                 raise AudioError("the file is empty", RejectKind.EMPTY)
-            if damage := find_damage(self.path):
-                self.warnings.append(damage)
+            self._check_header()
+            sound = open_sound(self.path)
         except OSError as error:
             raise AudioError(
                 f"cannot be opened: {os.strerror(error.errno or 0)}", RejectKind.UNOPENED
             ) from error
-        try:
-            sound = self._stack.enter_context(soundfile.SoundFile(os.fsencode(self.path)))
-        except soundfile.LibsndfileError:
-            sound = None
         if sound is not None:
+            self._stack.enter_context(sound)
             self.tags = {key: value for key in _TAGS if (value := getattr(sound, key, ""))}
-            if damage := find_truncation(sound.extra_info, os.path.getsize(self.path)):
-                self.warnings.append(damage)
-        if sound is not None and sound.samplerate == self.sample_rate and sound.format in BLOCK_FORMATS:
-            self._sound, self.channels = sound, sound.channels
-            self.frames = sound.frames if 0 < sound.frames < 1 << 40 else None
+        if sound is not None and sound.samplerate == self.sample_rate and reads_in_pieces(sound):
+            self._sound, self.channels, self.frames = sound, sound.channels, sound.frames
         else:
             self._open_decoder()
         if self.channels > MAX_CHANNELS:
@@ -110,13 +97,26 @@ class AudioReader:
         if self.frames is not None and self.frames > MAX_SECONDS * self.sample_rate:
             raise AudioError(f"longer than {MAX_SECONDS / 3600:.0f} hours", RejectKind.TOO_LONG)
 
+    def _check_header(self) -> None:
+        """Compare what the file declares with what it contains."""
+        with open(self.path, "rb") as stream:
+            samples = read_sample_bytes(stream, os.path.getsize(self.path))
+        damage = find_damage(self.path) or (None if samples is None else samples.find_truncation())
+        if damage:
+            self._warn_damaged(damage)
+        if samples is not None and (excess := samples.find_excess()):
+            self.warnings.append(excess)
+
     def _open_decoder(self) -> None:
         program = find_ffmpeg()
-        info = probe(self.path, program)
+        self._info = info = probe(self.path, program)
+        if choice := describe_choice(info, self.path, program):
+            self.warnings.append(choice)
         if info.seconds is not None:
             self.frames = round(info.seconds * self.sample_rate)
         if info.guessed_seconds is not None:
             self.estimated_frames = round(info.guessed_seconds * self.sample_rate)
+        self._program = program
         decoder = Decoder(self.path, program, sample_rate=self.sample_rate, stereo=None, strict=False)
         self._decoder = self._stack.enter_context(decoder)
         self.channels = decoder.channels
@@ -176,18 +176,31 @@ class AudioReader:
             yield torch.from_numpy(piece).T
 
     def _warn_truncated(self, num_read: int, reason: str) -> None:
-        if not self.warnings:
+        if not self._damaged:
             declared = "" if self.frames is None else f" of {self.frames / self.sample_rate:.2f}"
-            self.warnings.append(
+            self._warn_damaged(
                 f"truncated: ends after {num_read / self.sample_rate:.2f}{declared} s: {reason}"
             )
+
+    def _warn_damaged(self, damage: str) -> None:
+        self._damaged = True
+        self.warnings.append(damage)
 
     def _read_decoder(self, frames: int) -> Iterator[Tensor]:
         num_read = 0
         while block := self._decoder.read(frames):
             num_read += len(block) // (4 * self.channels)
             yield torch.frombuffer(bytearray(block), dtype=torch.float32).view(-1, self.channels).T
-        if message := self._decoder.error_message():
-            self.warnings.append(f"ffmpeg: {message}")
-        if self.frames is not None and num_read < self.frames - _SLACK_SECONDS * self.sample_rate:
-            self._warn_truncated(num_read, "no more samples")
+        self._check_end(num_read / self.sample_rate)
+
+    def _check_end(self, seconds: float) -> None:
+        """Warn of what ffmpeg reported, and of a missing end."""
+        initial = f"{self._info.sample_rate} Hz, {self._info.layout}"
+        if others := [format for format in self._decoder.messages.formats if format != initial]:
+            self.warnings.append(
+                f"changes midway from {initial} to {others[0]}: resampled, and mixed into the first channels"
+            )
+        if message := self._decoder.messages.summarize(self._info.pictures):
+            self._warn_damaged(f"ffmpeg: {message}")
+        if not self._damaged and (missing := find_missing_end(self._info, seconds, self.path, self._program)):
+            self._warn_damaged(missing)

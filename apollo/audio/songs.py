@@ -4,6 +4,7 @@ Memory does not grow with length. Inputs are never modified and outputs are writ
 cannot be restored is a result with a reason, and the others continue.
 """
 
+import logging
 import os
 import time
 from collections import Counter
@@ -13,8 +14,9 @@ from pathlib import Path
 
 import torch
 
-from apollo.audio.decoding import EXTENSIONS, AudioError
+from apollo.audio.decoding import AudioError
 from apollo.audio.ffmpeg import FfmpegError, FfmpegMissingError
+from apollo.audio.folders import describe_left_out, walk
 from apollo.audio.formats import CHUNK_SECONDS, FORMATS, SongsConfig
 from apollo.audio.reading import AudioReader
 from apollo.audio.rejects import RejectKind
@@ -23,6 +25,8 @@ from apollo.audio.writing import AudioWriter, WriteError
 from apollo.inference.streaming import StreamRestorer
 from apollo.model.generator import Generator
 from apollo.model.noise import NoiseOptions
+
+logger = logging.getLogger(__name__)
 
 _PICTURE = ".spectrogram.png"
 
@@ -110,7 +114,9 @@ def list_songs(inputs: Sequence[str], config: SongsConfig) -> tuple[dict[Path, P
         if not path.is_dir():
             found[path] = output
             continue
-        songs, unreadable = _walk(path, output)
+        songs, unreadable, others = walk(path, output)
+        if others:
+            logger.warning(describe_left_out(others))
         found |= {song: output / song.parent.relative_to(path) for song in songs}
         problems += [
             SongJob(folder, output, reason, RejectKind.UNOPENED) for folder, reason in unreadable.items()
@@ -118,11 +124,6 @@ def list_songs(inputs: Sequence[str], config: SongsConfig) -> tuple[dict[Path, P
         if not songs and not unreadable:
             problems.append(SongJob(path, output, "no audio files in this folder"))
     return found, problems
-
-
-def is_song(name: str) -> bool:
-    """Return whether a file below a folder is an audio file, by its name."""
-    return name.rpartition(".")[2].lower() in EXTENSIONS and not name.startswith(".")
 
 
 def name_results(found: Mapping[Path, Path], config: SongsConfig) -> list[SongJob]:
@@ -138,16 +139,6 @@ def name_results(found: Mapping[Path, Path], config: SongsConfig) -> list[SongJo
 
 def _absolute(path: str) -> Path:
     return Path(os.path.abspath(path))
-
-
-def _walk(folder: Path, output: Path) -> tuple[list[Path], dict[Path, str]]:
-    """Return the audio files below a folder, and the folders that cannot be read with the reasons."""
-    errors: list[OSError] = []
-    songs = []
-    for place, folders, files in os.walk(folder, onerror=errors.append):
-        folders[:] = sorted(name for name in folders if Path(place, name) != output)
-        songs += [Path(place, name) for name in sorted(files) if is_song(name)]
-    return songs, {Path(error.filename): error.strerror or str(error) for error in errors}
 
 
 def _target(song: Path, folder: Path, config: SongsConfig) -> Path:
@@ -202,7 +193,7 @@ def restore_songs(
     jobs: Sequence[SongJob],
     config: SongsConfig,
     *,
-    progress: Callable[[SongJob, float, float], None] | None = None,
+    progress: Callable[[SongJob, float, float | None], None] | None = None,
 ) -> Iterable[SongResult]:
     """Restore files one after the other.
 
@@ -210,7 +201,7 @@ def restore_songs(
         generator: On its device, at its precision; needed only when a job is pending.
         jobs: From `find_songs`.
         config: Options.
-        progress: Called while a file is restored, with the seconds done and in total.
+        progress: Called while a file is restored, with the seconds done and in total, if known.
 
     Yields:
         One result per job.
@@ -243,7 +234,7 @@ def _restore(
     job: SongJob,
     config: SongsConfig,
     outcome: SongResult,
-    progress: Callable[[SongJob, float, float], None] | None,
+    progress: Callable[[SongJob, float, float | None], None] | None,
 ) -> None:
     rate = generator.config.sample_rate
     device = next(generator.parameters()).device
@@ -268,7 +259,8 @@ def _restore(
                 restored, state = restorer.push(state, block.to(device))
                 _write(writer, pictures, block, restored.float().cpu())
                 if progress is not None:
-                    progress(job, state.received / rate, song.estimated_frames / rate)
+                    total = None if song.estimated_frames is None else song.estimated_frames / rate
+                    progress(job, state.received / rate, total)
             rest = restorer.finish(state).float().cpu()
             _write(writer, pictures, rest[:, :0], rest)
             outcome.gain = writer.commit()
@@ -276,10 +268,12 @@ def _restore(
         outcome.warnings, outcome.channels = song.warnings, song.channels
         outcome.samples, outcome.seconds = state.received, state.received / rate
     if pictures is not None:
+        title = os.fsencode(job.source.name).decode(errors="replace")
         try:
-            save_comparison(*pictures, title=job.source.name, target=job.target.with_suffix(_PICTURE))
-        except OSError as error:
-            outcome.warnings.append(f"the spectrogram cannot be written: {error.strerror or error}")
+            save_comparison(*pictures, title=title, target=job.target.with_suffix(_PICTURE))
+        except Exception as error:  # whatever a plotting library raises, the song is restored
+            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+            outcome.warnings.append(f"the spectrogram cannot be written: {reason}")
 
 
 def _write(

@@ -4,7 +4,6 @@ Shape legend: samples are [frames, channels], float32, 44,100 Hz unless noted.
 """
 
 import os
-import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +13,14 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from apollo.audio.decoding import BLOCK_FORMATS, AudioError, find_truncation
+from apollo.audio.containers import read_sample_bytes
+from apollo.audio.decoding import AudioError
 from apollo.audio.rejects import RejectKind
+from apollo.audio.soundfiles import has_length, is_lossless, reads_in_pieces
 from pipelines.schema import CHANNELS, SAMPLE_RATE
 from pipelines.storage.folder import is_uri, join, open_filesystem
 from pipelines.storage.object_store import StoreError, read_ranges, translate_store_errors
 
-_LOSSLESS_SUBTYPE = re.compile(r"PCM_|FLOAT|DOUBLE|ALAC")
 _OPEN_FILES = 256
 
 
@@ -31,10 +31,10 @@ class Probe:
     Args:
         sample_rate: Hz.
         channels: Number of channels.
-        frames: Samples per channel at the file's own rate.
+        frames: Samples per channel at the file's own rate, 0 if unknown.
         lossy: Whether its coding is lossy.
-        windowed: Whether it can be read exactly in windows as it is: uncompressed or FLAC, 44.1 kHz, mono or
-            stereo.
+        windowed: Whether it can be read exactly in windows as it is: uncompressed or FLAC of a known length,
+            44.1 kHz, mono or stereo.
     """
 
     sample_rate: int
@@ -113,24 +113,26 @@ def probe(path: str) -> Probe | None:
     """
     with open_source_file(path) as stream:
         size = stream.seek(0, os.SEEK_END)
-    if not size:
-        raise AudioError("the file is empty", RejectKind.EMPTY)
+        if not size:
+            raise AudioError("the file is empty", RejectKind.EMPTY)
+        samples = read_sample_bytes(stream, size)
+    if samples is not None and (damage := samples.find_truncation()):
+        raise AudioError(damage, RejectKind.DAMAGED)
     try:
         sound = open_soundfile(path)
     except AudioError:
         return None
     with sound:
-        if damage := find_truncation(sound.extra_info, size):
-            raise AudioError(damage, RejectKind.DAMAGED)
-        lossy = not _LOSSLESS_SUBTYPE.match(sound.subtype)
+        lossy = not is_lossless(sound)
         windowed = (
-            sound.format in BLOCK_FORMATS
+            reads_in_pieces(sound)
             and not lossy
             and sound.samplerate == SAMPLE_RATE
             and sound.channels <= CHANNELS
             and sound.seekable()
         )
-        return Probe(sound.samplerate, sound.channels, sound.frames, lossy, windowed)
+        frames = sound.frames if has_length(sound) else 0
+        return Probe(sound.samplerate, sound.channels, frames, lossy, windowed)
 
 
 def open_source_file(path: str) -> BinaryIO:

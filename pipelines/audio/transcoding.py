@@ -16,7 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import soundfile
 
-from apollo.audio.decoding import AudioError, Decoder, find_damage, probe
+from apollo.audio.decoding import AudioError, Decoder
+from apollo.audio.parts import find_damage
+from apollo.audio.probing import AudioInfo, find_missing_end, probe
 from apollo.audio.rejects import RejectKind
 from pipelines.audio.reading import Probe, open_binary, open_source_file
 from pipelines.schema import CHANNELS, SAMPLE_RATE
@@ -64,22 +66,30 @@ def transcode(path: str, *, cache: Folder, name: str, known: Probe | None, progr
         if damage := find_damage(source):
             raise AudioError(damage, RejectKind.DAMAGED)
         stream = probe(source, program)
-        seconds = stream.seconds
         target = os.path.join(scratch, "output.flac")
         frames = _decode(source, target, stream.layout, program)
-        if known is not None and _has_exact_length(known):
-            seconds = known.frames / known.sample_rate
-        if seconds is not None and abs(frames / SAMPLE_RATE - seconds) > _DURATION_SLACK_SECONDS:
-            raise AudioError(
-                f"damaged: {frames / SAMPLE_RATE:.2f} s could be decoded, {seconds:.2f} s expected",
-                RejectKind.DAMAGED,
-            )
+        if damage := _compare_length(frames / SAMPLE_RATE, known, stream, source, program):
+            raise AudioError(damage, RejectKind.DAMAGED)
         cache.put(name, target)
     return TranscodedFile(name, frames, stream.lossy)
 
 
+def _compare_length(
+    decoded: float, known: Probe | None, stream: AudioInfo, source: str, program: str
+) -> str | None:
+    """Return how the decoded seconds differ from those that the file declares, None if they do not."""
+    expected = stream.seconds
+    if known is not None and _has_exact_length(known):
+        expected = known.frames / known.sample_rate
+    elif expected is not None and decoded < expected and (stream.pictures or stream.num_streams > 1):
+        return find_missing_end(stream, decoded, source, program)
+    if expected is None or abs(decoded - expected) <= _DURATION_SLACK_SECONDS:
+        return None
+    return f"damaged: {decoded:.2f} s could be decoded, {expected:.2f} s expected"
+
+
 def _has_exact_length(known: Probe) -> bool:
-    return not known.lossy and 0 < known.frames < 1 << 40
+    return not known.lossy and known.frames > 0
 
 
 def _link_or_download(path: str, source: str) -> None:

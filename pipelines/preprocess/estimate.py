@@ -85,7 +85,7 @@ def _seconds(entry: Entry) -> float | None:
         known = reading.probe(entry.name)
     except AudioError:
         return 0.0
-    return known.frames / known.sample_rate if known else None
+    return known.frames / known.sample_rate if known and known.frames else None
 
 
 def _seconds_per_recipe(codec: CodecConfig) -> float:

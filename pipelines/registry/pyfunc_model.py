@@ -96,7 +96,7 @@ class RestorationModel(PythonModel):  # type: ignore[misc]
         from apollo.audio.decoding import AudioError
         from apollo.audio.songs import SongJob, restore_songs
 
-        def check(job: SongJob, done: float, total: float) -> None:
+        def check(job: SongJob, done: float, total: float | None) -> None:
             """Refuse a file as soon as it is too long, whatever its header claims."""
             if done > self._max_seconds:
                 raise AudioError(f"longer than {self._max_seconds:g} s")

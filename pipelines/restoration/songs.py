@@ -4,6 +4,7 @@
 (`/s3:/bucket/album/song.mp3`), so that templates, collisions and folders work alike everywhere.
 """
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,12 +12,15 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 
+from apollo.audio.folders import describe_left_out, is_song
 from apollo.audio.formats import SongsConfig
 from apollo.audio.rejects import RejectKind
-from apollo.audio.songs import SongJob, is_song, list_songs, name_results
+from apollo.audio.songs import SongJob, list_songs, name_results
 from pipelines.errors import UsageError
 from pipelines.storage.folder import Folder, is_uri, join, open_filesystem
 from pipelines.storage.object_store import translate_store_errors
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +99,19 @@ def _list_remote_songs(location: str, output: Path) -> Iterator[tuple[Path, Path
         if root == output:
             raise UsageError(f"{location}: the output is also an input; results would be restored again")
         entries = Folder(location).entries(recursive=True)
+    others = []
     for entry in entries:
         place = root / entry.name
-        if is_song(place.name) and not place.is_relative_to(output):
+        if place.is_relative_to(output) or place.name.startswith("."):
+            continue
+        if not is_song(place.name):
+            others.append(place.name)
+        else:
             source = join(location, entry.name)
             song = SongTask(source=source, source_bytes=entry.size, source_mtime_ns=entry.mtime_ns)
             yield place, output / place.parent.relative_to(root), song
+    if others:
+        logger.warning(describe_left_out(others))
 
 
 def _make_task(job: SongJob, stored: dict[Path, SongTask], output: Path) -> SongTask:

@@ -1,0 +1,161 @@
+"""Sizes that the headers of uncompressed files declare, and the bytes that are there.
+
+Sources: the chunk structures of RIFF/WAVE (with RF64 and BW64, EBU Tech 3306), AIFF, CAF and Wave64, and the
+header of AU. They are read here, not from a decoder's messages, which repeat what a file's tags say.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import BinaryIO
+
+_UNKNOWN_32 = range(0x7FFF_0000, 1 << 32)  # writers to pipes leave the largest value, or nearly
+_UNKNOWN_64 = 1 << 62
+_TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")
+_SOME_BYTES = 4096  # fewer after the samples are padding, or a leftover of an editor
+_MAX_CHUNKS = 10_000
+
+
+@dataclass(frozen=True)
+class _Structure:
+    """Form of a file's chunks.
+
+    Args:
+        first: Position of the first chunk.
+        samples: Identifier of the chunk that has the samples.
+        header: Form of a chunk's header: identifier and size.
+        includes_header: Whether the size counts the header.
+        alignment: Chunks begin at multiples of this many bytes.
+        prefix: Bytes in front of the samples within their chunk.
+    """
+
+    first: int
+    samples: bytes
+    header: str
+    includes_header: bool = False
+    alignment: int = 2
+    prefix: int = 0
+
+
+_STRUCTURES = {  # by the file's first bytes
+    b"RIFF": _Structure(12, b"data", "<4sI"),
+    b"RF64": _Structure(12, b"data", "<4sI"),
+    b"BW64": _Structure(12, b"data", "<4sI"),
+    b"RIFX": _Structure(12, b"data", ">4sI"),
+    b"FORM": _Structure(12, b"SSND", ">4sI", prefix=8),
+    b"caff": _Structure(8, b"data", ">4sq", alignment=1, prefix=4),
+    b"riff": _Structure(40, b"data", "<4s12xQ", includes_header=True, alignment=8),
+}
+
+
+@dataclass(frozen=True)
+class SampleBytes:
+    """Bytes of samples of an uncompressed file.
+
+    Args:
+        declared: What the header declares; None if it says that it does not know.
+        present: What is there of them, or up to the end of the file where nothing or 0 is declared.
+        extra: Bytes after them that belong to no chunk.
+    """
+
+    declared: int | None
+    present: int
+    extra: int = 0
+
+    def find_truncation(self) -> str | None:
+        """Return that the file ends before its samples do, None if it does not."""
+        if self.declared is None or self.declared <= self.present:
+            return None
+        return f"truncated: header declares {self.declared} bytes of samples, {self.present} are present"
+
+    def find_excess(self) -> str | None:
+        """Return that the file seems to have more samples than its header declares, None if it does not."""
+        if self.declared == 0 and self.present:
+            return f"unfinished: header declares no samples; the {self.present} bytes present were read"
+        if not self.extra:
+            return None
+        return (
+            f"header declares {self.declared} bytes of samples, {self.extra} bytes of unknown content follow "
+            "and were left out: they may be more samples, as in files over 4 GiB with 32-bit sizes"
+        )
+
+
+def read_sample_bytes(stream: BinaryIO, size: int) -> SampleBytes | None:
+    """Compare a header with the file.
+
+    Args:
+        stream: The file, seekable.
+        size: Its size in bytes.
+
+    Returns:
+        None for files of other formats, and for those without samples.
+    """
+    stream.seek(0)
+    start = stream.read(12)
+    if start[:4] == b".snd" and len(start) == 12:
+        offset, declared = struct.unpack(">4xII", start)
+        return SampleBytes(None if declared == 0xFFFF_FFFF else declared, max(size - offset, 0))
+    structure = _STRUCTURES.get(start[:4])
+    return None if structure is None else _read_chunks(stream, size, structure)
+
+
+def _read_chunks(stream: BinaryIO, size: int, structure: _Structure) -> SampleBytes | None:
+    at, long_size = structure.first, None
+    for _ in range(_MAX_CHUNKS):
+        chunk = _read_header(stream, at, structure)
+        if chunk is None:
+            return None
+        name, length, content = chunk
+        if name == b"ds64":
+            fields = stream.read(16)
+            long_size = struct.unpack_from("<8xQ", fields)[0] if len(fields) == 16 else None
+        if name == structure.samples:
+            if length == 0xFFFF_FFFF and long_size is not None:
+                length = long_size
+            return _measure(stream, size, structure, content, length)
+        at = _next_chunk(content, length, structure)
+        if at >= size:
+            return None
+    return None
+
+
+def _read_header(stream: BinaryIO, at: int, structure: _Structure) -> tuple[bytes, int, int] | None:
+    """Return name, length and position of a chunk's content."""
+    stream.seek(at)
+    width = struct.calcsize(structure.header)
+    header = stream.read(width)
+    if len(header) < width:
+        return None
+    name, length = struct.unpack(structure.header, header)
+    return name, length - (width if structure.includes_header else 0), at + width
+
+
+def _next_chunk(content: int, length: int, structure: _Structure) -> int:
+    return -(-(content + max(length, 0)) // structure.alignment) * structure.alignment
+
+
+def _measure(stream: BinaryIO, size: int, structure: _Structure, content: int, length: int) -> SampleBytes:
+    present = max(size - content - structure.prefix, 0)
+    unknown = length < 0 or length > _UNKNOWN_64
+    if unknown or ("I" in structure.header and length in _UNKNOWN_32 and length > size):
+        return SampleBytes(None, present)
+    declared = max(length - structure.prefix, 0)
+    extra = _find_extra(stream, size, structure, _next_chunk(content, length, structure))
+    if length == 0:
+        return SampleBytes(0, max(extra - structure.prefix, 0))
+    return SampleBytes(declared, min(declared, present), extra)
+
+
+def _find_extra(stream: BinaryIO, size: int, structure: _Structure, at: int) -> int:
+    """Return how many bytes follow the samples that are neither chunks nor tags."""
+    for _ in range(_MAX_CHUNKS):
+        chunk = _read_header(stream, at, structure)
+        if chunk is None:
+            return 0
+        name, length, content = chunk
+        if not (name.isascii() and name.decode("latin-1").isprintable() and 0 <= length <= size - content):
+            break
+        at = _next_chunk(content, length, structure)
+    if size - at < _SOME_BYTES:
+        return 0
+    stream.seek(at)
+    return 0 if stream.read(16).startswith(_TAGS) else size - at

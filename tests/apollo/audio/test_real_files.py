@@ -1,0 +1,338 @@
+"""Files as people have them: every sample is read, and what headers say is checked, what tags say ignored."""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from numpy.typing import NDArray
+
+from apollo.audio.ffmpeg import find_ffmpeg
+from apollo.audio.probing import probe
+from apollo.audio.reading import AudioReader
+from apollo.audio.soundfiles import needs_libsndfile, open_sound, reads_in_pieces
+from tests.support.datasets import encode, music, write
+
+RATE = 44_100
+NO_TAGS = ("-id3v2_version", "0")
+
+
+def read(path: Path) -> tuple[NDArray[np.float32], list[str]]:
+    """Return all samples [frames, channels] and the warnings."""
+    with AudioReader(str(path), RATE) as song:
+        blocks = list(song.blocks(RATE))
+        return torch.cat(blocks, 1).numpy().T, song.warnings
+
+
+def tone(seconds: float, rate: int = RATE, channels: int = 2) -> NDArray[np.float64]:
+    time = np.arange(round(seconds * rate)) / rate
+    return 0.3 * np.repeat(np.sin(2 * np.pi * 1_000 * time)[:, None], channels, 1)
+
+
+def id3(*frames: tuple[bytes, bytes]) -> bytes:
+    """Build an ID3v2.3 tag."""
+    body = b"".join(name + struct.pack(">IH", len(content), 0) + content for name, content in frames)
+    return b"ID3\x03\x00\x00" + bytes((len(body) >> shift) & 0x7F for shift in (21, 14, 7, 0)) + body
+
+
+def mp3(folder: Path, seed: int = 1, *options: str) -> bytes:
+    """Return one second of MP3 without tags."""
+    wav = write(folder / "plain.wav", music(seed, 1.0))
+    return encode(wav, folder / "plain.mp3", "-b:a", "64k", *NO_TAGS, *options).read_bytes()
+
+
+LIE = "Stream #0:0: Audio: flac, 96000 Hz, mono"
+
+
+def test_nothing_that_a_tag_says_is_a_fact(tmp_path: Path) -> None:
+    body, line = mp3(tmp_path), b"\n  Duration: 09:00:00.00, start: 0.0, bitrate: 1 kb/s\n  " + LIE.encode()
+    output = b"\n[info] Output #0, wav, to 'pipe:1':\n[aist @ 0x1] [error] damaged\n"
+    songs = {
+        "title.mp3": id3((b"TIT2", b"\x00" + LIE.encode())) + body,
+        "name.mp3": id3((b"TXXX", b"\x00x" + line + b"\x00value")) + body,  # the name of a tag
+        "messages.mp3": id3((b"TXXX", b"\x00x" + output + b"\x00value")) + body,
+        "new\n  Duration: 09:00:00.00, start: 0.mp3": body,
+    }
+    for name, content in songs.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        info = probe(str(path), find_ffmpeg())
+        assert (info.codec, info.lossy, info.sample_rate, info.layout) == ("mp3", True, RATE, "stereo"), name
+        assert info.seconds is None or info.seconds < 2, name
+        samples, warnings = read(path)
+        assert (len(samples), warnings) == (RATE, []), name
+
+
+def test_a_tag_of_a_wav_does_not_make_it_truncated(tmp_path: Path) -> None:
+    path = tmp_path / "song.wav"
+    with soundfile.SoundFile(path, "w", RATE, 2, "PCM_16") as file:
+        file.title = "x\ndata : 999999999"
+        file.write(music(1, 1.0))
+    samples, warnings = read(path)
+    assert (len(samples), warnings) == (RATE, [])
+
+
+def codings() -> list[tuple[str, str]]:
+    """Return all formats and codings that libsndfile knows by their content."""
+    headerless = ("RAW", "SD2")
+    return [
+        (format, coding)
+        for format in soundfile.available_formats()
+        for coding in soundfile.available_subtypes(format)
+        if format not in headerless
+    ]
+
+
+def _write_coding(path: Path, format: str, coding: str) -> bool:
+    for channels, rate in ((2, RATE), (1, RATE), (1, 8_000)):
+        try:
+            soundfile.write(path, music(1, 1.0, rate, channels), rate, format=format, subtype=coding)
+        except (soundfile.LibsndfileError, ValueError):
+            continue
+        return True
+    return False
+
+
+def test_what_is_read_in_pieces_is_exact_in_pieces_of_every_coding(tmp_path: Path) -> None:
+    path, piecewise = tmp_path / "song", set()
+    for format, coding in codings():
+        if not _write_coding(path, format, coding):
+            continue
+        with open_sound(str(path), sequentially=True) as sound:
+            whole = sound.read(sound.frames, dtype="float32", always_2d=True)
+        with open_sound(str(path), sequentially=True) as sound:
+            pieces = []
+            while len(piece := sound.read(1_000, dtype="float32", always_2d=True)):
+                pieces.append(piece)
+            np.testing.assert_array_equal(np.concatenate(pieces), whole, err_msg=f"{format} {coding}")
+        with open_sound(str(path)) as sound:
+            if not reads_in_pieces(sound):
+                continue
+            piecewise.add(coding)
+            for start in (5_000, 0, 4_999, 7_000, 100):
+                sound.seek(start)
+                window = sound.read(777, dtype="float32", always_2d=True)
+                np.testing.assert_array_equal(
+                    window, whole[start : start + 777], err_msg=f"{format} {coding}"
+                )
+    assert {"PCM_16", "PCM_24", "FLOAT", "ULAW", "ALAC_16"} <= piecewise
+    assert not {"MPEG_LAYER_III", "VORBIS", "OPUS", "GSM610", "DWVW_16", "G721_32"} & piecewise
+
+
+@pytest.mark.parametrize("coding", ["DWVW_16", "GSM610", "G721_32", "NMS_ADPCM_32"])
+def test_codings_that_only_libsndfile_knows_are_read_by_it(tmp_path: Path, coding: str) -> None:
+    format = {"DWVW_16": "AIFF", "G721_32": "AU"}.get(coding, "WAV")
+    path = write(tmp_path / "song", music(1, 1.0, channels=1), subtype=coding, format=format)
+    with open_sound(str(path), sequentially=True) as sound:
+        assert needs_libsndfile(sound)
+        expected = sound.read(sound.frames, dtype="float32", always_2d=True)
+    samples, warnings = read(path)
+    np.testing.assert_array_equal(samples, expected)
+    assert warnings == []
+
+
+def test_mp3_in_a_wav_is_read_without_gaps(tmp_path: Path) -> None:
+    wav = write(tmp_path / "in.wav", music(3, 6.0))
+    path = encode(wav, tmp_path / "low.wav", "-c:a", "libmp3lame", "-b:a", "32k")
+    expected = encode(path, tmp_path / "decoded.wav", "-c:a", "pcm_f32le")
+    samples, warnings = read(path)
+    np.testing.assert_allclose(samples, soundfile.read(expected, dtype="float32")[0], atol=1e-5)
+    assert warnings == []
+
+
+def test_a_flac_from_a_pipe_keeps_every_sample(tmp_path: Path) -> None:
+    samples = music(1, 1.3)
+    path = encode(write(tmp_path / "in.wav", samples), tmp_path / "song.flac")
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0  # the number of samples: 36 bits of the STREAMINFO
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    found, warnings = read(path)
+    np.testing.assert_allclose(found, samples, atol=2**-15)
+    assert warnings == []
+
+
+def _with_data_size(wav: Path, target: Path, size: int) -> Path:
+    content = bytearray(wav.read_bytes())
+    at = content.find(b"data")
+    content[at + 4 : at + 8] = struct.pack("<I", size)
+    if size == 0:
+        content[4:8] = bytes(4)
+    target.write_bytes(content)
+    return target
+
+
+def test_more_samples_than_a_header_declares_are_told(tmp_path: Path) -> None:
+    wav = write(tmp_path / "in.wav", music(1, 1.0))
+    samples, warnings = read(_with_data_size(wav, tmp_path / "less.wav", RATE))
+    assert len(samples) == RATE // 4
+    assert len(warnings) == 1
+    assert f"header declares {RATE} bytes of samples, {3 * RATE} bytes of unknown content" in warnings[0]
+
+
+@pytest.mark.parametrize("follows", ["LIST chunk", "ID3v1 tag", "padding", "id3 tag with a picture"])
+def test_what_may_follow_the_samples_is_no_warning(tmp_path: Path, follows: str) -> None:
+    wav = write(tmp_path / "in.wav", music(1, 1.0))
+    tail = {
+        "LIST chunk": b"LIST" + struct.pack("<I", 6_000) + b"INFO" + bytes(5_996),
+        "ID3v1 tag": b"TAG" + bytes(125),
+        "padding": bytes(2_000),
+        "id3 tag with a picture": id3((b"APIC", bytes(20_000))),
+    }[follows]
+    wav.write_bytes(wav.read_bytes() + tail)
+    samples, warnings = read(wav)
+    assert (len(samples), warnings) == (RATE, [])
+
+
+@pytest.mark.parametrize("rate", [RATE, 48_000])
+def test_an_unfinished_wav_is_read_to_its_end_with_a_warning(tmp_path: Path, rate: int) -> None:
+    wav = write(tmp_path / "in.wav", music(1, 1.0, rate), rate)
+    samples, warnings = read(_with_data_size(wav, tmp_path / "unfinished.wav", 0))
+    np.testing.assert_array_equal(samples, read(wav)[0])
+    assert len(warnings) == 1
+    assert "unfinished: header declares no samples" in warnings[0]
+
+
+def _level_db(samples: NDArray[np.float32]) -> float:
+    return float(20 * np.log10(np.sqrt(np.mean(np.square(samples))) * np.sqrt(2) / 0.3))
+
+
+def _pitch_hz(samples: NDArray[np.float32]) -> float:
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
+    return float(np.argmax(spectrum) * RATE / len(samples))
+
+
+@pytest.mark.parametrize("extension", ["mp3", "ogg", "opus"])
+def test_every_part_of_a_joined_file_keeps_level_pitch_and_channels(tmp_path: Path, extension: str) -> None:
+    """Stereo, mono, another rate, as a dump of a radio stream has them."""
+    forms = (
+        ((2, RATE), (1, RATE), (2, 22_050), (1, 22_050))
+        if extension != "opus"
+        else ((1, 48_000), (2, 48_000))
+    )
+    for number, order in enumerate((forms, forms[::-1])):
+        path = tmp_path / f"joined{number}.{extension}"
+        content = b""
+        for serial, (channels, rate) in enumerate(order):
+            wav = write(tmp_path / "in.wav", tone(1.0, rate, channels), rate)
+            options = ("-b:a", "64k", *NO_TAGS, "-write_xing", "0")
+            if extension != "mp3":
+                quality = ("-b:a", "96k") if extension == "opus" else ("-c:a", "libvorbis", "-q:a", "4")
+                options = (*quality, "-serial_offset", str(serial + 1))
+            content += encode(wav, tmp_path / f"part.{extension}", *options).read_bytes()
+        path.write_bytes(content)
+        samples, warnings = read(path)
+        assert warnings == []
+        assert samples.shape[1] == 2
+        assert len(samples) == pytest.approx(len(order) * RATE, abs=len(order) * 3_000)
+        for part in range(len(order)):
+            at = round((part + 0.5) * len(samples) / len(order))
+            for channel in (0, 1):
+                inner = samples[at - 9_000 : at + 9_000, channel]
+                assert _level_db(inner) == pytest.approx(0, abs=0.7), (order, part, channel)
+                assert _pitch_hz(inner) == pytest.approx(1_000, abs=3), (order, part, channel)
+
+
+def test_a_change_within_another_format_is_said(tmp_path: Path) -> None:
+    content = b""
+    for channels in (2, 1):
+        wav = write(tmp_path / "in.wav", tone(1.0, RATE, channels))
+        content += encode(wav, tmp_path / "part.aac", "-b:a", "96k").read_bytes()
+    (tmp_path / "song.aac").write_bytes(content)
+    samples, warnings = read(tmp_path / "song.aac")
+    assert len(samples) > 1.9 * RATE
+    assert "changes midway from 44100 Hz, stereo to 44100 Hz, mono" in warnings[0]
+
+
+@pytest.mark.parametrize("rate", [RATE, 48_000])
+def test_a_free_format_mp3_is_read_by_the_other_reader(tmp_path: Path, rate: int) -> None:
+    wav = write(tmp_path / "in.wav", music(1, 1.0, rate), rate)
+    plain = encode(wav, tmp_path / "plain.mp3", "-b:a", "128k", *NO_TAGS, "-write_xing", "0")
+    content = bytearray(plain.read_bytes())
+    at = 0
+    while at < len(content) - 4:
+        frame = 144 * 128_000 // rate + (content[at + 2] >> 1 & 1)
+        content[at + 2] &= 0x0F  # bitrate index 0
+        at += frame
+    (tmp_path / "free.mp3").write_bytes(content)
+    samples, warnings = read(tmp_path / "free.mp3")
+    expected, _ = read(plain)
+    length = min(len(samples), len(expected))
+    assert length == pytest.approx(RATE, abs=4_000)
+    np.testing.assert_allclose(samples[3_000 : length - 3_000], expected[3_000 : length - 3_000], atol=1e-3)
+    assert warnings == []
+
+
+def _end_tags() -> dict[str, bytes]:
+    item = struct.pack("<II", 8, 0) + b"REPLAYGAIN_TRACK_GAIN\x00-6.50 dB"
+    foot = b"APETAGEX" + struct.pack("<III", 2_000, len(item) + 32, 1)
+    ape = item + foot + bytes(12)
+    ape_with_header = foot + struct.pack("<I", 0xA000_0000) + bytes(8) + item + foot
+    ape_with_header += struct.pack("<I", 0x8000_0000) + bytes(8)
+    inner = b"LYRICSBEGIN" + b"IND0000300" + b"LYR00020la la la la la la la"
+    id3v1 = b"TAG" + b"Title".ljust(30, b"\0") + bytes(95)
+    return {
+        "id3v1": id3v1,
+        "ape": ape,
+        "ape with header and id3v1": ape_with_header + id3v1,
+        "lyrics3v1": b"LYRICSBEGIN" + b"la " * 50 + b"LYRICSEND" + id3v1,
+        "lyrics3v2": inner + b"%06d" % len(inner) + b"LYRICS200" + id3v1,
+        "all": ape + inner + b"%06d" % len(inner) + b"LYRICS200" + id3v1,
+    }
+
+
+@pytest.mark.parametrize("name", _end_tags())
+def test_a_tag_behind_the_last_frame_is_no_damage(tmp_path: Path, name: str) -> None:
+    body = mp3(tmp_path)
+    (tmp_path / "song.mp3").write_bytes(body + _end_tags()[name])
+    samples, warnings = read(tmp_path / "song.mp3")
+    np.testing.assert_array_equal(samples, read(tmp_path / "plain.mp3")[0])
+    assert warnings == []
+
+
+def test_a_damaged_cover_is_no_damage_of_the_song(tmp_path: Path) -> None:
+    picture = b"\xff\xd8\xff\xe0\x00\x10JFIF\x00" + np.random.default_rng(0).bytes(100_000)
+    (tmp_path / "song.mp3").write_bytes(
+        id3((b"APIC", b"\x00image/jpeg\x00\x03\x00" + picture)) + mp3(tmp_path)
+    )
+    samples, warnings = read(tmp_path / "song.mp3")
+    assert (len(samples), warnings) == (RATE, [])
+
+
+def _film(path: Path, seconds: float, *options: str) -> Path:
+    wav = write(path.with_suffix(".wav"), music(1, 2.0))
+    picture = ("-f", "lavfi", "-i", f"color=black:s=64x64:r=10:d={seconds}")
+    # behind the first input, which `encode` names
+    return encode(wav, path, *picture, "-c:v", "mpeg4", "-map", "0:a", "-map", "1:v", *options)
+
+
+@pytest.mark.parametrize("extension", ["mp4", "mkv"])
+def test_a_picture_longer_than_the_sound_is_no_missing_end(tmp_path: Path, extension: str) -> None:
+    film = _film(tmp_path / f"film.{extension}", 5.0)
+    samples, warnings = read(film)
+    assert len(samples) == pytest.approx(2 * RATE, abs=3_000)
+    assert warnings == []
+    film.write_bytes(film.read_bytes()[: film.stat().st_size // 2])
+    if extension == "mkv":  # an MP4 without its index at the end cannot be read at all
+        assert read(film)[1]
+
+
+def test_of_several_languages_the_one_taken_is_named(tmp_path: Path) -> None:
+    wav, other = write(tmp_path / "a.wav", music(1, 1.0)), write(tmp_path / "b.wav", music(2, 1.0))
+    tags = ("-metadata:s:a:0", "language=fra", "-metadata:s:a:1", "language=eng")
+    film = encode(
+        wav, tmp_path / "film.mka", "-i", str(other), "-map", "0", "-map", "1", "-c:a", "flac", *tags
+    )
+    samples, warnings = read(film)
+    np.testing.assert_allclose(samples, music(1, 1.0), atol=2**-15)
+    assert warnings == ["contains 2 audio streams: only the first was read (its tag says language fra)"]
+
+
+@pytest.mark.parametrize("length", [2_100, 40_000, 150_000])
+def test_long_tags_do_not_hide_the_samples(tmp_path: Path, length: int) -> None:
+    title = b"\x00" + b"lorem ipsum " * (length // 12)
+    (tmp_path / "song.mp3").write_bytes(id3((b"TIT2", title), (b"TCOP", title)) + mp3(tmp_path))
+    samples, warnings = read(tmp_path / "song.mp3")
+    assert (len(samples), warnings) == (RATE, [])
