@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-faults lint docs audit bench hosts clean
+.PHONY: setup demo test test-faults fuzz lint docs audit bench hosts clean
 
 setup: $(READY)
 
@@ -28,6 +28,10 @@ test: $(READY)
 test-faults: $(READY)
 	$(BIN)/python -m pytest tests/faults tests/pipelines/audio/test_codec.py tests/pipelines/runtime/test_observed_runs.py tests/pipelines/cluster/test_placement_run.py \
 		tests/pipelines/audio/test_visqol.py --timeout 900
+
+# An hour of files with mutated headers and tags; a failure names its seed.
+fuzz: $(READY)
+	APOLLO_FUZZ_SECONDS=3600 $(BIN)/python -m pytest tests/faults/test_fuzz.py --timeout 7200
 
 lint: $(READY)
 	$(BIN)/ruff check .

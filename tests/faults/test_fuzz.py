@@ -1,0 +1,111 @@
+"""Mutated headers and tags: every file is restored, or fails with a reason: no crash, hang or wrong exit.
+
+APOLLO_FUZZ_SECONDS (`make fuzz`: an hour) goes on with other seeds. A failure names the seed; the files of a
+seed are always the same.
+"""
+
+import json
+import os
+import random
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from tests.support import restoration_jobs
+from tests.support.datasets import encode, music, write
+
+SECONDS = 0.4
+FILES = {  # ten small files: ffmpeg's options
+    "a.wav": (),
+    "b.flac": (),
+    "c.mp3": ("-b:a", "64k", "-metadata", "title=a title", "-metadata", "artist=somebody"),
+    "d.ogg": ("-c:a", "libvorbis", "-metadata", "title=a title"),
+    "e.opus": ("-c:a", "libopus"),
+    "f.m4a": ("-c:a", "aac", "-movflags", "faststart", "-metadata", "title=a title"),
+    "g.mka": ("-c:a", "flac", "-metadata", "title=a title"),
+    "h.aiff": (),
+    "i.caf": (),
+    "j.wv": (),
+}
+MUTANTS = 10  # of each file
+START, END = 600, 200  # headers and tags are here
+MOST_SECONDS = 60.0
+NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFE, 0xFFFF_FFFF)
+
+
+def _mutate(content: bytes, chance: random.Random) -> bytes:
+    changed = bytearray(content)
+    for _ in range(chance.choice((1, 1, 2, 4, 16))):
+        near_end = chance.random() < 0.2
+        at = len(changed) - chance.randrange(1, END) if near_end else chance.randrange(START)
+        at = max(min(at, len(changed) - 1), 0)
+        kind = chance.randrange(6)
+        if kind == 0:
+            changed[at] ^= 1 << chance.randrange(8)
+        elif kind == 1:
+            changed[at : at + 4] = struct.pack(chance.choice("<>") + "I", chance.choice(NUMBERS))
+        elif kind == 2:
+            changed[at : at + chance.randrange(1, 9)] = chance.randbytes(chance.randrange(9))
+        elif kind == 3:
+            del changed[at : at + chance.randrange(1, 40)]
+        elif kind == 4:
+            changed[at:at] = changed[at : at + chance.randrange(1, 200)]
+        else:
+            changed[at:at] = b"\n  Duration: 99:00:00.00, start: 0\n  Stream #0:0: Audio: flac, 1 Hz, mono"
+    return bytes(changed)
+
+
+def _write_mutants(folder: Path, originals: Path, seed: int) -> None:
+    folder.mkdir()
+    chance = random.Random(seed)
+    for path in sorted(originals.iterdir()):
+        for number in range(MUTANTS):
+            (folder / f"{number}-{path.name}").write_bytes(_mutate(path.read_bytes(), chance))
+
+
+def _restore(folder: Path, output: Path, weights: Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "apollo", "restore", str(folder), "-o", str(output), "--json"]
+    command += ["--checkpoint", str(weights), "--device", "cpu"]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=900, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+
+
+def _check(result: "subprocess.CompletedProcess[str]", output: Path) -> None:
+    assert "Traceback" not in result.stderr, result.stderr[-3_000:]
+    assert result.returncode in (0, 1, 3), (result.returncode, result.stderr[-3_000:])
+    songs = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(songs) == len(FILES) * MUTANTS
+    failed = [song for song in songs if song["status"] == "failed"]
+    assert result.returncode == (0 if not failed else 1 if len(failed) == len(songs) else 3)
+    assert all(song["reason"] and song["reason"].isprintable() for song in failed)
+    for song in songs:
+        assert song["elapsed_seconds"] < MOST_SECONDS, song
+        if song["status"] == "restored":
+            assert soundfile.info(song["output"]).frames == song["samples"] > 0, song
+    assert len(list(output.iterdir())) == len(songs) - len(failed)
+
+
+@pytest.mark.timeout(7_200)
+def test_mutated_headers_and_tags_are_restored_or_refused(tmp_path: Path) -> None:
+    weights = restoration_jobs.save_generator(tmp_path / "weights")
+    wav = write(tmp_path / "in.wav", music(1, SECONDS))
+    for name, options in FILES.items():
+        encode(wav, tmp_path / "originals" / name, *options)
+    end = time.monotonic() + float(os.environ.get("APOLLO_FUZZ_SECONDS", "0"))
+    seed = 0 if end < time.monotonic() + 1 else int(time.time())
+    while True:
+        print(f"seed {seed}")
+        folder, output = tmp_path / f"songs {seed}", tmp_path / f"out {seed}"
+        _write_mutants(folder, tmp_path / "originals", seed)
+        _check(_restore(folder, output, weights), output)
+        for path in (*folder.iterdir(), *output.iterdir()):
+            path.unlink()
+        seed += 1
+        if time.monotonic() > end:
+            return
