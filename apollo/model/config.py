@@ -5,7 +5,7 @@ Where the paper is silent or contradicts itself, the defaults are the released n
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -209,13 +209,14 @@ def _check_keys(owner: type, values: Mapping[str, Any], what: str) -> dict[str, 
     return dict(values)
 
 
+_COMPACT = GeneratorConfig(
+    dim=192, layers=8, trunk="frame_convolution", output="mask_and_noise", noise_limit=0.15
+)
 PRESETS = {
     "released": GeneratorConfig(),
     "paper-bands": GeneratorConfig(bands="paper"),
     "demo": GeneratorConfig(dim=48, layers=2, output="correction"),
     "causal": GeneratorConfig(dim=64, layers=3, causal=True, output="correction"),
-    COMPACT: GeneratorConfig(dim=192, layers=8, trunk="frame_convolution", output="mask_and_noise"),
-    "compact-causal": GeneratorConfig(
-        dim=192, layers=8, trunk="frame_convolution", output="mask_and_noise", causal=True
-    ),
+    COMPACT: _COMPACT,
+    "compact-causal": replace(_COMPACT, causal=True),
 }

@@ -105,11 +105,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     if gan_config.is_adversarial(0):
         discriminator = Discriminator(discriminator).to(context.device)
+    if initial is not None and gan_config.has_adversarial_loss:
+        logging.getLogger("apollo").warning(
+            "the discriminator starts anew: an untrained one misleads a trained generator. Consider "
+            "--discriminator-warmup-steps 2000, in which it learns alone"
+        )
     options.output.mkdir(parents=True, exist_ok=True)
     callbacks = _FileCallbacks(options.output, context.rank, history=options.history)
     try:
         result = fit(
-            Gan(generator.to(context.device), discriminator, gan_config, context),
+            Gan(generator.to(context.device), discriminator, gan_config, context, seed=fit_config.seed),
             source,
             fit_config,
             output=options.output,

@@ -53,9 +53,10 @@ class GanConfig:
         micro_batch: Examples per forward pass of a rank; more are accumulated.
         precision: `float32`, or `bfloat16` for matrix products and the discriminator's convolutions. Residual
             stream, transforms and losses are always float32.
-        compile: Compile the generator's layers with torch.compile, if it works here.
-        recompute: Activations of the generator to recompute in the backward pass, to save memory: `nothing`,
-            `hidden` (the widest ones) or `layers` (all but the layers' inputs). Costs: docs/benchmarks.md.
+        compile: Compile the layers of the trunk `band_sequence` with torch.compile, if it works here.
+        recompute: Activations of the trunk `band_sequence` to recompute in the backward pass, to save memory:
+            `nothing`, `hidden` (the widest ones) or `layers` (all but the layers' inputs). Costs:
+            docs/benchmarks.md.
         ema_decay: Decay of the moving average of the generator's weights, which is evaluated; after n steps
             at most (1 + n) / (10 + n).
         discriminator_warmup_steps: First steps with a discriminator that update only the discriminator; for a
@@ -105,6 +106,15 @@ class GanConfig:
                 raise ValueError(f"the weight of {name} is {weight}: it must be finite and at least 0")
         if not any(weight for name, weight in self.all_weights.items() if name.startswith("g/")):
             raise ValueError("weights leaves the generator no loss: give one of g/... a weight above 0")
+        if self.adversarial_start_step and not any(
+            weight
+            for name, weight in self.all_weights.items()
+            if name.startswith("g/") and name not in ("g/adversarial", "g/feature")
+        ):
+            raise ValueError(
+                f"weights leaves the generator no loss before adversarial_start_step "
+                f"({self.adversarial_start_step}): give another of g/... a weight above 0"
+            )
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision is {self.precision!r}: it must be 'float32' or 'bfloat16'")
         for name in ("batch_size", "micro_batch", "decay_epochs"):
@@ -166,9 +176,9 @@ class GanConfig:
         done = min(step / self.cosine_steps, 1.0)
         return _LAST_SCALE + (1 - _LAST_SCALE) * (1 + math.cos(math.pi * done)) / 2
 
-    def warmup_scale(self, step: int) -> float:
-        """Return the factor on the generator's learning rates in a step, from 0."""
-        return min((step + 1) / self.warmup_steps, 1.0) if self.warmup_steps else 1.0
+    def warmup_scale(self, generator_steps: int) -> float:
+        """Return the factor on the generator's learning rates after so many of its steps."""
+        return min((generator_steps + 1) / self.warmup_steps, 1.0) if self.warmup_steps else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

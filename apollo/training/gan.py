@@ -34,7 +34,7 @@ from apollo.training.fused_layers import configure_training_layers
 from apollo.training.generator_forward import Generated, GeneratorForward, prepare
 from apollo.training.losses import SAMPLE_LOSSES, discriminator_losses, generator_losses
 from apollo.training.optimizers import make_generator_optimizer
-from apollo.training.spectra import Spectra, concatenate
+from apollo.training.spectra import concatenate
 from apollo.training.spectral_losses import SPECTRAL_LOSSES, spectral_losses
 from apollo.training.step_statistics import SKIPPED, StepStatistics
 from apollo.training.trained_discriminator import TrainedDiscriminator, build_discriminator
@@ -53,6 +53,10 @@ class Gan:
             step that has one.
         config: Losses, optimizers and batches.
         context: Device and processes of the run.
+        seed: Seed of the initial weights of a discriminator that is built later.
+
+    Raises:
+        ValueError: a loss is of noise, which the generator's output does not have.
     """
 
     def __init__(
@@ -61,7 +65,14 @@ class Gan:
         discriminator: Discriminator | DiscriminatorConfig,
         config: GanConfig,
         context: DistributedContext,
+        *,
+        seed: int = 0,
     ) -> None:
+        if config.all_weights["g/noise_error"] and generator.config.output != "mask_and_noise":
+            raise ValueError(
+                f"g/noise_error is a loss of noise, and output {generator.config.output!r} has none: leave "
+                "its weight at 0"
+            )
         self.generator, self.config, self.context = generator, config, context
         self.ema_generator = copy.deepcopy(generator).eval().requires_grad_(False)
         self.generator_steps = 0  # optimizer steps of the generator, for the warm-up of the EMA
@@ -77,7 +88,7 @@ class Gan:
         self._parallel_generator = context.wrap_ddp(self._forward)
         self.generator_optimizer = make_generator_optimizer(generator, config)
         self._initial_rates = [group["lr"] for group in self.generator_optimizer.param_groups]
-        self._discriminator_config: DiscriminatorConfig | None = None
+        self._seed, self._discriminator_config = seed, DiscriminatorConfig()
         self._trained_discriminator: TrainedDiscriminator | None = None
         if isinstance(discriminator, Discriminator):
             self._trained_discriminator = TrainedDiscriminator(discriminator, config, context)
@@ -102,7 +113,7 @@ class Gan:
     @property
     def _discriminator_state(self) -> TrainedDiscriminator:
         if self._trained_discriminator is None:
-            network = build_discriminator(self._discriminator_config, self.context)
+            network = build_discriminator(self._discriminator_config, self.context, self._seed)
             self._trained_discriminator = TrainedDiscriminator(network, self.config, self.context)
         return self._trained_discriminator
 
@@ -121,9 +132,9 @@ class Gan:
         Returns:
             Means over the examples of all ranks: the losses by their names in the weight table,
             `d/margin/<window>` (mean of D(real) - D(fake)), `norm/generator` and `norm/discriminator`
-            (gradient norms before clipping), and `step/skipped`: 1 if a loss or gradient was non-finite on
-            any rank. Then that update and the following one are skipped on all ranks; a discriminator update
-            before it, from finite losses, stands.
+            (gradient norms before clipping), of the networks that the step updates; `step/skipped`: 1 if a loss
+            or gradient was non-finite on any rank. Then that update and the following one are skipped on all
+            ranks; a discriminator update before it, from finite losses, stands.
         """
         statistics = StepStatistics(self.context, self.config.batch_size)
         adversarial = self.config.is_adversarial(step) or discriminator_only
@@ -139,11 +150,11 @@ class Gan:
         self.non_finite_examples = statistics.non_finite_examples()
         return statistics.reduce(skipped=not updated)
 
-    def _generate(self, model: nn.Module, batch: Batch, step: int, *, with_samples: bool) -> Generated:
+    def _generate(
+        self, model: nn.Module, batch: Batch, step: int, *, with_samples: bool, with_parts: bool
+    ) -> Generated:
         with self._autocast():
-            output = model(
-                batch.degraded, seed=step, with_samples=with_samples, with_parts=self._needs_spectra
-            )
+            output = model(batch.degraded, seed=step, with_samples=with_samples, with_parts=with_parts)
         return prepare(output, batch, self.generator)
 
     def _discriminator_step(
@@ -157,11 +168,11 @@ class Gan:
         for batch, is_last in _mark_last(batches):
             model = self._parallel_generator if keep_graph else self._forward
             with torch.set_grad_enabled(keep_graph):
-                generated = self._generate(model, batch, step, with_samples=True)
+                parts = keep_graph and self._needs_spectra
+                generated = self._generate(model, batch, step, with_samples=True, with_parts=parts)
             outputs.append(generated if keep_graph else None)
-            both = concatenate(
-                _require_samples(generated.clean), _require_samples(generated.restored).detach()
-            )
+            clean, restored = generated.samples
+            both = concatenate(clean, restored.detach())
             with no_sync(part.parallel, not is_last):
                 with self._discriminator_context():
                     real, fake = split_real_fake(part.parallel(both))
@@ -189,9 +200,11 @@ class Gan:
                         batch,
                         step,
                         with_samples=adversarial or self._needs_samples,
+                        with_parts=self._needs_spectra,
                     )
                     losses = self._generator_losses(generated, adversarial=adversarial)
-                    (self._weighted_sum(losses) * self._micro_batch_scale(batch)).backward()
+                    total = self._weighted_sum(losses) + generated.nothing
+                    (total * self._micro_batch_scale(batch)).backward()
                 statistics.add(batch, losses)
         updated = self._clip_and_step("generator", self.generator, self.generator_optimizer, statistics)
         if updated:
@@ -205,13 +218,13 @@ class Gan:
         if adversarial:
             with self._discriminator_context():
                 with torch.no_grad():
-                    real = self.discriminator(_require_samples(generated.clean))
-                fake = self.discriminator(_require_samples(generated.restored))
+                    real = self.discriminator(generated.samples[0])
+                fake = self.discriminator(generated.samples[1])
         losses: dict[str, Tensor] = {}
         if generated.restored is not None:
             losses |= generator_losses(
                 estimate=generated.restored,
-                reference=_require_samples(generated.clean),
+                reference=generated.samples[0],
                 real=real,
                 fake=fake,
                 weights=self.weights,
@@ -256,7 +269,8 @@ class Gan:
                 yield
 
     def _set_learning_rates(self, epoch: int, step: int, *, adversarial: bool) -> None:
-        scale, warmup = self.config.learning_rate_scale(epoch, step), self.config.warmup_scale(step)
+        scale = self.config.learning_rate_scale(epoch, step)
+        warmup = self.config.warmup_scale(self.generator_steps)
         for group, rate in zip(self.generator_optimizer.param_groups, self._initial_rates, strict=True):
             group["lr"] = rate * scale * warmup
         if adversarial:
@@ -287,9 +301,3 @@ def _frozen(module: nn.Module | None) -> Iterator[None]:
     finally:
         if module is not None:
             module.requires_grad_(True)
-
-
-def _require_samples(spectra: Spectra | None) -> Spectra:
-    if spectra is None:
-        raise RuntimeError("a step with a discriminator needs samples")
-    return spectra

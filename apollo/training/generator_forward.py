@@ -39,7 +39,7 @@ class GeneratorForward(nn.Module):
         Returns:
             Samples [examples, channels, samples] and parts, each None if not needed.
         """
-        noise = NoiseOptions(seed=seed)
+        noise = NoiseOptions(strength=1.0, seed=seed)  # the losses on spectra take it at 1 too
         if not with_parts:
             return self.generator(degraded, noise), None
         parts = self.generator.decompose(degraded)
@@ -59,6 +59,24 @@ class Generated:
     clean: Spectra | None
     restored: Spectra | None
     spectral: SpectralPair | None
+
+    @property
+    def samples(self) -> tuple[Spectra, Spectra]:
+        """Clean and restored samples, in a step that needs them."""
+        if self.clean is None or self.restored is None:
+            raise RuntimeError("this step has no samples")
+        return self.clean, self.restored
+
+    @property
+    def nothing(self) -> Tensor | float:
+        """Zero that depends on all that the generator predicts.
+
+        Added to the losses, it gives every parameter a gradient, which DistributedDataParallel requires,
+        whatever the losses look at.
+        """
+        if self.spectral is None:
+            return 0.0
+        return 0.0 * (self.spectral.deterministic.real.sum() + self.spectral.noise_power.sum())
 
 
 def prepare(output: Output, batch: Batch, generator: Generator) -> Generated:

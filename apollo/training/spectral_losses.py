@@ -30,6 +30,7 @@ from apollo.training.spectra import EDGE_MARGIN_HZ
 
 SPECTRAL_LOSSES = ("g/envelope", "g/transients", "g/tones", "g/complex", "g/error", "g/noise_error")
 FLOOR = 1e-8  # of a bin's power relative to the level: -80 dB
+_QUIETEST = 1e-6  # of a level relative to the row's mean: frames of digital silence must not outweigh it
 _LEVEL_FLOOR = 1e-12  # of the level: keeps silence from dividing by zero
 _LEAST_MAGNITUDE = 1e-3  # of the mean magnitude of a clean bin relative to the level
 ENVELOPE_RANGE = 10**-4.5  # bands this far below the strongest of the frame count as equally silent
@@ -86,7 +87,8 @@ def make_pair(
         mask = torch.ones(1, 1, config.bins, device=clean.device)
     else:
         mask = (frequencies <= bandwidth_hz[:, None, None] - EDGE_MARGIN_HZ).float()
-    scale = mask / (level + _LEVEL_FLOOR).sqrt()
+    floor = _QUIETEST * level.mean(1, keepdim=True) + _LEVEL_FLOOR
+    scale = mask / (level + floor).sqrt()
     noise = torch.zeros_like(clean.real) if parts.amplitude is None else (parts.amplitude * scale).square()
     return SpectralPair(parts.degraded * scale, clean * scale, parts.deterministic * scale, noise, mask)
 
@@ -138,7 +140,9 @@ def pooled_power_loss(pair: SpectralPair, pool: tuple[int, int]) -> Tensor:
     estimated, wanted = (
         eighth_root(F.avg_pool2d(power[:, None], pool)) for power in (pair.estimated_power, pair.wanted_power)
     )
-    return ((estimated - wanted).abs().sum((1, 2, 3)) / wanted.sum((1, 2, 3))).mean()
+    known = (F.avg_pool2d(pair.mask[:, None], (1, pool[1])) > 0.5).float()  # pools that are mostly known
+    difference = ((estimated - wanted).abs() * known).sum((1, 2, 3))
+    return (difference / (wanted * known).sum((1, 2, 3)).clamp_min(FLOOR)).mean()
 
 
 def eighth_root(power: Tensor) -> Tensor:
@@ -179,6 +183,11 @@ def _input_error(pair: SpectralPair) -> tuple[Tensor, Tensor]:
 @lru_cache(4)
 def _band_matrix(bins: int, bin_hz: float) -> Tensor:
     """Return [bins, bands] that averages bins over bands of one ERB (Glasberg and Moore, 1990)."""
+    with torch.inference_mode(False):  # the cached tensor must be usable in training
+        return _make_band_matrix(bins, bin_hz)
+
+
+def _make_band_matrix(bins: int, bin_hz: float) -> Tensor:
     edges = [0.0]
     while edges[-1] < bins * bin_hz:
         edges.append(edges[-1] + max(24.7 * (4.37e-3 * edges[-1] + 1.0), MIN_BAND_HZ))

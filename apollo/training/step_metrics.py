@@ -52,6 +52,9 @@ class MetricTracker:
             "learning_rate/generator": self.gan.generator_optimizer.param_groups[0]["lr"],
             "memory/process_peak_mib": peak_memory_bytes(torch.device("cpu")) / 2**20,
         }
+        for group in self.gan.generator_optimizer.param_groups:
+            if group.get("orthogonal"):
+                means["learning_rate/muon"] = group["lr"]
         if self.gan.has_discriminator:
             means["learning_rate/discriminator"] = self.gan.discriminator_optimizer.param_groups[0]["lr"]
         if self.gan.context.device.type == "cuda":

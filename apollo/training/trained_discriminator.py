@@ -7,8 +7,6 @@ from apollo.training.config import GanConfig
 from apollo.training.discriminator import Discriminator
 from apollo.training.distributed import DistributedContext
 
-_SEED = 0
-
 
 class TrainedDiscriminator:
     """A discriminator with what its training needs.
@@ -30,8 +28,8 @@ class TrainedDiscriminator:
         )
 
 
-def build_discriminator(config: DiscriminatorConfig | None, context: DistributedContext) -> Discriminator:
+def build_discriminator(config: DiscriminatorConfig, context: DistributedContext, seed: int) -> Discriminator:
     """Build a discriminator during training: the same weights on all ranks and after a resume."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_SEED)
+        torch.default_generator.manual_seed(seed)
         return Discriminator(config).to(context.device)

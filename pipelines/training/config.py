@@ -32,8 +32,8 @@ class TrainConfig:
         shards: Output of preprocess: path or URI.
         output: Folder of the run, on a disk that all nodes share, or a URI that checkpoints are uploaded to.
         init: Checkpoint to start from: a checkpoint folder, a published or community file, a Hugging Face
-            name. Its network configurations replace `generator`, but for a `noise_limit` that is set, and, if
-            it has one, `discriminator`.
+            name. Its network configurations replace `generator` and, if it has one, `discriminator`.
+        init_noise_limit: Another limit of the noise than that of `init`.
         source: `shards`, or `live`: new mixes in every epoch, rendered on the cluster's free CPUs.
         live_actors: Number of actors that render them.
         live_cache: Folder of the decoded sources, if preprocess was given one.
@@ -55,6 +55,7 @@ class TrainConfig:
     shards: str
     output: str
     init: str | None = None
+    init_noise_limit: float | None = None
     source: Literal["shards", "live"] = "shards"
     live_actors: int = 8
     live_cache: str = ""
@@ -108,7 +109,8 @@ class TrainConfig:
         if not is_uri(self.output):
             return Path(self.output)
         # named by what decides the result: a run that was deleted in the store must not be resumed from here
-        settings = (self.output, self.shards, self.source, self.init, self.loader, self.gan, self.fit.seed)
+        start = (self.init, self.init_noise_limit)
+        settings = (self.output, self.shards, self.source, start, self.loader, self.gan, self.fit.seed)
         networks = (self.generator, self.discriminator) if self.init is None else ()
         name = hashlib.sha256(repr((settings, networks)).encode()).hexdigest()[:16]
         return Path(self.scratch or Path(tempfile.gettempdir(), f"apollo-{os.getuid()}"), name)

@@ -101,17 +101,15 @@ def _check_tracking(config: TrainConfig) -> None:
 
 
 def _init_shapes(config: TrainConfig) -> dict[str, Any]:
-    """Read the network configurations of the checkpoint that the run starts from.
-
-    The limit of the noise is no shape: that of the run's own configuration counts, if it has one.
-    """
+    """Read the network configurations of the checkpoint that the run starts from."""
     from apollo.checkpoints import checkpoint
 
     copy = config.folder / INIT
     source = copy if copy.exists() else checkpoint.locate(str(config.init))
     generator = checkpoint.load(source).config
-    limit = config.generator.noise_limit or generator.noise_limit
-    shapes: dict[str, Any] = {"generator": replace(generator, noise_limit=limit)}
+    if config.init_noise_limit is not None:
+        generator = replace(generator, noise_limit=config.init_noise_limit)
+    shapes: dict[str, Any] = {"generator": generator}
     discriminator = checkpoint.describe(source).get("discriminator")
     if isinstance(discriminator, dict):
         shapes["discriminator"] = DiscriminatorConfig.from_dict(discriminator)

@@ -161,7 +161,8 @@ def _copy_init(config: TrainConfig, init: str) -> None:
         extra_states={"discriminator": discriminator} if discriminator else {},
         metadata={"from": init, "discriminator": config.discriminator.to_dict()} if discriminator else {},
     )
-    if not discriminator and not config.gan.discriminator_warmup_steps:
+    warned = config.gan.has_adversarial_loss and not config.gan.discriminator_warmup_steps
+    if warned and not discriminator:
         logger.warning(
             f"{init} has no discriminator: a new one would mislead a trained generator. Consider "
             "--gan.discriminator_warmup_steps 2000, in which it learns alone"

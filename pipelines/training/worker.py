@@ -97,7 +97,7 @@ def _build(config: TrainConfig, context: DistributedContext) -> Gan:
         discriminator = Discriminator(config.discriminator).to(context.device)
         if trained:
             discriminator.load_state_dict(states["discriminator"])
-    return Gan(generator.to(context.device), discriminator, config.gan, context)
+    return Gan(generator.to(context.device), discriminator, config.gan, context, seed=config.fit.seed)
 
 
 def _source(config: TrainConfig, context: DistributedContext, callbacks: RayCallbacks) -> ExampleSource:

@@ -4,6 +4,7 @@ import copy
 import gc
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -230,7 +231,7 @@ def test_steps_are_those_of_the_plain_ones(settings: dict[str, Any], monkeypatch
 
 
 def test_numbers_are_one_flat_dict_named_as_the_weights() -> None:
-    found = _gan(weights=dict.fromkeys(LOSS_WEIGHTS, 0.1)).step(_batches(0), epoch=0)
+    found = _compact(weights=dict.fromkeys(LOSS_WEIGHTS, 0.1)).step(_batches(0), epoch=0)
     assert all(isinstance(value, float) for value in found.values())
     others = {"d/margin/64", "d/margin/256", "norm/generator", "norm/discriminator", "step/skipped"}
     assert set(found) == set(LOSS_WEIGHTS) | others
@@ -429,6 +430,10 @@ def _compact(**settings: Any) -> Gan:
     return Gan(Generator(shape), discriminator, config, DistributedContext(torch.device("cpu")))
 
 
+def _context() -> DistributedContext:
+    return DistributedContext(torch.device("cpu"))
+
+
 def _forbid(*_: object, **__: object) -> None:
     raise AssertionError("must not be called")
 
@@ -470,6 +475,60 @@ def test_the_discriminator_is_built_in_its_first_step_and_is_the_same_each_time(
         found = gan.step(_batches(2), epoch=0, step=2)
         assert {"d/real", "d/fake", "g/adversarial", "g/feature", "g/envelope"} <= set(found)
     _assert_same(_learned(gans[0]), _learned(gans[1]))
+
+
+@pytest.mark.parametrize("losses", [("g/error", "g/complex"), ("g/noise_error",), ("g/tones",), ("g/stft",)])
+def test_every_parameter_gets_a_gradient_whatever_the_losses_look_at(losses: tuple[str, ...]) -> None:
+    """DistributedDataParallel fails in the second step otherwise."""
+    quiet = {"g/stft": 0.0, "g/adversarial": 0.0, "g/feature": 0.0}
+    gan = _compact(weights=quiet | dict.fromkeys(losses, 1.0))
+    without: list[str] = []
+    gan.generator_optimizer.register_step_pre_hook(
+        lambda *_: without.extend(
+            name for name, value in gan.generator.named_parameters() if value.grad is None
+        )
+    )
+    gan.step(_batches(0), epoch=0)
+    assert without == []
+
+
+def test_losses_of_noise_are_refused_where_there_is_none() -> None:
+    with pytest.raises(
+        ValueError, match="g/noise_error is a loss of noise, and output 'correction' has none"
+    ):
+        _gan(weights={"g/noise_error": 1.0})
+
+
+def test_samples_in_training_have_noise_at_strength_one() -> None:
+    gan = _compact(weights={**COMPACT_WEIGHTS, "g/stft": 1.0})
+    config = gan.generator.config
+    found = []
+    for strength in (0.5, 1.0):
+        gan.generator.config = replace(config, noise_strength=strength)
+        with torch.no_grad():
+            found.append(gan._forward(_batches(0)[0].degraded, seed=3, with_parts=True)[0])
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+def test_the_seed_decides_the_weights_of_a_later_discriminator() -> None:
+    generator = _compact().generator
+    weights = [
+        next(
+            Gan(
+                generator, DiscriminatorConfig(windows=WINDOWS), GanConfig(), _context(), seed=seed
+            ).discriminator.parameters()
+        ).detach()
+        for seed in (1, 1, 2)
+    ]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_warm_up_counts_steps_of_the_generator() -> None:
+    gan = _compact(weights=COMPACT_WEIGHTS | {"g/adversarial": 0.1}, warmup_steps=4)
+    for step in range(3):
+        gan.step(_batches(0), epoch=0, step=step, discriminator_only=True)
+    gan.step(_batches(0), epoch=0, step=3)
+    assert gan.generator_optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 / 4)
 
 
 def test_warm_up_of_a_later_discriminator_starts_with_it() -> None:

@@ -157,6 +157,24 @@ def test_what_lies_above_the_bandwidth_counts_nothing() -> None:
     assert all_losses(changed, clean) != pytest.approx(all_losses(parts, clean), rel=0.01)
 
 
+def test_known_bins_count_as_if_they_were_alone() -> None:
+    """A spectrum that is known up to 8 kHz has the loss of its known pools."""
+    known = pair(clean=1.0, deterministic=0.5)
+    known.mask[..., 160:] = 0
+    for spectrum in (known.clean, known.deterministic, known.degraded):
+        spectrum[..., 160:] = 0
+    for pool in ((2, 20), (6, 4)):
+        assert float(pooled_power_loss(known, pool)) == pytest.approx(1 - 0.25**0.125, rel=1e-4)
+
+
+def test_frames_of_digital_silence_do_not_outweigh_the_row() -> None:
+    parts, clean = random_parts()
+    parts.degraded[:, :12], parts.deterministic[:, :12] = 0, 0
+    clean[:, :12] *= 1e-2
+    found = make_pair(parts, clean, CONFIG)
+    assert found.wanted_power[:, 0].mean() < 1e4
+
+
 @pytest.mark.parametrize("silent", ["degraded", "clean", "both"])
 def test_silence_gives_finite_losses_and_gradients(silent: str) -> None:
     torch.manual_seed(0)

@@ -236,11 +236,15 @@ def test_a_run_starts_from_a_checkpoint_and_takes_its_network_configuration(tmp_
 
 def test_a_run_from_the_model_of_the_package_may_have_another_noise_limit(tmp_path: Path) -> None:
     config = TrainConfig(shards="/s", output=str(tmp_path), init="compact")
+    import apollo
+
     shape = resolve._init_shapes(config)["generator"]
     assert shape == apollo.load("compact").config
-    assert shape.noise_limit != 0.2
-    other = replace(config, generator=GeneratorConfig(noise_limit=0.2))
-    assert resolve._init_shapes(other)["generator"] == replace(shape, noise_limit=0.2)
+    assert shape.noise_limit != 0.0
+    other = replace(config, init_noise_limit=0.0)
+    assert resolve._init_shapes(other)["generator"] == replace(shape, noise_limit=0.0)
+    store = replace(config, output="s3://bucket/run")
+    assert store.folder != replace(store, init_noise_limit=0.0).folder
 
 
 def test_a_missing_checkpoint_is_refused_and_nothing_is_changed(undisturbed: Path, tmp_path: Path) -> None:
