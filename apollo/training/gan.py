@@ -35,7 +35,7 @@ from apollo.training.generator_forward import Generated, GeneratorForward, prepa
 from apollo.training.losses import SAMPLE_LOSSES, discriminator_losses, generator_losses
 from apollo.training.optimizers import make_generator_optimizer
 from apollo.training.spectra import concatenate
-from apollo.training.spectral_losses import SPECTRAL_LOSSES, spectral_losses
+from apollo.training.spectral_losses import SPECTRAL_LOSSES, check_weights, spectral_losses
 from apollo.training.step_statistics import SKIPPED, StepStatistics
 from apollo.training.trained_discriminator import TrainedDiscriminator, build_discriminator
 
@@ -68,11 +68,7 @@ class Gan:
         *,
         seed: int = 0,
     ) -> None:
-        if config.all_weights["g/noise_error"] and generator.config.output != "mask_and_noise":
-            raise ValueError(
-                f"g/noise_error is a loss of noise, and output {generator.config.output!r} has none: leave "
-                "its weight at 0"
-            )
+        check_weights(config.all_weights, generator.config)
         self.generator, self.config, self.context = generator, config, context
         self.ema_generator = copy.deepcopy(generator).eval().requires_grad_(False)
         self.generator_steps = 0  # optimizer steps of the generator, for the warm-up of the EMA
@@ -90,10 +86,10 @@ class Gan:
         self._initial_rates = [group["lr"] for group in self.generator_optimizer.param_groups]
         self._seed, self._discriminator_config = seed, DiscriminatorConfig()
         self._trained_discriminator: TrainedDiscriminator | None = None
-        if isinstance(discriminator, Discriminator):
-            self._trained_discriminator = TrainedDiscriminator(discriminator, config, context)
-        else:
+        if isinstance(discriminator, DiscriminatorConfig):
             self._discriminator_config = discriminator
+        else:
+            self._trained_discriminator = TrainedDiscriminator(discriminator, config, context)
 
     @property
     def has_discriminator(self) -> bool:
@@ -132,8 +128,8 @@ class Gan:
         Returns:
             Means over the examples of all ranks: the losses by their names in the weight table,
             `d/margin/<window>` (mean of D(real) - D(fake)), `norm/generator` and `norm/discriminator`
-            (gradient norms before clipping), of the networks that the step updates; `step/skipped`: 1 if a loss
-            or gradient was non-finite on any rank. Then that update and the following one are skipped on all
+            (gradient norms before clipping), of the networks that the step updates, and `step/skipped`: 1 if
+            a loss or gradient was non-finite on any rank. Then that update and the next are skipped on all
             ranks; a discriminator update before it, from finite losses, stands.
         """
         statistics = StepStatistics(self.context, self.config.batch_size)

@@ -68,6 +68,18 @@ class SpectralPair:
         return power_of(self.clean)
 
 
+def check_weights(weights: Mapping[str, float], config: GeneratorConfig) -> None:
+    """Check that a generator has what the losses with weight compare.
+
+    Raises:
+        ValueError: a loss is of noise, and the output has none.
+    """
+    if weights["g/noise_error"] and config.output != "mask_and_noise":
+        raise ValueError(
+            f"g/noise_error is a loss of noise, and output {config.output!r} has none: leave its weight at 0"
+        )
+
+
 def make_pair(
     parts: OutputParts, clean: Tensor, config: GeneratorConfig, bandwidth_hz: Tensor | None = None
 ) -> SpectralPair:
