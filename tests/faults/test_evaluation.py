@@ -9,12 +9,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from pipelines.evaluation.run import evaluate
 from pipelines.runtime.outcome import Exit
 from tests.support import evaluation_jobs
 from tests.support.processes import descendants
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(900)
 TRIALS = 6
 REPORT_FILES = (
     "scores.parquet",
@@ -46,7 +49,7 @@ def done(output: Path) -> dict[str, int]:
     return {str(path.relative_to(output)): path.stat().st_ino for path in (output / "scores").rglob("*.json")}
 
 
-def wait_for(condition: Callable[[], object], process: Process, output: Path, seconds: float = 150) -> None:
+def wait_for(condition: Callable[[], object], process: Process, output: Path, seconds: float = 300) -> None:
     """Wait for something to be true of a run that is going on."""
     end = time.monotonic() + seconds
     while not condition():
@@ -93,7 +96,7 @@ def test_24_interrupted_evaluation_gives_the_same_report(
     process = start(ray_address, undisturbed, model, output)  # it is stopped
     wait_for(lambda: scoring(output), process, output)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == Exit.INTERRUPTED, (tmp_path / "log").read_text()
+    assert process.wait(120) == Exit.INTERRUPTED, (tmp_path / "log").read_text()
     assert status(output) == "interrupted"
     quiet()
 
@@ -101,14 +104,14 @@ def test_24_interrupted_evaluation_gives_the_same_report(
     wait_for(lambda: descendants("ray::ImplicitFunc.train"), process, output)
     for trial in descendants("ray::ImplicitFunc"):
         trial.kill()
-    assert process.wait(150) == Exit.FAILED, (tmp_path / "log").read_text()
+    assert process.wait(300) == Exit.FAILED, (tmp_path / "log").read_text()
     assert "run the same command again" in json.loads((output / "result.json").read_text())["message"]
     quiet()
 
     process = start(ray_address, undisturbed, model, output)  # a scoring actor dies, and is started again
     wait_for(lambda: descendants("ray::Scorer.score"), process, output)
     descendants("ray::Scorer.score")[0].kill()
-    assert process.wait(150) == Exit.DONE, (tmp_path / "log").read_text()
+    assert process.wait(300) == Exit.DONE, (tmp_path / "log").read_text()
     assert {name: inode for name, inode in done(output).items() if name in before} == before
     assert len(done(output)) == TRIALS
 

@@ -8,6 +8,7 @@ from tests.support import host_faults, invariants, network_namespaces, training_
 
 
 @pytest.mark.skipif(bool(network_namespaces.why_not()), reason=str(network_namespaces.why_not()))
+@pytest.mark.faults
 @pytest.mark.ray_cluster
 @pytest.mark.timeout(900)
 def test_26_a_cable_off_for_seconds_and_a_host_that_dies_change_nothing(

@@ -81,7 +81,7 @@ class Rack:
         self.say(f"{name} begins")
         return self.machines["head"].start(["python", *command], self.log(name), RAY_ADDRESS=ADDRESS)
 
-    def wait(self, condition: Callable[[], bool], driver: str, seconds: float = 120.0) -> None:
+    def wait(self, condition: Callable[[], bool], driver: str, seconds: float = 300.0) -> None:
         """Wait until something is true of a run."""
         try:
             network_namespaces.wait_until(condition, seconds, f"what {driver} was to do")

@@ -104,7 +104,7 @@ class Host:
                 env=environment, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL,
             )  # fmt: skip
 
-    def run(self, command: list[str], log: Path, seconds: float = 120.0, **more: str) -> int:
+    def run(self, command: list[str], log: Path, seconds: float = 300.0, **more: str) -> int:
         """Run a command on the host to its end, and return its exit code."""
         return self.start(command, log, **more).wait(seconds)
 

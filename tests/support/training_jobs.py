@@ -43,7 +43,7 @@ def log(output: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def wait_for(condition: Callable[[], bool], output: Path, seconds: float = 180.0) -> None:
+def wait_for(condition: Callable[[], bool], output: Path, seconds: float = 300.0) -> None:
     """Wait until something is true of a run."""
     end = time.monotonic() + seconds
     while not condition():
