@@ -123,7 +123,7 @@ def test_interrupted_demo_writes_its_status(
 
 
 def test_output_must_be_a_local_folder() -> None:
-    with pytest.raises(UsageError, match="on a disk"):
+    with pytest.raises(UsageError, match="must be a local folder"):
         DemoConfig(output="s3://bucket/demo")
     with pytest.raises(UsageError, match="song_seconds"):
         DemoConfig(song_seconds=0)
