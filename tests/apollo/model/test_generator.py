@@ -11,7 +11,7 @@ from torch import Tensor
 from apollo.checkpoints.published_format import published_state_dict
 from apollo.model.band_sequence import SLICE_FEATURES
 from apollo.model.config import GeneratorConfig
-from apollo.model.generator import CHUNK_FEATURES, Generator
+from apollo.model.generator import CPU_CHUNK_ACTIVATIONS, Generator
 
 HOP, WINDOW, HEADS = 441, 882, 8
 ROUNDING = 1e-5  # of the RMS: float32 sums in another order, through the depth of the network
@@ -181,7 +181,7 @@ def test_gradients_reach_every_parameter(changes: dict[str, Any]) -> None:
 def test_training_and_inference_give_the_same(output: str, causal: bool) -> None:
     """Inference works in place, in slices and in stretches; this input takes several and leaves a rest."""
     generator, samples = _generator(output=output, causal=causal, layers=1), _noise(1, 1500 * HOP)
-    assert SLICE_FEATURES < CHUNK_FEATURES < 1501 * 80 * 16
+    assert SLICE_FEATURES < CPU_CHUNK_ACTIVATIONS < 1501 * 80 * 16
     given = samples.clone()
     with torch.no_grad():
         inferred = generator(samples)
