@@ -159,7 +159,7 @@ def test_other_items_or_other_weights_of_a_name_are_refused(
         evaluation_jobs.config(undisturbed, evaluated, models=(f"noisy={shelf / 'identity'}",))
     )
     assert swapped.code == Exit.USAGE
-    assert "other weights called 'noisy'" in swapped.message
+    assert "other weights named 'noisy'" in swapped.message
     assert evaluation_jobs.states(evaluated) == before
 
 
@@ -195,7 +195,7 @@ def test_pairs_with_bad_ones_among_them(ray_address: str, tmp_path: Path) -> Non
     assert evaluate(evaluation_jobs.config(data, output, max_reject_share=0.5)).code == Exit.DONE
     decided = evaluate(evaluation_jobs.config(data, tmp_path / "decision", split="valid", promote=True))
     assert decided.code == Exit.USAGE
-    assert "no output of preprocess" in decided.message
+    assert "is not an output of preprocess" in decided.message
 
 
 def test_model_with_non_finite_output_is_reported(
@@ -251,6 +251,6 @@ def test_invalid_runs_are_refused_before_ray_starts(
     assert "limit is 0" in message(limit=0)
     assert "precision" in message(precision="float8")
     model = evaluation_jobs.write_model(tmp_path / "model")
-    assert "two models are called model" in message(models=(str(model), str(model)))
+    assert "two models are named model" in message(models=(str(model), str(model)))
     assert not (output / "fingerprint.json").exists()
     assert not os.path.exists(output / "scores")
