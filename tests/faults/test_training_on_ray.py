@@ -166,4 +166,4 @@ def test_22_a_corrupt_shard_ends_the_run_at_once_with_its_reason(
     found = result(output)
     assert found["status"] == "failed"
     assert "CorruptDataError" in found["message"]
-    assert "loader.corrupt be skip" in found["message"]
+    assert "loader.corrupt to skip" in found["message"]

@@ -56,7 +56,7 @@ def test_unknown_keys_are_refused(wrong: str, capsys: pytest.CaptureFixture[str]
         ({"workers": WorkersConfig(count=9)}, "every worker needs an example"),
         ({"listening_examples": -1}, "listening_examples"),
         ({"generator": GeneratorConfig(sample_rate=48_000)}, "shards are 44100 Hz"),
-        ({"discriminator": DiscriminatorConfig(channels=1)}, "shards are 44100 Hz"),
+        ({"discriminator": DiscriminatorConfig(channels=1)}, "discriminator.channels is 1: it must be 2"),
         ({"gan": GanConfig(cutoff_hz=99_999.0)}, "cutoff_hz is 99999.0"),
     ],
 )
