@@ -72,8 +72,7 @@ def probe(path: str, program: str) -> AudioInfo:
             raise AudioError("no audio that libsndfile or ffmpeg can read", RejectKind.UNDECODABLE)
         return _read_sound(sound)
     codec, rate = audio[0]["codec_id"], int(audio[0]["sample_rate"])
-    if rate < MIN_SAMPLE_RATE_HZ:
-        raise AudioError(f"sample rate {rate} Hz is below the minimum of {MIN_SAMPLE_RATE_HZ} Hz")
+    _check_sample_rate(rate)
     guess = _read_duration(messages)
     if len(find_parts(path).parts) > 1:
         guess = None  # of one of the parts
@@ -113,12 +112,17 @@ def _read_duration(messages: bytes) -> float | None:
     return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
 
 
+def _check_sample_rate(rate: int) -> None:
+    if rate < MIN_SAMPLE_RATE_HZ:
+        raise AudioError(f"sample rate {rate} Hz is below the minimum of {MIN_SAMPLE_RATE_HZ} Hz")
+
+
 def _read_sound(sound: Any) -> AudioInfo:
     """Return the properties of a file that libsndfile decodes, and close it."""
     with sound:
         layout = {1: "mono", 2: "stereo"}.get(sound.channels, f"{sound.channels} channels")
-        if (rate := sound.samplerate) < MIN_SAMPLE_RATE_HZ:
-            raise AudioError(f"sample rate {rate} Hz is below the minimum of {MIN_SAMPLE_RATE_HZ} Hz")
+        rate = sound.samplerate
+        _check_sample_rate(rate)
         seconds = sound.frames / rate if has_length(sound) and needs_libsndfile(sound) else None
         return AudioInfo(sound.subtype.lower(), layout, rate, not is_lossless(sound), seconds, seconds)
 
