@@ -14,6 +14,8 @@ from tests.support.datasets import arguments
 from tests.support.ray_heads import RAY, ROOT
 from tests.support.training_jobs import training, wait_for
 
+pytestmark = pytest.mark.timeout(900)
+
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
@@ -26,7 +28,6 @@ def submit(environment: dict[str, str], *options: str, job: list[str]) -> "subpr
     return ray_heads.submit(environment, *options, script="jobs/preprocess.py", job=job)
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("options", [("--working-dir", "."), ()], ids=["working dir", "literal"])
 def test_a_submitted_job_makes_the_shards(
     options: tuple[str, ...], cluster: dict[str, str], data: Path, undisturbed: Path, tmp_path: Path
@@ -50,12 +51,12 @@ def test_stopped_job_is_interrupted_and_can_be_continued(
     output = tmp_path / "shards"
     command = [RAY, "job", "submit", "--no-wait", "--submission-id", "to-stop", "--working-dir", "."]
     job = ["--", "python", "jobs/preprocess.py", *arguments(data, output)]
-    subprocess.run([*command, *job], env=cluster, cwd=ROOT, check=True, capture_output=True, timeout=120)
-    end = time.monotonic() + 120
+    subprocess.run([*command, *job], env=cluster, cwd=ROOT, check=True, capture_output=True, timeout=300)
+    end = time.monotonic() + 300
     while not list(output.glob("commits/*.json")):
         assert time.monotonic() < end
         time.sleep(0.05)
-    subprocess.run([RAY, "job", "stop", "to-stop"], env=cluster, check=True, capture_output=True, timeout=120)
+    subprocess.run([RAY, "job", "stop", "to-stop"], env=cluster, check=True, capture_output=True, timeout=300)
     while not (output / "result.json").exists():
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -71,17 +72,17 @@ def test_a_stopped_training_leaves_a_checkpoint_and_can_be_continued(
     output = tmp_path / "run"
     job = ["--", "python", "jobs/train.py", *training(undisturbed, output)]
     command = [RAY, "job", "submit", "--no-wait", "--submission-id", "training", "--working-dir", "."]
-    subprocess.run([*command, *job], env=cluster, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    subprocess.run([*command, *job], env=cluster, cwd=ROOT, check=True, capture_output=True, timeout=300)
     wait_for(lambda: (output / "history-0.jsonl").exists(), output)
     subprocess.run(
-        [RAY, "job", "stop", "training"], env=cluster, check=True, capture_output=True, timeout=180
+        [RAY, "job", "stop", "training"], env=cluster, check=True, capture_output=True, timeout=300
     )
     wait_for(lambda: json.loads((output / "result.json").read_text())["status"] != "running", output)
     stopped = json.loads((output / "result.json").read_text())
     assert (stopped["status"], stopped["exit_code"]) == ("interrupted", 130)
     assert (output / f"checkpoints/step-{stopped['step']:08d}/MANIFEST.json").exists()
     command = [RAY, "job", "submit", "--working-dir", ".", *job]
-    done = subprocess.run(command, env=cluster, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, env=cluster, cwd=ROOT, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"resuming from step {stopped['step']}" in done.stdout + done.stderr
     assert json.loads((output / "result.json").read_text())["step"] == 16
@@ -95,7 +96,7 @@ def test_kubernetes_entrypoint_is_stopped_where_another_try_would_end_the_same_w
     for code in expected:
         command = [RAY, "job", "submit", "--no-wait", "--submission-id", f"exit-{code}", "--", "sh"]
         job = [str(ROOT / "kubernetes/job.sh"), "-c", f"import sys; sys.exit({code})"]
-        subprocess.run([*command, *job], env=cluster, check=True, capture_output=True, timeout=120)
+        subprocess.run([*command, *job], env=cluster, check=True, capture_output=True, timeout=300)
     token = (Path(cluster["HOME"]) / ".ray/auth_token").read_text()
     client = JobSubmissionClient(cluster["RAY_ADDRESS"], headers={"Authorization": f"Bearer {token}"})
     end = time.monotonic() + 60
