@@ -23,6 +23,8 @@ _NAN = re.compile(r"(?<![\w-])nan(?!\w)", re.IGNORECASE)
 _LONG = re.compile(r"[A-Za-z0-9+/=]{100,}")  # sound and pictures
 TABLES = ("table2", "figure2", "others", "differences", "counts")
 
+pytestmark = pytest.mark.timeout(900)
+
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
