@@ -134,7 +134,7 @@ class Generator(nn.Module):
             raise ValueError(
                 f"{len(spectrum)} rows are no whole number of items of {noise.channels} channels"
             )
-        strength = self.config.noise_strength if noise.strength is None else noise.strength
+        strength = self._strength(noise)
         state = self.initial_state(spectrum) if state is None else state
         restored = []
         chunks = spectrum.split(self._chunk_frames(spectrum), 1)
@@ -173,10 +173,14 @@ class Generator(nn.Module):
         """Return the samples of an output with its noise, in the shape of the input."""
         spectrum = parts.deterministic
         if parts.amplitude is not None:
-            strength = self.config.noise_strength if noise.strength is None else noise.strength
             noise = replace(noise, channels=_channels(parts.shape))
-            spectrum = spectrum + strength * self._mix_noise(parts.amplitude, parts.side_shares, 0, noise)
+            spectrum = spectrum + self._strength(noise) * self._mix_noise(
+                parts.amplitude, parts.side_shares, 0, noise
+            )
         return self._to_samples(spectrum, parts.shape)
+
+    def _strength(self, noise: NoiseOptions) -> float:
+        return self.config.noise_strength if noise.strength is None else noise.strength
 
     def _to_samples(self, spectrum: Tensor, shape: torch.Size) -> Tensor:
         window = stft.hann_window(self.config.window_samples, spectrum.real)
