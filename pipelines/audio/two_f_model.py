@@ -18,6 +18,8 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from pipelines.audio.scored_pair import check_shapes, is_finite
+
 SAMPLE_RATE = 48_000
 _FRAME, _HOP = 2_048, 1_024
 _BANDS = 109
@@ -76,11 +78,8 @@ def score(clean: NDArray[np.float32], restored: NDArray[np.float32], sample_rate
     Raises:
         ValueError: the shapes differ or are not [channels, samples].
     """
-    if clean.shape != restored.shape or clean.ndim != 2:
-        raise ValueError(
-            f"clean {clean.shape} and restored {restored.shape} must have one shape, two dimensions"
-        )
-    if not clean.size or not all(np.isfinite(samples).all() for samples in (clean, restored)):
+    check_shapes(clean, restored)
+    if not is_finite(clean, restored):
         return None
     pair = [
         np.asarray(soxr.resample(samples.T, sample_rate, SAMPLE_RATE), np.float64).T

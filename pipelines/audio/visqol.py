@@ -14,6 +14,8 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from pipelines.audio.scored_pair import check_shapes
+
 logger = logging.getLogger(__name__)
 
 SAMPLE_RATE = 48_000
@@ -39,10 +41,7 @@ def score(clean: NDArray[np.float32], restored: NDArray[np.float32], sample_rate
     Raises:
         ValueError: the shapes differ or are not [channels, samples].
     """
-    if clean.shape != restored.shape or clean.ndim != 2:
-        raise ValueError(
-            f"clean {clean.shape} and restored {restored.shape} must have one shape, two dimensions"
-        )
+    check_shapes(clean, restored)
     if not clean.size:
         return None
     mono = [samples.mean(0, dtype=np.float64) for samples in (clean, restored)]

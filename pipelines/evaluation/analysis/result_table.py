@@ -9,15 +9,15 @@ from dataclasses import dataclass
 Cell = str | int | float | None
 
 _JOINED_METRICS = ("sdr", "si_snr", "visqol")
-_HEADINGS = {
+METRIC_NAMES = {
     "sdr": "SDR",
     "si_snr": "SI-SNR",
     "visqol": "ViSQOL",
     "zimtohrli": "Zimtohrli",
     "two_f": "2f-model",
     "snr": "SNR",
-    "rtf": "RTF",
 }
+_HEADINGS = {**METRIC_NAMES, "rtf": "RTF"}
 _MISSING = "–"
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.evaluation.analysis.bootstrap import Bootstrap, Interval, SongSets, mean_interval, song_sets
+from pipelines.evaluation.analysis.result_table import METRIC_NAMES
 from pipelines.schema import (
     CATEGORIES,
     ERROR_BANDS,
@@ -39,16 +40,7 @@ def label(metric: str) -> str:
         kind, _, edges = metric.removesuffix("_hz").partition("error_")
         low, high = (int(edge) / 1000 for edge in edges.split("_"))
         return f"{kind.replace('_', ' ')}error {low:g}–{high:g} kHz"
-    names = {
-        "sdr": "SDR",
-        "si_snr": "SI-SNR",
-        "visqol": "ViSQOL",
-        "zimtohrli": "Zimtohrli",
-        "two_f": "2f-model",
-        "snr": "SNR",
-        "lsd_high": "high-band LSD",
-        "flatness_high": "high-band flatness",
-    }
+    names = {**METRIC_NAMES, "lsd_high": "high-band LSD", "flatness_high": "high-band flatness"}
     return names.get(metric, metric.replace("si_snr_", "SI-SNR "))
 
 
