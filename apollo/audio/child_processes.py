@@ -10,7 +10,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 _WATCH = """
@@ -93,7 +93,7 @@ def start(command: Sequence[str], *, one_core: bool = False, **options: Any) -> 
     Raises:
         OSError: it cannot be started.
     """
-    with _pinned() if one_core else _unchanged():
+    with _pinned() if one_core else nullcontext():
         process = subprocess.Popen(command, process_group=0, **options)  # noqa: S603 - no shell
     _watcher.register(process.pid)
     return process
@@ -103,11 +103,6 @@ def finish(process: "subprocess.Popen[bytes]") -> None:
     """Wait for a program that ended or was killed, and stop watching it."""
     process.wait()
     _watcher.forget(process.pid)
-
-
-@contextmanager
-def _unchanged() -> Iterator[None]:
-    yield
 
 
 @contextmanager
