@@ -24,7 +24,7 @@ from pipelines.schema import CATEGORIES, MIXTURE, RECIPES, SONG, SPLITS, STEMS, 
 _Int = NDArray[np.int64]
 _Words = NDArray[np.uint64]
 _BATCH = 1 << 15
-_LANES = {"song": 1, "number": 2, "stem": 3, "source": 4, "window": 5, "start": 6, "gain": 7, "place": 8}
+_DRAWS = {"song": 1, "number": 2, "stem": 3, "source": 4, "window": 5, "start": 6, "gain": 7, "place": 8}
 _STARTS = 31
 
 
@@ -131,7 +131,7 @@ def _scramble(words: Any) -> _Words:
 
 
 class _HashRng:
-    """Random numbers as hashes of (seed, split, index, lane, slot)."""
+    """Random numbers as hashes of (seed, split, index, draw, slot)."""
 
     def __init__(self, seed: int, split: str, indices: _Int, slots: int) -> None:
         base = hashlib.sha256(f"{seed}\n{SPLITS.index(split)}".encode()).digest()
@@ -140,18 +140,18 @@ class _HashRng:
             slots, dtype=np.uint64
         )
 
-    def words(self, lane: str) -> _Words:
+    def words(self, draw: str) -> _Words:
         """Draw 64 random bits for every cell: [recipes, slots]."""
-        lane_key = np.uint64(_LANES[lane] * 0x9E3779B97F4A7C15 % 2**64)
-        return _scramble(_scramble(self._cells + self._base) + lane_key)
+        draw_key = np.uint64(_DRAWS[draw] * 0x9E3779B97F4A7C15 % 2**64)
+        return _scramble(_scramble(self._cells + self._base) + draw_key)
 
-    def unit(self, lane: str) -> NDArray[np.float64]:
+    def unit(self, draw: str) -> NDArray[np.float64]:
         """Draw uniformly from [0, 1)."""
-        return (self.words(lane) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        return (self.words(draw) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
-    def below(self, lane: str, limit: _Int | int) -> _Int:
+    def below(self, draw: str, limit: _Int | int) -> _Int:
         """Draw integers from 0 to limit - 1."""
-        drawn: _Int = np.minimum((self.unit(lane) * limit).astype(np.int64), np.asarray(limit) - 1)
+        drawn: _Int = np.minimum((self.unit(draw) * limit).astype(np.int64), np.asarray(limit) - 1)
         return drawn
 
 
