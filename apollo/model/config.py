@@ -28,6 +28,7 @@ LOSS_WEIGHTS = {  # default weights: the paper's, and 0 for further losses
     "g/spectrum": 0.0,
     "g/compressed": 0.0,
     "g/envelope": 0.0,
+    "g/nsim": 0.0,
     "g/transients": 0.0,
     "g/tones": 0.0,
     "g/complex": 0.0,

@@ -28,14 +28,27 @@ from apollo.model.generator_state import OutputParts
 from apollo.model.level import LEVEL_FRAMES, measure_power, moving_average
 from apollo.training.spectra import EDGE_MARGIN_HZ
 
-SPECTRAL_LOSSES = ("g/envelope", "g/transients", "g/tones", "g/complex", "g/error", "g/noise_error")
+SPECTRAL_LOSSES = (
+    "g/envelope",
+    "g/nsim",
+    "g/transients",
+    "g/tones",
+    "g/complex",
+    "g/error",
+    "g/noise_error",
+)
 FLOOR = 1e-8  # of a bin's power relative to the level: -80 dB
 _QUIETEST = 1e-6  # of a level relative to the row's mean: frames of digital silence must not outweigh it
 _LEVEL_FLOOR = 1e-12  # of the level: keeps silence from dividing by zero
 _LEAST_MAGNITUDE = 1e-3  # of the mean magnitude of a clean bin relative to the level
-ENVELOPE_RANGE = 10**-4.5  # bands this far below the strongest of the frame count as equally silent
+ENVELOPE_RANGE = 1e-9  # of the frame's strongest band: 90 dB below it, all is equally silent, as in ViSQOL
 ENVELOPE_FRAMES, ENVELOPE_HOP = 8, 2
 MIN_BAND_HZ = 100.0
+NSIM_FLOOR = 1e-7  # of a band's power relative to that of all bins: -70 dB
+NSIM_INTENSITY = 1e-4  # as in ViSQOL
+NSIM_STRUCTURE = 0.02  # ViSQOL's 4.5e-4 has steep gradients where both are almost flat
+_LEAST_VARIANCE = 1e-3  # of a neurogram, in dB^2: keeps the gradient of the root finite
+_NSIM_WINDOW = (0.0838251475442633, 0.619485845753726)  # ViSQOL's 3 x 3 window: beside the centre, and there
 TRANSIENT_POOL, TONE_POOL = (2, 20), (6, 4)  # frames, bins
 
 
@@ -111,6 +124,7 @@ def spectral_losses(
     """Compute the losses of this module whose weight is not 0; unweighted, by name."""
     losses: dict[str, Callable[[SpectralPair], Tensor]] = {
         "g/envelope": partial(envelope_loss, config=config),
+        "g/nsim": partial(nsim_loss, config=config),
         "g/transients": partial(pooled_power_loss, pool=TRANSIENT_POOL),
         "g/tones": partial(pooled_power_loss, pool=TONE_POOL),
         "g/complex": complex_loss,
@@ -128,18 +142,72 @@ def power_of(spectrum: Tensor) -> Tensor:
 def envelope_loss(pair: SpectralPair, config: GeneratorConfig) -> Tensor:
     """Compute the mean difference of log10 of powers in bands of the ear's resolution, over 8 frames."""
     bands = _band_matrix(config.bins, config.sample_rate / config.window_samples).to(pair.mask)
-    estimated, wanted = (
-        F.avg_pool1d(
-            (power @ bands).transpose(1, 2),
-            min(ENVELOPE_FRAMES, power.shape[1]),
-            ENVELOPE_HOP,
-        )
-        for power in (pair.estimated_power, pair.wanted_power)
-    )  # [rows, bands, frames]
+    estimated, wanted = (_envelope(power, bands) for power in (pair.estimated_power, pair.wanted_power))
     floor = wanted.amax(1, keepdim=True) * ENVELOPE_RANGE + FLOOR
     difference = ((estimated + floor).log10() - (wanted + floor).log10()).abs().mean(2)
-    known = (pair.mask @ bands > 0.5).float()[:, 0]  # [rows or 1, bands]: bands that are mostly known
-    return ((difference * known).sum(1) / known.sum(1).clamp_min(1.0)).mean()
+    return _mean_of_known_bands(difference, pair, bands)
+
+
+def nsim_loss(pair: SpectralPair, config: GeneratorConfig) -> Tensor:
+    """Compute 1 - NSIM of neurograms: levels in decibels of the bands of `envelope_loss`, above a floor.
+
+    ViSQOL compares them by it, its "decibels" being 10 log10 of an amplitude.
+    """
+    bands = _band_matrix(config.bins, config.sample_rate / config.window_samples).to(pair.mask)
+    widths = (bands > 0).sum(0)[:, None]
+    floor = NSIM_FLOOR * config.bins
+    estimated, wanted = (
+        5.0 * (1.0 + _envelope(power, bands) * widths / floor).log10()
+        for power in (pair.estimated_power, pair.wanted_power)
+    )
+    return _mean_of_known_bands(1.0 - nsim(estimated, wanted).mean(2), pair, bands)
+
+
+def nsim(estimated: Tensor, wanted: Tensor) -> Tensor:
+    """Compute the similarity of neurograms (NSIM; Hines and Harte, 2012) at every point.
+
+    It is the product of closeness (intensity) and correlation (structure) of the 3 x 3 points around it.
+
+    Args:
+        estimated: [rows, bands, frames], decibels above the floor.
+        wanted: The same shape.
+
+    Returns:
+        The same shape; 1 where they are equal.
+    """
+    mean, mean_wanted = _smooth_3x3(estimated), _smooth_3x3(wanted)
+    centre = wanted.mean((1, 2), keepdim=True)  # variances do not depend on it, but their rounding does
+    estimated, wanted = estimated - centre, wanted - centre
+    products = [(estimated, estimated), (wanted, wanted), (estimated, wanted)]
+    variance, variance_wanted, covariance = (
+        _smooth_3x3(one * other) - _smooth_3x3(one) * _smooth_3x3(other) for one, other in products
+    )
+    intensity = (2 * mean * mean_wanted + NSIM_INTENSITY) / (
+        mean.square() + mean_wanted.square() + NSIM_INTENSITY
+    )
+    deviations = (variance.clamp_min(0) + _LEAST_VARIANCE) * (variance_wanted.clamp_min(0) + _LEAST_VARIANCE)
+    structure = (covariance + _LEAST_VARIANCE + NSIM_STRUCTURE) / (deviations.sqrt() + NSIM_STRUCTURE)
+    return intensity * structure
+
+
+def _envelope(power: Tensor, bands: Tensor) -> Tensor:
+    """Average powers over bands and frames to [rows, bands, frames]."""
+    return F.avg_pool1d((power @ bands).transpose(1, 2), min(ENVELOPE_FRAMES, power.shape[1]), ENVELOPE_HOP)
+
+
+def _mean_of_known_bands(values: Tensor, pair: SpectralPair, bands: Tensor) -> Tensor:
+    """Average [rows, bands] over bands that are mostly known, then over rows."""
+    known = (pair.mask @ bands > 0.5).float()[:, 0]  # [rows or 1, bands]
+    return ((values * known).sum(1) / known.sum(1).clamp_min(1.0)).mean()
+
+
+def _smooth_3x3(values: Tensor) -> Tensor:
+    """Average [rows, bands, frames] with the window of NSIM; the edges are repeated."""
+    beside, centre = _NSIM_WINDOW
+    padded = F.pad(values[:, None], (1, 1, 1, 1), mode="replicate")
+    corner = (1.0 - centre - 4 * beside) / 4
+    window = values.new_tensor([[corner, beside, corner], [beside, centre, beside], [corner, beside, corner]])
+    return F.conv2d(padded, window[None, None])[:, 0]
 
 
 def pooled_power_loss(pair: SpectralPair, pool: tuple[int, int]) -> Tensor:

@@ -13,6 +13,7 @@ from apollo.model.generator_state import OutputParts
 from apollo.training.spectra import EDGE_MARGIN_HZ
 from apollo.training.spectral_losses import (
     FLOOR,
+    NSIM_FLOOR,
     SPECTRAL_LOSSES,
     SpectralPair,
     complex_loss,
@@ -20,6 +21,8 @@ from apollo.training.spectral_losses import (
     error_loss,
     make_pair,
     noise_error_loss,
+    nsim,
+    nsim_loss,
     pooled_power_loss,
     spectral_losses,
 )
@@ -55,7 +58,7 @@ def all_losses(parts: OutputParts, clean: Tensor, bandwidth_hz: Tensor | None = 
 
 def test_a_tenth_of_the_power_is_one_decade_of_the_envelope() -> None:
     found = envelope_loss(pair(clean=1.0, deterministic=0.0, noise=0.1), CONFIG)
-    assert float(found) == pytest.approx(1.0, abs=2e-4)  # the floor is 45 dB below the strongest band
+    assert float(found) == pytest.approx(1.0, abs=1e-6)
 
 
 def test_deterministic_part_and_noise_add_their_powers_in_the_envelope() -> None:
@@ -194,3 +197,22 @@ def test_only_losses_with_weight_are_computed() -> None:
     parts, clean = random_parts()
     found = spectral_losses(make_pair(parts, clean, CONFIG), {**LOSS_WEIGHTS, "g/tones": 0.5}, CONFIG)
     assert list(found) == ["g/tones"]
+
+
+def test_nsim_is_that_of_visqol(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = pytest.importorskip("visqol.nsim", reason="ViSQOL is not installed").measure_patch_similarity
+    monkeypatch.setattr("apollo.training.spectral_losses.NSIM_STRUCTURE", 4.5e-4)
+    generator = torch.Generator().manual_seed(0)
+    wanted = 30.0 * torch.rand(1, 32, 30, generator=generator)
+    estimated = wanted + 6.0 * torch.randn(1, 32, 30, generator=generator)
+    found = reference(wanted[0].numpy(), estimated[0].numpy())
+    assert nsim(estimated, wanted).mean(2)[0].numpy() == pytest.approx(found.freq_band_means, abs=1e-3)
+
+
+def test_neurograms_are_compared_by_closeness_and_shape() -> None:
+    """5 dB of amplitude less in every band: the shape is equal, the closeness is worked by hand."""
+    found = nsim_loss(pair(clean=1.0, deterministic=0.1**0.5), CONFIG)
+    widths = torch.tensor([float(count) for count in (1, 45)])  # bins of the narrowest and of a wide band
+    levels = 5 * (1 + widths / (NSIM_FLOOR * CONFIG.bins)).log10()
+    losses = 1 - 2 * levels * (levels - 5) / (levels**2 + (levels - 5) ** 2)
+    assert losses[1] < float(found) < losses[0]
