@@ -34,6 +34,7 @@ class TrainConfig:
         init: Checkpoint to start from: a checkpoint folder, a published or community file, a Hugging Face
             name. Its network configurations replace `generator` and, if it has one, `discriminator`.
         init_noise_limit: Another limit of the noise than that of `init`.
+        init_layers: More blocks than those of `init`; they change nothing before they are trained.
         source: `shards`, or `live`: new mixes in every epoch, rendered on the cluster's free CPUs.
         live_actors: Number of actors that render them.
         live_cache: Folder of the decoded sources, if preprocess was given one.
@@ -56,6 +57,7 @@ class TrainConfig:
     output: str
     init: str | None = None
     init_noise_limit: float | None = None
+    init_layers: int | None = None
     source: Literal["shards", "live"] = "shards"
     live_actors: int = 8
     live_cache: str = ""
@@ -109,7 +111,7 @@ class TrainConfig:
         if not is_uri(self.output):
             return Path(self.output)
         # named by what decides the result: a run that was deleted in the store must not be resumed from here
-        start = (self.init, self.init_noise_limit)
+        start = (self.init, self.init_noise_limit, self.init_layers)
         settings = (self.output, self.shards, self.source, start, self.loader, self.gan, self.fit.seed)
         networks = (self.generator, self.discriminator) if self.init is None else ()
         name = hashlib.sha256(repr((settings, networks)).encode()).hexdigest()[:16]

@@ -109,6 +109,8 @@ def _init_shapes(config: TrainConfig) -> dict[str, Any]:
     generator = checkpoint.load(source).config
     if config.init_noise_limit is not None:
         generator = replace(generator, noise_limit=config.init_noise_limit)
+    if config.init_layers is not None:
+        generator = replace(generator, layers=config.init_layers)
     shapes: dict[str, Any] = {"generator": generator}
     discriminator = checkpoint.describe(source).get("discriminator")
     if isinstance(discriminator, dict):

@@ -152,11 +152,13 @@ def _write_init(config: TrainConfig) -> None:
 
 def _copy_init(config: TrainConfig, init: str) -> None:
     from apollo.checkpoints import checkpoint
+    from apollo.model.deepening import add_layers
 
     source = checkpoint.locate(init)
     discriminator = checkpoint.read_discriminator_state(source)
+    generator = checkpoint.load(source)
     checkpoint.save(
-        checkpoint.load(source),
+        add_layers(generator, config.init_layers) if config.init_layers else generator,
         config.folder / INIT,
         extra_states={"discriminator": discriminator} if discriminator else {},
         metadata={"from": init, "discriminator": config.discriminator.to_dict()} if discriminator else {},

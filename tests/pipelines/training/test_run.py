@@ -247,6 +247,24 @@ def test_a_run_from_the_model_of_the_package_may_have_another_noise_limit(tmp_pa
     assert store.folder != replace(store, init_noise_limit=0.0).folder
 
 
+def test_a_run_from_the_model_of_the_package_may_have_more_layers(tmp_path: Path) -> None:
+    import torch
+
+    import apollo
+
+    compact, samples = apollo.load("compact"), torch.randn(1, 2, 9_000)
+    config = TrainConfig(shards="/s", output=str(tmp_path), init="compact", init_layers=10)
+    config = replace(config, **resolve._init_shapes(config))
+    run._write_init(config)
+    deeper = apollo.load(str(tmp_path / "init"))
+    assert deeper.config == config.generator == replace(compact.config, layers=10)
+    with torch.no_grad():
+        torch.testing.assert_close(deeper(samples), compact(samples))
+    assert resolve._init_shapes(config)["generator"] == config.generator  # of the output's own copy
+    with pytest.raises(ValueError, match="none is removed"):
+        run._copy_init(replace(config, init_layers=4, output=str(tmp_path / "other")), "compact")
+
+
 def test_a_missing_checkpoint_is_refused_and_nothing_is_changed(undisturbed: Path, tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text('{"status": "done"}')
     config = TrainConfig(shards=str(undisturbed), output=str(tmp_path), init="/no/such.ckpt")
