@@ -248,10 +248,13 @@ def error_loss(pair: SpectralPair) -> Tensor:
 
 
 def noise_error_loss(pair: SpectralPair) -> Tensor:
-    """Compute the log of the whole output's error relative to the input's; gradient to the noise alone."""
+    """Compute the log of the whole output's error relative to the input's, at least 0; teaches noise alone.
+
+    Noise costs nothing as long as the output is as close to the clean audio as the input.
+    """
     error = power_of(pair.deterministic - pair.clean).sum((1, 2)).detach() + pair.noise_power.sum((1, 2))
     floor, before = _input_error(pair)
-    return ((error + floor) / before).log().mean()
+    return ((error + floor) / before).log().relu().mean()
 
 
 def _input_error(pair: SpectralPair) -> tuple[Tensor, Tensor]:

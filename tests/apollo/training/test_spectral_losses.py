@@ -96,14 +96,25 @@ def test_the_error_is_relative_to_that_of_the_input() -> None:
 
 
 def test_the_error_of_noise_adds_its_power_and_teaches_the_noise_alone() -> None:
-    given = pair(clean=1.0, deterministic=0.9, noise=0.03, degraded=0.8)
+    given = pair(clean=1.0, deterministic=0.9, noise=0.07, degraded=0.8)
     given.deterministic.requires_grad_(True)
     given.noise_power.requires_grad_(True)
     found = noise_error_loss(given)
-    assert float(found) == pytest.approx(0.0, abs=1e-3)  # 0.01 + 0.03 is the error of the input, 0.04
+    assert float(found.detach()) == pytest.approx(
+        math.log(2), abs=1e-3
+    )  # 0.01 + 0.07 is twice the input's 0.04
     found.backward()
     assert given.deterministic.grad is None
     assert given.noise_power.grad is not None and (given.noise_power.grad > 0).all()
+
+
+def test_noise_costs_nothing_up_to_the_error_of_the_input() -> None:
+    given = pair(clean=1.0, deterministic=0.9, noise=0.02, degraded=0.8)
+    given.noise_power.requires_grad_(True)
+    found = noise_error_loss(given)
+    found.backward()
+    assert float(found.detach()) == 0.0
+    assert given.noise_power.grad is not None and not given.noise_power.grad.any()
 
 
 def test_a_perfect_output_has_no_loss() -> None:
