@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from apollo.model.config import DiscriminatorConfig
+from apollo.model.device import warn_if_bfloat16_is_emulated
 from apollo.model.generator import Generator
 from apollo.training.config import GanConfig
 from apollo.training.data import Batch
@@ -69,6 +70,8 @@ class Gan:
         seed: int = 0,
     ) -> None:
         check_weights(config.all_weights, generator.config)
+        if config.precision == "bfloat16" and context.rank == 0:
+            warn_if_bfloat16_is_emulated(context.device)
         self.generator, self.config, self.context = generator, config, context
         self.ema_generator = copy.deepcopy(generator).eval().requires_grad_(False)
         self.generator_steps = 0  # optimizer steps of the generator, for the warm-up of the EMA

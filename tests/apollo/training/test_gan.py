@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from apollo.model import device
 from apollo.model.config import LOSS_WEIGHTS, OUTPUTS, DiscriminatorConfig, GeneratorConfig
 from apollo.model.generator import Generator
 from apollo.training import gan as module
@@ -23,6 +24,7 @@ from apollo.training.distributed import DistributedContext
 from apollo.training.gan import Gan
 from tests.support.gloo_runs import Noise
 
+CPU = torch.device("cpu")
 EXAMPLES = 4
 WINDOWS = (64, 256)
 EVERYTHING = {
@@ -400,6 +402,18 @@ def test_bfloat16_stays_near_and_keeps_parameters_and_states_in_float32() -> Non
     ]
     assert {value.dtype for value in states} == {torch.float32}
     assert all(value.isfinite().all() for value in states)
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_emulated_bfloat16_is_warned_about(
+    native: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(device, "has_native_bfloat16", lambda _: native)
+    _gan(), device.choose_precision("float32", CPU)
+    assert not caplog.records
+    _gan(precision="bfloat16"), device.choose_precision("bfloat16", CPU)  # training and inference
+    assert len(caplog.records) == (0 if native else 2)
+    assert all("cpu has no native bfloat16 arithmetic" in record.message for record in caplog.records)
 
 
 @pytest.mark.parametrize("trunk", ["band_sequence", "frame_convolution"])
