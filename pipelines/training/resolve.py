@@ -129,6 +129,7 @@ def _fingerprint(config: TrainConfig) -> dict[str, Any]:
     if config.source == "live":
         shards = Folder(config.shards)
         data = hashlib.sha256(shards.read("plan.json") + shards.read("sources.parquet")).hexdigest()
+        settings["live_recipes"] = 2  # 1, or none: of the seed `seed + epoch`
     else:
         data = ShardSource(config.shards, config.loader, epoch_examples=config.fit.epoch_examples).fingerprint
     validation = ValidationSource(config.shards, config.loader, limit=config.fit.validation_examples)
