@@ -10,6 +10,10 @@
 
 The store is authoritative: a node downloads what it lacks or has in another version, since a machine that
 returns may have steps that were repeated without it. Rank 0 uploads what the store lacks.
+
+A node's folder is named by the output alone, so a run finds it with any settings that may change when it is
+resumed. A copy of the run's fingerprint says which run is in it: what is left of a run that was deleted in
+the store is deleted.
 """
 
 import fcntl
@@ -30,7 +34,8 @@ from apollo.checkpoints.checkpoint import (
     CheckpointError,
 )
 from apollo.checkpoints.io import file_sha256
-from pipelines.registry.checkpoint_cache import fetch
+from pipelines.registry.checkpoint_cache import fetch, is_intact
+from pipelines.runtime.run import FINGERPRINT
 from pipelines.storage.atomic import write_atomic
 from pipelines.storage.folder import Folder
 from pipelines.storage.object_store import StoreError
@@ -39,6 +44,7 @@ from pipelines.training.config import INIT
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS, TRACKING = "checkpoints", "tracking"
+_LOCKS = (".lock", ".sync.lock")
 _SCORES = f"{CHECKPOINTS}/scores.json"
 _LINES = f"{TRACKING}/metrics.jsonl"
 _STEP = re.compile(rf"{CHECKPOINTS}/step-(\d{{8,}})(?=/|$)")
@@ -58,19 +64,29 @@ class CheckpointSync:
         self._rejects = f"rejects-{rank}.jsonl"
         self._damaged: set[str] = set()
 
+    def claim(self) -> None:
+        """Delete what the folder holds of a run other than the store's, and note which run it is now."""
+        if not self._store.exists(FINGERPRINT):
+            return
+        run, note = self._store.read(FINGERPRINT), self._local / FINGERPRINT
+        if not note.exists() or note.read_bytes() != run:
+            self._clear()
+            write_atomic(str(note), run)
+
     def pull(self) -> None:
-        """Download what the folder lacks, and delete checkpoints that the store does not have.
+        """Download what the folder lacks, then delete checkpoints that the store does not have.
 
         Raises:
             StoreError: the store is unreachable.
         """
         with self._locked():
+            self.claim()
             self._pull_initial()
             _, names = self._remote_checkpoints()
-            for name in sorted(set(self._local_checkpoints()) - names):
-                shutil.rmtree(self._local / name)
             for name in sorted(names):
                 self._pull_checkpoint(name, (CONFIG, WEIGHTS, TRAINING))
+            for name in sorted(set(self._local_checkpoints()) - names):
+                shutil.rmtree(self._local / name)
             self._merge_scores()
             self._link_best()
             rejects = self._local / self._rejects
@@ -80,6 +96,10 @@ class CheckpointSync:
     def pull_initial(self) -> None:
         """Download what the driver needs: the initial checkpoint and the id of the MLflow run."""
         with self._locked():
+            if self._store.exists(FINGERPRINT):
+                self.claim()
+            else:
+                self._clear()  # a new run
             self._pull_initial()
 
     def push_init(self) -> None:
@@ -93,6 +113,11 @@ class CheckpointSync:
         for name in self._local_checkpoints():
             if name > newest:
                 self._push_checkpoint(name)
+
+    def push_intact(self) -> None:
+        """Upload checkpoints that are intact here and, as `pull` found, damaged in the store."""
+        for name in sorted(self._damaged.intersection(self._local_checkpoints())):
+            self._push_checkpoint(name)
 
     def push(self) -> None:
         """Upload what the store lacks and the name of the best checkpoint, then delete what was deleted here.
@@ -135,6 +160,16 @@ class CheckpointSync:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
+    def _clear(self) -> None:
+        files = [path for path in self._local.iterdir() if path.name not in _LOCKS]
+        if files:
+            logger.warning(f"{self._local} is of a run that {self._store.location} does not hold: deleted")
+        for path in files:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
     def _local_checkpoints(self) -> list[str]:
         """List the checkpoints in the folder, oldest first."""
         found = (self._local / CHECKPOINTS).glob(f"step-*/{MANIFEST}")
@@ -159,7 +194,8 @@ class CheckpointSync:
         except (CheckpointError, FileNotFoundError) as error:
             logger.warning(f"{name} in {self._store.location} is damaged and ignored: {error}")
             self._damaged.add(name)
-            shutil.rmtree(self._local / name, ignore_errors=True)
+            if not is_intact(self._local / name, files):
+                shutil.rmtree(self._local / name, ignore_errors=True)
 
     def _push_checkpoint(self, name: str) -> None:
         files = [path.name for path in (self._local / name).iterdir() if path.name != MANIFEST]
