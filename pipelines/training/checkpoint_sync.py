@@ -21,7 +21,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -119,29 +119,42 @@ class CheckpointSync:
         for name in sorted(self._damaged.intersection(self._local_checkpoints())):
             self._push_checkpoint(name)
 
-    def push(self) -> None:
+    def read_tracking(self) -> dict[str, bytes]:
+        """Read the metrics logged so far, without artifacts: name and content."""
+        found = (self._local / TRACKING).glob("*.json*")
+        return {f"{TRACKING}/{path.name}": path.read_bytes() for path in found}
+
+    def push(self, tracking: Mapping[str, bytes] | None = None) -> None:
         """Upload what the store lacks and the name of the best checkpoint, then delete what was deleted here.
+
+        Training may go on meanwhile: what it deletes before its turn is left out, and what it writes is for
+        the next call.
+
+        Args:
+            tracking: The metrics that precede the newest checkpoint; by default those logged so far.
 
         Raises:
             StoreError: the store is unreachable; calling again does the rest.
         """
         local, partial, remote = self._local_checkpoints(), *self._remote_checkpoints()
-        self._push_tracking()
+        for file, content in (self.read_tracking() if tracking is None else tracking).items():
+            self._store.write(file, content)
         for name in sorted(set(local) - remote):
             self._push_checkpoint(name)
         self._push_file(_SCORES)
         link = self._local / BEST
-        if link.is_symlink() and link.exists():
-            self._store.write(BEST, link.readlink().as_posix().encode())
+        best = link.readlink().as_posix() if link.is_symlink() else ""
+        if best in {*local, *remote}:  # not one that was written after this call
+            self._store.write(BEST, best.encode())
         # a damaged one stays: it may be intact there, and this disk at fault
         for name in partial - set(local) - self._damaged:
             self._store.delete(f"{name}/{MANIFEST}")  # first: without it the rest is not a checkpoint
             self._store.delete_folder(name)
 
-    def try_push(self) -> None:
+    def try_push(self, tracking: Mapping[str, bytes]) -> None:
         """Upload as `push` does; if the store is unreachable, log it and leave it to the next call."""
         try:
-            self.push()
+            self.push(tracking)
         except StoreError as error:
             logger.warning(f"upload failed, retrying at the next checkpoint: {error}")
 
@@ -198,22 +211,22 @@ class CheckpointSync:
                 shutil.rmtree(self._local / name, ignore_errors=True)
 
     def _push_checkpoint(self, name: str) -> None:
-        files = [path.name for path in (self._local / name).iterdir() if path.name != MANIFEST]
-        for file in (*sorted(files), MANIFEST):
-            path = self._local / name / file
-            self._store.put(f"{name}/{file}", str(path))
-            self._store.verify_upload(f"{name}/{file}", file_sha256(path))
-        self._damaged.discard(name)
+        try:
+            files = [path.name for path in (self._local / name).iterdir() if path.name != MANIFEST]
+            for file in (*sorted(files), MANIFEST):
+                path = self._local / name / file
+                self._store.put(f"{name}/{file}", str(path))
+                self._store.verify_upload(f"{name}/{file}", file_sha256(path))
+            self._damaged.discard(name)
+        except OSError:
+            if (self._local / name / MANIFEST).exists():
+                raise
+            logger.info(f"{name} was deleted before its upload ended")  # newer ones have taken its place
 
     def _push_file(self, name: str) -> None:
         path = self._local / name
         if path.exists():
             self._store.write(name, path.read_bytes())
-
-    def _push_tracking(self) -> None:
-        """Upload the metrics that precede the checkpoint that is uploaded next, without artifacts."""
-        for path in (self._local / TRACKING).glob("*.json*"):
-            self._push_file(f"{TRACKING}/{path.name}")
 
     def _pull_initial(self) -> None:
         self._pull_tracking()

@@ -62,8 +62,7 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
             validation=validation,
             callbacks=callbacks,
         )
-        if sync and context.rank == 0:
-            sync.push()
+        callbacks.finish()
     except (NonFiniteError, CorruptDataError, torch.OutOfMemoryError, ValueError) as error:
         coordinator.fail(f"{type(error).__name__}: {error}")
         raise

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ from apollo.checkpoints import checkpoint
 from apollo.model.config import DiscriminatorConfig, GeneratorConfig
 from apollo.model.generator import Generator
 from apollo.training.config import FitConfig, GanConfig
+from apollo.training.distributed import DistributedContext
 from pipelines.cluster.resources import WorkersConfig
+from pipelines.dataset.bad_rows import Reject
 from pipelines.runtime.outcome import Exit
+from pipelines.storage.folder import Folder
 from pipelines.storage.object_store import ATTEMPTS, StoreError
 from pipelines.tracking.run import TrackingConfig, open_run
 from pipelines.training import callbacks, worker
@@ -307,3 +311,85 @@ def test_nothing_is_deleted_before_what_replaces_it_is_downloaded(bucket: Bucket
     bucket.proxy.heal()
     second.pull()
     assert [path.name for path in (tmp_path / "second/checkpoints").iterdir()] == ["step-00000006"]
+
+
+class _SlowStore:
+    """Stands for a CheckpointSync whose uploads last until they are released."""
+
+    def __init__(self) -> None:
+        self.begun, self.released = list[str](), threading.Event()
+
+    def read_tracking(self) -> dict[str, bytes]:
+        return {}
+
+    def try_push(self, tracking: dict[str, bytes]) -> None:
+        self.begun.append("checkpoint")
+        assert self.released.wait(30)
+
+    def try_push_rejects(self) -> None:
+        self.begun.append("rejects")
+
+    def push(self) -> None:
+        self.begun.append("rest")
+
+
+def _callbacks(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, sync: Any = None
+) -> callbacks.RayCallbacks:
+    monkeypatch.setattr(callbacks, "Tracker", lambda _: None)
+    config.folder.mkdir(parents=True, exist_ok=True)
+    context = DistributedContext(torch.device("cpu"))
+    return callbacks.RayCallbacks(config, Any, _FakeCoordinator(None), context, sync)  # type: ignore[arg-type]
+
+
+def test_training_is_at_most_one_checkpoint_ahead_of_the_store_and_ends_level_with_it(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = _SlowStore()
+    called = _callbacks(config, monkeypatch, store)
+    called.on_checkpoint_saved(3, tmp_path)  # returns while it is uploaded
+    called.rejected(Reject("shard row 1", "damaged", "undecodable"))
+    second = threading.Thread(target=called.on_checkpoint_saved, args=(6, tmp_path))
+    second.start()
+    second.join(0.3)
+    assert second.is_alive() and store.begun == ["checkpoint"]
+    store.released.set()
+    second.join(30)
+    called.finish()
+    assert store.begun == ["checkpoint", "checkpoint", "rejects", "rest"]
+    called.close()
+
+
+def test_without_listening_examples_no_review_is_started(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(*_: object, **__: object) -> None:
+        raise AssertionError("a review")
+
+    monkeypatch.setattr(callbacks, "BackgroundTask", start)
+    called = _callbacks(dataclasses.replace(config, listening_examples=0), monkeypatch)
+    called.on_validation_end(3, {"valid/stft": 1.0}, [])
+    assert called.collect_async_scores(wait=True) == {}
+
+
+def test_what_training_does_during_an_upload_spoils_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoint 3 is deleted, and 6 is written and becomes the best."""
+    local, store = tmp_path / "local", tmp_path / "store"
+    sync, put = CheckpointSync(str(store), local), Folder.put
+    _save_checkpoint(local, "step-00000003")
+
+    def interfere(folder: Folder, name: str, path: str) -> None:
+        monkeypatch.setattr(Folder, "put", put)
+        _save_checkpoint(local, "step-00000006")
+        (local / "best").symlink_to("checkpoints/step-00000006")
+        shutil.rmtree(local / "checkpoints/step-00000003")
+        put(folder, name, path)
+
+    monkeypatch.setattr(Folder, "put", interfere)
+    sync.push()
+    assert not (store / "best").exists(), "it would name what is not uploaded"
+    sync.push()
+    assert (store / "best").read_text() == "checkpoints/step-00000006"
+    assert [path.parent.name for path in store.glob("checkpoints/*/MANIFEST.json")] == ["step-00000006"]
