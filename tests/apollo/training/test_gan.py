@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from apollo.model import device
+from apollo.model.compilation import compile_generator
 from apollo.model.config import LOSS_WEIGHTS, OUTPUTS, DiscriminatorConfig, GeneratorConfig
 from apollo.model.generator import Generator
 from apollo.training import gan as module
@@ -374,6 +375,25 @@ def test_compiled_is_the_same_within_rounding(monkeypatch: pytest.MonkeyPatch) -
     )  # what is not compiled is a partial function
     expected, found = plain.step(_batches(0), epoch=0), compiled.step(_batches(0), epoch=0)
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_a_compilation_is_for_one_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[nn.Module] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    generator, _ = _networks()
+    assert compile_generator(generator, training=True)
+    counts = [len(compiled)]
+    for frames in (10, 10, 20, 10):
+        generator(torch.zeros(1, 441 * frames))
+        counts.append(len(compiled))
+    assert counts[0] > 0
+    assert counts[1] - counts[0] == counts[3] - counts[2] > 0 and counts[1] == counts[2]
+    assert counts[3] == counts[4]
 
 
 def test_without_a_compiler_it_warns_and_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
