@@ -11,7 +11,6 @@ Shape legend: samples [examples, channels, samples].
 """
 
 import copy
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
@@ -146,8 +145,8 @@ class Gan:
         updated = generated is not None
         if generated is not None and not discriminator_only:
             updated = self._generator_step(batches, step, generated, statistics, adversarial=adversarial)
-        self.non_finite_examples = statistics.non_finite_examples()
-        return statistics.reduce(skipped=not updated)
+        self.non_finite_examples = statistics.non_finite_examples
+        return statistics.result(skipped=not updated)
 
     def _generate(
         self, model: nn.Module, batch: Batch, step: int, *, with_samples: bool, with_parts: bool
@@ -239,9 +238,7 @@ class Gan:
     ) -> bool:
         """Clip gradients and step; return False, without a step, if any rank has non-finite values."""
         norm = nn.utils.clip_grad_norm_(module.parameters(), self.config.clip_norm)
-        statistics.norms[f"norm/{name}"] = float(norm)
-        finite = math.isfinite(float(norm)) and not statistics.non_finite_examples()
-        finite = not self.context.any_rank(not finite)
+        finite = statistics.read(f"norm/{name}", norm)
         if finite:
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)

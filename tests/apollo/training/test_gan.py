@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from apollo.model import device
 from apollo.model.compilation import compile_generator
@@ -375,6 +376,42 @@ def test_compiled_is_the_same_within_rounding(monkeypatch: pytest.MonkeyPatch) -
     )  # what is not compiled is a partial function
     expected, found = plain.step(_batches(0), epoch=0), compiled.step(_batches(0), epoch=0)
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+class _Reads(TorchFunctionMode):
+    """Counts how often the host takes values of tensors, which on a GPU makes it wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count, self.paused = 0, False
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        names = ("item", "tolist", "numpy", "cpu", "__float__", "__int__", "__bool__", "__index__")
+        self.count += getattr(function, "__name__", "") in names and not self.paused
+        return function(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize("size", [EXAMPLES, 1])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("adversarial", [True, False])
+def test_the_host_reads_the_device_once_a_network(size: int, optimizer: str, adversarial: bool) -> None:
+    weights = {} if adversarial else {"g/adversarial": 0.0, "g/feature": 0.0}
+    gan = _gan(micro_batch=size, weights=weights, generator_optimizer=optimizer)
+    gan.step(_batches(0, size), epoch=0)
+    with _Reads() as reads:
+        for one in (gan.generator_optimizer, gan.discriminator_optimizer):
+            one.step = _paused(one.step, reads)  # its counts of steps are on the CPU
+        gan.step(_batches(1, size), epoch=0, step=1)
+    assert reads.count == (2 if adversarial else 1)
+
+
+def _paused(step: Any, reads: _Reads) -> Any:
+    def run(*arguments: Any) -> None:
+        reads.paused = True
+        step(*arguments)
+        reads.paused = False
+
+    return run
 
 
 def test_a_compilation_is_for_one_length(monkeypatch: pytest.MonkeyPatch) -> None:
