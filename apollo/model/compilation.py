@@ -12,7 +12,10 @@ from apollo.model.layers import BandAttention, TimeBlock
 def compile_generator(generator: Generator, *, training: bool = False) -> bool:
     """Compile a generator in place; if torch.compile fails here, warn and leave it as it is.
 
-    Only layers without state are compiled, so one compilation serves chunks of every length.
+    Only layers without state are compiled. A compilation is for one number of frames: on a GPU, and in
+    training, every other length of input compiles again, and after `torch._dynamo.config.recompile_limit` of
+    them (8) torch runs the rest in eager mode: cut input into equal lengths. Inference on a CPU takes slices
+    of few frames, equal but for each chunk's last.
 
     Args:
         generator: Network at its final precision, on its device.

@@ -1,10 +1,13 @@
 """Device and precision selection, synchronization, peak memory."""
 
+import logging
 import sys
 
 import torch
 
 from apollo.model.config import PRECISIONS
+
+logger = logging.getLogger(__name__)
 
 
 def choose_device(name: str) -> torch.device:
@@ -26,6 +29,8 @@ def choose_device(name: str) -> torch.device:
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """Return the dtype of the linear layers; `auto` is bfloat16 if the hardware multiplies in it.
 
+    Warns of bfloat16 where it is emulated.
+
     Raises:
         ValueError: the name is not in `PRECISIONS`.
     """
@@ -33,7 +38,18 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
         raise ValueError(f"precision is {name!r}: it must be one of {', '.join(PRECISIONS)}")
     if name == "auto":
         return torch.bfloat16 if has_native_bfloat16(device) else torch.float32
+    if name == "bfloat16":
+        warn_if_bfloat16_is_emulated(device)
     return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+def warn_if_bfloat16_is_emulated(device: torch.device) -> None:
+    """Log a warning if a device has no native bfloat16 arithmetic, as many CPUs."""
+    if not has_native_bfloat16(device):
+        logger.warning(
+            f"precision is 'bfloat16', but {device.type} has no native bfloat16 arithmetic here: torch "
+            "emulates it, up to a hundred times slower than float32. Use 'float32', or other hardware"
+        )
 
 
 def has_native_bfloat16(device: torch.device) -> bool:

@@ -7,8 +7,8 @@ All activations are `[batch, frames, bands, dim]`, contiguous: linear layers see
 a frame's bands as its sequence, and the depthwise convolution over frames is a 2-D convolution in
 channels-last layout, so nothing is transposed.
 
-The residual stream and the norms are float32. Linear layers compute in the dtype of their weights or of the
-surrounding autocast. A bfloat16 residual stream would cost 10 dB.
+The residual stream, the norms and the convolutions are float32. Linear layers compute in the dtype of their
+weights or of the surrounding autocast. A bfloat16 residual stream would cost 10 dB.
 """
 
 from typing import cast
@@ -111,7 +111,8 @@ class TimeBlock(nn.Module):
 
     def convolve(self, x: Tensor) -> Tensor:
         """Map [batch, frames, bands, dim] to [batch, frames - 6, bands, dim]."""
-        return cast(Tensor, self.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        with torch.autocast(x.device.type, enabled=False):  # float32, as in inference
+            return cast(Tensor, self.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
     def feed_forward(self, residual: Tensor, mixed: Tensor) -> Tensor:
         """Return residual + the feed-forward network of `mixed`, both [..., bands, dim]."""

@@ -67,7 +67,7 @@ def noise_spectra(options: NoiseOptions, first_frame: int, frames: int, window: 
     noises = []
     for channel in range(2 if options.channels == 2 else 1):
         samples = white_noise(options.seed, channel, (first_frame - 1) * hop, (frames + 1) * hop)
-        noises.append(stft.analyze(samples.to(window)[None], window)[0] / scale)
+        noises.append(stft.analyze(samples.to(window, non_blocking=True)[None], window)[0] / scale)
     return tuple(noises)
 
 

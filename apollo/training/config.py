@@ -52,7 +52,7 @@ class GanConfig:
         batch_size: Examples per optimizer step, over all ranks.
         micro_batch: Examples per forward pass of a rank; more are accumulated.
         precision: `float32`, or `bfloat16` for matrix products and the discriminator's convolutions. Residual
-            stream, transforms and losses are always float32.
+            stream, the generator's convolutions, transforms and losses are always float32.
         compile: Compile the layers of the trunk `band_sequence` with torch.compile, if it works here.
         recompute: Activations of the trunk `band_sequence` to recompute in the backward pass, to save memory:
             `nothing`, `hidden` (the widest ones) or `layers` (all but the layers' inputs). Costs:

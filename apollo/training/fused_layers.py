@@ -59,11 +59,18 @@ def mix_bands(attention: BandAttention, x: Tensor, *, keep: bool = True) -> Tens
 
 
 def _add_network(residual: Tensor, x: Tensor, *arguments: Any) -> Tensor:
+    """Apply `_Pointwise`; without a backward pass to come, nothing is kept for it."""
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else arguments[1].dtype
+    *tensors, gated, keep = arguments
+    keep = keep and torch.is_grad_enabled() and any(_requires_grad(one) for one in (residual, x, *tensors))
     with torch.autocast(kind, enabled=False):
-        result = _Pointwise.apply(residual, x.to(residual.dtype), *arguments, dtype)  # type: ignore[no-untyped-call]
+        result = _Pointwise.apply(residual, x.to(residual.dtype), *tensors, gated, keep, dtype)  # type: ignore[no-untyped-call]
         return cast(Tensor, result)
+
+
+def _requires_grad(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.requires_grad
 
 
 class _Pointwise(torch.autograd.Function):

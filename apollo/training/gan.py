@@ -11,7 +11,6 @@ Shape legend: samples [examples, channels, samples].
 """
 
 import copy
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from apollo.model.config import DiscriminatorConfig
+from apollo.model.device import warn_if_bfloat16_is_emulated
 from apollo.model.generator import Generator
 from apollo.training.config import GanConfig
 from apollo.training.data import Batch
@@ -69,6 +69,8 @@ class Gan:
         seed: int = 0,
     ) -> None:
         check_weights(config.all_weights, generator.config)
+        if config.precision == "bfloat16" and context.rank == 0:
+            warn_if_bfloat16_is_emulated(context.device)
         self.generator, self.config, self.context = generator, config, context
         self.ema_generator = copy.deepcopy(generator).eval().requires_grad_(False)
         self.generator_steps = 0  # optimizer steps of the generator, for the warm-up of the EMA
@@ -143,8 +145,8 @@ class Gan:
         updated = generated is not None
         if generated is not None and not discriminator_only:
             updated = self._generator_step(batches, step, generated, statistics, adversarial=adversarial)
-        self.non_finite_examples = statistics.non_finite_examples()
-        return statistics.reduce(skipped=not updated)
+        self.non_finite_examples = statistics.non_finite_examples
+        return statistics.result(skipped=not updated)
 
     def _generate(
         self, model: nn.Module, batch: Batch, step: int, *, with_samples: bool, with_parts: bool
@@ -236,9 +238,7 @@ class Gan:
     ) -> bool:
         """Clip gradients and step; return False, without a step, if any rank has non-finite values."""
         norm = nn.utils.clip_grad_norm_(module.parameters(), self.config.clip_norm)
-        statistics.norms[f"norm/{name}"] = float(norm)
-        finite = math.isfinite(float(norm)) and not statistics.non_finite_examples()
-        finite = not self.context.any_rank(not finite)
+        finite = statistics.read(f"norm/{name}", norm)
         if finite:
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -5,9 +5,10 @@ import json
 import re
 
 from pipelines import schema
+from pipelines.dataset.manifest import read_committed
 from pipelines.dataset.plan import PLAN, planned_shards
 from pipelines.dataset.shard_reader import ShardReader
-from pipelines.dataset.shards import find_damaged_shards, read_commits
+from pipelines.dataset.shards import find_damaged_shards
 from pipelines.errors import UsageError
 from pipelines.storage.folder import Folder
 
@@ -35,7 +36,7 @@ class CommittedSplit:
 
     def __init__(self, output: str, split: str, degradations: tuple[str, ...]) -> None:
         folder = Folder(output)
-        commits = read_commits(folder)
+        commits = read_committed(folder)
         self.commits = [commits[key] for key in sorted(commits) if key[0] == split]
         self.rows = [commit.rows for commit in self.commits]
         self.num_rows = sum(self.rows)

@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.dataset.shards import read_commits
+from pipelines.dataset.manifest import read_committed
 from pipelines.errors import UsageError, root_cause
 from pipelines.evaluation import promotion
 from pipelines.evaluation.analysis.bootstrap import Bootstrap
@@ -279,6 +279,6 @@ def open_items(data: str, split: str, degradations: tuple[str, ...], limit: int 
     Raises:
         UsageError: there are no items.
     """
-    if read_commits(Folder(data)):
+    if read_committed(Folder(data)):
         return ShardItems(data, split, degradations, limit)
     return PairItems(data, degradations, limit)

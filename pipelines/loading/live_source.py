@@ -101,9 +101,9 @@ class ExampleMixer:
 class LiveSource:
     """Training examples without shards: every epoch has recipes of its own.
 
-    Recipe k of an epoch is recipe k that preprocess would plan with the seed `seed + epoch`; degradation,
-    piece and levels are drawn as in ShardSource. The reading process decodes. A resumed run reads the
-    positions that it still needs, with new actors.
+    Every epoch is planned as preprocess would, with a hash of seed and epoch as its seed. Degradation, piece
+    and levels are drawn as in ShardSource. The reading process decodes. A resumed run reads the positions
+    that it still needs, with new actors.
 
     Args:
         output: Path or URI of a planned output of preprocess, whose source files have not moved.
@@ -193,6 +193,9 @@ class LiveSource:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
+    def _recipes_seed(self, epoch: int) -> int:
+        return rng.stream_seed(self._seed, "live recipes", epoch)
+
     def _tasks(self, epoch: int, positions: Iterator[int]) -> Iterator[dict[str, Any]]:
         """Plan the recipes at these positions."""
         wanted = list(positions)
@@ -200,7 +203,9 @@ class LiveSource:
             return
         config = replace(self._recipes_config, train=wanted[-1] + 1)
         first, place = 0, 0
-        for batch in draw_recipes(_SPLIT, self._catalog, config, seed=self._seed + epoch, shard_rows=1):
+        for batch in draw_recipes(
+            _SPLIT, self._catalog, config, seed=self._recipes_seed(epoch), shard_rows=1
+        ):
             inside = []
             while place < len(wanted) and wanted[place] < first + len(batch):
                 inside.append(wanted[place] - first)

@@ -9,14 +9,15 @@ import pyarrow.compute as pc
 
 from pipelines import schema
 from pipelines.audio.codec import CodecConfig
+from pipelines.dataset.manifest import DIGEST, MANIFEST, REPORT, encode_manifest
 from pipelines.dataset.plan import PLAN, planned_shards
-from pipelines.dataset.shards import ShardCommit, find_damaged_shards, read_commits
+from pipelines.dataset.shards import ShardCommit, find_damaged_shards, read_commits, sha256_hex
 from pipelines.errors import UsageError
 from pipelines.storage import parquet
 from pipelines.storage.folder import Folder
 from pipelines.storage.parquet import parquet_bytes
 
-REPORT, PAGE, MANIFEST, REJECTS = "report.json", "report.html", "manifest.jsonl", "rejects.parquet"
+PAGE, REJECTS = "report.html", "rejects.parquet"
 _MAX_NAMED = 3
 
 
@@ -104,8 +105,8 @@ def finalize(
         )
     output.delete_temporary()  # of actors that outlived a killed run
     order = [commits[task["split"], task["shard"]] for task in tasks]
-    lines = [json.dumps(_manifest_line(commit)) for commit in order]
-    output.write(MANIFEST, ("\n".join(lines) + "\n").encode())
+    manifest = encode_manifest(order)
+    output.write(MANIFEST, manifest)
     rejects = plan["rejects"] + [
         {"stage": "render", "id": reject["recipe_id"], "path": None, **reject}
         for commit in order
@@ -113,6 +114,7 @@ def finalize(
     ]
     output.write(REJECTS, parquet_bytes(pa.Table.from_pylist(rejects, schema.REJECTS)))
     report = summarize(output, plan, order, versions, seconds)
+    report[DIGEST] = sha256_hex(manifest)
     from pipelines.preprocess.report import render_page
 
     output.write(PAGE, render_page(output, report, codec).encode())
@@ -124,19 +126,6 @@ def _orphans(output: Folder, commits: dict[tuple[str, int], ShardCommit]) -> set
     """Return shard files without a commit: a reader that lists the folder must not see them."""
     ours = {schema.shard_path(*key) for key, commit in commits.items() if commit.rows}
     return {entry.name for split in schema.SPLITS for entry in output.entries(split)} - ours
-
-
-def _manifest_line(commit: ShardCommit) -> dict[str, Any]:
-    path = schema.shard_path(commit.split, commit.shard) if commit.rows else None
-    return {
-        "path": path,
-        "split": commit.split,
-        "shard": commit.shard,
-        "rows": commit.rows,
-        "bytes": commit.bytes,
-        "sha256": commit.sha256,
-        "rejected": len(commit.rejected),
-    }
 
 
 def summarize(

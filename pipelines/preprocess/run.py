@@ -22,6 +22,7 @@ from pipelines import schema
 from pipelines.audio.transcoding import trim_cache
 from pipelines.cluster.actor_pool import run_actors
 from pipelines.cluster.connection import Cluster, connect
+from pipelines.dataset.manifest import REPORT
 from pipelines.dataset.plan import PLAN, planned_shards
 from pipelines.dataset.shards import ShardCommit, find_damaged_shards, read_commits
 from pipelines.preprocess import audit
@@ -127,9 +128,9 @@ class PreprocessRun:
         if not self.output.exists(PLAN):
             return None
         self._read_plan()
-        if self._pending or not self.output.exists(audit.REPORT):
+        if self._pending or not self.output.exists(REPORT):
             return None
-        return self._outcome(json.loads(self.output.read(audit.REPORT)), "nothing to do, all shards verified")
+        return self._outcome(json.loads(self.output.read(REPORT)), "nothing to do, all shards verified")
 
     def execute(self) -> None:
         """Scan and plan where there is no plan, and render the shards that are not finished.
@@ -138,7 +139,7 @@ class PreprocessRun:
             UsageError: there are too few usable songs.
         """
         self.make_plan()
-        self.output.delete(audit.REPORT)  # first: a run killed after this must not count as finished
+        self.output.delete(REPORT)  # first: a run killed after this must not count as finished
         for key in sorted(self._stale):
             self.output.delete(schema.commit_path(*key))
         with self._timed("render"):

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pipelines.dataset.bad_rows import Reject
 from pipelines.runtime import prometheus
 from pipelines.storage.folder import Folder
 from pipelines.tracking.run import Run, Tracker
+from pipelines.training.background_uploads import BackgroundUploads
 from pipelines.training.checkpoint_sync import CheckpointSync
 from pipelines.training.config import TrainConfig
 from pipelines.training.validation_review import review_examples
@@ -53,6 +55,7 @@ class RayCallbacks(Callbacks):
         self.listening_examples = config.listening_examples
         self.has_async_scores = config.listening_examples > 0
         self._reviews: dict[int, BackgroundTask] = {}
+        self._uploads, self._rejects_waiting = BackgroundUploads(), False
         self._counts = _TrainingCounts(context.rank)
 
     def on_train_step_end(self, step: int, metrics: Mapping[str, float], names: Sequence[str]) -> None:
@@ -72,9 +75,11 @@ class RayCallbacks(Callbacks):
     def on_validation_end(
         self, step: int, scores: Mapping[str, float], restored: Sequence[RestoredExample]
     ) -> None:
-        """Log validation scores and start the review of the example audio."""
+        """Log validation scores and start the review of the example audio, if there is any."""
         if self.tracker:
             self.tracker.log(step, scores, kind="validation")
+        if not restored:
+            return
         examples = [
             (one.name, one.clean.numpy(), one.degraded.numpy(), one.restored.numpy()) for one in restored
         ]
@@ -119,11 +124,15 @@ class RayCallbacks(Callbacks):
         return self.output.path(f".review/step-{step:08d}")
 
     def on_checkpoint_saved(self, step: int, path: Path) -> None:
-        """Log a checkpoint, and upload it if the output is in a store."""
+        """Log a checkpoint, and start its upload if the output is in a store.
+
+        Waits for the last upload: a machine that is lost takes at most one checkpoint with it.
+        """
         prometheus.record("apollo_training_checkpoints_total")
         logger.info(f"checkpoint {os.fspath(path)}")
         if self.sync:
-            self.sync.try_push()
+            # metrics are read now: those that come later are not of this checkpoint
+            self._uploads.start(partial(self.sync.try_push, self.sync.read_tracking()))
 
     def should_stop(self) -> bool:
         """Return whether the driver requested a stop."""
@@ -135,11 +144,24 @@ class RayCallbacks(Callbacks):
         logger.warning(f"row skipped: {reject.name}: {reject.reason}")
         with open(self.output.path(f"rejects-{self.context.rank}.jsonl"), "a") as stream:
             stream.write(json.dumps(reject._asdict()) + "\n")
-        if self.sync:
+        if self.sync and not self._uploads.try_start(self.sync.try_push_rejects):
+            self._rejects_waiting = True
+
+    def finish(self) -> None:
+        """Wait for uploads, and upload the rest.
+
+        Raises:
+            StoreError: the store is unreachable: what was written lately is not in it.
+        """
+        self._uploads.wait()
+        if self.sync and self._rejects_waiting:
             self.sync.try_push_rejects()
+        if self.sync and self.context.rank == 0:
+            self.sync.push()
 
     def close(self) -> None:
-        """Close the tracker."""
+        """End uploads and close the tracker."""
+        self._uploads.close()
         if self.tracker:
             self.tracker.close()
 

@@ -10,6 +10,10 @@
 
 The store is authoritative: a node downloads what it lacks or has in another version, since a machine that
 returns may have steps that were repeated without it. Rank 0 uploads what the store lacks.
+
+A node's folder is named by the output alone, so a run finds it with any settings that may change when it is
+resumed. A copy of the run's fingerprint says which run is in it: what is left of a run that was deleted in
+the store is deleted.
 """
 
 import fcntl
@@ -17,7 +21,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,7 +34,8 @@ from apollo.checkpoints.checkpoint import (
     CheckpointError,
 )
 from apollo.checkpoints.io import file_sha256
-from pipelines.registry.checkpoint_cache import fetch
+from pipelines.registry.checkpoint_cache import fetch, is_intact
+from pipelines.runtime.run import FINGERPRINT
 from pipelines.storage.atomic import write_atomic
 from pipelines.storage.folder import Folder
 from pipelines.storage.object_store import StoreError
@@ -39,6 +44,7 @@ from pipelines.training.config import INIT
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS, TRACKING = "checkpoints", "tracking"
+_LOCKS = (".lock", ".sync.lock")
 _SCORES = f"{CHECKPOINTS}/scores.json"
 _LINES = f"{TRACKING}/metrics.jsonl"
 _STEP = re.compile(rf"{CHECKPOINTS}/step-(\d{{8,}})(?=/|$)")
@@ -58,19 +64,29 @@ class CheckpointSync:
         self._rejects = f"rejects-{rank}.jsonl"
         self._damaged: set[str] = set()
 
+    def claim(self) -> None:
+        """Delete what the folder holds of a run other than the store's, and note which run it is now."""
+        if not self._store.exists(FINGERPRINT):
+            return
+        run, note = self._store.read(FINGERPRINT), self._local / FINGERPRINT
+        if not note.exists() or note.read_bytes() != run:
+            self._clear()
+            write_atomic(str(note), run)
+
     def pull(self) -> None:
-        """Download what the folder lacks, and delete checkpoints that the store does not have.
+        """Download what the folder lacks, then delete checkpoints that the store does not have.
 
         Raises:
             StoreError: the store is unreachable.
         """
         with self._locked():
+            self.claim()
             self._pull_initial()
             _, names = self._remote_checkpoints()
-            for name in sorted(set(self._local_checkpoints()) - names):
-                shutil.rmtree(self._local / name)
             for name in sorted(names):
                 self._pull_checkpoint(name, (CONFIG, WEIGHTS, TRAINING))
+            for name in sorted(set(self._local_checkpoints()) - names):
+                shutil.rmtree(self._local / name)
             self._merge_scores()
             self._link_best()
             rejects = self._local / self._rejects
@@ -80,6 +96,10 @@ class CheckpointSync:
     def pull_initial(self) -> None:
         """Download what the driver needs: the initial checkpoint and the id of the MLflow run."""
         with self._locked():
+            if self._store.exists(FINGERPRINT):
+                self.claim()
+            else:
+                self._clear()  # a new run
             self._pull_initial()
 
     def push_init(self) -> None:
@@ -94,29 +114,47 @@ class CheckpointSync:
             if name > newest:
                 self._push_checkpoint(name)
 
-    def push(self) -> None:
+    def push_intact(self) -> None:
+        """Upload checkpoints that are intact here and, as `pull` found, damaged in the store."""
+        for name in sorted(self._damaged.intersection(self._local_checkpoints())):
+            self._push_checkpoint(name)
+
+    def read_tracking(self) -> dict[str, bytes]:
+        """Read the metrics logged so far, without artifacts: name and content."""
+        found = (self._local / TRACKING).glob("*.json*")
+        return {f"{TRACKING}/{path.name}": path.read_bytes() for path in found}
+
+    def push(self, tracking: Mapping[str, bytes] | None = None) -> None:
         """Upload what the store lacks and the name of the best checkpoint, then delete what was deleted here.
+
+        Training may go on meanwhile: what it deletes before its turn is left out, and what it writes is for
+        the next call.
+
+        Args:
+            tracking: The metrics that precede the newest checkpoint; by default those logged so far.
 
         Raises:
             StoreError: the store is unreachable; calling again does the rest.
         """
         local, partial, remote = self._local_checkpoints(), *self._remote_checkpoints()
-        self._push_tracking()
+        for file, content in (self.read_tracking() if tracking is None else tracking).items():
+            self._store.write(file, content)
         for name in sorted(set(local) - remote):
             self._push_checkpoint(name)
         self._push_file(_SCORES)
         link = self._local / BEST
-        if link.is_symlink() and link.exists():
-            self._store.write(BEST, link.readlink().as_posix().encode())
+        best = link.readlink().as_posix() if link.is_symlink() else ""
+        if best in {*local, *remote}:  # not one that was written after this call
+            self._store.write(BEST, best.encode())
         # a damaged one stays: it may be intact there, and this disk at fault
         for name in partial - set(local) - self._damaged:
             self._store.delete(f"{name}/{MANIFEST}")  # first: without it the rest is not a checkpoint
             self._store.delete_folder(name)
 
-    def try_push(self) -> None:
+    def try_push(self, tracking: Mapping[str, bytes]) -> None:
         """Upload as `push` does; if the store is unreachable, log it and leave it to the next call."""
         try:
-            self.push()
+            self.push(tracking)
         except StoreError as error:
             logger.warning(f"upload failed, retrying at the next checkpoint: {error}")
 
@@ -134,6 +172,16 @@ class CheckpointSync:
         with open(self._local / ".sync.lock", "ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+    def _clear(self) -> None:
+        files = [path for path in self._local.iterdir() if path.name not in _LOCKS]
+        if files:
+            logger.warning(f"{self._local} is of a run that {self._store.location} does not hold: deleted")
+        for path in files:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     def _local_checkpoints(self) -> list[str]:
         """List the checkpoints in the folder, oldest first."""
@@ -159,25 +207,26 @@ class CheckpointSync:
         except (CheckpointError, FileNotFoundError) as error:
             logger.warning(f"{name} in {self._store.location} is damaged and ignored: {error}")
             self._damaged.add(name)
-            shutil.rmtree(self._local / name, ignore_errors=True)
+            if not is_intact(self._local / name, files):
+                shutil.rmtree(self._local / name, ignore_errors=True)
 
     def _push_checkpoint(self, name: str) -> None:
-        files = [path.name for path in (self._local / name).iterdir() if path.name != MANIFEST]
-        for file in (*sorted(files), MANIFEST):
-            path = self._local / name / file
-            self._store.put(f"{name}/{file}", str(path))
-            self._store.verify_upload(f"{name}/{file}", file_sha256(path))
-        self._damaged.discard(name)
+        try:
+            files = [path.name for path in (self._local / name).iterdir() if path.name != MANIFEST]
+            for file in (*sorted(files), MANIFEST):
+                path = self._local / name / file
+                self._store.put(f"{name}/{file}", str(path))
+                self._store.verify_upload(f"{name}/{file}", file_sha256(path))
+            self._damaged.discard(name)
+        except OSError:
+            if (self._local / name / MANIFEST).exists():
+                raise
+            logger.info(f"{name} was deleted before its upload ended")  # newer ones have taken its place
 
     def _push_file(self, name: str) -> None:
         path = self._local / name
         if path.exists():
             self._store.write(name, path.read_bytes())
-
-    def _push_tracking(self) -> None:
-        """Upload the metrics that precede the checkpoint that is uploaded next, without artifacts."""
-        for path in (self._local / TRACKING).glob("*.json*"):
-            self._push_file(f"{TRACKING}/{path.name}")
 
     def _pull_initial(self) -> None:
         self._pull_tracking()

@@ -110,9 +110,6 @@ class TrainConfig:
         """Folder of this node: the output itself, or for a URI a local folder (`checkpoint_sync`)."""
         if not is_uri(self.output):
             return Path(self.output)
-        # named by what decides the result: a run that was deleted in the store must not be resumed from here
-        start = (self.init, self.init_noise_limit, self.init_layers)
-        settings = (self.output, self.shards, self.source, start, self.loader, self.gan, self.fit.seed)
-        networks = (self.generator, self.discriminator) if self.init is None else ()
-        name = hashlib.sha256(repr((settings, networks)).encode()).hexdigest()[:16]
+        # settings may change on resume, the output may not; a folder of a deleted run: `checkpoint_sync`
+        name = hashlib.sha256(self.output.encode()).hexdigest()[:16]
         return Path(self.scratch or Path(tempfile.gettempdir(), f"apollo-{os.getuid()}"), name)

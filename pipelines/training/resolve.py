@@ -59,14 +59,17 @@ def resolve(config: TrainConfig) -> ResolvedTraining:
         UsageError: the output was created with a different configuration, or its metrics have no place.
         ValueError: shards, checkpoint or shapes do not fit.
     """
-    if is_uri(config.output):
+    sync = CheckpointSync(config.output, config.folder) if is_uri(config.output) else None
+    if sync:
         _check_tracking(config)
-        CheckpointSync(config.output, config.folder).pull_initial()
+        sync.pull_initial()
     if config.init is not None:
         config = replace(config, **_init_shapes(config))
     tracking_uri = resolve_uri(config.tracking.uri, config.output)
     output, fingerprint = Folder(config.output), _fingerprint(config)
     check_fingerprint(output, fingerprint, upgrade=_upgrade_fingerprint)
+    if sync:
+        sync.claim()
     return ResolvedTraining(
         config=config,
         fingerprint=fingerprint,
@@ -131,6 +134,7 @@ def _fingerprint(config: TrainConfig) -> dict[str, Any]:
     if config.source == "live":
         shards = Folder(config.shards)
         data = hashlib.sha256(shards.read("plan.json") + shards.read("sources.parquet")).hexdigest()
+        settings["live_recipes"] = 2  # 1, or none: of the seed `seed + epoch`
     else:
         data = ShardSource(config.shards, config.loader, epoch_examples=config.fit.epoch_examples).fingerprint
     validation = ValidationSource(config.shards, config.loader, limit=config.fit.validation_examples)

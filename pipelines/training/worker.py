@@ -62,8 +62,7 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
             validation=validation,
             callbacks=callbacks,
         )
-        if sync and context.rank == 0:
-            sync.push()
+        callbacks.finish()
     except (NonFiniteError, CorruptDataError, torch.OutOfMemoryError, ValueError) as error:
         coordinator.fail(f"{type(error).__name__}: {error}")
         raise
@@ -73,14 +72,21 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checkpoint_sync(config: TrainConfig, context: DistributedContext) -> CheckpointSync | None:
-    """Upload what an earlier run could not, and download the output to this node, if it is at a URI."""
+    """Upload what an earlier run could not, and download the output to this node, if it is at a URI.
+
+    Rank 0 before the others: what it repairs in the store is there for them.
+    """
     if not is_uri(config.output):
         return None
     sync = CheckpointSync(config.output, config.folder, context.rank)
     if context.rank == 0:
+        sync.claim()
         sync.push_newer()
+        sync.pull()
+        sync.push_intact()
     context.barrier()
-    sync.pull()
+    if context.rank:
+        sync.pull()
     context.barrier()
     return sync
 

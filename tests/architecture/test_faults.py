@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-_ROW = re.compile(r"^\| (F?\d+) \|.*\|([^|]+)\|$", re.MULTILINE)
+_ROW = re.compile(r"^\| ([FT]?\d+) \|.*\|([^|]+)\|$", re.MULTILINE)
 _TEST = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
 
 
@@ -13,7 +13,10 @@ def test_every_fault_has_a_test_that_exists() -> None:
     rows = {
         number: _TEST.findall(tests) for number, tests in _ROW.findall((ROOT / "docs/faults.md").read_text())
     }
-    assert list(rows) == [*map(str, range(1, 28)), *(f"F{number}" for number in range(1, 15))]
+    files, training = (
+        [f"{kind}{number + 1}" for number in range(count)] for kind, count in (("F", 14), ("T", 10))
+    )
+    assert list(rows) == [*map(str, range(1, 28)), *files, *training]
     for number, tests in rows.items():
         assert tests, f"fault {number} names no test"
         for path, name in tests:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from pipelines.dataset.manifest import read_committed
 from pipelines.storage.atomic import temporary_files
+from pipelines.storage.folder import Folder
 
 
 def shards(output: Path) -> dict[str, Path]:
@@ -43,6 +45,11 @@ def check(output: Path, undisturbed: Path | None = None) -> dict[str, str]:
     rejected = [row["id"] for row in rejects if row["stage"] == "render"]
     committed: list[str] = []
     manifest = [json.loads(line) for line in (output / "manifest.jsonl").read_text().splitlines()]
+    digest = hashlib.sha256((output / "manifest.jsonl").read_bytes()).hexdigest()
+    assert json.loads((output / "report.json").read_text())["manifest_sha256"] == digest
+    assert [commit.shard for commit in read_committed(Folder(str(output))).values()] == [
+        line["shard"] for line in manifest
+    ]
     for line in manifest:
         commit = json.loads((output / f"commits/{line['split']}-{line['shard']:05d}.json").read_text())
         assert (commit["sha256"], commit["bytes"], commit["rows"]) == (

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from apollo.checkpoints.published_format import published_state_dict
 from apollo.model.band_sequence import SLICE_FEATURES
@@ -218,6 +219,30 @@ def test_autocast_runs_forward_and_backward() -> None:
     expected = generator(samples).detach()
     for found in (restored.detach(), inferred):  # 40 dB is bfloat16's own cost
         assert 10 * torch.log10(expected.square().sum() / (found - expected).square().sum()) >= 30
+
+
+class _Convolutions(TorchDispatchMode):
+    """Records the dtypes of all convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: list[torch.dtype] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        if "convolution" in str(function):
+            self.dtypes.append(arguments[0].dtype)
+        return function(*arguments, **(keywords or {}))
+
+
+def test_autocast_leaves_the_convolutions_in_float32_as_inference_does() -> None:
+    generator, samples = _generator(), _noise(2, 5000)
+    with _Convolutions() as trained, torch.autocast("cpu", dtype=torch.bfloat16):
+        restored = generator(samples)
+        restored.float().square().mean().backward()
+    with _Convolutions() as inferred, torch.no_grad():
+        generator.with_precision(torch.bfloat16)(samples)
+    assert set(trained.dtypes) == set(inferred.dtypes) == {torch.float32}
+    assert len(trained.dtypes) == 2 * len(inferred.dtypes)  # forward and backward
 
 
 def test_float64_generator_gives_float64_and_agrees_with_float32() -> None:

@@ -1,8 +1,11 @@
 """The layers in training give what the plain layers give: values and every gradient."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from apollo.model.config import GeneratorConfig
 from apollo.model.generator import Generator
@@ -72,3 +75,33 @@ def test_bfloat16_products_stay_near_and_gradients_stay_float32() -> None:
     for one, other in zip(gradients, wanted, strict=True):
         assert one.dtype == torch.float32
         assert (one - other).norm() < 0.05 * other.norm() + 1e-6
+
+
+class _Allocations(TorchDispatchMode):
+    """Records the largest tensor that is made."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        made = function(*arguments, **(keywords or {}))
+        if isinstance(made, Tensor):
+            self.largest = max(self.largest, made.numel())
+        return made
+
+
+@pytest.mark.parametrize("graph", ["kept", "no_grad", "frozen"])
+@pytest.mark.parametrize("gated", [False, True])
+def test_nothing_is_kept_without_a_graph(gated: bool, graph: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused_layers, "SLICE_FEATURES", 1 << 10)
+    generator, rows, bands, dim = _generator("nothing").requires_grad_(graph == "kept"), 64, 80, SMALL.dim
+    trunk = generator.trunk
+    layer, x = trunk.layers[0], torch.randn(rows, bands, dim, dtype=torch.float64)
+    with _Allocations() as made, torch.set_grad_enabled(graph != "no_grad"):
+        if gated:
+            fused_layers._add_network(
+                *(x, x, layer.bands.gate_norm.weight, layer.bands.gate.weight, None),
+                *(layer.bands.gate_output.weight, None, True, True),
+            )
+        else:
+            trunk.feed_forward(layer.time[0], x, x)
+    assert (made.largest > x.numel()) == (graph == "kept")  # the hidden layer is four or eight times as wide

@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from apollo.model import device
+from apollo.model.compilation import compile_generator
 from apollo.model.config import LOSS_WEIGHTS, OUTPUTS, DiscriminatorConfig, GeneratorConfig
 from apollo.model.generator import Generator
 from apollo.training import gan as module
@@ -23,6 +26,7 @@ from apollo.training.distributed import DistributedContext
 from apollo.training.gan import Gan
 from tests.support.gloo_runs import Noise
 
+CPU = torch.device("cpu")
 EXAMPLES = 4
 WINDOWS = (64, 256)
 EVERYTHING = {
@@ -374,6 +378,61 @@ def test_compiled_is_the_same_within_rounding(monkeypatch: pytest.MonkeyPatch) -
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
+class _Reads(TorchFunctionMode):
+    """Counts how often the host takes values of tensors, which on a GPU makes it wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count, self.paused = 0, False
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        names = ("item", "tolist", "numpy", "cpu", "__float__", "__int__", "__bool__", "__index__")
+        self.count += getattr(function, "__name__", "") in names and not self.paused
+        return function(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize("size", [EXAMPLES, 1])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("adversarial", [True, False])
+def test_the_host_reads_the_device_once_a_network(size: int, optimizer: str, adversarial: bool) -> None:
+    weights = {} if adversarial else {"g/adversarial": 0.0, "g/feature": 0.0}
+    gan = _gan(micro_batch=size, weights=weights, generator_optimizer=optimizer)
+    gan.step(_batches(0, size), epoch=0)
+    with _Reads() as reads:
+        for one in (gan.generator_optimizer, gan.discriminator_optimizer):
+            one.step = _paused(one.step, reads)  # its counts of steps are on the CPU
+        gan.step(_batches(1, size), epoch=0, step=1)
+    assert reads.count == (2 if adversarial else 1)
+
+
+def _paused(step: Any, reads: _Reads) -> Any:
+    def run(*arguments: Any) -> None:
+        reads.paused = True
+        step(*arguments)
+        reads.paused = False
+
+    return run
+
+
+def test_a_compilation_is_for_one_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[nn.Module] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    generator, _ = _networks()
+    assert compile_generator(generator, training=True)
+    counts = [len(compiled)]
+    for frames in (10, 10, 20, 10):
+        generator(torch.zeros(1, 441 * frames))
+        counts.append(len(compiled))
+    assert counts[0] > 0
+    assert counts[1] - counts[0] == counts[3] - counts[2] > 0 and counts[1] == counts[2]
+    assert counts[3] == counts[4]
+
+
 def test_without_a_compiler_it_warns_and_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("no compiler")
@@ -400,6 +459,18 @@ def test_bfloat16_stays_near_and_keeps_parameters_and_states_in_float32() -> Non
     ]
     assert {value.dtype for value in states} == {torch.float32}
     assert all(value.isfinite().all() for value in states)
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_emulated_bfloat16_is_warned_about(
+    native: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(device, "has_native_bfloat16", lambda _: native)
+    _gan(), device.choose_precision("float32", CPU)
+    assert not caplog.records
+    _gan(precision="bfloat16"), device.choose_precision("bfloat16", CPU)  # training and inference
+    assert len(caplog.records) == (0 if native else 2)
+    assert all("cpu has no native bfloat16 arithmetic" in record.message for record in caplog.records)
 
 
 @pytest.mark.parametrize("trunk", ["band_sequence", "frame_convolution"])

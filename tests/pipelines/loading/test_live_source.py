@@ -56,14 +56,36 @@ def _ids(examples: list[Example]) -> list[str]:
     return [example.name.partition("/")[0] for example in examples]
 
 
-def test_recipes_of_the_first_epoch_are_those_that_preprocess_plans(
+def _planned(undisturbed: Path) -> list[str]:
+    recipes = pq.read_table(undisturbed / "recipes.parquet", filters=[("split", "=", "train")])
+    return list(recipes["recipe_id"].to_pylist())
+
+
+@pytest.fixture
+def as_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every epoch have the seed of the plan."""
+    monkeypatch.setattr(LiveSource, "_recipes_seed", lambda source, epoch: 0)
+
+
+@pytest.mark.usefixtures("as_planned")
+def test_recipes_of_a_seed_are_those_that_preprocess_plans(here: list[int], undisturbed: Path) -> None:
+    examples = list(_source(undisturbed).read(0, range(6)))
+    assert _ids(examples) == _planned(undisturbed)[:6]
+
+
+def test_no_epoch_of_any_seed_has_the_recipes_of_another_or_of_the_plan(
     here: list[int], undisturbed: Path
 ) -> None:
-    planned = pq.read_table(undisturbed / "recipes.parquet", filters=[("split", "=", "train")])
-    examples = list(_source(undisturbed).read(0, range(6)))
-    assert _ids(examples) == planned["recipe_id"].to_pylist()[:6]
+    drawn = [
+        [task["recipe_id"] for task in _source(undisturbed, seed=seed)._tasks(epoch, iter(range(6)))]
+        for seed in range(3)
+        for epoch in range(3)
+    ]
+    drawn.append(_planned(undisturbed)[:6])
+    assert len({tuple(ids) for ids in drawn}) == 10
 
 
+@pytest.mark.usefixtures("as_planned")
 def test_examples_equal_the_shards_rows_of_the_same_recipes(here: list[int], undisturbed: Path) -> None:
     shard = pq.read_table(undisturbed / "train/shard-00000.parquet").to_pylist()
     for example, row in zip(_source(undisturbed).read(0, range(4)), shard, strict=True):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,13 @@ import torch
 
 from apollo.checkpoints import checkpoint
 from apollo.model.config import DiscriminatorConfig, GeneratorConfig
+from apollo.model.generator import Generator
 from apollo.training.config import FitConfig, GanConfig
+from apollo.training.distributed import DistributedContext
 from pipelines.cluster.resources import WorkersConfig
+from pipelines.dataset.bad_rows import Reject
 from pipelines.runtime.outcome import Exit
+from pipelines.storage.folder import Folder
 from pipelines.storage.object_store import ATTEMPTS, StoreError
 from pipelines.tracking.run import TrackingConfig, open_run
 from pipelines.training import callbacks, worker
@@ -214,3 +219,177 @@ def test_every_node_gets_the_initial_checkpoint_and_its_own_rejects(bucket: Buck
 def test_the_folder_of_a_node_is_closed_to_other_users(tmp_path: Path) -> None:
     make_folder(tmp_path / "apollo" / "run")
     assert (tmp_path / "apollo").stat().st_mode & 0o777 == 0o700
+
+
+def test_settings_that_may_change_on_resume_leave_the_folder_of_a_node(config: TrainConfig) -> None:
+    """Two runs on one output have one folder, and so one lock."""
+    config = dataclasses.replace(config, output="s3://bucket/run")
+    changed = dataclasses.replace(
+        config,
+        shards="/moved/shards",
+        gan=dataclasses.replace(config.gan, micro_batch=2, recompute="hidden", max_skipped_steps=1),
+        fit=dataclasses.replace(config.fit, epochs=9, checkpoint_steps=7),
+        loader=dataclasses.replace(config.loader, look_ahead=3, decode_threads=1, fetch_threads=1),
+    )
+    assert changed.folder == config.folder
+    assert dataclasses.replace(config, output="s3://bucket/run2").folder != config.folder
+
+
+def _save_checkpoint(folder: Path, name: str, *, seed: int = 0) -> bytes:
+    """Write a checkpoint with the files of a training's; return its manifest."""
+    torch.manual_seed(seed)
+    generator = Generator(GeneratorConfig(dim=8, layers=1, heads=2))
+    checkpoint.save(generator, folder / "checkpoints" / name, training_state={"seed": seed})
+    return (folder / "checkpoints" / name / "MANIFEST.json").read_bytes()
+
+
+def _uploaded(bucket: Bucket) -> set[str]:
+    return {
+        name.partition("/")[0]
+        for name in bucket.objects("run/checkpoints/")
+        if name.endswith("MANIFEST.json")
+    }
+
+
+def test_checkpoints_of_the_same_run_are_uploaded_by_the_next_and_those_of_a_deleted_run_are_not(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bucket.put("run/fingerprint.json", b"first")
+    sync = CheckpointSync(bucket.uri("run"), tmp_path)
+    sync.pull_initial()
+    (tmp_path / ".lock").touch()
+    _save_checkpoint(tmp_path, "step-00000003")  # the run is killed before its upload
+    sync = CheckpointSync(bucket.uri("run"), tmp_path)
+    for resume in (sync.pull_initial, sync.claim, sync.push_newer, sync.pull):
+        resume()
+    assert _uploaded(bucket) == {"step-00000003"}
+    assert not caplog.records
+
+    for name in bucket.objects("run/"):
+        bucket.delete(f"run/{name}")
+    for begin in ("no run", "another run"):
+        if begin == "another run":
+            _save_checkpoint(tmp_path, "step-00000003")
+            bucket.put("run/fingerprint.json", b"second")
+        sync.pull_initial()
+        assert {path.name for path in tmp_path.iterdir()} <= {".lock", ".sync.lock", "fingerprint.json"}
+        assert "is of a run that s3://" in caplog.text
+        caplog.clear()
+
+
+def test_an_intact_checkpoint_stays_while_the_store_has_none_to_take_its_place(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The store's is another version of it, and damaged; rank 0 uploads its own."""
+    sync, name = CheckpointSync(bucket.uri("run"), tmp_path / "first"), "step-00000003"
+    _save_checkpoint(tmp_path / "first", name, seed=1)
+    sync.push()
+    weights = f"run/checkpoints/{name}/weights.pt"
+    bucket.put(weights, bucket.objects(weights)[""][:-1])
+    sync = CheckpointSync(bucket.uri("run"), tmp_path / "second")
+    kept = _save_checkpoint(tmp_path / "second", name, seed=2)
+    sync.pull()
+    assert "damaged" in caplog.text
+    assert (tmp_path / "second/checkpoints" / name / "MANIFEST.json").read_bytes() == kept
+    checkpoint.verify(tmp_path / "second/checkpoints" / name, ("weights.pt", "training.pt"))
+    sync.push_intact()
+    CheckpointSync(bucket.uri("run"), tmp_path / "third").pull()
+    assert (tmp_path / "third/checkpoints" / name / "MANIFEST.json").read_bytes() == kept
+
+
+def test_nothing_is_deleted_before_what_replaces_it_is_downloaded(bucket: Bucket, tmp_path: Path) -> None:
+    sync = CheckpointSync(bucket.uri("run"), tmp_path / "first")
+    _save_checkpoint(tmp_path / "first", "step-00000006")
+    sync.push()
+    _save_checkpoint(tmp_path / "second", "step-00000003")
+    cut = bucket.proxy.fail("refuse", r"GET /\S+/step-00000006/weights.pt", times=_EVER)
+    second = CheckpointSync(bucket.uri("run"), tmp_path / "second")
+    with pytest.raises(StoreError):
+        second.pull()
+    assert cut.struck
+    assert (tmp_path / "second/checkpoints/step-00000003/MANIFEST.json").exists()
+    bucket.proxy.heal()
+    second.pull()
+    assert [path.name for path in (tmp_path / "second/checkpoints").iterdir()] == ["step-00000006"]
+
+
+class _SlowStore:
+    """Stands for a CheckpointSync whose uploads last until they are released."""
+
+    def __init__(self) -> None:
+        self.begun, self.released = list[str](), threading.Event()
+
+    def read_tracking(self) -> dict[str, bytes]:
+        return {}
+
+    def try_push(self, tracking: dict[str, bytes]) -> None:
+        self.begun.append("checkpoint")
+        assert self.released.wait(30)
+
+    def try_push_rejects(self) -> None:
+        self.begun.append("rejects")
+
+    def push(self) -> None:
+        self.begun.append("rest")
+
+
+def _callbacks(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, sync: Any = None
+) -> callbacks.RayCallbacks:
+    monkeypatch.setattr(callbacks, "Tracker", lambda _: None)
+    config.folder.mkdir(parents=True, exist_ok=True)
+    context = DistributedContext(torch.device("cpu"))
+    return callbacks.RayCallbacks(config, Any, _FakeCoordinator(None), context, sync)  # type: ignore[arg-type]
+
+
+def test_training_is_at_most_one_checkpoint_ahead_of_the_store_and_ends_level_with_it(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = _SlowStore()
+    called = _callbacks(config, monkeypatch, store)
+    called.on_checkpoint_saved(3, tmp_path)  # returns while it is uploaded
+    called.rejected(Reject("shard row 1", "damaged", "undecodable"))
+    second = threading.Thread(target=called.on_checkpoint_saved, args=(6, tmp_path))
+    second.start()
+    second.join(0.3)
+    assert second.is_alive() and store.begun == ["checkpoint"]
+    store.released.set()
+    second.join(30)
+    called.finish()
+    assert store.begun == ["checkpoint", "checkpoint", "rejects", "rest"]
+    called.close()
+
+
+def test_without_listening_examples_no_review_is_started(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(*_: object, **__: object) -> None:
+        raise AssertionError("a review")
+
+    monkeypatch.setattr(callbacks, "BackgroundTask", start)
+    called = _callbacks(dataclasses.replace(config, listening_examples=0), monkeypatch)
+    called.on_validation_end(3, {"valid/stft": 1.0}, [])
+    assert called.collect_async_scores(wait=True) == {}
+
+
+def test_what_training_does_during_an_upload_spoils_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoint 3 is deleted, and 6 is written and becomes the best."""
+    local, store = tmp_path / "local", tmp_path / "store"
+    sync, put = CheckpointSync(str(store), local), Folder.put
+    _save_checkpoint(local, "step-00000003")
+
+    def interfere(folder: Folder, name: str, path: str) -> None:
+        monkeypatch.setattr(Folder, "put", put)
+        _save_checkpoint(local, "step-00000006")
+        (local / "best").symlink_to("checkpoints/step-00000006")
+        shutil.rmtree(local / "checkpoints/step-00000003")
+        put(folder, name, path)
+
+    monkeypatch.setattr(Folder, "put", interfere)
+    sync.push()
+    assert not (store / "best").exists(), "it would name what is not uploaded"
+    sync.push()
+    assert (store / "best").read_text() == "checkpoints/step-00000006"
+    assert [path.parent.name for path in store.glob("checkpoints/*/MANIFEST.json")] == ["step-00000006"]
