@@ -11,6 +11,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,8 @@ from apollo.model.device import choose_device, peak_memory_bytes, synchronize
 from apollo.model.generator import Generator, padded_length
 from apollo.model.layers import TIME_BLOCKS
 from benchmarks.measurement import measure_rounds, median_and_range
+
+_SQUARE, _SQUARE_ON_CPU = 4096, 1024  # rows and columns of the square matrix product
 
 
 def main() -> None:
@@ -50,32 +53,82 @@ def main() -> None:
                 prepared = generator.with_precision(precision)
                 if not compiled or (options.compile and compile_generator(prepared)):
                     name = f"{str(precision)[6:]:9s} {'compiled' if compiled else 'eager':8s}"
-                    print(name, _measure(prepared, audio, reference, precision, options.rounds), flush=True)
+                    speed = measure_forward(prepared, audio, reference, precision, options.rounds)
+                    print(name, _format(speed, audio, config), flush=True)
 
 
-def _measure(
+class ForwardSpeed(NamedTuple):
+    """Speed of a forward pass beside matrix products of the same shapes, and of a large square one."""
+
+    seconds: float  # median
+    flop: float  # of the linear layers
+    products_per_second: float  # flop a second of the products of the same shapes
+    fractions: list[float]  # of their rate, by round
+    square_fraction: float  # of the rate of the square product
+    snr_db: float  # against the reference
+    peak_bytes: int  # on a GPU of this pass alone, on a CPU of the process so far
+
+
+def measure_forward(
     generator: Generator, audio: Tensor, reference: Tensor, precision: torch.dtype, rounds: int
-) -> str:
+) -> ForwardSpeed:
+    """Measure forward passes of a generator in inference mode.
+
+    Args:
+        generator: In the precision, on its device.
+        audio: [signals, samples], on the same device.
+        reference: Output in float32, of the same shape.
+        precision: Of the matrix products.
+        rounds: Number of rounds, after one that is not counted.
+    """
     config, bands = generator.config, len(generator.config.band_widths)
-    rows = len(audio) * bands * (padded_length(audio.shape[1], config.hop_samples) // config.hop_samples + 1)
-    sizes = (rows, max(SLICE_FEATURES // (bands * config.dim), 1) * bands)
-    products = [_products(config, rows, size, precision, audio.device) for size in sizes]
+    rows = count_rows(config, audio)
     if audio.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     noise = generator(audio) - reference
-    peak = peak_memory_bytes(audio.device)
-    work: list[Callable[[], object]] = [lambda: generator(audio), *products]
+    peak_bytes = peak_memory_bytes(audio.device)
+    sizes = (rows, max(SLICE_FEATURES // (bands * config.dim), 1) * bands)
+    products = [_products(config, rows, size, precision, audio.device) for size in sizes]
+    square, square_flop = square_product(audio.device, precision)
+    work: list[Callable[[], object]] = [lambda: generator(audio), square, *products]
     times = measure_rounds(*work, rounds=rounds, clock=device_clock(audio.device))
-    forward_seconds, best = statistics.median(times[0]), min(times[1:], key=statistics.median)
-    fractions = [product / forward for product, forward in zip(best, times[0])]
-    flop = 2 * 40 * config.dim**2 * rows * config.layers
-    snr_db = 10 * torch.log10(reference.square().sum() / noise.square().sum())
-    seconds = audio.numel() / config.sample_rate
-    return (
-        f"{len(audio):5d} {forward_seconds / seconds:8.3f} {flop / forward_seconds / 1e9:8.0f} "
-        f"{flop / statistics.median(best) / 1e9:8.0f} {median_and_range(fractions):>16s} {snr_db:6.1f} "
-        f"{peak / 2**20:8.0f}"
+    seconds, best = statistics.median(times[0]), min(times[2:], key=statistics.median)
+    flop = linear_flop(config, rows)
+    return ForwardSpeed(
+        seconds,
+        flop,
+        flop / statistics.median(best),
+        [product / forward for product, forward in zip(best, times[0])],
+        flop / seconds * statistics.median(times[1]) / square_flop,
+        float(10 * torch.log10(reference.square().sum() / noise.square().sum())),
+        peak_bytes,
     )
+
+
+def _format(speed: ForwardSpeed, audio: Tensor, config: GeneratorConfig) -> str:
+    return (
+        f"{len(audio):5d} {speed.seconds / (audio.numel() / config.sample_rate):8.3f} "
+        f"{speed.flop / speed.seconds / 1e9:8.0f} {speed.products_per_second / 1e9:8.0f} "
+        f"{median_and_range(speed.fractions):>16s} {speed.snr_db:6.1f} {speed.peak_bytes / 2**20:8.0f}"
+    )
+
+
+def count_rows(config: GeneratorConfig, audio: Tensor) -> int:
+    """Return the number of rows of the linear layers' inputs, for audio [..., samples]."""
+    frames = padded_length(audio.shape[-1], config.hop_samples) // config.hop_samples + 1
+    return audio[..., 0].numel() * frames * len(config.band_widths)
+
+
+def linear_flop(config: GeneratorConfig, rows: int) -> float:
+    """Return the floating-point operations of the linear layers in a forward pass."""
+    return 2.0 * 40 * config.dim**2 * rows * config.layers
+
+
+def square_product(device: torch.device, precision: torch.dtype) -> tuple[Callable[[], object], float]:
+    """Return a product of two square matrices, for the peak rate of a device, and its operations."""
+    size = _SQUARE if device.type == "cuda" else _SQUARE_ON_CPU
+    square = torch.randn(size, size, device=device).to(precision)
+    return lambda: square @ square, 2.0 * size**3
 
 
 def _products(

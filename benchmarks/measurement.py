@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 from unittest import mock
 
-import psutil
-
 if TYPE_CHECKING:
     from pipelines.preprocess.config import PreprocessConfig
 
@@ -91,6 +89,8 @@ def measure(prepare: Callable[..., Callable[[], object]], *arguments: Any) -> Co
 
 
 def _measure(prepare: Callable[..., Callable[[], object]], *arguments: Any) -> Cost:
+    import psutil
+
     from pipelines.preprocess.render import cpu_seconds
 
     work = prepare(*arguments)
@@ -180,6 +180,8 @@ class StartedActor:
 
 
 def _actor_seconds(title: str) -> dict[int, float]:
+    import psutil  # not at the top: other benchmarks run where torch and numpy alone are installed
+
     seconds: dict[int, float] = {}
     for process in psutil.Process(os.getpid()).children(recursive=True):
         try:
