@@ -55,6 +55,7 @@ hosts: $(READY)
 	$(BIN)/python tests/support/host_faults.py build/hosts
 
 bench: $(READY)
+	$(BIN)/python -m benchmarks.compact
 	$(BIN)/python -m benchmarks.forward --batch 1 --compile
 	$(BIN)/python -m benchmarks.gan_step
 	$(BIN)/python -m benchmarks.loader
