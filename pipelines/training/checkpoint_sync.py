@@ -174,6 +174,7 @@ class CheckpointSync:
             yield
 
     def _clear(self) -> None:
+        make_folder(self._local)
         files = [path for path in self._local.iterdir() if path.name not in _LOCKS]
         if files:
             logger.warning(f"{self._local} is of a run that {self._store.location} does not hold: deleted")

@@ -19,14 +19,16 @@ from apollo.training.distributed import DistributedContext
 from pipelines.cluster.resources import WorkersConfig
 from pipelines.dataset.bad_rows import Reject
 from pipelines.runtime.outcome import Exit
+from pipelines.runtime.run import lock_output
 from pipelines.storage.folder import Folder
 from pipelines.storage.object_store import ATTEMPTS, StoreError
 from pipelines.tracking.run import TrackingConfig, open_run
 from pipelines.training import callbacks, worker
 from pipelines.training.checkpoint_sync import CheckpointSync, make_folder
 from pipelines.training.config import TrainConfig
+from pipelines.training.resolve import resolve
 from pipelines.training.run import train
-from tests.support import gloo_runs
+from tests.support import gloo_runs, shard_outputs
 from tests.support.gloo_runs import Noise
 from tests.support.restoration_jobs import save_generator
 from tests.support.s3_server import Bucket
@@ -255,26 +257,50 @@ def test_checkpoints_of_the_same_run_are_uploaded_by_the_next_and_those_of_a_del
     bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     bucket.put("run/fingerprint.json", b"first")
-    sync = CheckpointSync(bucket.uri("run"), tmp_path)
+    local = tmp_path / "run"
+    sync = CheckpointSync(bucket.uri("run"), local)
     sync.pull_initial()
-    (tmp_path / ".lock").touch()
-    _save_checkpoint(tmp_path, "step-00000003")  # the run is killed before its upload
-    sync = CheckpointSync(bucket.uri("run"), tmp_path)
+    (local / ".lock").touch()
+    _save_checkpoint(local, "step-00000003")  # the run is killed before its upload
+    sync = CheckpointSync(bucket.uri("run"), local)
     for resume in (sync.pull_initial, sync.claim, sync.push_newer, sync.pull):
         resume()
     assert _uploaded(bucket) == {"step-00000003"}
+    CheckpointSync(bucket.uri("run"), tmp_path / "another node/run").claim()
     assert not caplog.records
 
     for name in bucket.objects("run/"):
         bucket.delete(f"run/{name}")
     for begin in ("no run", "another run"):
         if begin == "another run":
-            _save_checkpoint(tmp_path, "step-00000003")
+            _save_checkpoint(local, "step-00000003")
             bucket.put("run/fingerprint.json", b"second")
         sync.pull_initial()
-        assert {path.name for path in tmp_path.iterdir()} <= {".lock", ".sync.lock", "fingerprint.json"}
+        assert {path.name for path in local.iterdir()} <= {".lock", ".sync.lock", "fingerprint.json"}
         assert "is of a run that s3://" in caplog.text
         caplog.clear()
+
+
+def test_a_driver_resumes_with_other_settings_in_the_same_folder_and_starts_anew_in_an_empty_one(
+    config: TrainConfig, bucket: Bucket, tmp_path: Path
+) -> None:
+    """What the driver does before its workers start."""
+    shard_outputs.write(tmp_path / "shards", 2)
+    shard_outputs.write(tmp_path / "shards", 1, split="valid")
+    config = dataclasses.replace(config, output=bucket.uri("run"))
+    checkpoints = config.folder / "checkpoints"
+    make_folder(config.folder)
+    for micro_batch in (1, 2):
+        config = dataclasses.replace(config, gan=dataclasses.replace(config.gan, micro_batch=micro_batch))
+        with lock_output(Folder(str(config.folder))):
+            assert resolve(config).finished is None
+        if micro_batch == 1:
+            _save_checkpoint(config.folder, "step-00000003")
+    assert [path.name for path in checkpoints.iterdir()] == ["step-00000003"]
+    bucket.delete("run/fingerprint.json")
+    assert resolve(config).finished is None
+    assert not checkpoints.exists()
+    assert (config.folder / "fingerprint.json").read_bytes() == bucket.objects("run/")["fingerprint.json"]
 
 
 def test_an_intact_checkpoint_stays_while_the_store_has_none_to_take_its_place(
