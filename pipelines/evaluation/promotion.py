@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.errors import UsageError
+from pipelines.errors import OutputTakenError, UsageError
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.promotion_rule import Decision, decide
 from pipelines.registry.registry import CANDIDATE, CHAMPION, Registry, Version
@@ -177,19 +177,19 @@ def _resume(
     """Return the candidate and the champion that an output was created for.
 
     Raises:
-        UsageError: the registry has another candidate now, or one of the two was deleted.
+        OutputTakenError: the registry has another candidate now, or one of the two was deleted.
     """
     before = Version(stored["name"], stored["candidate"])
     now = candidate or before
     if (registry.name, now.number) != (before.name, before.number):
         did = "decided about" if stored["decision"] else "was created for"
         asked = candidate.label if candidate else f"models of {registry.name}"
-        raise UsageError(f"{output} {did} {before.label}: use another --output for {asked}")
+        raise OutputTakenError(f"{output} {did} {before.label}: use another --output for {asked}")
 
     def find(number: int) -> Version:
         version = registry.version(number)
         if version is None:
-            raise UsageError(
+            raise OutputTakenError(
                 f"{output} is about {Version(registry.name, number).label}, which was deleted from the "
                 "registry: use another --output"
             )

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.dataset.shards import read_commits
-from pipelines.errors import UsageError, root_cause
+from pipelines.errors import OutputTakenError, UsageError, root_cause
 from pipelines.evaluation import promotion
 from pipelines.evaluation.analysis.bootstrap import Bootstrap
 from pipelines.evaluation.analysis.summary import summarize_overall
@@ -131,7 +131,7 @@ class _Evaluation:
         }
         for name, facts in here.items():
             if there.get(name, facts)["digest"] != facts["digest"]:
-                raise UsageError(
+                raise OutputTakenError(
                     f"{self.output.location} holds scores of other weights named {name!r}, from "
                     f"{there[name]['source']}: give these another name, as in --models new={facts['source']}"
                 )

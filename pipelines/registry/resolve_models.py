@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from apollo.checkpoints.checkpoint import CONFIG, SAFETENSORS, load, verify
-from apollo.checkpoints.published_format import CheckpointError
+from apollo.checkpoints.published_format import CheckpointError, CheckpointUnreachableError
 from pipelines.errors import root_cause
 from pipelines.redaction import redact
 from pipelines.registry.checkpoint_cache import cache_folder, fetch
@@ -81,9 +81,9 @@ def find_version(name: str) -> tuple[Version, str]:
             found = _version(Registry(model["name"], uri), model["what"])
             advice = "training registers a candidate when it ends; jobs/evaluate.py --promote makes champions"
     except Exception as error:  # whatever a server or a database raises
-        raise CheckpointError(
+        raise CheckpointUnreachableError(
             f"{name}: MLflow server {redact(uri)} unreachable: {root_cause(error)}"
-        ) from error
+        ) from None
     if found is None:
         raise CheckpointError(f"{name}: no such version in {redact(uri)}. {advice}")
     return found, uri
