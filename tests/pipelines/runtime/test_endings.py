@@ -117,7 +117,7 @@ def test_28_promotion_with_the_server_down_fails_with_its_reason(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", DOWN)
     shards = shard_outputs.write(tmp_path / "shards", 2, split="valid")
-    monkeypatch.setattr(evaluation, "open_items", lambda *_: _Items())
+    monkeypatch.setattr(evaluation, "open_items", lambda *_, **__: _Items())
     monkeypatch.setattr(evaluation, "ShardItems", _Items)
     options = ["--data", str(shards), "--split", "valid", "--promote", "--output", str(tmp_path / "out")]
     assert job_scripts.run("evaluate", options) == Exit.FAILED
