@@ -13,7 +13,7 @@ from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.promotion_rule import Decision, decide
 from pipelines.registry.registry import CANDIDATE, CHAMPION, Registry, Version
 from pipelines.storage.folder import Folder, is_uri
-from pipelines.tracking.uri import check_uri, resolve_uri
+from pipelines.tracking.uri import check_uri, database_path, resolve_uri
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,12 @@ def resolve_tracking_uri(config: EvaluateConfig) -> str:
         )
     uri = resolve_uri(config.tracking.uri, config.output)
     check_uri(uri, nodes=1)
+    database = database_path(uri)
+    if config.promote and database and not os.path.exists(database):  # MLflow would make an empty one
+        raise UsageError(
+            f"--promote: the model registry {uri} does not exist. If it was moved, name its new place in "
+            "MLFLOW_TRACKING_URI or --tracking.uri"
+        )
     if config.tracking.uri:
         os.environ[TRACKING_URI] = uri  # resolves names like models:/apollo@champion
     return uri

@@ -121,7 +121,11 @@ def _fetch(version: Version, uri: str) -> Path:
     except CheckpointError:
         raise
     except Exception as error:  # whatever an artifact store raises
-        raise CheckpointError(f"cannot download {version.uri}: {root_cause(error)}") from error
+        raise CheckpointError(
+            f"cannot download {version.uri} of {redact(uri)}: {root_cause(error)}. Its files lie where they "
+            "were when it was registered: if that folder was moved, move it back, or register the weights "
+            "again (docs/registry.md)"
+        ) from error
 
 
 def _download(version: Version, uri: str, scratch: Path) -> Path:
