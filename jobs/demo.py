@@ -11,6 +11,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 more rejects than allowed, 130 interrup
 
 import shlex
 import sys
+from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from pipelines.demo.run import DemoConfig, run_demo
 from pipelines.errors import UsageError
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.preprocess.config import PreprocessConfig
-from pipelines.runtime.command_line import add_log_level, parse
-from pipelines.runtime.outcome import Exit
+from pipelines.runtime.command_line import add_log_level, parse, run_job
+from pipelines.runtime.outcome import Outcome
 from pipelines.training.config import TrainConfig
 
 _SET_BY_DEMO = {"data", "output", "models", "split", "promote", "registry", "tracking"}
@@ -46,31 +47,35 @@ def build_parser() -> ArgumentParser:
 
 
 def _read(kind: type, given: set[str], path: str) -> dict[str, Any]:
-    """Read the fields of a configuration from a file, without those that the demo sets."""
-    parser = ArgumentParser(prog=path, default_env=False)
+    """Read the fields of a configuration from a file, without those that the demo sets.
+
+    Raises:
+        UsageError: the file cannot be read, or has an invalid field.
+    """
+    parser = ArgumentParser(prog=path, default_env=False, exit_on_error=False)
     parser.add_class_arguments(kind, skip=given, fail_untyped=False)
-    values: dict[str, Any] = parser.instantiate(parser.parse_path(path)).as_dict()
+    try:
+        values: dict[str, Any] = parser.instantiate(parser.parse_path(path)).as_dict()
+    except (ValueError, TypeError, OSError, ArgumentError) as error:
+        raise UsageError(f"{path}: {error}") from error
     return values
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the demo as a command line says and return the exit code."""
-    parser = build_parser()
-    values = parse(parser, arguments)
-    try:
+    values = parse(build_parser(), arguments)
+    names = {part: values.pop(part) for part in ("preprocess", "train", "evaluate")}
+    values["data"] = tuple(values["data"])
+
+    def job() -> Outcome:
         settings = {
-            "preprocess": _read(PreprocessConfig, {"data", "output"}, values.pop("preprocess")),
-            "train": _read(TrainConfig, {"shards", "output", "tracking"}, values.pop("train")),
-            "evaluate": _read(EvaluateConfig, _SET_BY_DEMO, values.pop("evaluate")),
+            "preprocess": _read(PreprocessConfig, {"data", "output"}, names["preprocess"]),
+            "train": _read(TrainConfig, {"shards", "output", "tracking"}, names["train"]),
+            "evaluate": _read(EvaluateConfig, _SET_BY_DEMO, names["evaluate"]),
         }
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    try:
-        outcome = run_demo(DemoConfig(**values | {"data": tuple(values["data"])}), settings)
-    except UsageError as error:
-        print(f"demo: {error}", file=sys.stderr)
-        return Exit.USAGE
-    print(f"demo: {outcome.message}", file=sys.stderr)
+        return run_demo(DemoConfig(**values), settings)
+
+    outcome = run_job("demo", job, output=values["output"])
     if "page" in outcome.facts:
         print(f"open {shlex.quote(outcome.facts['page'])}", file=sys.stderr)
         print(outcome.facts["mlflow"], file=sys.stderr)

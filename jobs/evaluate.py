@@ -16,11 +16,9 @@ import pipelines  # noqa: F401 - reports what is not installed
 # isort: split
 from jsonargparse import ArgumentParser
 
-from pipelines.errors import UsageError
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.run import evaluate
-from pipelines.runtime.command_line import add_log_level, parse
-from pipelines.runtime.outcome import Exit
+from pipelines.runtime.command_line import add_log_level, parse, run_job
 
 
 def build_parser() -> ArgumentParser:
@@ -50,13 +48,8 @@ def build_parser() -> ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Evaluate for a command line and return the exit code."""
     values = parse(build_parser(), arguments)
-    try:
-        config = EvaluateConfig(**values | {"models": tuple(values["models"])})
-    except UsageError as error:
-        print(f"evaluate: {error}", file=sys.stderr)
-        return Exit.USAGE
-    outcome = evaluate(config)
-    print(f"evaluate: {outcome.message}", file=sys.stderr)
+    values["models"] = tuple(values["models"])
+    outcome = run_job("evaluate", lambda: evaluate(EvaluateConfig(**values)), output=values["output"])
     if "report" in outcome.facts:
         print(f"open {outcome.facts['report']}", file=sys.stderr)
     return outcome.code

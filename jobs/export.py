@@ -2,7 +2,7 @@
 
     python jobs/export.py --data /data/shards --file /data/examples.pt --examples 256 --valid 48
 
-Exit codes: 0 done, 1 failed, 2 usage.
+Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted; FILE.result.json says the same.
 """
 
 import sys
@@ -12,9 +12,8 @@ import pipelines  # noqa: F401 - reports what is not installed
 # isort: split
 from jsonargparse import ArgumentParser
 
-from pipelines.loading.export import ExportConfig, export
-from pipelines.runtime.command_line import add_log_level, parse
-from pipelines.runtime.outcome import Exit
+from pipelines.loading.export import ExportConfig, export, write_export_result
+from pipelines.runtime.command_line import add_log_level, parse, run_job
 
 
 def build_parser() -> ArgumentParser:
@@ -29,15 +28,11 @@ def build_parser() -> ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run the export from a command line and return its exit code."""
     values = parse(build_parser(), arguments)
-    try:
-        print(f"export: {export(ExportConfig(**values))}", file=sys.stderr)
-    except ValueError as error:  # a UsageError too
-        print(f"export: {error}", file=sys.stderr)
-        return Exit.USAGE
-    except (OSError, RuntimeError) as error:
-        print(f"export: {error}", file=sys.stderr)
-        return Exit.FAILED
-    return Exit.DONE
+    return run_job(
+        "export",
+        lambda: export(ExportConfig(**values)),
+        record=lambda end: write_export_result(values["file"], end),
+    ).code
 
 
 if __name__ == "__main__":

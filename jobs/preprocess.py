@@ -14,11 +14,10 @@ import pipelines  # noqa: F401 - reports what is not installed
 # isort: split
 from jsonargparse import ArgumentParser
 
-from pipelines.errors import UsageError
 from pipelines.preprocess.config import PreprocessConfig
 from pipelines.preprocess.run import estimate, preprocess, status
-from pipelines.runtime.command_line import add_log_level, parse
-from pipelines.runtime.outcome import Exit
+from pipelines.runtime.command_line import add_log_level, parse, run_job
+from pipelines.runtime.outcome import Exit, Outcome
 
 
 def build_parser() -> ArgumentParser:
@@ -39,24 +38,18 @@ def main(arguments: list[str] | None = None) -> int:
     """Run preprocess from a command line and return its exit code."""
     values = parse(build_parser(), arguments)
     dry_run, only_status = values.pop("dry_run"), values.pop("status")
-    try:
+    only_print = dry_run or only_status
+
+    def job() -> Outcome:
         if only_status:
             print(status(values["output"]))
-            return Exit.DONE
-        config = PreprocessConfig(**values)
-        if dry_run:
-            print(estimate(config))
-            return Exit.DONE
-    except UsageError as error:
-        print(f"preprocess: {error}", file=sys.stderr)
-        return Exit.USAGE
-    except (OSError, RuntimeError) as error:
-        print(f"preprocess: {error}", file=sys.stderr)
-        return Exit.FAILED
-    outcome = preprocess(config)
-    print(f"preprocess: {outcome.message}", file=sys.stderr)
+        elif dry_run:
+            print(estimate(PreprocessConfig(**values)))
+        return Outcome(Exit.DONE, "") if only_print else preprocess(PreprocessConfig(**values))
+
+    outcome = run_job("preprocess", job, output=None if only_print else values["output"])
     if outcome.facts:
-        print(f"open {config.output}/report.html; the numbers are in report.json", file=sys.stderr)
+        print(f"open {values['output']}/report.html; the numbers are in report.json", file=sys.stderr)
     return outcome.code
 
 

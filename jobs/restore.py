@@ -17,8 +17,8 @@ import pipelines  # noqa: F401 - reports what is not installed
 from jsonargparse import ArgumentParser
 
 from pipelines.restoration.run import RestoreConfig, describe, restore
-from pipelines.runtime.command_line import add_log_level, parse
-from pipelines.runtime.outcome import Exit
+from pipelines.runtime.command_line import add_log_level, parse, run_job
+from pipelines.runtime.outcome import Exit, Outcome
 
 
 def build_parser() -> ArgumentParser:
@@ -39,20 +39,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Restore for a command line and return the exit code."""
     values = parse(build_parser(), arguments)
     dry_run = values.pop("dry_run")
-    try:
+
+    def job() -> Outcome:
         config = RestoreConfig(**values)
         if dry_run:
             print(describe(config))
-            return Exit.DONE
-    except ValueError as error:
-        print(f"restore: {error}", file=sys.stderr)
-        return Exit.USAGE
-    except OSError as error:
-        print(f"restore: {error}", file=sys.stderr)
-        return Exit.FAILED
-    outcome = restore(config)
-    print(f"restore: {outcome.message}", file=sys.stderr)
-    return outcome.code
+            return Outcome(Exit.DONE, "")
+        return restore(config)
+
+    return run_job("restore", job, output=None if dry_run else values["output"]).code
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
     python -m benchmarks.rates rates.json && python jobs/scale.py --rates rates.json …
 
 The default rates were measured on the machine described in docs/scaling.md; the third line measures yours.
-No prices are built in. Exit codes: 0 done, 2 usage.
+No prices are built in. Nothing is written. Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted.
 """
 
 import json
@@ -20,8 +20,8 @@ from jsonargparse import ArgumentParser
 
 from pipelines.capacity.estimate import Plan, Rates, estimate
 from pipelines.errors import UsageError
-from pipelines.runtime.command_line import add_log_level, parse
-from pipelines.runtime.outcome import Exit
+from pipelines.runtime.command_line import add_log_level, parse, run_job
+from pipelines.runtime.outcome import Exit, Outcome
 
 
 def build_parser() -> ArgumentParser:
@@ -40,17 +40,20 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     values = parse(build_parser(), arguments)
     as_json, file = values.pop("json"), values.pop("rates")
-    try:
-        rates = Rates.from_json(Path(file).read_bytes())
+
+    def job() -> Outcome:
+        try:
+            rates = Rates.from_json(Path(file).read_bytes())
+        except OSError as error:
+            raise UsageError(f"--rates {file}: {error.strerror}") from error
         estimated = estimate(Plan(**values), rates)
-    except (UsageError, OSError) as error:
-        print(f"scale: {error}", file=sys.stderr)
-        return Exit.USAGE
-    if as_json:
-        print(json.dumps(asdict(estimated) | {"measured_on": rates.machine}, indent=1))
-    else:
-        print(f"{estimated}\nmeasured on {rates.machine}")
-    return Exit.DONE
+        if as_json:
+            print(json.dumps(asdict(estimated) | {"measured_on": rates.machine}, indent=1))
+        else:
+            print(f"{estimated}\nmeasured on {rates.machine}")
+        return Outcome(Exit.DONE, "")
+
+    return run_job("scale", job).code
 
 
 if __name__ == "__main__":

@@ -14,9 +14,7 @@ import pipelines  # noqa: F401 - reports what is not installed
 # isort: split
 from jsonargparse import ArgumentParser
 
-from pipelines.errors import UsageError
-from pipelines.runtime.command_line import add_log_level, parse
-from pipelines.runtime.outcome import Exit
+from pipelines.runtime.command_line import add_log_level, parse, run_job
 from pipelines.training.config import TrainConfig
 from pipelines.training.run import train
 
@@ -33,14 +31,7 @@ def build_parser() -> ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Train for a command line and return the exit code."""
     values = parse(build_parser(), arguments)
-    try:
-        config = TrainConfig(**values)
-    except UsageError as error:
-        print(f"train: {error}", file=sys.stderr)
-        return Exit.USAGE
-    outcome = train(config)
-    print(f"train: {outcome.message}", file=sys.stderr)
-    return outcome.code
+    return run_job("train", lambda: train(TrainConfig(**values)), output=values["output"]).code
 
 
 if __name__ == "__main__":

@@ -14,6 +14,10 @@ class UsageError(ValueError):
         super().__init__(redact(text))
 
 
+class OutputTakenError(UsageError):
+    """An output that another run has locked, or that was made with something else: it is not changed."""
+
+
 class NonRetryableError(RuntimeError):
     """An error that a retry would meet again."""
 

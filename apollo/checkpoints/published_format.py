@@ -56,6 +56,10 @@ class CheckpointError(ValueError):
     """A checkpoint cannot be loaded; the message says what was found and what was expected."""
 
 
+class CheckpointUnreachableError(CheckpointError, OSError):
+    """The server or store that has a checkpoint does not answer: the same command may work another time."""
+
+
 class _InertObject:
     """Replaces an object that is not needed; ignores all arguments and state."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cluster import placement
+from pipelines.cluster.address import check_answers, explain_ray_errors
 from pipelines.cluster.worker_output import WorkerOutput
 
 
@@ -55,12 +56,17 @@ def share(value: Any) -> Shared:
 
 
 def connect() -> Cluster:
-    """Join the cluster of RAY_ADDRESS or of this machine; start a local one where there is none."""
+    """Join the cluster of RAY_ADDRESS or of this machine; start a local one where there is none.
+
+    Raises:
+        UsageError: RAY_ADDRESS, or the address that `ray start` left, is not that of a cluster that answers.
+        RuntimeError: Ray does not start on this machine.
+    """
     import ray
 
     from pipelines.cluster.ray_internals import (
+        find_cluster,
         handle_worker_output,
-        has_cluster,
         is_external_cluster,
         on_loopback,
     )
@@ -68,12 +74,16 @@ def connect() -> Cluster:
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     if not ray.is_initialized():
         settings = {"logging_level": logging.WARNING, "log_to_driver": True}
-        if has_cluster():
-            ray.init(**settings)
-        else:
-            _protect_token()
-            with on_loopback():
-                ray.init(address="local", include_dashboard=False, **settings)
+        with explain_ray_errors(os.environ.get("RAY_ADDRESS") or None):
+            address = find_cluster()
+        with explain_ray_errors(address):
+            if address is not None:
+                check_answers(address)
+                ray.init(**settings)
+            else:
+                _protect_token()
+                with on_loopback():
+                    ray.init(address="local", include_dashboard=False, **settings)
         handle_worker_output(WorkerOutput())
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

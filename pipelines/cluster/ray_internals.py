@@ -10,11 +10,19 @@ from pipelines.runtime.environment import environment
 _PRINT_HANDLER = "ray_print_logs"
 
 
-def has_cluster() -> bool:
-    """Return whether there is a cluster to join: RAY_ADDRESS's, or what `ray start` began on this machine."""
+def find_cluster() -> str | None:
+    """Return the address of the cluster to join: RAY_ADDRESS's, or what `ray start` began on this machine."""
     from ray._private.services import get_ray_address_from_environment
 
-    return get_ray_address_from_environment(None, None) not in (None, "local")
+    address: str | None = get_ray_address_from_environment(None, None)
+    return None if address == "local" else address
+
+
+def resolve_loopback(address: str) -> str:
+    """Return the HOST:PORT that ray.init connects to: loopback becomes the address of this machine."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    return canonicalize_bootstrap_address(address) or address
 
 
 def is_external_cluster() -> bool:
@@ -64,10 +72,15 @@ def torch_backend() -> type:
 def handle_worker_output(handle: Callable[[dict[str, Any]], None]) -> None:
     """Pass the output of all processes to a function in place of printing it; needs `log_to_driver`.
 
+    Ray's messages about the cluster (a worker that died and is started again, one that was killed for memory,
+    a node that is lost) come from the process `raylet`. Ray prints them on stdout.
+
     Args:
         handle: Called in a thread with `lines`, `pid`, `ip`, `localhost`, `actor_name` and `task_name`.
     """
+    from ray._private import worker
     from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
 
     dispatcher.remove_handler(_PRINT_HANDLER)
     dispatcher.add_handler(_PRINT_HANDLER, handle)  # under Ray's name: ray.shutdown removes it
+    worker.print_to_stdstream = lambda message, ignore_prefix=False: handle(message)

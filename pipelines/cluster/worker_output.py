@@ -19,6 +19,7 @@ _TIME = r"\[?\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d[,.\d]*\]?"
 _LEVEL = re.compile(rf"{_TIME}\s+(?P<level>WARNING|ERROR|CRITICAL)\s+(?P<text>.*)")
 _RAY_LEVEL = re.compile(rf"{_TIME}\s+(?P<level>[EF])\s+\d+")  # of Ray's own processes; W is chatter
 _CRASH = re.compile(r"Fatal Python error|Segmentation fault|terminate called|\*\*\* SIG\w+ received")
+_CLUSTER = "raylet"
 _TRACEBACK = "Traceback (most recent call last)"
 _ERROR = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b(?::|$)")
 _WARNING = re.compile(r"\b\w*Warning: |\[FailurePolicy\]")
@@ -36,6 +37,10 @@ class WorkerOutput:
         Args:
             batch: `lines` of the process `pid` at `ip`, in the actor or task `actor_name` or `task_name`.
         """
+        if batch.get("pid") == _CLUSTER and "ip" not in batch:  # a message of Ray about the cluster
+            for text in batch.get("lines", []):
+                logger.warning(f"Ray: {' '.join(text.split())}")
+            return
         name = batch.get("actor_name") or batch.get("task_name") or ""
         here = batch.get("ip") == batch.get("localhost")
         source = f"({name} pid={batch.get('pid')}" + ("" if here else f", ip={batch.get('ip')}") + ")"

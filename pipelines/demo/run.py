@@ -37,7 +37,7 @@ from pipelines.runtime.outcome import Exit, Outcome
 from pipelines.runtime.run import absolute_location, run_exclusively
 from pipelines.storage.folder import Folder, is_uri
 from pipelines.tracking.run import TrackingConfig
-from pipelines.tracking.uri import check_uri, resolve_uri
+from pipelines.tracking.uri import check_uri, resolve_uri, sqlite_uri
 from pipelines.training.config import TrainConfig
 from pipelines.training.run import train
 
@@ -109,7 +109,7 @@ class _Demo:
             UsageError: one of them is wrong.
         """
         config, settings = self.config, self.settings
-        self.uri = resolve_uri(config.tracking_uri or f"sqlite:///{config.path('mlflow.db')}", config.output)
+        self.uri = resolve_uri(config.tracking_uri or sqlite_uri(config.path("mlflow.db")), config.output)
         check_uri(self.uri, nodes=1)
         tracking = TrackingConfig(uri=self.uri, experiment="apollo-demo")
         data = list(config.data) or [config.path("album")]

@@ -57,6 +57,8 @@ class EvaluationItem:
         restored: Results that the data contain, by model: samples in the same shape, which may be non-finite,
             or the reason why the result cannot be used.
         bandwidth_hz: Frequency up to which the clean audio is known; infinite if completely.
+        lag: Samples by which `degraded` is later than `clean`; 0 where that was taken out.
+        restored_lags: The same of results that the data contain, by model.
     """
 
     clean: NDArray[np.float32]
@@ -64,6 +66,8 @@ class EvaluationItem:
     gain: float
     restored: dict[str, NDArray[np.float32] | str] = field(default_factory=dict)
     bandwidth_hz: float = math.inf
+    lag: int = 0
+    restored_lags: dict[str, int] = field(default_factory=dict)
 
 
 class ItemSource(Protocol):

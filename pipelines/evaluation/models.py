@@ -58,10 +58,12 @@ def load_models(models: Sequence[str], result_models: Sequence[str]) -> tuple[Ev
         result_models: Models whose results the data contain.
 
     Raises:
+        CheckpointUnreachableError: the server or store of a model does not answer.
         UsageError: a model cannot be loaded, two have the same name, or a strength is out of range or of a
             model without noise.
     """
     from apollo.checkpoints import checkpoint
+    from apollo.checkpoints.published_format import CheckpointUnreachableError
 
     found = [
         EvaluatedModel(UNTOUCHED, UNTOUCHED),
@@ -73,6 +75,8 @@ def load_models(models: Sequence[str], result_models: Sequence[str]) -> tuple[Ev
         try:
             name, address = (named["name"], source) if named else _short(source)
             generator = checkpoint.load(address)
+        except CheckpointUnreachableError:
+            raise
         except checkpoint.CheckpointError as error:
             raise UsageError(str(error)) from error
         if strength is not None:

@@ -31,6 +31,7 @@ from apollo.audio.ffmpeg import FfmpegError
 from apollo.audio.reading import AudioReader
 from pipelines.audio.codec_gain import gain_spectrum, measure_gain
 from pipelines.errors import UsageError
+from pipelines.evaluation.alignment import MAX_LAG, measure_lag, shift
 from pipelines.evaluation.items import Degradation, EvaluationItem, ItemInfo, choose_evenly
 from pipelines.schema import SAMPLE_RATE, SONG, UNTOUCHED
 from pipelines.storage.folder import is_uri
@@ -64,13 +65,17 @@ class PairItems:
         folder: A local folder.
         degradations: Names of those to score; empty takes all.
         limit: Maximum number of items, taken evenly over the degradations; None takes all.
+        align: Whether to take out lags between the files.
 
     Raises:
         UsageError: there are no pairs, none of a requested degradation, two with the same name, or a result
             with a reserved name.
     """
 
-    def __init__(self, folder: str, degradations: tuple[str, ...], limit: int | None) -> None:
+    def __init__(
+        self, folder: str, degradations: tuple[str, ...], limit: int | None, *, align: bool = False
+    ) -> None:
+        self._align = align
         if is_uri(folder) or not os.path.isdir(folder):
             raise UsageError(f"{folder} is neither a local folder nor an output of preprocess")
         files = _find(Path(folder))
@@ -79,23 +84,23 @@ class PairItems:
                 f"{folder} is not an output of preprocess and holds no pairs: NAME/clean.wav with "
                 "NAME/degraded.mp3, or clean/NAME.wav with degraded/NAME.mp3"
             )
-        there = sorted({one.degradation for one in files}, key=lambda one: (one.bitrate_bps or 0, one.name))
-        if unknown := set(degradations) - {one.name for one in there}:
-            names = ", ".join(one.name for one in there)
+        found = sorted({one.degradation for one in files}, key=lambda one: (one.bitrate_bps or 0, one.name))
+        if unknown := set(degradations) - {one.name for one in found}:
+            names = ", ".join(one.name for one in found)
             raise UsageError(f"{folder} has no degradation {', '.join(sorted(unknown))}, only {names}")
         wanted = [one for one in files if not degradations or one.degradation.name in degradations]
         self._files = [
             wanted[place] for place in choose_evenly([one.degradation.name for one in wanted], limit)
         ]
         left = {one.degradation for one in self._files}
-        self.degradations = tuple(one for one in there if one in left)
+        self.degradations = tuple(one for one in found if one in left)
         self.items = tuple(ItemInfo(one.name, (one.song,), SONG) for one in self._files)
         self.result_models = tuple(sorted({name for one in self._files for name in one.restored}))
 
     @property
     def fingerprint(self) -> str:
         """A hash of the files' names and bytes; of an unreadable file, of the type of the error."""
-        hashed = hashlib.sha256()
+        hashed = hashlib.sha256(b"aligned" if self._align else b"")
         for one in self._files:
             for path in (one.clean, one.degraded, *(one.restored[name] for name in sorted(one.restored))):
                 hashed.update(f"{one.name} {path.name} ".encode("utf-8", "surrogateescape"))
@@ -115,7 +120,7 @@ class PairItems:
         for index in indices:
             files = self._files[index]
             try:
-                yield _load(files)
+                yield _load(files, align=self._align)
             except _FAILURES as error:
                 yield str(error)
 
@@ -192,22 +197,40 @@ def _split_name(name: PurePath) -> tuple[Degradation, PurePath]:
     return Degradation(_UNKNOWN, None), name
 
 
-def _load(files: _Files) -> EvaluationItem:
+def _load(files: _Files, *, align: bool) -> EvaluationItem:
     clean, degraded = _read(files.clean), _read(files.degraded)
     if len(clean) != len(degraded):
         raise AudioError(f"different numbers of channels: {len(clean)} and {len(degraded)}")
     lengths = [clean.shape[1], degraded.shape[1]]
-    if max(lengths) - min(lengths) > _MAX_LENGTH_DIFFERENCE:
-        raise AudioError(f"different lengths: {lengths} samples. Cut them so that they are aligned")
-    clean, degraded = clean[:, : min(lengths)], degraded[:, : min(lengths)]
+    lag = measure_lag(clean, degraded)
+    if max(lengths) - min(lengths) > (_MAX_LENGTH_DIFFERENCE if not align else MAX_LAG):
+        late = f"; the degraded one is {lag} samples late: --align_pairs true takes that out" if lag else ""
+        raise AudioError(f"different lengths: {lengths} samples. Cut them so that they are aligned{late}")
+    length = min(lengths)
+    results = {name: _load_result(path, clean, align=align) for name, path in files.restored.items()}
+    lags = {name: result[1] for name, result in results.items() if not isinstance(result, str)}
+    usable = slice(0, length)
+    if align:
+        degraded = shift(degraded, lag, length)
+        usable = slice(max(0, -lag, *(-one for one in lags.values())), length - max(0, lag, *lags.values()))
+        lag, lags = 0, {}
+    clean, degraded = clean[:, usable], degraded[:, usable]
+    restored = {
+        name: result if isinstance(result, str) else result[0][:, usable] for name, result in results.items()
+    }
     gain = measure_gain(gain_spectrum(clean.T), gain_spectrum(degraded.T))
-    restored = {name: _load_result(path, clean.shape) for name, path in files.restored.items()}
-    return EvaluationItem(clean, degraded, gain, restored)
+    return EvaluationItem(clean, degraded, gain, restored, lag=lag, restored_lags=lags)
 
 
-def _load_result(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32] | str:
-    """Load a model's result in the item's shape, or return the reason why it cannot be used."""
-    channels, length = shape
+def _load_result(
+    path: Path, clean: NDArray[np.float32], *, align: bool
+) -> tuple[NDArray[np.float32], int] | str:
+    """Load a model's result in the shape of the clean audio, with its lag, which is taken out with `align`.
+
+    Returns:
+        The samples and the lag; or the reason why it cannot be used.
+    """
+    channels, length = clean.shape
     try:
         samples = _read_floats(path)
         samples = _read(path) if samples is None else samples
@@ -215,9 +238,10 @@ def _load_result(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32] | st
         return str(error)
     if len(samples) != channels:
         return f"different numbers of channels: the result has {len(samples)}, the item {channels}"
-    if abs(samples.shape[1] - length) > _MAX_LENGTH_DIFFERENCE:
+    if abs(samples.shape[1] - length) > (_MAX_LENGTH_DIFFERENCE if not align else MAX_LAG):
         return f"different lengths: the result has {samples.shape[1]} samples, the item {length}"
-    return np.pad(samples[:, :length], ((0, 0), (0, max(length - samples.shape[1], 0))))
+    lag = measure_lag(clean, samples) if np.isfinite(samples).all() else 0
+    return shift(samples, lag if align else 0, length), lag
 
 
 def _read_floats(path: Path) -> NDArray[np.float32] | None:

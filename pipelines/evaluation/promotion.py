@@ -8,12 +8,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.errors import UsageError
+from pipelines.errors import OutputTakenError, UsageError
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.promotion_rule import Decision, decide
 from pipelines.registry.registry import CANDIDATE, CHAMPION, Registry, Version
 from pipelines.storage.folder import Folder, is_uri
-from pipelines.tracking.uri import check_uri, resolve_uri
+from pipelines.tracking.uri import check_uri, database_path, resolve_uri
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,12 @@ def resolve_tracking_uri(config: EvaluateConfig) -> str:
         )
     uri = resolve_uri(config.tracking.uri, config.output)
     check_uri(uri, nodes=1)
+    database = database_path(uri)
+    if config.promote and database and not os.path.exists(database):  # MLflow would make an empty one
+        raise UsageError(
+            f"--promote: the model registry {uri} does not exist. If it was moved, name its new place in "
+            "MLFLOW_TRACKING_URI or --tracking.uri"
+        )
     if config.tracking.uri:
         os.environ[TRACKING_URI] = uri  # resolves names like models:/apollo@champion
     return uri
@@ -177,19 +183,19 @@ def _resume(
     """Return the candidate and the champion that an output was created for.
 
     Raises:
-        UsageError: the registry has another candidate now, or one of the two was deleted.
+        OutputTakenError: the registry has another candidate now, or one of the two was deleted.
     """
     before = Version(stored["name"], stored["candidate"])
     now = candidate or before
     if (registry.name, now.number) != (before.name, before.number):
         did = "decided about" if stored["decision"] else "was created for"
         asked = candidate.label if candidate else f"models of {registry.name}"
-        raise UsageError(f"{output} {did} {before.label}: use another --output for {asked}")
+        raise OutputTakenError(f"{output} {did} {before.label}: use another --output for {asked}")
 
     def find(number: int) -> Version:
         version = registry.version(number)
         if version is None:
-            raise UsageError(
+            raise OutputTakenError(
                 f"{output} is about {Version(registry.name, number).label}, which was deleted from the "
                 "registry: use another --output"
             )

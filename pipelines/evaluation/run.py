@@ -23,8 +23,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.dataset.manifest import read_committed
-from pipelines.errors import UsageError, root_cause
+from pipelines.errors import OutputTakenError, UsageError, root_cause
 from pipelines.evaluation import promotion
+from pipelines.evaluation.alignment import describe_lags
 from pipelines.evaluation.analysis.bootstrap import Bootstrap
 from pipelines.evaluation.analysis.summary import summarize_overall
 from pipelines.evaluation.config import EvaluateConfig
@@ -40,7 +41,7 @@ from pipelines.evaluation.report import (
     report_files,
     write_report,
 )
-from pipelines.evaluation.score_files import Trial, read_commit, read_scores
+from pipelines.evaluation.score_files import Trial, collect_lags, read_commit, read_scores
 from pipelines.evaluation.shard_items import ShardItems
 from pipelines.evaluation.tracking import RunContent, log_evaluation
 from pipelines.redaction import redact
@@ -79,7 +80,9 @@ class _Evaluation:
         """Load items and models, and check the output's fingerprint."""
         config = self.config
         self.uri = promotion.resolve_tracking_uri(config)
-        self.item_source = open_items(config.data, config.split, config.degradations, config.limit)
+        self.item_source = open_items(
+            config.data, config.split, config.degradations, config.limit, align=config.align_pairs
+        )
         if not self.item_source.items:
             raise UsageError(f"{config.data} has no items to score")
         if config.promote and not isinstance(self.item_source, ShardItems):
@@ -124,19 +127,20 @@ class _Evaluation:
 
     def _check_model_names(self) -> None:
         """Record the weights of each name: models may be added, but a name keeps its weights."""
-        there = json.loads(self.output.read(MODELS)) if self.output.exists(MODELS) else {}
-        here = {
+        recorded = json.loads(self.output.read(MODELS)) if self.output.exists(MODELS) else {}
+        requested = {
             one.name: {"source": one.source, "digest": one.digest, "parameters": one.parameters}
             for one in self.models
         }
-        for name, facts in here.items():
-            if there.get(name, facts)["digest"] != facts["digest"]:
-                raise UsageError(
-                    f"{self.output.location} holds scores of other weights named {name!r}, from "
-                    f"{there[name]['source']}: give these another name, as in --models new={facts['source']}"
+        for name, facts in requested.items():
+            if recorded.get(name, facts)["digest"] != facts["digest"]:
+                raise OutputTakenError(
+                    f"{self.output.location} holds scores of other weights named {name!r}, "
+                    f"from {recorded[name]['source']}: give these another name, as in --models "
+                    f"new={facts['source']}"
                 )
-        if there | here != there:
-            self.output.write(MODELS, json.dumps(there | here, indent=1).encode())
+        if recorded | requested != recorded:
+            self.output.write(MODELS, json.dumps(recorded | requested, indent=1).encode())
 
     def work(self) -> Outcome:
         """Score what is pending and write the report."""
@@ -149,7 +153,11 @@ class _Evaluation:
                 return Outcome(Exit.FAILED, f"{failed}; finished scores are kept, run the same command again")
         scores = self._collect_scores()
         facts: dict[str, Any] = {"report": join(self.config.output, REPORT), **_count(scores)}
-        facts |= {"verdicts": json.loads(self.output.read(SUMMARY)), "mlflow_run": self._log_to_mlflow()}
+        facts |= {
+            "lags": collect_lags(self.output, self.trials),
+            "verdicts": json.loads(self.output.read(SUMMARY)),
+            "mlflow_run": self._log_to_mlflow(),
+        }
         outcome = self._outcome(scores, facts)
         if self.config.promote and outcome.code == Exit.DONE:  # no decision on an incomplete split
             decision = self.case.decide(scores, self.config, facts["mlflow_run"])
@@ -157,9 +165,10 @@ class _Evaluation:
         return outcome
 
     def _is_pending(self, trial: Trial) -> bool:
-        """Return whether a trial has no scores yet, or items that could not be read."""
+        """Return whether a trial has no scores yet, or unreadable items that are to be tried again."""
         scores = read_scores(self.output, trial)
-        return scores is None or UNREADABLE in scores["status"].to_pylist()
+        retry = self.config.retry_unreadable
+        return scores is None or (retry and UNREADABLE in scores["status"].to_pylist())
 
     def _run(self, pending: list[Trial]) -> str | None:
         """Score and write the report on Ray; return the first error, if any."""
@@ -178,7 +187,7 @@ class _Evaluation:
                 if failed:
                     return failed
             scores = self._collect_scores()
-            chosen = choose_listening_examples(scores, self._names(), self.config.heard_items)
+            chosen = choose_listening_examples(scores, self._names(), self.config.listening_items)
             numbers = {one.name: number for number, one in enumerate(self.item_source.items)}
             places = [(numbers[one.item], one.degradation) for one in chosen]
             rendered = render_listening_examples(pool, places, self._names()) if chosen else []
@@ -205,7 +214,7 @@ class _Evaluation:
         """Return a hash of all that the tables and the report are made from."""
         commits = [read_commit(self.output, trial) for trial in self.trials]
         measured = [read_rtf(self.output, one) for one in self.models]
-        settings = (self.config.bootstrap_resamples, self.config.bootstrap_seed, self.config.heard_items)
+        settings = (self.config.bootstrap_resamples, self.config.bootstrap_seed, self.config.listening_items)
         return hashlib.sha256(repr((commits, measured, settings)).encode()).hexdigest()
 
     def _collect_scores(self) -> pa.Table:
@@ -259,11 +268,14 @@ class _Evaluation:
     def _outcome(self, scores: pa.Table, facts: dict[str, Any]) -> Outcome:
         rejected, share = facts["items"][UNREADABLE], facts["items"][UNREADABLE] / max(scores.num_rows, 1)
         bootstrap = Bootstrap(resamples=self.config.bootstrap_resamples, seed=self.config.bootstrap_seed)
-        text = " ".join(summarize_overall(scores, bootstrap=bootstrap))
+        text = " ".join(summarize_overall(scores, bootstrap=bootstrap)) + describe_lags(facts["lags"])
         if share > self.config.max_reject_share:
             allowed = f"{self.config.max_reject_share:.1%} are allowed"
             return Outcome(
-                Exit.REJECTS, f"{rejected} of {scores.num_rows} scores are missing, {allowed}. {text}", facts
+                Exit.REJECTS,
+                f"{rejected} of {scores.num_rows} scores are missing, {allowed}; reasons are in {SCORES}, "
+                f"and --retry_unreadable true tries again. {text}",
+                facts,
             )
         return Outcome(Exit.DONE, text, facts)
 
@@ -273,7 +285,9 @@ def _count(scores: pa.Table) -> dict[str, Any]:
     return {"items": dict.fromkeys(STATUSES, 0) | {one["values"]: one["counts"] for one in counted}}
 
 
-def open_items(data: str, split: str, degradations: tuple[str, ...], limit: int | None) -> ItemSource:
+def open_items(
+    data: str, split: str, degradations: tuple[str, ...], limit: int | None, *, align: bool = False
+) -> ItemSource:
     """Open the items of an output of preprocess or of a folder of pairs.
 
     Raises:
@@ -281,4 +295,4 @@ def open_items(data: str, split: str, degradations: tuple[str, ...], limit: int 
     """
     if read_committed(Folder(data)):
         return ShardItems(data, split, degradations, limit)
-    return PairItems(data, degradations, limit)
+    return PairItems(data, degradations, limit, align=align)

@@ -1,7 +1,7 @@
 """Score files: a trial is finished when its file exists and matches its commit object.
 
 In OUTPUT/scores: `<model>/<degradation>.parquet`, and a commit object `<model>/<degradation>.json` with rows,
-size, SHA-256 and the models' device, which is written last.
+size, SHA-256, the models' device, and the lags of items that are not aligned, which is written last.
 """
 
 import io
@@ -49,6 +49,8 @@ def write_scores(output: Folder, trial: Trial, rows: Sequence[dict[str, Any]], d
     content = parquet_bytes(pa.Table.from_pylist(list(rows), schema.SCORES))
     output.write(f"{trial.path}.parquet", content)
     commit = asdict(trial) | {"bytes": len(content), "sha256": sha256_hex(content), "device": device}
+    if lags := {row["item"]: row["lag"] for row in rows if row.get("lag")}:
+        commit["lags"] = lags
     output.write(f"{trial.path}.json", json.dumps(commit, indent=1).encode())
 
 
@@ -60,12 +62,26 @@ def read_commit(output: Folder, trial: Trial) -> str:
         return ""
 
 
+def read_lags(output: Folder, trial: Trial) -> dict[str, int]:
+    """Return by how many samples the items of a trial are late, by name; of those that are not aligned."""
+    lags: dict[str, int] = json.loads(read_commit(output, trial) or "{}").get("lags", {})
+    return lags
+
+
+def collect_lags(output: Folder, trials: Sequence[Trial]) -> dict[str, int]:
+    """Return what `read_lags` does for several trials, by model and item."""
+    return {
+        f"{trial.model}: {item}": lag for trial in trials for item, lag in read_lags(output, trial).items()
+    }
+
+
 def read_scores(output: Folder, trial: Trial) -> pa.Table | None:
     """Read a trial's scores; None if they are missing, damaged, or of other weights."""
     try:
         commit = json.loads(output.read(f"{trial.path}.json"))
         content = output.read(f"{trial.path}.parquet")
         commit.pop("device")
+        commit.pop("lags", None)
         if commit != asdict(trial) | {"bytes": len(content), "sha256": sha256_hex(content)}:
             return None
         return parquet.read_table(io.BytesIO(content))

@@ -99,7 +99,7 @@ class Scorer:
             restored: The model's results, if a GPU has computed them already.
 
         Returns:
-            A row of `schema.SCORES` per item.
+            A row of `schema.SCORES` per item, and in `lag` the samples by which the scored version is late.
         """
         rows = []
         for index, loaded in enumerate(self._item_source.load(numbers, degradation)):
@@ -113,6 +113,7 @@ class Scorer:
                     "category": item.category,
                     "degradation": degradation,
                     "bitrate_bps": self._bitrates[degradation],
+                    "lag": _lag(loaded, model),
                     **self._score(loaded, degradation, model, bundle, made),
                 }
             )
@@ -162,6 +163,11 @@ class Scorer:
         first = max(loaded.clean.shape[1] - _LISTENING_SAMPLES, 0) // 2
         excerpt = slice(first, first + _LISTENING_SAMPLES)
         return {name: samples[:, excerpt] for name, samples in {CLEAN: loaded.clean, **made}.items()}
+
+
+def _lag(loaded: EvaluationItem | str, model: str) -> int:
+    """Return by how many samples a model's version is late: a result's own lag, or that of its input."""
+    return 0 if isinstance(loaded, str) else loaded.restored_lags.get(model, loaded.lag)
 
 
 def restore_items(

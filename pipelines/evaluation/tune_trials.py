@@ -20,10 +20,11 @@ from pipelines.errors import UsageError, root_cause
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.items import ItemSource
 from pipelines.evaluation.models import EvaluatedModel
-from pipelines.evaluation.score_files import Trial, write_scores
+from pipelines.evaluation.score_files import Trial, read_lags, read_scores, write_scores
 from pipelines.evaluation.scorer import ItemRestorer, Samples, Scorer, restore_items
 from pipelines.runtime import prometheus
 from pipelines.runtime.run import FINGERPRINT
+from pipelines.schema import UNREADABLE
 from pipelines.storage.folder import Folder
 
 logger = logging.getLogger(__name__)
@@ -191,16 +192,25 @@ def _summarize(trial: Trial, rows: Sequence[dict[str, Any]]) -> str:
     for name in ("sdr", "si_snr", "visqol"):
         values = [row[name] for row in rows if row.get(name) is not None]
         parts.append(f"{name} {sum(values) / len(values):.2f}" if values else f"{name} -")
+    late = sum(bool(row.get("lag")) for row in rows)
+    parts += [f"{late} of them are not aligned with the clean audio"] if late else []
     return f"{trial.model} at {trial.degradation}: {len(rows)} items, {', '.join(parts)}"
 
 
 def _score_trial(context: TrialContext, trial: Trial) -> list[dict[str, Any]]:
-    """Score a trial's items in the pool and return the rows in the items' order."""
+    """Score a trial's items in the pool and return the rows in the items' order.
+
+    Of a trial that was scored before, only the items that could not be read are scored again.
+    """
     import ray
     from ray.util import ActorPool
 
     item_source: ItemSource = ray.get(context.item_source)
     numbers = item_source.indices(trial.degradation)
+    order = {item_source.items[number].name: number for number in numbers}
+    found = _scored_before(context.output, trial)
+    before = {row["item"] for row in found}
+    numbers = [number for name, number in order.items() if name not in before]
     chunks = [numbers[first : first + _CHUNK_ITEMS] for first in range(0, len(numbers), _CHUNK_ITEMS)]
     bundle = context.models[trial.model]
     model = ray.get(bundle) if context.gpu else None
@@ -216,7 +226,6 @@ def _score_trial(context: TrialContext, trial: Trial) -> list[dict[str, Any]]:
         return actor.score.remote(chunk, trial.degradation, trial.model, bundle, restored)
 
     pool = ActorPool(context.scorers)
-    found: list[dict[str, Any]] = []
     waiting = 0
     for chunk in chunks:
         pool.submit(submit, restore_chunk(chunk))
@@ -226,8 +235,15 @@ def _score_trial(context: TrialContext, trial: Trial) -> list[dict[str, Any]]:
             waiting -= 1
     for _ in range(waiting):
         found += pool.get_next_unordered()
-    order = {item_source.items[number].name: number for number in numbers}
     return sorted(found, key=lambda row: order[row["item"]])
+
+
+def _scored_before(output: Folder, trial: Trial) -> list[dict[str, Any]]:
+    """Return the rows of an earlier run, without the items that could not be read."""
+    table = read_scores(output, trial)
+    lags = read_lags(output, trial)
+    rows: list[dict[str, Any]] = [] if table is None else table.to_pylist()
+    return [row | {"lag": lags.get(row["item"], 0)} for row in rows if row["status"] != UNREADABLE]
 
 
 def render_listening_examples(
@@ -252,7 +268,7 @@ def render_listening_examples(
     return list(ActorPool(context.scorers).map(submit, list(wanted)))
 
 
-class _Idle:
+class _FunctionRunner:
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
 
@@ -261,17 +277,18 @@ def run_on_idle_node(function: Callable[..., Any], *arguments: Any, gpu: bool) -
     """Run a function on a node whose CPUs are all reserved; None if no node is idle within a minute."""
     import ray
 
-    share = {"GPU": 1.0} if gpu else cpu_node_resource()
-    able = [node["Resources"] for node in alive_nodes() if share.keys() <= node["Resources"].keys()]
-    largest = max((int(node.get("CPU", 0)) for node in able), default=0)
-    if not largest:
+    required = {"GPU": 1.0} if gpu else cpu_node_resource()
+    candidates = [node["Resources"] for node in alive_nodes() if required.keys() <= node["Resources"].keys()]
+    most_cpus = max((int(resources.get("CPU", 0)) for resources in candidates), default=0)
+    if not most_cpus:
         return None  # no such node is up yet
-    alone = ray.remote(num_cpus=largest, num_gpus=share.pop("GPU", 0), resources=share)(_Idle).remote()
+    actor = ray.remote(num_cpus=most_cpus, num_gpus=required.pop("GPU", 0), resources=required)
+    runner = actor(_FunctionRunner).remote()
     try:
-        ready, _ = ray.wait([alone.__ray_ready__.remote()], timeout=_IDLE_SECONDS)
-        return ray.get(alone.run.remote(function, *arguments)) if ready else None
+        ready, _ = ray.wait([runner.__ray_ready__.remote()], timeout=_IDLE_SECONDS)
+        return ray.get(runner.run.remote(function, *arguments)) if ready else None
     finally:
-        ray.kill(alone)
+        ray.kill(runner)
 
 
 def _count_items(counts: Mapping[str, int]) -> None:

@@ -16,6 +16,7 @@ passages 15 dB coarser, and so fill the band that the codec emptied.
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,8 +34,9 @@ from pipelines.dataset.split import CommittedSplit
 from pipelines.errors import UsageError
 from pipelines.loading.shard_source import LoaderConfig
 from pipelines.loading.source_bitrates import read_row_bitrates, usable_degradations
+from pipelines.runtime.outcome import RESULT, Exit, Outcome, result_json
 from pipelines.runtime.run import absolute_location
-from pipelines.storage.atomic import open_atomic
+from pipelines.storage.atomic import open_atomic, write_atomic
 from pipelines.storage.folder import Folder, is_uri
 
 _LARGEST = 32_767
@@ -77,8 +79,8 @@ class ExportConfig:
         object.__setattr__(self, "file", absolute_location(self.file, "--file"))
 
 
-def export(config: ExportConfig) -> str:
-    """Write the file atomically, and return a description of it.
+def export(config: ExportConfig) -> Outcome:
+    """Write the file atomically, and FILE.result.json with the outcome.
 
     Raises:
         UsageError: there are fewer valid examples than requested.
@@ -94,10 +96,20 @@ def export(config: ExportConfig) -> str:
     else:
         content["valid"] = _empty(0, train.degradations)
     size = _write(Path(config.file), content)
-    return (
+    outcome = Outcome(
+        Exit.DONE,
         f"{config.file}: {config.examples} training and {config.valid} validation examples with "
-        f"{len(train.degradations)} degradations, {size / 1e6:.0f} MB"
+        f"{len(train.degradations)} degradations, {size / 1e6:.0f} MB",
     )
+    write_export_result(config.file, outcome)
+    return outcome
+
+
+def write_export_result(file: str, outcome: Outcome) -> None:
+    """Write FILE.result.json; does nothing where that is not possible, since FILE is not a local path."""
+    with suppress(ValueError, OSError):
+        path = f"{absolute_location(file, '--file')}.{RESULT}"
+        write_atomic(path, result_json(outcome.code, outcome.message, **outcome.facts))
 
 
 def _collect(

@@ -12,7 +12,7 @@ from pipelines.audio.codec import CodecConfig
 from pipelines.dataset.manifest import DIGEST, MANIFEST, REPORT, encode_manifest
 from pipelines.dataset.plan import PLAN, planned_shards
 from pipelines.dataset.shards import ShardCommit, find_damaged_shards, read_commits, sha256_hex
-from pipelines.errors import UsageError
+from pipelines.errors import OutputTakenError
 from pipelines.storage import parquet
 from pipelines.storage.folder import Folder
 from pipelines.storage.parquet import parquet_bytes
@@ -29,7 +29,7 @@ def check_listing(before: list[list[Any]], now: list[list[Any]], output: str) ->
     """Check that the source files are those that the output was created from.
 
     Raises:
-        UsageError: files were added, removed or changed; the text names some.
+        OutputTakenError: files were added, removed or changed; the text names some.
     """
     old, new = ({path: (size, mtime_ns) for path, size, mtime_ns in listing} for listing in (before, now))
     changes = [f"{path} is missing" for path in old.keys() - new.keys()]
@@ -43,7 +43,7 @@ def check_listing(before: list[list[Any]], now: list[list[Any]], output: str) ->
     ]
     if changes:
         more = f"; and {len(changes) - _MAX_NAMED} more" if len(changes) > _MAX_NAMED else ""
-        raise UsageError(
+        raise OutputTakenError(
             f"the source files are not those that {output} was created from: "
             f"{'; '.join(sorted(changes)[:_MAX_NAMED])}{more}. "
             "Restore them, or use another --output"

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
-from apollo.audio.ffmpeg import FfmpegMissingError
 from pipelines import schema
 from pipelines.audio.transcoding import trim_cache
 from pipelines.cluster.actor_pool import run_actors
@@ -57,10 +56,7 @@ def preprocess(config: PreprocessConfig) -> Outcome:
 
     def prepare() -> Outcome | None:
         nonlocal run
-        try:
-            run = PreprocessRun(config)
-        except FfmpegMissingError as error:
-            return Outcome(Exit.FAILED, str(error))
+        run = PreprocessRun(config)
         return run.resolve()
 
     def work() -> Outcome:

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import UsageError
+from pipelines.errors import UsageError, root_cause
+from pipelines.redaction import redact
 from pipelines.registry.model_bundle import pack
 from pipelines.schema import SAMPLE_RATE
 from pipelines.tracking.client import MAX_TAG_LENGTH, make_client, short_timeouts
@@ -25,6 +26,10 @@ ARTIFACT = "checkpoint"
 DIGEST, _NAME = "weights_sha256", re.compile(r"[A-Za-z0-9][\w.-]*")
 _REQUEST_SECONDS, _URI = 60, "MLFLOW_TRACKING_URI"
 _SERVED_NEEDS = ("mlflow", "torch", "numpy", "soundfile", "imageio-ffmpeg", "safetensors")
+
+
+class RegistryError(OSError):
+    """The registry's server or database does not answer, or refuses a request."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,15 +92,29 @@ class Registry:
         self.name, self.uri = name, uri
         self.client = make_client(uri)
 
+    @contextmanager
+    def _requests(self) -> Iterator[None]:
+        """Send requests with a timeout, and raise errors of MLflow as RegistryError."""
+        from mlflow.exceptions import MlflowException
+
+        with short_timeouts(_REQUEST_SECONDS):
+            try:
+                yield
+            except MlflowException as error:
+                raise RegistryError(
+                    f"the MLflow registry {redact(self.uri)} cannot be used: {root_cause(error)}. Start its "
+                    "server, or correct MLFLOW_TRACKING_URI or --tracking.uri"
+                ) from None
+
     def version(self, what: str | int) -> Version | None:
         """Return the version with an alias or number, None if there is none.
 
         Raises:
-            Exception: whatever MLflow raises if the server is unreachable.
+            RegistryError: the registry does not answer, or refuses.
         """
         from mlflow.exceptions import MlflowException
 
-        with short_timeouts(_REQUEST_SECONDS):
+        with self._requests():
             try:
                 if str(what).isdigit():
                     return _version(self.client.get_model_version(self.name, str(what)))
@@ -108,13 +127,13 @@ class Registry:
 
     def versions_of_run(self, run_id: str) -> list[Version]:
         """Return the versions that a run registered, the newest first."""
-        with short_timeouts(_REQUEST_SECONDS):
+        with self._requests():
             found = self.client.search_model_versions(f"name = '{self.name}' and run_id = '{run_id}'")
         return sorted(map(_version, found), key=lambda one: -one.number)
 
     def set_tags(self, version: Version, tags: Mapping[str, str]) -> None:
         """Set tags of a version."""
-        with short_timeouts(_REQUEST_SECONDS):
+        with self._requests():
             for name, value in tags.items():
                 self.client.set_model_version_tag(
                     self.name, str(version.number), name, value[:MAX_TAG_LENGTH]
@@ -122,12 +141,12 @@ class Registry:
 
     def set_description(self, version: Version, text: str) -> None:
         """Set the description of a version, in Markdown."""
-        with short_timeouts(_REQUEST_SECONDS):
+        with self._requests():
             self.client.update_model_version(self.name, str(version.number), text)
 
     def set_alias(self, alias: str, version: Version) -> None:
         """Move an alias to a version."""
-        with short_timeouts(_REQUEST_SECONDS):
+        with self._requests():
             self.client.set_registered_model_alias(self.name, alias, str(version.number))
 
 

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from apollo.checkpoints.checkpoint import CONFIG, SAFETENSORS, load, verify
-from apollo.checkpoints.published_format import CheckpointError
+from apollo.checkpoints.published_format import CheckpointError, CheckpointUnreachableError
 from pipelines.errors import root_cause
 from pipelines.redaction import redact
 from pipelines.registry.checkpoint_cache import cache_folder, fetch
@@ -81,9 +81,9 @@ def find_version(name: str) -> tuple[Version, str]:
             found = _version(Registry(model["name"], uri), model["what"])
             advice = "training registers a candidate when it ends; jobs/evaluate.py --promote makes champions"
     except Exception as error:  # whatever a server or a database raises
-        raise CheckpointError(
+        raise CheckpointUnreachableError(
             f"{name}: MLflow server {redact(uri)} unreachable: {root_cause(error)}"
-        ) from error
+        ) from None
     if found is None:
         raise CheckpointError(f"{name}: no such version in {redact(uri)}. {advice}")
     return found, uri
@@ -121,7 +121,11 @@ def _fetch(version: Version, uri: str) -> Path:
     except CheckpointError:
         raise
     except Exception as error:  # whatever an artifact store raises
-        raise CheckpointError(f"cannot download {version.uri}: {root_cause(error)}") from error
+        raise CheckpointError(
+            f"cannot download {version.uri} of {redact(uri)}: {root_cause(error)}. Its files lie where they "
+            "were when it was registered: if that folder was moved, move it back, or register the weights "
+            "again (docs/registry.md)"
+        ) from error
 
 
 def _download(version: Version, uri: str, scratch: Path) -> Path:

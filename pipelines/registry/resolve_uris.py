@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from apollo.checkpoints.checkpoint import BEST, CONFIG, MANIFEST, SAFETENSORS, WEIGHTS
-from apollo.checkpoints.published_format import CheckpointError
+from apollo.checkpoints.published_format import CheckpointError, CheckpointUnreachableError
 from pipelines.registry.checkpoint_cache import cache_folder, fetch
 from pipelines.storage.folder import Folder
 from pipelines.storage.object_store import StoreError
@@ -43,7 +43,9 @@ def resolve(name: str) -> Path:
         raise CheckpointError(
             f"{name}: no run with a best checkpoint, no checkpoint and no file of weights"
         ) from error
-    except (StoreError, ValueError) as error:  # ValueError: `best` has an invalid name
+    except StoreError as error:
+        raise CheckpointUnreachableError(str(error)) from None
+    except ValueError as error:  # `best` has an invalid name
         raise CheckpointError(str(error)) from error
 
 

@@ -1,10 +1,15 @@
 """What the command lines of all jobs share; the parser is the job's: only scripts import jsonargparse."""
 
 import sys
-from collections.abc import Sequence
+from argparse import ArgumentError
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from pipelines.errors import OutputTakenError
 from pipelines.runtime import logs
+from pipelines.runtime.outcome import Exit, Outcome, outcome_of_error
+from pipelines.runtime.run import record_end
+from pipelines.runtime.signals import sigterm_as_interrupt
 
 
 def add_log_level(parser: Any) -> None:
@@ -15,7 +20,9 @@ def add_log_level(parser: Any) -> None:
 
 
 def parse(parser: Any, arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Parse a job's command line and start logging at its level; wrong ones end the process with status 2.
+    """Parse a job's command line and start logging at its level.
+
+    A wrong one ends the process with status 2, and is recorded in the result.json of its `--output`.
 
     Args:
         parser: The job's, with `add_log_level` done.
@@ -25,15 +32,61 @@ def parse(parser: Any, arguments: Sequence[str] | None = None) -> dict[str, Any]
         Values by option, without `config` and `log_level`.
     """
     given = sys.argv[1:] if arguments is None else arguments
+    given = with_underscores(parser, given)
+    parser.exit_on_error = False
     try:
-        values: dict[str, Any] = parser.instantiate(
-            parser.parse_args(with_underscores(parser, given))
-        ).as_dict()
-    except ValueError as error:
+        values: dict[str, Any] = parser.instantiate(parser.parse_args(given)).as_dict()
+    except (ArgumentError, ValueError) as error:
+        parser.exit_on_error = True
+        _record(_find_output(given), Outcome(Exit.USAGE, str(error)))
         parser.error(str(error))
     values.pop("config", None)
     logs.configure(values.pop("log_level"))
     return values
+
+
+def run_job(
+    name: str,
+    job: Callable[[], Outcome],
+    *,
+    output: str | None = None,
+    record: Callable[[Outcome], None] | None = None,
+) -> Outcome:
+    """Run a job, print its outcome on stderr, and return it: no error leaves this function.
+
+    Args:
+        name: Of the command.
+        job: Builds the configuration and runs the job, which writes result.json from the moment that it has
+            locked its output.
+        output: Folder or URI whose result.json tells of an error before that, such as an invalid option.
+        record: Does so instead.
+    """
+    try:
+        with sigterm_as_interrupt():
+            outcome = job()
+    except OutputTakenError as error:
+        outcome = Outcome(Exit.USAGE, str(error))
+    except (Exception, KeyboardInterrupt) as error:
+        outcome = outcome_of_error(error, "nothing was started", checking=True)
+        record(outcome) if record else _record(output, outcome)
+    if outcome.message:
+        print(f"{name}: {outcome.message}", file=sys.stderr)
+    return outcome
+
+
+def _find_output(arguments: Sequence[str]) -> str | None:
+    """Return the value of --output in a command line that cannot be parsed."""
+    for argument, following in zip(arguments, [*arguments[1:], ""]):
+        if argument.startswith("--output="):
+            return argument.partition("=")[2]
+        if argument == "--output":
+            return following
+    return None
+
+
+def _record(output: str | None, outcome: Outcome) -> None:
+    if output:
+        record_end(output, outcome)
 
 
 def with_underscores(parser: Any, arguments: Sequence[str]) -> list[str]:

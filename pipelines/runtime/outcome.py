@@ -1,13 +1,17 @@
 """Outcome of a run: exit code, message, and result.json."""
 
 import json
+import traceback
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
+from pipelines.errors import NonRetryableError, UsageError, root_cause
+from pipelines.redaction import redact
 from pipelines.storage.folder import Folder
 
 RESULT = "result.json"
+_OWN_PACKAGES = ("apollo", "pipelines", "builtins")
 
 
 class Exit(IntEnum):
@@ -35,8 +39,52 @@ class Outcome:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
+def outcome_of_error(error: BaseException, hint: str, *, checking: bool = False) -> Outcome:
+    """Return the outcome of a run that an error ended.
+
+    Args:
+        error: What was raised. KeyboardInterrupt is an interruption, and SystemExit too: Ray's own handler of
+            SIGTERM raises it.
+        hint: What is kept, and how to resume.
+        checking: Whether the configuration was being checked: ValueErrors of this project are then usage.
+    """
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return Outcome(Exit.INTERRUPTED, f"interrupted; {hint}")
+    if isinstance(error, UsageError) or (checking and _is_usage(error)):
+        return Outcome(Exit.USAGE, redact(str(error)))
+    if isinstance(error, NonRetryableError):
+        return Outcome(Exit.FAILED, str(error))
+    if not isinstance(error, OSError | RuntimeError):
+        traceback.print_exception(error)  # an unexpected kind: a bug, whose place is needed
+    return Outcome(Exit.FAILED, f"{root_cause(error)}; {hint}")
+
+
+def _is_usage(error: BaseException) -> bool:
+    """Return whether the user must change something.
+
+    This project raises ValueError for that. Libraries raise subclasses of it for damaged files, and an
+    OSError is a disk, a store or a server that does not work.
+    """
+    own = type(error).__module__.partition(".")[0] in _OWN_PACKAGES
+    return own and isinstance(error, ValueError) and not isinstance(error, OSError | UnicodeError)
+
+
 def write_result(output: Folder, code: Exit | None, message: str, **facts: Any) -> None:
     """Write result.json: how the run ended, or that it is running if `code` is None."""
+    output.write(RESULT, result_json(code, message, **facts))
+
+
+def result_json(code: Exit | None, message: str, **facts: Any) -> bytes:
+    """Return the content of result.json."""
     status = "running" if code is None else code.name.lower()
     result = {"status": status, "exit_code": None if code is None else int(code), "message": message, **facts}
-    output.write(RESULT, json.dumps(result, indent=1).encode())
+    return json.dumps(result, indent=1).encode()
+
+
+def read_exit_code(output: Folder) -> int | None:
+    """Return the exit code in result.json; None if the run has not ended or the file cannot be read."""
+    try:
+        code = json.loads(output.read(RESULT))["exit_code"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return code if isinstance(code, int) else None

@@ -7,13 +7,12 @@ have no locks: two runs on the same folder there would write the same bytes unde
 import fcntl
 import json
 import os
-import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from pipelines.errors import NonRetryableError, UsageError, root_cause
-from pipelines.runtime.outcome import Exit, Outcome, write_result
+from pipelines.errors import OutputTakenError, UsageError
+from pipelines.runtime.outcome import Exit, Outcome, outcome_of_error, read_exit_code, write_result
 from pipelines.runtime.signals import sigterm_as_interrupt
 from pipelines.storage.folder import Folder, is_uri
 from pipelines.storage.object_store import refuse_credentials
@@ -33,46 +32,65 @@ def run_exclusively(
     """Run a job with its output locked, and write result.json, however it ends.
 
     Args:
-        output: Output folder; not changed if another run has locked it or `prepare` raises.
+        output: Output folder; not changed if another run has locked it, or if `prepare` raises
+            OutputTakenError: it was made with something else.
         prepare: Checks everything that can be checked, and the fingerprint. Its return value, if any, is the
-            outcome of the run: it was finished before. Its errors are usage errors.
+            outcome of the run: it was finished before. What the user must change is a usage error; a server,
+            a disk or a library that does not work is a failure.
         work: Does the work.
         activity: Message of result.json while the work runs.
         resume_hint: What is kept after an interruption or a failure, and how to resume.
     """
     try:
-        with lock_output(output), sigterm_as_interrupt():
-            try:
-                finished = prepare()
-            except (ValueError, RuntimeError) as error:  # the output is not changed
-                return Outcome(Exit.USAGE, str(error))
-            except OSError as error:
-                return Outcome(Exit.FAILED, f"nothing was started: {error}")
-            except KeyboardInterrupt:
-                return Outcome(Exit.INTERRUPTED, "interrupted before anything was started")
-            return finished or _work_held(output, work, activity, resume_hint)
-    except UsageError as error:
+        with sigterm_as_interrupt(), lock_output(output):
+            return _run_locked(output, prepare, work, activity, resume_hint)
+    except UsageError as error:  # taken by another run, or no place to write to
         return Outcome(Exit.USAGE, str(error))
     except OSError as error:
         return Outcome(Exit.FAILED, f"cannot write to {output.location}: {error}")
+    except KeyboardInterrupt as error:
+        outcome = outcome_of_error(error, resume_hint)
+        record_end(output.location, outcome)
+        return outcome
 
 
-def _work_held(output: Folder, work: Callable[[], Outcome], activity: str, resume_hint: str) -> Outcome:
-    write_result(output, None, activity)
+def _run_locked(
+    output: Folder,
+    prepare: Callable[[], Outcome | None],
+    work: Callable[[], Outcome],
+    activity: str,
+    resume_hint: str,
+) -> Outcome:
     try:
-        outcome = work()
-    except UsageError as error:
-        outcome = Outcome(Exit.USAGE, str(error))
-    except NonRetryableError as error:
-        outcome = Outcome(Exit.FAILED, str(error))
-    except KeyboardInterrupt:
-        outcome = Outcome(Exit.INTERRUPTED, f"interrupted; {resume_hint}")
-    except Exception as error:
-        if not isinstance(error, OSError | RuntimeError):
-            traceback.print_exc()  # an unexpected kind: a bug, whose place is needed
-        outcome = Outcome(Exit.FAILED, f"{root_cause(error)}; {resume_hint}")
-    write_result(output, outcome.code, outcome.message, **outcome.facts)
+        outcome = prepare()
+        if outcome and outcome.code == read_exit_code(output):
+            return outcome  # finished before: nothing is changed
+    except OutputTakenError:
+        raise
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        outcome = outcome_of_error(error, "nothing was started", checking=True)
+    if outcome is None:
+        try:
+            write_result(output, None, activity)
+            outcome = work()
+        except (Exception, KeyboardInterrupt, SystemExit) as error:
+            outcome = outcome_of_error(error, resume_hint)
+    try:
+        write_result(output, outcome.code, outcome.message, **outcome.facts)
+    except KeyboardInterrupt:  # too late: the run has ended
+        write_result(output, outcome.code, outcome.message, **outcome.facts)
     return outcome
+
+
+def record_end(location: str, outcome: Outcome) -> None:
+    """Write result.json of a run that ended before its output was locked, such as by an invalid option.
+
+    Does nothing if that is not possible, or if another run has locked the output.
+    """
+    with suppress(ValueError, OSError):
+        output = Folder(absolute_location(location, "--output"))
+        with lock_output(output):
+            write_result(output, outcome.code, outcome.message, **outcome.facts)
 
 
 def in_submitted_job() -> bool:
@@ -103,7 +121,7 @@ def lock_output(output: Folder) -> Iterator[None]:
     """Lock an output for this process until the block ends.
 
     Raises:
-        UsageError: another run has locked it.
+        OutputTakenError: another run has locked it.
     """
     if not output.is_local:
         yield
@@ -113,7 +131,7 @@ def lock_output(output: Folder) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UsageError(
+            raise OutputTakenError(
                 f"another run is writing to {output.location}. Wait for it, or give another --output"
             ) from error
         output.delete_temporary()
@@ -134,7 +152,7 @@ def check_fingerprint(
         upgrade: Converts a fingerprint that an earlier release wrote.
 
     Raises:
-        UsageError: the output was created with another configuration; the text says what differs.
+        OutputTakenError: the output was created with another configuration; the text says what differs.
     """
     if not output.exists(FINGERPRINT):
         output.write(FINGERPRINT, json.dumps(fingerprint, indent=1, sort_keys=True).encode())
@@ -145,7 +163,7 @@ def check_fingerprint(
     if there != here:
         found = describe_differences(there, here)
         more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-        raise UsageError(
+        raise OutputTakenError(
             f"{output.location} was created with a different configuration: "
             f"{'; '.join(found[:_SHOWN])}{more}. Give another --output, or the configuration of this one"
         )

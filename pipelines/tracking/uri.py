@@ -4,13 +4,13 @@ import os
 import posixpath
 import re
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pipelines.errors import UsageError
 from pipelines.runtime.run import absolute_location
 
 _DATABASE, _ARTIFACTS = "mlflow.db", "mlflow-artifacts"
-_SQLITE = re.compile(r"sqlite(?:\+\w+)?:///(.+)")
+_SQLITE = re.compile(r"sqlite(?:\+\w+)?:///(.+)", re.DOTALL)
 _ADVICE = (
     "Start `mlflow server --app-name basic-auth` (docs/cluster.md) on one machine and set "
     "MLFLOW_TRACKING_URI=http://that-machine:5000"
@@ -29,18 +29,30 @@ def resolve_uri(uri: str | None, output: str) -> str:
     """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
-        return f"sqlite:///{posixpath.join(output, _DATABASE)}"
+        return sqlite_uri(posixpath.join(output, _DATABASE))
     database = _SQLITE.fullmatch(uri)
     if not database or database[1] == ":memory:":
         return uri
     path, question, query = database[1].partition("?")
-    return f"{uri[: database.start(1)]}{absolute_location(path, 'the tracking URI')}{question}{query}"
+    absolute = absolute_location(unquote(path), "the tracking URI")
+    return f"{uri[: database.start(1)]}{_quote(absolute)}{question}{query}"
+
+
+def sqlite_uri(path: str) -> str:
+    """Return the URI of a sqlite database, for any path: in a URI, % and ? have a meaning."""
+    quoted = _quote(path)
+    # without a driver, MLflow makes a folder of the quoted name
+    return f"sqlite:///{path}" if quoted == path else f"sqlite+pysqlite:///{quoted}"
 
 
 def database_path(uri: str) -> str | None:
-    """Return the file of a sqlite database, None for other URIs."""
+    """Return the file of a sqlite database, the inverse of `sqlite_uri`; None for other URIs."""
     database = _SQLITE.fullmatch(uri)
-    return database[1].partition("?")[0] if database and database[1] != ":memory:" else None
+    return unquote(database[1].partition("?")[0]) if database and database[1] != ":memory:" else None
+
+
+def _quote(path: str) -> str:
+    return path.replace("%", "%25").replace("?", "%3F")
 
 
 def check_uri(uri: str, nodes: int) -> None:

@@ -26,11 +26,11 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from pipelines.cluster.resources import check_resources, reserve_resources
-from pipelines.errors import UsageError
+from pipelines.errors import OutputTakenError
 from pipelines.runtime.logs import current_level
 from pipelines.runtime.outcome import Exit, Outcome
-from pipelines.runtime.run import lock_output, run_exclusively
-from pipelines.runtime.signals import install_sigterm_handler
+from pipelines.runtime.run import lock_output, record_end, run_exclusively
+from pipelines.runtime.signals import install_sigterm_handler, sigterm_as_interrupt
 from pipelines.storage.folder import Folder, is_uri, join
 from pipelines.tracking import run as tracking
 from pipelines.tracking.uri import check_uri
@@ -52,13 +52,18 @@ def train(config: TrainConfig) -> Outcome:
     if not is_uri(config.output):
         return _train(config)
     try:
-        make_folder(config.folder)
-        with lock_output(Folder(str(config.folder))):
-            return _train(config)
-    except UsageError as error:
+        with sigterm_as_interrupt():
+            make_folder(config.folder)
+            with lock_output(Folder(str(config.folder))):
+                return _train(config)
+    except OutputTakenError as error:
         return Outcome(Exit.USAGE, str(error))
     except OSError as error:
-        return Outcome(Exit.FAILED, f"cannot work in {config.folder}: {error}")
+        outcome = Outcome(Exit.FAILED, f"cannot work in {config.folder}: {error}")
+    except KeyboardInterrupt:
+        outcome = Outcome(Exit.INTERRUPTED, "interrupted; nothing was started")
+    record_end(config.output, outcome)
+    return outcome
 
 
 def _train(config: TrainConfig) -> Outcome:

@@ -36,7 +36,7 @@ def start(address: str, data: Path, model: Path, output: Path) -> Process:
     command = [
         *(sys.executable, "jobs/evaluate.py", "--data", str(data), "--output", str(output)),
         *("--models", f"noisy={model}", f"second={model.parent / 'second'}"),
-        *("--rtf_runs", "0", "--scorers", "2", "--bootstrap_resamples", "200", "--heard_items", "1"),
+        *("--rtf_runs", "0", "--scorers", "2", "--bootstrap_resamples", "200", "--listening_items", "1"),
         *("--tracking.uri", f"sqlite:///{output.parent}/mlflow.db"),
     ]
     with (output.parent / "log").open("wb") as log:

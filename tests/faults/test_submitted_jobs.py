@@ -19,7 +19,7 @@ def test_every_part_of_the_road_is_a_job(data: Path, tmp_path: Path) -> None:
     song = datasets.write(tmp_path / "songs" / "song.wav", datasets.music(5, seconds=3.0))
     datasets.encode(song, tmp_path / "mp3" / "song.mp3", "-b:a", "64k")
     tracking = ["--tracking.uri", uri]
-    few = ["--limit", "3", "--rtf_runs", "1", "--bootstrap_resamples", "100", "--heard_items", "1"]
+    few = ["--limit", "3", "--rtf_runs", "1", "--bootstrap_resamples", "100", "--listening_items", "1"]
     jobs = {
         "preprocess": datasets.arguments(data, shards),
         "train": [*training(shards, run), *tracking],

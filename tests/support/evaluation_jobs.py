@@ -37,7 +37,7 @@ def config(data: Path, output: Path, **changes: Any) -> EvaluateConfig:
         "rtf_runs": 0,
         "scorers": 2,
         "bootstrap_resamples": 200,
-        "heard_items": 1,
+        "listening_items": 1,
         "tracking": TrackingConfig(uri=f"sqlite:///{output.parent}/mlflow.db"),
     }
     return EvaluateConfig(**settings | changes)

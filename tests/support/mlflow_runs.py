@@ -43,7 +43,7 @@ def open_quick(output: Path, **settings: Any) -> Run:
 
 def points(database: Path, run_id: str | None = None) -> Points:
     """Return all points of a database (or of one run) by name, by time and step; duplicates are kept."""
-    with sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30) as connection:
+    with sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=30) as connection:
         rows = connection.execute(
             "select key, step, value, is_nan from metrics where run_uuid = ? or ? is null "
             "order by timestamp, step",

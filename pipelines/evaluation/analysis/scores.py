@@ -51,6 +51,11 @@ def unit(metric: str) -> str:
     return "MOS" if metric in ("visqol", "zimtohrli") else "dB"
 
 
+def least_difference(metric: str) -> float:
+    """Return the difference below which two values of a metric are equal: rounding and inaudible."""
+    return {"points": 0.1}.get(unit(metric), 0.01)
+
+
 def describe(degradation: str) -> str:
     """Return a degradation's name for display: `MP3 at 24 kbps` for `mp3_24000`."""
     codec, _, bitrate = degradation.rpartition("_")

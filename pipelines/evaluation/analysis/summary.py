@@ -9,6 +9,7 @@ from pipelines.evaluation.analysis.scores import (
     difference,
     exact_mean,
     label,
+    least_difference,
     read_scores,
     unit,
 )
@@ -73,17 +74,18 @@ def _conclusion(scores: Scores, model: str, bootstrap: Bootstrap) -> str:
     parts, extent = [], ""
     for metric in _DECIDING:
         found = scores.interval(difference(pairs, metric), pairs, bootstrap)
-        parts.append(f"by {label(metric)} {_word(found)}: {format_difference(found, metric)}")
+        parts.append(f"by {label(metric)} {_word(found, metric)}: {format_difference(found, metric)}")
         extent = extent or (f" ({found.items} pairs, {_songs(found.songs)})" if found.items else "")
     failed = int((scores.select(model)["status"] == NOT_FINITE).sum())
     remark = f" {failed} of its results are not finite and left out." if failed else ""
     return f"{model} against the untouched codec, over all degradations{extent}: {'; '.join(parts)}.{remark}"
 
 
-def _word(found: Interval) -> str:
+def _word(found: Interval, metric: str) -> str:
     if found.mean is None or found.low is None or found.high is None:
         return "inconclusive"
-    if found.low == found.high == 0:
+    least = least_difference(metric)
+    if max(-found.low, found.high) < least or (not found.low <= 0 <= found.high and abs(found.mean) < least):
         return "equal"
     if found.low > 0:
         return "better"

@@ -18,6 +18,7 @@ from pipelines.evaluation.analysis.scores import (
     difference,
     exact_mean,
     label,
+    least_difference,
     read_scores,
     select_scored,
 )
@@ -215,7 +216,8 @@ def differences(scores: Scores, bootstrap: Bootstrap) -> ScoreTable:
     note = (
         "The model's score minus the untouched codec's, item by item: positive is better, except for "
         "lsd_high, error_…_hz and level_error_…_hz, and of no meaning for flatness_high, where 0 is best. "
-        f"With {_interval_note(bootstrap)} better_share: of the pairs, how many are better; ties are not. "
+        f"With {_interval_note(bootstrap)} better_share: of the pairs, how many are better "
+        "by 0.01 dB or MOS (0.1 points) or more. "
         "left_out: pairs in which a score is undefined."
     )
     return ScoreTable("differences", "Difference to the untouched codec", note, tuple(columns), tuple(rows))
@@ -232,12 +234,13 @@ def _parts(scores: Scores, model: str) -> list[tuple[str | None, str | None]]:
 def better_share(differences: pd.Series, metric: str) -> float | None:
     """Return the share of differences that are improvements; NaN does not count; None without any.
 
-    None for a metric whose best value is 0: a difference does not tell which is closer to it.
+    Less than the least difference is equality. None for a metric whose best value is 0: a difference does not
+    tell which is closer to it.
     """
     defined = differences.dropna()
     if not len(defined) or metric in ZERO_IS_BEST:
         return None
-    better = defined < 0 if metric in LOWER_IS_BETTER else defined > 0
+    better = (-defined if metric in LOWER_IS_BETTER else defined) >= least_difference(metric)
     return float(better.sum()) / len(defined)
 
 

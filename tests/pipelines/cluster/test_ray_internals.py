@@ -10,9 +10,9 @@ from pipelines.cluster.gloo import GlooConfig, find_interface
 
 def test_a_cluster_is_found_by_its_address_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.1.2.3:6379")
-    assert ray_internals.has_cluster()
+    assert ray_internals.find_cluster() is not None
     monkeypatch.setenv("RAY_ADDRESS", "local")
-    assert not ray_internals.has_cluster()
+    assert ray_internals.find_cluster() is None
 
 
 def test_a_cluster_that_this_process_started_is_not_external(ray_address: str) -> None:
@@ -59,9 +59,13 @@ def test_an_interface_is_found_by_its_address(address: str, found: bool) -> None
         assert name in ("lo", "lo0")
 
 
-def test_output_of_workers_goes_to_the_handler_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray._private import ray_logging
+def test_35_output_of_workers_and_messages_of_ray_go_to_the_handler_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ray._private import ray_logging, worker
 
+    assert "print_to_stdstream" in worker.listen_error_messages.__code__.co_names  # what Ray calls
+    monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)  # undone at the end
     dispatcher = ray_logging.WorkerStandardStreamDispatcher()
     monkeypatch.setattr(ray_logging, "global_worker_stdstream_dispatcher", dispatcher)
     printed: list[object] = []
@@ -69,4 +73,7 @@ def test_output_of_workers_goes_to_the_handler_alone(monkeypatch: pytest.MonkeyP
     dispatcher.add_handler("ray_print_logs", printed.append)
     ray_internals.handle_worker_output(handled.append)
     dispatcher.emit({"lines": ["x"]})
-    assert (printed, handled) == ([], [{"lines": ["x"]}])
+    message = {"lines": ["A worker died"], "pid": "raylet", "is_err": False}
+    worker.print_to_stdstream(message, ignore_prefix=False)
+    assert (printed, handled) == ([], [{"lines": ["x"]}, message])
+    assert capsys.readouterr().out == ""

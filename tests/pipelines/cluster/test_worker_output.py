@@ -73,6 +73,15 @@ def test_training_workers_log_by_the_coordinator_and_only_crash_here(
     assert found == [("ERROR", f"(RayTrainWorker pid=7, ip=10.0.0.2) {lines[1]}")]
 
 
+def test_35_messages_of_ray_about_the_cluster_are_warnings(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.clear()
+    text = "A worker died or was killed while executing a task\nby an unexpected system error."
+    WorkerOutput()({"lines": [text], "pid": "raylet", "is_err": False})  # as Ray sends them
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", f"Ray: {' '.join(text.split())}")
+    ]
+
+
 def test_the_address_of_this_machine_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     assert _logged(caplog, "X: UserWarning: y", ip="10.0.0.1", task_name="review")[0][1].startswith(

@@ -41,7 +41,7 @@ def settings(data: Path) -> dict[str, dict[str, object]]:
         "workers": WorkersConfig(count=2, gpu=False, cpus=1),
         "listening_examples": 1,
     }
-    evaluate = {"limit": 4, "rtf_runs": 1, "bootstrap_resamples": 100, "heard_items": 1, "scorers": 2}
+    evaluate = {"limit": 4, "rtf_runs": 1, "bootstrap_resamples": 100, "listening_items": 1, "scorers": 2}
     return {"preprocess": shards, "train": train, "evaluate": evaluate}
 
 

@@ -147,7 +147,7 @@ def test_a_candidate_that_is_not_better_is_refused_with_reasons(
 ) -> None:
     facts = _recorded(config, uri).decide(_scores(v1=3.0, v2=2.5), config, None)
     assert facts["promoted"] is False and facts["champion"] == V1
-    assert facts["reasons"][0].startswith(f"failed: ViSQOL against the champion ({V1}): 0.500 MOS worse")
+    assert facts["reasons"][0].startswith(f"failed: ViSQOL against the champion ({V1}): the improvement must")
     assert _aliases(registry) == (V2, V1)
     tags = _tags(registry, 2)
     assert (tags["promotion"], tags["promotion_against"]) == ("refused", V1)

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -11,13 +12,17 @@ import numpy as np
 import pytest
 
 from pipelines.errors import UsageError
+from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.items import find_cutoff_hz
 from pipelines.evaluation.metrics import score
 from pipelines.evaluation.run import _Evaluation, evaluate
+from pipelines.evaluation.score_files import write_scores
 from pipelines.evaluation.shard_items import ShardItems
+from pipelines.evaluation.tune_trials import _scored_before
 from pipelines.runtime.outcome import Exit
 from pipelines.schema import METRICS, METRICS_VERSION, NOT_FINITE, SCORED, UNREADABLE, UNTOUCHED
-from tests.support import datasets, evaluation_jobs
+from pipelines.storage.folder import Folder
+from tests.support import datasets, evaluation_jobs, score_rows
 
 _NAN = re.compile(r"(?<![\w-])nan(?!\w)", re.IGNORECASE)
 _LONG = re.compile(r"[A-Za-z0-9+/=]{100,}")  # sound and pictures
@@ -40,7 +45,7 @@ def evaluated(ray_address: str, undisturbed: Path, shelf: Path) -> Path:
     """A finished evaluation of one model on the test split."""
     output = shelf / "evaluation"
     config = evaluation_jobs.config(
-        undisturbed, output, models=(str(shelf / "noisy"),), rtf_runs=2, rtf_seconds=5.0, heard_items=3
+        undisturbed, output, models=(str(shelf / "noisy"),), rtf_runs=2, rtf_seconds=5.0, listening_items=3
     )
     outcome = evaluate(config)
     assert outcome.code == Exit.DONE, outcome.message
@@ -94,7 +99,7 @@ def test_report_is_complete_and_has_no_nan(evaluated: Path) -> None:
 def test_running_again_changes_nothing(evaluated: Path, undisturbed: Path, shelf: Path) -> None:
     before = evaluation_jobs.states(evaluated)
     config = evaluation_jobs.config(
-        undisturbed, evaluated, models=(str(shelf / "noisy"),), rtf_runs=2, rtf_seconds=5.0, heard_items=3
+        undisturbed, evaluated, models=(str(shelf / "noisy"),), rtf_runs=2, rtf_seconds=5.0, listening_items=3
     )
     variable = os.environ.get("MLFLOW_TRACKING_URI")
     outcome = evaluate(config)
@@ -195,9 +200,46 @@ def test_pairs_with_bad_ones_among_them(ray_address: str, tmp_path: Path) -> Non
     for row in rows.values():
         assert all(row[name] is None or math.isfinite(row[name]) for name in METRICS)
     assert evaluate(evaluation_jobs.config(data, output, max_reject_share=0.5)).code == Exit.DONE
+    before = evaluation_jobs.rows(output)
+    again = evaluate(evaluation_jobs.config(data, output, retry_unreadable=True))
+    assert again.code == Exit.REJECTS and "--retry_unreadable true tries again" in again.message
+    assert evaluation_jobs.rows(output) == before
     decided = evaluate(evaluation_jobs.config(data, tmp_path / "decision", split="valid", promote=True))
     assert decided.code == Exit.USAGE
     assert "is not an output of preprocess" in decided.message
+
+
+def test_31_what_cannot_be_read_is_tried_again_only_if_asked_and_alone(tmp_path: Path) -> None:
+    for song in ("good", "bad"):
+        for name in ("clean.wav", "degraded.wav"):
+            datasets.write(tmp_path / "pairs" / "24k" / song / name, datasets.music(0, seconds=1.0))
+    config = evaluation_jobs.config(tmp_path / "pairs", tmp_path / "out")
+    run = _Evaluation(config)
+    run.prepare()
+    (trial,) = run.trials
+    assert run._is_pending(trial)
+    rows = [
+        score_rows.row(UNTOUCHED, "24k/bad", "24k", status=UNREADABLE, reason="the file is empty"),
+        score_rows.row(UNTOUCHED, "24k/good", "24k", snr=20.0) | {"lag": 7},
+    ]
+    write_scores(Folder(config.output), trial, rows, "cpu")
+    assert not run._is_pending(trial)  # it is recorded with its reason
+    retrying = _Evaluation(replace(config, retry_unreadable=True))
+    retrying.prepare()
+    assert retrying._is_pending(trial)
+    (kept,) = _scored_before(Folder(config.output), trial)  # the others are not scored again
+    assert (kept["item"], kept["snr"], kept["lag"]) == ("24k/good", 20.0, 7)
+    write_scores(Folder(config.output), trial, rows[1:], "cpu")
+    assert not retrying._is_pending(trial)
+
+
+def test_the_old_name_of_listening_items_works_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = EvaluateConfig(data=str(tmp_path), output=str(tmp_path / "out"), heard_items=5)
+    assert (config.listening_items, config.heard_items) == (5, None)
+    assert replace(config, limit=3).listening_items == 5
+    assert caplog.messages == ["--heard_items is deprecated: use --listening_items"]
 
 
 def test_model_with_non_finite_output_is_reported(

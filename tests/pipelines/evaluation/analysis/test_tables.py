@@ -133,7 +133,7 @@ def test_differences_are_paired_and_know_which_way_is_better() -> None:
 
 def test_ties_are_not_better() -> None:
     rows = [row(UNTOUCHED, str(n), sdr=1.0) for n in range(4)]
-    rows += [row("ours", str(n), sdr=value) for n, value in enumerate((1.0, 1.0, 2.0, 0.5))]
+    rows += [row("ours", str(n), sdr=value) for n, value in enumerate((1.0, 1.0 + 4e-9, 2.0, 0.5))]
     one = next(one for one in _records(rows, "differences") if one["metric"] == "sdr")
     assert one["better_share"] == 0.25
 
@@ -286,6 +286,13 @@ def test_every_row_has_every_column() -> None:
         assert {len(line) for line in table.rows} == {len(table.columns)}
         assert len(set(table.columns)) == len(table.columns)
         assert table.note
+
+
+def test_30_an_unchanged_signal_is_equal_in_the_summary_too() -> None:
+    rows = [row(UNTOUCHED, str(n), visqol=2.0 + n / 4, si_snr=10.0) for n in range(8)]
+    rows += [one | {"model": "same", "visqol": one["visqol"] + 4e-9, "si_snr": 10.0 - 4e-9} for one in rows]
+    (line, *_) = summarize(score_rows.table(rows))
+    assert "by ViSQOL equal: 0.00" in line and "by SI-SNR equal: 0.00 dB" in line
 
 
 def test_summary_sentences() -> None:

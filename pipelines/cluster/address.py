@@ -1,0 +1,76 @@
+"""The address of a Ray cluster: an error in it is found within seconds, with the whole reason and what to do.
+
+Ray itself tries an address that does not answer for minutes, without a word, and then ends the process.
+"""
+
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipelines.errors import UsageError
+
+_SECONDS = 10.0
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)  # and empty settings
+_SETTINGS_FRAME, _TYPE = 4, 3  # type of the frame that a gRPC server begins with, and where it stands
+_HOST_AND_PORT = re.compile(r"(?P<client>ray://)?[^/]+:\d{1,5}")
+_ADVICE = (
+    "Set RAY_ADDRESS to HOST:6379 of `ray start --head`, start the cluster, or set RAY_ADDRESS=local to "
+    "compute on this machine alone"
+)
+
+
+def check_answers(address: str) -> None:
+    """Check that a Ray cluster answers at an address.
+
+    Args:
+        address: HOST:PORT, or ray://HOST:PORT; of others, Ray says what is wrong.
+
+    Raises:
+        UsageError: nothing answers there, or something else than Ray.
+    """
+    from pipelines.cluster.ray_internals import resolve_loopback
+
+    if not (match := _HOST_AND_PORT.fullmatch(address)):
+        return
+    host, _, port = (address[len("ray://") :] if match["client"] else resolve_loopback(address)).rpartition(
+        ":"
+    )
+    encrypted = os.environ.get("RAY_USE_TLS", "0") != "0"
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS) as connection:
+            connection.sendall(b"" if encrypted else _PREFACE)
+            answer = b"" if encrypted else connection.recv(_TYPE + 1)
+    except OSError as error:
+        reason = "no answer" if isinstance(error, TimeoutError) else (error.strerror or str(error))
+        raise UsageError(f"no Ray cluster answers at {address}: {reason}. {_ADVICE}") from None
+    if not encrypted and answer[_TYPE:] != bytes([_SETTINGS_FRAME]):
+        raise UsageError(f"what answers at {address} is no Ray cluster. {_ADVICE}")
+
+
+@contextmanager
+def explain_ray_errors(address: str | None) -> Iterator[None]:
+    """Raise what Ray raises while it joins or starts a cluster as one line with all of its advice.
+
+    Args:
+        address: Of the cluster to join; None if one is started on this machine.
+
+    Raises:
+        UsageError: the cluster cannot be joined, or the temporary folder cannot be used.
+        RuntimeError: Ray does not start on this machine.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:  # Ray raises many kinds, plain Exception too
+        text = " ".join(str(error).split()).rstrip(".")
+        if "AF_UNIX path length" in text:
+            raise UsageError(
+                f"the path of the temporary folder is too long for Ray: {text}. Set TMPDIR (or RAY_TMPDIR) "
+                "to a shorter one, such as /tmp"
+            ) from None
+        if address is not None:
+            raise UsageError(f"cannot join the Ray cluster at {address}: {text}. {_ADVICE}") from None
+        raise RuntimeError(f"Ray does not start on this machine: {text}") from None
