@@ -9,6 +9,7 @@ import pytest
 
 from pipelines.runtime import logs
 from tests.support import datasets, fault_proxy, s3_server
+from tests.support.in_process_actors import replace_actors
 
 os.environ.update(s3_server.SETTINGS)  # before Ray starts: its workers have them, and no test has real ones
 # Ray gives its workers niceness 15: beside another process of tests they would hardly be run.
@@ -87,6 +88,12 @@ def undisturbed(ray_address: str, data: Path, tmp_path_factory: pytest.TempPathF
         outcome = preprocess(datasets.config(data, output))
     assert outcome.code == Exit.DONE, outcome.message
     return output
+
+
+@pytest.fixture
+def in_process_actors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Preprocess and restore without Ray, for tests that are not of Ray."""
+    replace_actors(monkeypatch)
 
 
 @pytest.fixture

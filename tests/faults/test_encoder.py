@@ -48,7 +48,7 @@ def run(data: Path, output: Path, ffmpeg: str) -> Any:
     ],
 )
 def test_10_a_misbehaving_ffmpeg_costs_its_recipes_only(
-    kind: str, ray_address: str, data: Path, undisturbed: Path, tmp_path: Path
+    kind: str, in_process_actors: None, data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     misbehave, reason = _MISBEHAVIOUR[kind]
     real = find_ffmpeg()
@@ -69,7 +69,7 @@ def test_10_a_misbehaving_ffmpeg_costs_its_recipes_only(
 
 
 def test_10_rejected_recipes_are_made_when_asked_for_again(
-    ray_address: str, data: Path, undisturbed: Path, tmp_path: Path
+    in_process_actors: None, data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     """An ffmpeg that fails while a file is there, as after an outage; the program itself stays the same."""
     trouble = tmp_path / "trouble"

@@ -22,6 +22,7 @@ from pipelines.preprocess.sources import SourcesConfig
 from pipelines.runtime.outcome import Exit, Outcome
 from tests.support import invariants
 from tests.support.datasets import config, encode, music, write, write_musdb
+from tests.support.in_process_actors import replace_actors
 
 USED = ""
 
@@ -157,7 +158,7 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def odd(ray_address: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Run:
     root = write_musdb(tmp_path_factory.mktemp("odd data"))
     for name, (make, _) in FILES.items():
         path = root / "odd" / name
@@ -173,15 +174,16 @@ def odd(ray_address: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
     with open(broken, "wb") as file:
         file.write((root / "odd" / "mono.wav").read_bytes())
     output = tmp_path_factory.mktemp("odd") / "shards"
-    outcome = preprocess(
-        config(
-            root,
-            output,
-            recipes=RecipesConfig(train=40, valid=4, test_per_category=2, song_share=0.8),
-            sources=SourcesConfig(allow_lossy=True, min_bandwidth_hz=0),
-            actors=4,
+    with pytest.MonkeyPatch.context() as patch:
+        replace_actors(patch)
+        outcome = preprocess(
+            config(
+                root,
+                output,
+                recipes=RecipesConfig(train=40, valid=4, test_per_category=2, song_share=0.8),
+                sources=SourcesConfig(allow_lossy=True, min_bandwidth_hz=0),
+            )
         )
-    )
     rows = pq.read_table(output / "sources.parquet").to_pylist()
     rejects = pq.read_table(output / "rejects.parquet").to_pylist()
     left_out = {file["path"]: row["left_out"] for row in rows for file in row["files"]}
@@ -286,7 +288,7 @@ def _files(odd: Run, name: str) -> list[dict[str, object]]:
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() == 0, reason="root may read everything")
-def test_14_files_without_permission_are_rejected(ray_address: str, tmp_path: Path) -> None:
+def test_14_files_without_permission_are_rejected(in_process_actors: None, tmp_path: Path) -> None:
     root = write_musdb(tmp_path / "data")
     closed = write(root / "more" / "closed.wav", music(9))
     closed.chmod(0)
@@ -295,7 +297,7 @@ def test_14_files_without_permission_are_rejected(ray_address: str, tmp_path: Pa
 
 
 def test_11_a_data_set_of_nothing_but_damage_is_an_error_that_says_why(
-    ray_address: str, tmp_path: Path
+    in_process_actors: None, tmp_path: Path
 ) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.wav").write_bytes(b"")
@@ -305,7 +307,7 @@ def test_11_a_data_set_of_nothing_but_damage_is_an_error_that_says_why(
     assert "the file is empty" in outcome.message
 
 
-def test_11_lossy_songs_alone_are_refused_with_the_way_out(ray_address: str, tmp_path: Path) -> None:
+def test_11_lossy_songs_alone_are_refused_with_the_way_out(in_process_actors: None, tmp_path: Path) -> None:
     encode(write(tmp_path / "a.wav", music(1)), tmp_path / "data" / "a.mp3", "-b:a", "192k")
     outcome = preprocess(config(tmp_path / "data", tmp_path / "shards"))
     assert outcome.code == Exit.USAGE

@@ -15,10 +15,11 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.run import preprocess
 from pipelines.runtime.outcome import Exit, Outcome
 from tests.support import invariants
-from tests.support.datasets import arguments, config, write_musdb
+from tests.support.datasets import arguments, config
 from tests.support.processes import descendants
 
 
@@ -166,19 +167,12 @@ renderer(planned_shards(json.load(open(output + "/plan.json")))[0])
 """
 
 
-def planned_only(undisturbed: Path, output: Path) -> Path:
-    """Copy an output as it was before rendering."""
-    made = (
-        "commits",
-        "train",
-        "valid",
-        "test",
-        "manifest.jsonl",
-        "rejects.parquet",
-        "report.*",
-        "result.json",
-    )
-    shutil.copytree(undisturbed, output, ignore=shutil.ignore_patterns(*made))
+def without_first_shard(undisturbed: Path, output: Path) -> Path:
+    """Copy an output as it was before its first shard and its reports were made."""
+    reports = shutil.ignore_patterns("manifest.jsonl", "rejects.parquet", "report.*", "result.json")
+    shutil.copytree(undisturbed, output, ignore=reports)
+    for name in ("train/shard-00000.parquet", "commits/train-00000.json"):
+        (output / name).unlink()
     return output
 
 
@@ -192,15 +186,14 @@ def planned_only(undisturbed: Path, output: Path) -> Path:
     ],
 )
 def test_4_a_kill_around_a_rename_leaves_nothing_half_done(
-    kind: str, when: str, ray_address: str, data: Path, undisturbed: Path, tmp_path: Path
+    kind: str, when: str, in_process_actors: None, data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    output = planned_only(undisturbed, tmp_path / "shards")
+    output = without_first_shard(undisturbed, tmp_path / "shards")
+    before = finished(output)
     command = [sys.executable, "-c", _DIE_AT_RENAME, str(output), kind, when]
     assert subprocess.run(command, timeout=120, check=False).returncode == -signal.SIGKILL
-    assert len(commits(output)) == (kind == "commits/" and when == "after")
-    outcome = preprocess(config(data, output))
-    assert outcome.code == Exit.DONE, outcome.message
-    invariants.check(output, undisturbed)
+    assert len(commits(output)) == len(before) + (kind == "commits/" and when == "after")
+    finish(data, output, before, undisturbed)
 
 
 _DIE_WHILE_SCANNING = """
@@ -216,10 +209,12 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_8_a_scan_killed_after_some_songs_ends_with_all_segments(ray_address: str, tmp_path: Path) -> None:
-    data = write_musdb(tmp_path / "data", ("train", "train", "train", "test"))
+def test_8_a_scan_killed_after_some_songs_ends_with_all_segments(
+    in_process_actors: None, data: Path, tmp_path: Path
+) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert preprocess(config(data, whole)).code == Exit.DONE
+    few = RecipesConfig(train=4, valid=0, test_per_category=0)
+    assert preprocess(config(data, whole, recipes=few)).code == Exit.DONE
     killed.mkdir()
     for name in ("fingerprint.json", "listing.json"):
         shutil.copy(whole / name, killed / name)
@@ -228,7 +223,7 @@ def test_8_a_scan_killed_after_some_songs_ends_with_all_segments(ray_address: st
     )
     assert done.returncode == -signal.SIGKILL
     assert len(list(killed.glob("scan/*.json"))) == 2
-    assert preprocess(config(data, killed)).code == Exit.DONE
+    assert preprocess(config(data, killed, recipes=few)).code == Exit.DONE
     for name in ("segments.parquet", "sources.parquet", "recipes.parquet"):
         assert pq.read_table(killed / name).equals(pq.read_table(whole / name)), name
     invariants.check(killed, whole)

@@ -67,7 +67,7 @@ def test_shards_made_through_a_store_that_fails_are_those_made_on_a_disk(
 
 
 def test_songs_restored_through_a_store_that_fails_are_those_restored_on_a_disk(
-    ray_address: str, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_process_actors: None, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Songs, weights and results in a bucket; one result is spoilt on its way, and made again."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -28,7 +28,7 @@ def output(undisturbed: Path, tmp_path: Path) -> Path:
 
 
 def test_5_damaged_shards_are_found_and_only_these_are_made_again(
-    ray_address: str, data: Path, undisturbed: Path, output: Path
+    in_process_actors: None, data: Path, undisturbed: Path, output: Path
 ) -> None:
     names = sorted(invariants.shards(output))
     truncated, emptied, flipped, missing = (output / name for name in names[:4])
@@ -47,7 +47,7 @@ def test_5_damaged_shards_are_found_and_only_these_are_made_again(
 
 
 def test_5_a_damaged_commit_object_is_made_again(
-    ray_address: str, data: Path, undisturbed: Path, output: Path
+    in_process_actors: None, data: Path, undisturbed: Path, output: Path
 ) -> None:
     (output / "commits/train-00001.json").write_text('{"split": "train", "sh')
     assert preprocess(config(data, output)).code == Exit.DONE
@@ -107,7 +107,9 @@ def test_7_another_configuration_is_refused_and_named(
     assert invariants.times(output) == before
 
 
-def test_7_changed_source_files_are_refused_and_named(ray_address: str, data: Path, tmp_path: Path) -> None:
+def test_7_changed_source_files_are_refused_and_named(
+    in_process_actors: None, data: Path, tmp_path: Path
+) -> None:
     copy, output = Path(shutil.copytree(data, tmp_path / "data")), tmp_path / "shards"
     small = RecipesConfig(train=2, valid=0, test_per_category=0)
     assert preprocess(config(copy, output, recipes=small)).code == Exit.DONE
@@ -152,7 +154,7 @@ def test_9_an_output_without_permission_fails_clearly(data: Path, tmp_path: Path
 
 
 def test_7_a_command_mended_after_an_error_goes_on_in_the_same_output(
-    ray_address: str, data: Path, tmp_path: Path
+    in_process_actors: None, data: Path, tmp_path: Path
 ) -> None:
     """Before there is a plan, nothing binds the output to a configuration."""
     output = tmp_path / "shards"
@@ -165,7 +167,7 @@ def test_7_a_command_mended_after_an_error_goes_on_in_the_same_output(
     invariants.check(output)
 
 
-def test_9_a_lost_cache_is_filled_again(ray_address: str, tmp_path: Path) -> None:
+def test_9_a_lost_cache_is_filled_again(in_process_actors: None, tmp_path: Path) -> None:
     """The cache was deleted, and is elsewhere now: rendering continues with the same bytes."""
     data = tmp_path / "data"
     for number in range(3):

@@ -15,6 +15,7 @@ from pipelines.runtime.outcome import Exit, Outcome
 from tests.support import invariants
 from tests.support import restoration_jobs as jobs
 from tests.support.datasets import music, write
+from tests.support.in_process_actors import replace_actors
 from tests.support.processes import descendants
 from tests.support.training_jobs import log
 
@@ -46,20 +47,8 @@ def check(output: Path, undisturbed: Path) -> None:
         np.testing.assert_array_equal(found[name], samples, err_msg=name)
 
 
-def test_25_good_songs_are_restored_and_bad_ones_listed(
-    ray_address: str, weights: Path, tmp_path: Path
-) -> None:
-    outcome = restore(jobs.config(jobs.write_album(tmp_path / "album"), tmp_path / "out", weights))
-    assert (outcome.code, outcome.message) == (
-        Exit.REJECTS,
-        "5 restored, 2 failed; the reasons are in rejects.jsonl",
-    )
-    assert set(jobs.samples(tmp_path / "out")) == jobs.GOOD
-    assert set(jobs.outcomes(tmp_path / "out", "rejects.jsonl")) == jobs.BAD
-
-
 def test_24_a_stopped_and_then_killed_run_is_finished_by_the_next(
-    ray_address: str, weights: Path, tmp_path: Path
+    ray_address: str, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     songs, output = tmp_path / "songs", tmp_path / "out"
     for number in range(8):
@@ -83,12 +72,13 @@ def test_24_a_stopped_and_then_killed_run_is_finished_by_the_next(
     assert (outcome.code, outcome.message) == (Exit.DONE, "8 restored")
     now = finished(output)
     assert {name: now[name] for name in seen} == seen, "a finished song was restored again"
+    replace_actors(monkeypatch)
     assert restore(jobs.config(songs, tmp_path / "undisturbed", weights)).code == Exit.DONE
     check(output, tmp_path / "undisturbed")
 
 
 def test_25_song_that_kills_its_actor_three_times_fails(
-    ray_address: str, weights: Path, tmp_path: Path
+    ray_address: str, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The longest song goes first; its actor is killed, as by the kernel when memory is short."""
     songs, output = tmp_path / "songs", tmp_path / "out"
@@ -115,5 +105,6 @@ def test_25_song_that_kills_its_actor_three_times_fails(
     assert said["hostile.wav"]["kind"] == "killed"
     assert sorted(jobs.samples(output)) == ["0.wav", "1.wav", "2.wav"]
     assert list(output.glob(".*.part")) == []
+    replace_actors(monkeypatch)
     assert restore(config).code == Exit.DONE  # it is tried again, and no actor is killed
     assert len(jobs.samples(output)) == 4

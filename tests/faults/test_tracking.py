@@ -284,10 +284,15 @@ def test_23_a_database_locked_at_the_start_only_delays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "kills, steps",
-    [(4, 4_000), pytest.param(30, 22_000, marks=[pytest.mark.faults, pytest.mark.timeout(900)])],
+    "kills, steps, longest_seconds",
+    [
+        (4, 1_500, 1.5),
+        pytest.param(30, 22_000, 4.0, marks=[pytest.mark.faults, pytest.mark.timeout(900)]),
+    ],
 )
-def test_23_a_trainer_killed_at_random_logs_the_same_points(kills: int, steps: int, tmp_path: Path) -> None:
+def test_23_a_trainer_killed_at_random_logs_the_same_points(
+    kills: int, steps: int, longest_seconds: float, tmp_path: Path
+) -> None:
     output = ready_output(tmp_path / "output")
     run = open_quick(output)
     (tmp_path / "run").write_bytes(pickle.dumps(run))
@@ -297,7 +302,7 @@ def test_23_a_trainer_killed_at_random_logs_the_same_points(kills: int, steps: i
         trainer = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
         assert trainer.stdout is not None and trainer.stdout.readline() == b"logging\n"
         if attempt < kills:
-            time.sleep(chance.uniform(0.0, 4.0))
+            time.sleep(chance.uniform(0.0, longest_seconds))
             trainer.kill()
         assert trainer.wait() == (-signal.SIGKILL if attempt < kills else 0)
         trainer.stdout.close()

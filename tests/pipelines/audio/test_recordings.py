@@ -15,7 +15,7 @@ from tests.support.datasets import config
 
 
 def test_real_recordings_in_all_layouts_are_complete(
-    ray_address: str, recordings: Path, tmp_path: Path
+    in_process_actors: None, recordings: Path, tmp_path: Path
 ) -> None:
     subprocess.run([sys.executable, str(recordings / "unpack.py"), str(tmp_path / "data")], check=True)
     outcome = preprocess(

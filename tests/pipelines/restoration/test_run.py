@@ -50,6 +50,7 @@ def done(ray_address: str, album: Path, weights: Path, tmp_path_factory: pytest.
     output = tmp_path_factory.mktemp("done") / "out"
     outcome = restore(jobs.config(album, output, weights))
     assert outcome.code == Exit.REJECTS, outcome.message
+    assert outcome.message == "5 restored, 2 failed; the reasons are in rejects.jsonl"
     return output
 
 
@@ -73,7 +74,7 @@ def test_results_are_those_of_the_command(
     assert np.abs(found["a.wav"] - untouched).max() > 1e-3, "the generator changes nothing"
 
 
-def test_every_song_is_accounted_for(done: Path, album: Path) -> None:
+def test_25_good_songs_are_restored_and_bad_ones_listed(done: Path, album: Path) -> None:
     said = jobs.outcomes(done)
     assert {name for name, line in said.items() if line["status"] == "failed"} == jobs.BAD
     assert {line["name"] for line in said.values() if line["status"] == "restored"} == jobs.GOOD
@@ -88,7 +89,7 @@ def test_every_song_is_accounted_for(done: Path, album: Path) -> None:
 
 
 def test_rerun_restores_only_what_changed(
-    ray_address: str, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_process_actors: None, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     songs, output = tmp_path / "songs", tmp_path / "out"
     for number, name in enumerate(("a.wav", "b.wav", "c.wav", "d.wav")):
@@ -136,7 +137,7 @@ def test_other_options_are_refused_and_named(
 
 
 def test_an_output_of_a_release_without_strength_and_seed_is_finished(
-    done: Path, album: Path, weights: Path
+    done: Path, in_process_actors: None, album: Path, weights: Path
 ) -> None:
     path = done / "fingerprint.json"
     content = path.read_bytes()
@@ -177,7 +178,9 @@ def test_only_bad_songs_is_a_failure_without_ray(
     assert line["reason"] == "no audio files in this folder"
 
 
-def test_a_uri_gives_the_same_results(done: Path, ray_address: str, weights: Path, tmp_path: Path) -> None:
+def test_a_uri_gives_the_same_results(
+    done: Path, in_process_actors: None, weights: Path, tmp_path: Path
+) -> None:
     """A file:// output is written like an object store's: first to a local file, then uploaded."""
     songs = jobs.write_album(tmp_path / "ünd songs")
     output = tmp_path / "out %"
