@@ -11,6 +11,7 @@ from pipelines.redaction import redact
 from pipelines.storage.folder import Folder
 
 RESULT = "result.json"
+_FINISHED = ("done", "rejects")
 _OWN_PACKAGES = ("apollo", "pipelines", "builtins")
 
 
@@ -81,10 +82,32 @@ def result_json(code: Exit | None, message: str, **facts: Any) -> bytes:
     return json.dumps(result, indent=1).encode()
 
 
+def write_refusal(output: Folder, outcome: Outcome) -> None:
+    """Write result.json of a run that ended before its work began.
+
+    The result of a finished run is kept as `previous`, which `read_finished` returns.
+    """
+    finished = read_finished(output)
+    kept = {"previous": finished} if finished else {}
+    write_result(output, outcome.code, outcome.message, **outcome.facts, **kept)
+
+
+def read_finished(output: Folder) -> dict[str, Any] | None:
+    """Return the result of the last run of an output if it finished, or of the one before its refusals."""
+    result = _read_result(output)
+    result = result.get("previous", result)
+    return result if isinstance(result, dict) and result.get("status") in _FINISHED else None
+
+
 def read_exit_code(output: Folder) -> int | None:
     """Return the exit code in result.json; None if the run has not ended or the file cannot be read."""
-    try:
-        code = json.loads(output.read(RESULT))["exit_code"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    code = _read_result(output).get("exit_code")
     return code if isinstance(code, int) else None
+
+
+def _read_result(output: Folder) -> dict[str, Any]:
+    try:
+        result = json.loads(output.read(RESULT))
+    except (OSError, ValueError):
+        return {}
+    return result if isinstance(result, dict) else {}

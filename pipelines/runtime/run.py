@@ -12,7 +12,14 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from pipelines.errors import OutputTakenError, UsageError
-from pipelines.runtime.outcome import Exit, Outcome, outcome_of_error, read_exit_code, write_result
+from pipelines.runtime.outcome import (
+    Exit,
+    Outcome,
+    outcome_of_error,
+    read_exit_code,
+    write_refusal,
+    write_result,
+)
 from pipelines.runtime.signals import sigterm_as_interrupt
 from pipelines.storage.folder import Folder, is_uri
 from pipelines.storage.object_store import refuse_credentials
@@ -69,6 +76,8 @@ def _run_locked(
         raise
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         outcome = outcome_of_error(error, "nothing was started", checking=True)
+        write_refusal(output, outcome)
+        return outcome
     if outcome is None:
         try:
             write_result(output, None, activity)
@@ -90,7 +99,7 @@ def record_end(location: str, outcome: Outcome) -> None:
     with suppress(ValueError, OSError):
         output = Folder(absolute_location(location, "--output"))
         with lock_output(output):
-            write_result(output, outcome.code, outcome.message, **outcome.facts)
+            write_refusal(output, outcome)
 
 
 def in_submitted_job() -> bool:

@@ -10,7 +10,7 @@ from apollo.model.config import DiscriminatorConfig, GeneratorConfig
 from apollo.training.augmentation import OLD_MODES
 from apollo.training.config import RESUMABLE_FIT_OVERRIDES, RESUMABLE_GAN_OVERRIDES, GanConfig
 from pipelines.errors import UsageError
-from pipelines.runtime.outcome import RESULT, Exit, Outcome
+from pipelines.runtime.outcome import Exit, Outcome, read_finished
 from pipelines.runtime.run import check_fingerprint
 from pipelines.storage.folder import Folder, is_uri
 from pipelines.tracking import run as tracking
@@ -149,14 +149,16 @@ def _fingerprint(config: TrainConfig) -> dict[str, Any]:
 
 def _finished(config: TrainConfig, output: Folder) -> Outcome | None:
     """Return the outcome of the output's last run if this run would not train further."""
+    result = read_finished(output)
     try:
-        result = json.loads(output.read(RESULT))
         steps = config.fit.epochs * (config.fit.epoch_examples // config.gan.batch_size)
+        if result is None or result["status"] != "done":
+            return None
         reached = result["step"] >= min(steps, config.fit.max_steps or steps)
         reached |= result["ending"] == "early" and result["patience_epochs"] >= config.fit.patience_epochs
-        if result["status"] != "done" or not reached:
+        if not reached:
             return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return None
     facts = {name: value for name, value in result.items() if name not in ("status", "exit_code", "message")}
     prefix = f"{config.output} is finished already: "

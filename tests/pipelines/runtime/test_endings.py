@@ -17,7 +17,7 @@ from pipelines.evaluation import run as evaluation
 from pipelines.preprocess import run as preprocessing
 from pipelines.registry.registry import Registry, RegistryError
 from pipelines.restoration import run as restoration
-from pipelines.runtime.outcome import RESULT, Exit, Outcome
+from pipelines.runtime.outcome import RESULT, Exit, Outcome, read_finished
 from pipelines.runtime.run import lock_output, run_exclusively
 from pipelines.storage.folder import Folder
 from pipelines.training import run as training
@@ -104,7 +104,11 @@ def test_an_output_of_another_run_or_configuration_is_not_changed(tmp_path: Path
 def test_a_finished_run_mends_the_result_of_a_refused_one_and_changes_nothing_else(tmp_path: Path) -> None:
     _run(tmp_path, lambda: None, _done)
     _run(tmp_path, _raise(UsageError("limit is 0")), _done)
-    assert _result(tmp_path)["exit_code"] == Exit.USAGE
+    done = {"status": "done", "exit_code": 0, "message": "done"}
+    for _ in range(2):
+        assert _result(tmp_path)["exit_code"] == Exit.USAGE
+        assert _result(tmp_path)["previous"] == done == read_finished(Folder(str(tmp_path)))
+        _run(tmp_path, _raise(UsageError("limit is 0")), _done)
     assert _run(tmp_path, _done, _raise(KeyError("never called"))).code == Exit.DONE
     assert _result(tmp_path)["exit_code"] == Exit.DONE
     written = (tmp_path / RESULT).stat().st_mtime_ns

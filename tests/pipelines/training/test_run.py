@@ -1,5 +1,6 @@
 """The driver of a training: refusals, waiting for resources, command line."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -265,12 +266,14 @@ def test_a_run_from_the_model_of_the_package_may_have_more_layers(tmp_path: Path
         run._copy_init(replace(config, init_layers=4, output=str(tmp_path / "other")), "compact")
 
 
-def test_a_missing_checkpoint_is_refused_and_nothing_is_changed(undisturbed: Path, tmp_path: Path) -> None:
+def test_a_missing_checkpoint_is_refused_and_what_was_done_is_kept(undisturbed: Path, tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text('{"status": "done"}')
     config = TrainConfig(shards=str(undisturbed), output=str(tmp_path), init="/no/such.ckpt")
     outcome = run.train(config)
     assert (outcome.code, "/no/such.ckpt" in outcome.message) == (Exit.USAGE, True)
-    assert (tmp_path / "result.json").read_text() == '{"status": "done"}'
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["status"], result["exit_code"]) == ("usage", Exit.USAGE)  # how this run ended
+    assert result["previous"] == {"status": "done"}
     assert not (tmp_path / "fingerprint.json").exists()
 
 
@@ -287,6 +290,7 @@ def test_a_finished_run_continues_only_for_more_steps(tmp_path: Path) -> None:
     assert finished(done)
     assert not finished(done.replace("20,", "19,"))
     assert finished(done.replace("20,", "19,"), max_steps=19)
+    assert finished(f'{{"status": "usage", "exit_code": 2, "message": "no", "previous": {done}}}')
     assert finished(early)
     assert not finished(early, patience_epochs=21)
     assert not finished(early.replace("done", "running", 1))
