@@ -28,10 +28,10 @@ from pipelines.preprocess import audit
 from pipelines.preprocess.config import PreprocessConfig
 from pipelines.preprocess.discovery import find_songs
 from pipelines.preprocess.estimate import make_estimate
-from pipelines.preprocess.layouts import DiscoveryResult, Song
 from pipelines.preprocess.plan_writer import write_plan
 from pipelines.preprocess.render import RenderTask, ShardRenderer
 from pipelines.preprocess.scan import SCANS, SongScanner, cache_names, find_uncached_songs, read_scans
+from pipelines.preprocess.songs import DiscoveryResult, Song
 from pipelines.preprocess.sources import collect_sources
 from pipelines.runtime import prometheus
 from pipelines.runtime.outcome import Exit, Outcome
