@@ -21,6 +21,7 @@ from pipelines.audio import activity, fingerprints, reading, transcoding
 from pipelines.audio.bandwidth import BandwidthMeter
 from pipelines.audio.reading import SourceReader
 from pipelines.preprocess.songs import Song
+from pipelines.preprocess.sums import drop_sums
 from pipelines.runtime.versions import check_versions
 from pipelines.schema import CHANNELS, EXCERPT_FRAMES, MIXTURE, SAMPLE_RATE
 from pipelines.storage import parquet
@@ -112,6 +113,7 @@ class SongScanner:
                 continue
             sources[stem] = [file for file, _ in opened]
             lossy[stem] = any(is_lossy for _, is_lossy in opened)
+        remarks = drop_sums(song.song_id, sources, SourceReader(self._cache.location))
         tallies, words = self._measure(song, sources, rejects)
         rows = [
             self._row(song, stem, sources.get(stem), lossy.get(stem, any(lossy.values())), tally)
@@ -125,6 +127,7 @@ class SongScanner:
             "song_id": song.song_id,
             "sources": rows,
             "rejects": rejects,
+            "remarks": remarks,
             "print": print_bytes,
         }
 
