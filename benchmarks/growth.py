@@ -36,11 +36,11 @@ from pipelines.evaluation.shard_items import ShardItems
 from pipelines.loading.shard_source import ShardSource
 from pipelines.preprocess import audit
 from pipelines.preprocess.catalog import Catalog
-from pipelines.preprocess.layouts import DiscoveryResult, Song
 from pipelines.preprocess.plan_writer import write_plan, write_recipes
 from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.render import to_flac
 from pipelines.preprocess.scan import read_scans, scan_name
+from pipelines.preprocess.songs import DiscoveryResult, Song
 from pipelines.preprocess.sources import SourcesConfig, collect_sources
 from pipelines.preprocess.splits import SplitsConfig
 from pipelines.schema import EXCERPT_FRAMES, SAMPLE_RATE

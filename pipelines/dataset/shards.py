@@ -5,7 +5,7 @@ import io
 import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -47,6 +47,8 @@ class ShardCommit:
         rejected: Rejected recipes: recipe_id, reason, kind.
         bitrates_bps: Actual bitrates, by degradation.
         cpu_seconds: CPU time of rendering it, child processes included.
+        revision: Of the file once it was written: the store's ETag, or its time of modification on a disk. It
+            is not compared: a copy has another one. Empty if there is no file, or in commits of before.
     """
 
     split: str
@@ -57,6 +59,7 @@ class ShardCommit:
     rejected: list[dict[str, str]] = field(default_factory=list)
     bitrates_bps: dict[str, list[int]] = field(default_factory=dict)
     cpu_seconds: float = 0.0
+    revision: str = field(default="", compare=False)
 
     @property
     def key(self) -> tuple[str, int]:
@@ -87,6 +90,7 @@ def commit_shard(output: Folder, content: bytes, commit: ShardCommit) -> None:
     if commit.rows:
         output.write(path, content)
         output.verify_upload(path, commit.sha256)
+        commit = replace(commit, revision=output.revision(path))
     else:
         output.delete(path)
     output.write(
@@ -137,3 +141,22 @@ def find_damaged_shards(
     listed = list(commits)
     with ThreadPoolExecutor(_HASHING_THREADS) as pool:
         return [commit for commit, bad in zip(listed, pool.map(damaged, listed), strict=True) if bad]
+
+
+def find_changed_shards(output: Folder, commits: Iterable[ShardCommit]) -> list[ShardCommit]:
+    """Return the commits whose shard may have other content, as it has not the revision that was committed.
+
+    No content is read: an object store is sent a request for each shard.
+    """
+
+    def changed(commit: ShardCommit) -> bool:
+        if not commit.rows:
+            return False
+        try:
+            return commit.revision != output.revision(schema.shard_path(*commit.key))
+        except FileNotFoundError:
+            return True
+
+    listed = list(commits)
+    with ThreadPoolExecutor(_HASHING_THREADS) as pool:
+        return [commit for commit, other in zip(listed, pool.map(changed, listed), strict=True) if other]

@@ -9,6 +9,7 @@ from pipelines.errors import UsageError
 from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.sources import SourcesConfig
 from pipelines.preprocess.splits import SplitsConfig
+from pipelines.preprocess.verification import CHECKSUM, WAYS
 from pipelines.runtime.run import absolute_location
 
 
@@ -27,7 +28,9 @@ class PreprocessConfig:
         shards: Size of the shards.
         actors: Maximum number of actors, one CPU each; unset uses all CPUs.
         max_reject_share: Largest share of rejected sources or recipes; above it the exit code is 3.
-        verify: How finished shards are compared with their commits: `content` (SHA-256) or `size`.
+        verify: How finished shards are compared with their commits: `checksum` (size, and the store's ETag or
+            a disk's time of modification; where that differs, SHA-256), `content` (SHA-256 of all, by actors)
+            or `size`.
         retry_rejects: Render shards with rejected recipes again.
     """
 
@@ -41,7 +44,7 @@ class PreprocessConfig:
     shards: ShardsConfig = field(default_factory=ShardsConfig)
     actors: int | None = None
     max_reject_share: float = 0.01
-    verify: str = "content"
+    verify: str = CHECKSUM
     retry_rejects: bool = False
 
     def __post_init__(self) -> None:
@@ -49,8 +52,8 @@ class PreprocessConfig:
             raise UsageError("--data and --output are required")
         object.__setattr__(self, "data", [absolute_location(folder, "--data") for folder in self.data])
         object.__setattr__(self, "output", absolute_location(self.output, "--output"))
-        if self.verify not in ("content", "size"):
-            raise UsageError(f"verify is {self.verify!r}: choose content or size")
+        if self.verify not in WAYS:
+            raise UsageError(f"verify is {self.verify!r}: choose {', '.join(WAYS)}")
         if self.actors is not None and self.actors < 1:
             raise UsageError(f"actors is {self.actors}: it must be at least 1, or unset")
         if not 0 <= self.max_reject_share <= 1:

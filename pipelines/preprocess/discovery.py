@@ -10,8 +10,16 @@ from itertools import count
 from apollo.audio.decoding import EXTENSIONS
 from apollo.audio.rejects import RejectKind
 from pipelines.errors import UsageError
-from pipelines.preprocess.layouts import DiscoveryResult, Reject, Song, group_into_songs
+from pipelines.preprocess.layouts import METADATA_FILES, group_into_songs
+from pipelines.preprocess.songs import DiscoveryResult, Reject, Song
+from pipelines.preprocess.split_folders import SplitFolders
 from pipelines.storage.folder import Entry, Folder, is_uri
+
+_STEM_FILES = (".stem.mp4", ".stem.m4a")
+_STEM_FILE = (
+    "a stem file, as MUSDB18 has them, holds the mixture and four stems as five AAC streams. Use MUSDB18-HQ, "
+    "the same songs uncompressed, or convert it to a folder of WAV files for each song (musdbconvert)"
+)
 
 
 def find_songs(roots: list[str]) -> DiscoveryResult:
@@ -21,30 +29,43 @@ def find_songs(roots: list[str]) -> DiscoveryResult:
         UsageError: a root does not exist, or there is no audio below any of them.
     """
     discovered = DiscoveryResult()
-    for root in roots:
-        entries = list(_walk(root, discovered))
+    listings = [(root, list(_walk(root, discovered))) for root in roots]
+    splits = SplitFolders(listings)
+    for root, entries in listings:
         if not entries and not is_uri(root) and not os.path.isdir(root):
             raise UsageError(f"--data {root}: no such folder")
-        group_into_songs(root, entries, discovered)
-    if not discovered.songs and not discovered.rejects:
-        raise UsageError(
-            f"no audio below {', '.join(roots)}. Expected MUSDB18-HQ (train/<song>/mixture.wav …), "
-            "MoisesDB (<song>/data.json …), folders of stems (<song>/vocals.flac …), or songs"
-        )
+        group_into_songs(root, entries, splits, discovered)
+    if not discovered.songs:
+        _refuse(roots, discovered)
     discovered.songs = _with_unique_ids(discovered.songs)
+    discovered.remarks += splits.remarks()
     return discovered
 
 
+def _refuse(roots: list[str], discovered: DiscoveryResult) -> None:
+    """Raise a UsageError if there is nothing that a scan could try."""
+    if any(reject.reason == _STEM_FILE for reject in discovered.rejects):
+        raise UsageError(f"no song below {', '.join(roots)} can be used: {_STEM_FILE}")
+    if not discovered.rejects:
+        raise UsageError(
+            f"no audio below {', '.join(roots)}. Expected MUSDB18-HQ (train/<song>/mixture.wav …), "
+            "MoisesDB (<song>/data.json …), Slakh2100 (<song>/metadata.yaml …), folders of stems "
+            "(<song>/vocals.flac …), or songs"
+        )
+
+
 def _walk(root: str, discovered: DiscoveryResult) -> Iterator[Entry]:
-    """Yield audio and data.json files with names relative to the root."""
+    """Yield audio and metadata files with names relative to the root."""
     for entry in _walk_store(root) if is_uri(root) else _walk_disk(os.path.abspath(root), discovered):
         name = entry.name
         base = posixpath.basename(name)
         extension = base.rpartition(".")[2].lower()
-        if base.startswith(".") or (base != "data.json" and extension not in EXTENSIONS):
+        if base.startswith(".") or (base not in METADATA_FILES and extension not in EXTENSIONS):
             discovered.ignored_files += 1
         elif name.encode(errors="surrogateescape") != name.encode(errors="replace"):
             discovered.rejects.append(Reject(ascii(name), "the name is not valid UTF-8", RejectKind.OTHER))
+        elif base.lower().endswith(_STEM_FILES):
+            discovered.rejects.append(Reject(name, _STEM_FILE, RejectKind.OTHER))
         else:
             yield entry
 

@@ -11,9 +11,9 @@ from pipelines.audio import reading
 from pipelines.audio.codec import CodecConfig, Mp3Encoder
 from pipelines.dataset.plan import count_shards
 from pipelines.dataset.shards import ShardsConfig
-from pipelines.preprocess.layouts import DiscoveryResult
 from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.render import cpu_seconds, to_flac
+from pipelines.preprocess.songs import DiscoveryResult
 from pipelines.storage.folder import Entry
 
 _PROBING_THREADS = 16

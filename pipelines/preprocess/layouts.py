@@ -1,24 +1,35 @@
-"""Layouts of data sets: MUSDB18-HQ, MoisesDB, loose stems and loose songs, recognised by names.
+"""Layouts of data sets: MUSDB18-HQ and MoisesDB here; Slakh2100, loose stems and songs in their own modules.
+
+A data set is recognised by its folders and by names without extensions.
 
 Sources: sigsep's MUSDB18-HQ layout and its 14 published validation songs (musdb, configs/mus.yaml);
-moises-db's `data.json`. Of all files, only `data.json` is read.
+moises-db's `data.json`. Of all files, only `data.json` and Slakh2100's `metadata.yaml` are read.
 """
 
 import json
-import os
 import posixpath
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-from apollo.audio.rejects import RejectKind
-from pipelines.preprocess.stem_names import guess_stems, nfc
+from pipelines.preprocess.loose_songs import add_loose_songs
+from pipelines.preprocess.slakh import METADATA, add_slakh_song
+from pipelines.preprocess.songs import (
+    DiscoveryResult,
+    Song,
+    artist_and_title,
+    full_entry,
+    full_name,
+    name_without_extension,
+)
+from pipelines.preprocess.split_folders import SplitFolders
+from pipelines.preprocess.stem_names import nfc
 from pipelines.schema import MIXTURE, STEMS
-from pipelines.storage.folder import Entry, Folder, is_uri, join
+from pipelines.storage.folder import Entry, Folder
 from pipelines.storage.object_store import StoreError
 
 MUSDB, MOISESDB = "musdb18hq", "moisesdb"
+METADATA_FILES = frozenset({"data.json", METADATA})
+_EXTENSIONS = ("wav", "flac")  # of two files of one stem, the first of these is read
 _MUSDB_STEMS = ("bass", "drums", "other", "vocals")
 MUSDB_VALIDATION = frozenset(
     {
@@ -40,131 +51,94 @@ MUSDB_VALIDATION = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Song:
-    """A song on disk or in a store.
-
-    Args:
-        dataset: Name of the data set.
-        song_id: Data set and relative name, in Unicode NFC: the same on every machine.
-        artist: Empty where unknown.
-        title: The song's name.
-        split: Official split; None where the data set has none.
-        sources: Files by class; the files of a class are summed.
-        complete: Whether the sum of the stems is the song: none is known to be missing.
-    """
-
-    dataset: str
-    song_id: str
-    artist: str
-    title: str
-    split: str | None
-    sources: Mapping[str, tuple[Entry, ...]]
-    complete: bool = True
-
-    def to_json(self) -> str:
-        """Return the song as JSON, which Ray sends without pickling."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "Song":
-        """Parse the result of `to_json`."""
-        values = json.loads(text)
-        sources = {
-            stem: tuple(Entry(**entry) for entry in files) for stem, files in values.pop("sources").items()
-        }
-        return cls(**values, sources=sources)
-
-
-class Reject(NamedTuple):
-    """A file or source that cannot be used: name, reason, and the reason's kind."""
-
-    name: str
-    reason: str
-    kind: RejectKind
-
-
-@dataclass
-class DiscoveryResult:
-    """Songs, rejected files, and the number of ignored files."""
-
-    songs: list[Song] = field(default_factory=list)
-    rejects: list[Reject] = field(default_factory=list)
-    ignored_files: int = 0
-
-    def reject_listing(self, name: str, problem: str) -> None:
-        """Add a reject because of a song's data.json."""
-        self.rejects.append(Reject(name, f"data.json {problem}", RejectKind.LISTING))
-
-
-def group_into_songs(root: str, entries: list[Entry], discovered: DiscoveryResult) -> None:
+def group_into_songs(
+    root: str, entries: list[Entry], splits: SplitFolders, discovered: DiscoveryResult
+) -> None:
     """Group the files below a root into songs, by layout.
 
     Args:
         root: Folder or URI.
-        entries: Audio and data.json files, with names relative to the root.
+        entries: Audio and metadata files, with names relative to the root.
+        splits: Splits by place, of songs whose data set has no official ones.
         discovered: Result that is added to; its entries get full paths.
     """
     folders: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         folders[posixpath.dirname(entry.name)].append(entry)
+    listings = _find_listings(root, folders, discovered)
+    slakh = {folder for folder in folders if _has_slakh_song(folder, folders)} - listings.keys()
+    owners = listings.keys() | slakh
+    musdb: list[str] = []
+    loose: dict[str, list[Entry]] = {}
+    for folder, files in sorted(folders.items()):
+        if any(not owner or folder == owner or folder.startswith(f"{owner}/") for owner in owners):
+            continue
+        audio = [file for file in files if posixpath.basename(file.name) not in METADATA_FILES]
+        discovered.ignored_files += sum(posixpath.basename(file.name) == METADATA for file in files)
+        if _has_musdb_song(root, folder, audio):
+            musdb.append(folder)
+            _add_musdb_song(root, folder, audio, discovered)
+        elif audio:
+            loose[folder] = audio
+    for folder, listing in sorted(listings.items()):
+        if listing:
+            _add_moises_song(root, folder, listing, splits.split_of(root, folder), folders, discovered)
+    for folder in sorted(slakh):
+        add_slakh_song(root, folder, splits.split_of(root, folder), folders, discovered)
+    add_loose_songs(root, loose, musdb, splits, discovered)
+
+
+def _find_listings(
+    root: str, folders: dict[str, list[Entry]], discovered: DiscoveryResult
+) -> dict[str, dict[str, Any]]:
+    """Read every data.json; one that cannot be read, in a folder like MoisesDB's, is empty and a reject."""
     listings: dict[str, dict[str, Any]] = {}
     for folder, files in folders.items():
         if any(posixpath.basename(file.name) == "data.json" for file in files):
             listing, problem = _read_listing(root, posixpath.join(folder, "data.json"))
             if listing is not None:
                 listings[folder] = listing
-            elif any(
-                posixpath.join(folder, stem) in folders for stem in STEMS
-            ):  # as MoisesDB lays out a song
+            elif any(posixpath.join(folder, stem) in folders for stem in STEMS):
                 discovered.reject_listing(_moises_id(root, folder), f"cannot be read: {problem}")
                 listings[folder] = {}
-    loose: dict[str, list[Entry]] = {}
-    for folder, files in sorted(folders.items()):
-        audio = [file for file in files if posixpath.basename(file.name) != "data.json"]
-        parent, song = posixpath.split(folder)
-        split = posixpath.basename(parent or root)
-        stems = {_stem_name(file) for file in audio if file.name.endswith(".wav")} & {*_MUSDB_STEMS, MIXTURE}
-        if any(not owner or folder == owner or folder.startswith(f"{owner}/") for owner in listings):
-            continue
-        if split in ("train", "test") and len(stems) > 1:
-            _add_musdb_song(root, song, split, audio, discovered)
-        elif audio:
-            loose[folder] = audio
-    for folder, listing in sorted(listings.items()):
-        if listing:
-            _add_moises_song(root, folder, listing, folders, discovered)
-    _add_loose_songs(root, loose, discovered)
+    return listings
 
 
-def _full(root: str, entry: Entry) -> Entry:
-    return Entry(_full_name(root, entry.name), entry.size, entry.mtime_ns)
+def _has_slakh_song(folder: str, folders: dict[str, list[Entry]]) -> bool:
+    named = any(posixpath.basename(file.name) == METADATA for file in folders[folder])
+    return named and posixpath.join(folder, "stems") in folders
 
 
-def _full_name(root: str, name: str) -> str:
-    return join(root if is_uri(root) else os.path.abspath(root), name)
+def _musdb_split(root: str, folder: str) -> str:
+    """Return the name of the folder around a song's, which is the split in MUSDB18-HQ."""
+    return posixpath.basename(posixpath.dirname(folder) or root.rstrip("/")).casefold()
 
 
-def _stem_name(file: Entry) -> str:
-    return posixpath.basename(file.name).rpartition(".")[0]
+def _has_musdb_song(root: str, folder: str, audio: list[Entry]) -> bool:
+    names = {name_without_extension(file).casefold() for file in audio}
+    is_split = bool(folder) and _musdb_split(root, folder) in ("train", "test")
+    return is_split and len(names & {*_MUSDB_STEMS, MIXTURE}) > 1
 
 
-def _artist_and_title(name: str) -> tuple[str, str]:
-    artist, separator, title = name.partition(" - ")
-    return (artist, title) if separator else ("", name)
-
-
-def _add_musdb_song(
-    root: str, name: str, folder: str, files: list[Entry], discovered: DiscoveryResult
-) -> None:
-    by_name = {posixpath.basename(file.name): _full(root, file) for file in files}
+def _add_musdb_song(root: str, folder: str, files: list[Entry], discovered: DiscoveryResult) -> None:
+    by_stem: dict[str, Entry] = {}
+    for file in sorted(files, key=_preference):
+        by_stem.setdefault(name_without_extension(file).casefold(), file)
     sources = {
-        stem: (by_name[f"{stem}.wav"],) for stem in (*_MUSDB_STEMS, MIXTURE) if f"{stem}.wav" in by_name
+        stem: (full_entry(root, by_stem[stem]),) for stem in (*_MUSDB_STEMS, MIXTURE) if stem in by_stem
     }
-    artist, title = _artist_and_title(nfc(name))
-    split = "test" if folder == "test" else "valid" if nfc(name) in MUSDB_VALIDATION else "train"
+    name = nfc(posixpath.basename(folder))
+    artist, title = artist_and_title(name)
+    official = "test" if _musdb_split(root, folder) == "test" else None
+    split = official or ("valid" if name in MUSDB_VALIDATION else "train")
     discovered.ignored_files += len(files) - len(sources)
-    discovered.songs.append(Song(MUSDB, f"{MUSDB}/{nfc(name)}", artist, title, split, sources))
+    song = Song(MUSDB, f"{MUSDB}/{name}", artist, title, split, sources, recording=full_name(root, folder))
+    discovered.songs.append(song)
+
+
+def _preference(file: Entry) -> tuple[int, str]:
+    extension = file.name.rpartition(".")[2].lower()
+    return (_EXTENSIONS.index(extension) if extension in _EXTENSIONS else len(_EXTENSIONS), file.name)
 
 
 def _read_listing(root: str, name: str) -> tuple[dict[str, Any] | None, str]:
@@ -188,6 +162,7 @@ def _add_moises_song(
     root: str,
     folder: str,
     listing: dict[str, Any],
+    split: str | None,
     folders: dict[str, list[Entry]],
     discovered: DiscoveryResult,
 ) -> None:
@@ -216,39 +191,11 @@ def _add_moises_song(
             discovered.reject_listing(nfc(f"{song_id}/{stem}"), nfc(f"names {reason}"))
             complete = False
         elif names:
-            sources[stem] = tuple(_full(root, found[name]) for name in sorted(set(names)))
+            sources[stem] = tuple(full_entry(root, found[name]) for name in sorted(set(names)))
     if not wanted:
         discovered.reject_listing(song_id, "names no tracks")
     used = sum(len(files) for files in sources.values())
-    discovered.ignored_files += sum(not name.endswith("data.json") for name in found) - used
+    discovered.ignored_files += sum(posixpath.basename(name) not in METADATA_FILES for name in found) - used
     if sources:
-        song = Song(MOISESDB, song_id, nfc(artist), nfc(title), None, sources, complete)
+        song = Song(MOISESDB, song_id, nfc(artist), nfc(title), split, sources, complete)
         discovered.songs.append(song)
-
-
-def _add_loose_songs(root: str, folders: dict[str, list[Entry]], discovered: DiscoveryResult) -> None:
-    dataset = nfc(posixpath.basename(root.rstrip("/"))) or "folder"
-    stems: dict[str, dict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
-    for folder, files in folders.items():
-        parent, last = posixpath.split(folder)
-        if folder and last.lower() in (*STEMS, MIXTURE):  # <song>/<stem>/<takes>
-            stems[parent][last.lower()] += files
-            continue
-        named = guess_stems([_stem_name(file) for file in files])
-        if named is not None:
-            for file, stem in zip(files, named, strict=True):
-                stems[folder][stem or "other"].append(file)
-            continue
-        for file in files:
-            name = file.name.rpartition(".")[0]
-            artist, title = _artist_and_title(nfc(posixpath.basename(name)))
-            whole = {MIXTURE: (_full(root, file),)}
-            discovered.songs.append(Song(dataset, f"{dataset}/{nfc(name)}", artist, title, None, whole))
-    for folder, by_stem in stems.items():
-        artist, title = _artist_and_title(nfc(posixpath.basename(folder) or dataset))
-        sources = {
-            stem: tuple(_full(root, file) for file in files) for stem, files in sorted(by_stem.items())
-        }
-        discovered.songs.append(
-            Song(dataset, f"{dataset}/{nfc(folder)}".rstrip("/"), artist, title, None, sources)
-        )

@@ -12,8 +12,8 @@ from pipelines import schema
 from pipelines.dataset.plan import GROUP_SHARDS, PLAN, RECIPES
 from pipelines.preprocess import recipes
 from pipelines.preprocess.catalog import Catalog
-from pipelines.preprocess.layouts import DiscoveryResult
 from pipelines.preprocess.recipes import RecipesConfig
+from pipelines.preprocess.songs import DiscoveryResult
 from pipelines.preprocess.sources import SourceTables
 from pipelines.storage.folder import Folder
 from pipelines.storage.parquet import parquet_bytes
@@ -43,7 +43,7 @@ def write_plan(
         "sources": len(sources.rows) + len(found) + len(sources.rejects),
         "left_out": sum(row["left_out"] is not None for row in sources.rows),
         "rejects": found + sources.rejects,
-        "remarks": sources.remarks + _lacking_categories(catalogs["test"], config),
+        "remarks": discovered.remarks + sources.remarks + _lacking_categories(catalogs["test"], config),
         "ignored_files": discovered.ignored_files,
     }
     output.write(PLAN, json.dumps(plan, indent=1).encode())

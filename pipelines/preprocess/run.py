@@ -23,16 +23,17 @@ from pipelines.cluster.actor_pool import run_actors
 from pipelines.cluster.connection import Cluster, connect
 from pipelines.dataset.manifest import REPORT
 from pipelines.dataset.plan import PLAN, planned_shards
-from pipelines.dataset.shards import ShardCommit, find_damaged_shards, read_commits
+from pipelines.dataset.shards import ShardCommit, read_commits
 from pipelines.preprocess import audit
 from pipelines.preprocess.config import PreprocessConfig
 from pipelines.preprocess.discovery import find_songs
 from pipelines.preprocess.estimate import make_estimate
-from pipelines.preprocess.layouts import DiscoveryResult, Song
 from pipelines.preprocess.plan_writer import write_plan
 from pipelines.preprocess.render import RenderTask, ShardRenderer
 from pipelines.preprocess.scan import SCANS, SongScanner, cache_names, find_uncached_songs, read_scans
+from pipelines.preprocess.songs import DiscoveryResult, Song
 from pipelines.preprocess.sources import collect_sources
+from pipelines.preprocess.verification import find_damaged
 from pipelines.runtime import prometheus
 from pipelines.runtime.outcome import Exit, Outcome
 from pipelines.runtime.progress import track_progress
@@ -246,8 +247,9 @@ class PreprocessRun:
         with self._timed("verify"):
             commits = read_commits(self.output)
             rows = {(task["split"], task["shard"]): task["rows"] for task in planned_shards(self._plan)}
-            damaged = find_damaged_shards(
-                self.output, commits.values(), content=self.config.verify == "content"
+            way, actors = self.config.verify, self.config.actors
+            damaged = find_damaged(
+                self.output, commits.values(), way, actors=actors, connect=lambda: self.cluster
             )
             damaged += [c for c in commits.values() if c.rows + len(c.rejected) != rows.get(c.key)]
         for commit in damaged:

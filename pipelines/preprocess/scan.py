@@ -20,7 +20,8 @@ from apollo.audio.rejects import RejectError, RejectKind
 from pipelines.audio import activity, fingerprints, reading, transcoding
 from pipelines.audio.bandwidth import BandwidthMeter
 from pipelines.audio.reading import SourceReader
-from pipelines.preprocess.layouts import Song
+from pipelines.preprocess.songs import Song
+from pipelines.preprocess.sums import drop_sums
 from pipelines.runtime.versions import check_versions
 from pipelines.schema import CHANNELS, EXCERPT_FRAMES, MIXTURE, SAMPLE_RATE
 from pipelines.storage import parquet
@@ -98,7 +99,8 @@ class SongScanner:
 
         Returns:
             `sources`: rows of sources.parquet without split and group, each with its `segments`;
-            `rejects`: rows of rejects.parquet; `print`: its sub-fingerprints, uint32, base64.
+            `rejects`: rows of rejects.parquet; `remarks` for the report; `print`: its sub-fingerprints,
+            uint32, base64.
         """
         rejects: list[dict[str, str]] = []
         sources: dict[str, list[dict[str, Any]]] = {}
@@ -111,6 +113,7 @@ class SongScanner:
                 continue
             sources[stem] = [file for file, _ in opened]
             lossy[stem] = any(is_lossy for _, is_lossy in opened)
+        remarks = drop_sums(song.song_id, sources, SourceReader(self._cache.location))
         tallies, words = self._measure(song, sources, rejects)
         rows = [
             self._row(song, stem, sources.get(stem), lossy.get(stem, any(lossy.values())), tally)
@@ -120,7 +123,13 @@ class SongScanner:
             if row["frames"] < EXCERPT_FRAMES:
                 row["left_out"] = "shorter than 3 s"
         print_bytes = base64.b64encode(words.astype("<u4").tobytes()).decode()
-        return {"song_id": song.song_id, "sources": rows, "rejects": rejects, "print": print_bytes}
+        return {
+            "song_id": song.song_id,
+            "sources": rows,
+            "rejects": rejects,
+            "remarks": remarks,
+            "print": print_bytes,
+        }
 
     def _prepare(self, entry: Entry) -> tuple[dict[str, Any], bool]:
         known = reading.probe(entry.name)
@@ -157,7 +166,7 @@ class SongScanner:
     ) -> tuple[dict[str, _Tally], NDArray[np.uint32]]:
         """Read all sources in parallel; without a mixture file, the mixture is the sum of all stems."""
         reader = SourceReader(self._cache.location)
-        summed = song.complete and MIXTURE not in song.sources and len(song.sources) == len(sources)
+        summed = song.complete and MIXTURE not in song.sources and not rejects
         tallies = {stem: _Tally() for stem in sources}
         if summed and sources:
             tallies[MIXTURE] = _Tally()

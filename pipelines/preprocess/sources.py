@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipelines import schema
 from pipelines.audio import fingerprints
 from pipelines.errors import UsageError
-from pipelines.preprocess.layouts import Song
+from pipelines.preprocess.songs import Song
 from pipelines.preprocess.splits import SplitCandidate, SplitsConfig, assign_splits
 from pipelines.schema import MIXTURE
 
@@ -77,6 +77,7 @@ def collect_sources(
     for song in songs:
         scan = scans[song.song_id]
         found.rejects += scan["rejects"]
+        found.remarks += scan.get("remarks", [])  # absent in scans of an earlier version
         rows = _rows(song, scan, config)
         found.rows += rows
         found.segments |= {row["source_id"]: row.pop("windows") for row in rows}
@@ -92,11 +93,21 @@ def collect_sources(
         (songs[i].song_id, songs[j].song_id) for i, j in fingerprints.find_same_recordings(fingerprint_arrays)
     ]
     found.remarks += [f"{first} and {second} are one recording" for first, second in same]
+    same += _same_places(songs)
     assignment = assign_splits(candidates, same, wanted, splits)
     found.remarks += assignment.remarks
     for row in found.rows:
         row |= {"split": assignment.split[row["song_id"]], "group_id": assignment.group[row["song_id"]]}
     return found
+
+
+def _same_places(songs: Sequence[Song]) -> list[tuple[str, str]]:
+    """Return pairs of songs that are parts of one recording by their place, such as a mix and its stems."""
+    first: dict[str, str] = {}
+    pairs = [
+        (first.setdefault(song.recording, song.song_id), song.song_id) for song in songs if song.recording
+    ]
+    return [(leader, other) for leader, other in pairs if leader != other]
 
 
 def _rows(song: Song, scan: Mapping[str, Any], config: SourcesConfig) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Guess from names whether files of a folder are stems, and of which class, or songs."""
+"""Guess from names whether files of a folder are stems, and of which class, sums of stems, or songs."""
 
 import re
 import unicodedata
@@ -16,12 +16,18 @@ _WORDS = {  # common words in file names; the names of the classes count too
     "other_plucked": "plucked harp banjo mandolin ukulele",
     "percussion": "percussion perc shaker tambourine conga congas bongo bongos",
     "piano": "piano",
-    "vocals": "vocals vocal vox voice voices choir leadvox bgvox",
+    "vocals": "vocals vocal acapella acappella vox voice voices choir leadvox bgvox",
     "wind": "wind winds brass flute sax saxophone trumpet trombone horn horns clarinet oboe",
     MIXTURE: "mixture mix master",
 }
 _OTHER_WORDS = 2
 _STEM_OF_WORD = {word: stem for stem, words in _WORDS.items() for word in words.split()}
+SUM = "sum"  # not a class: by its name, the file is the song without a stem, a sum of others
+_NEGATIONS = frozenset(["no", "minus", "without", "sans", "ohne"])
+_SUM_WORDS = frozenset(
+    {"instrumental", "instrumentals", "karaoke", "accompaniment", "minusone", "drumless", "bassless"}
+)
+_WEAK_SUM_WORDS = frozenset({"backing"})  # a backing track is a sum, backing vocals are vocals
 
 
 def nfc(text: str) -> str:
@@ -37,21 +43,58 @@ def guess_stem(name: str, ignored: frozenset[str] = frozenset()) -> str | None:
         ignored: Words that all names in the folder have.
 
     Returns:
-        None when no word names a class, or there are more than two other words:
-        "Tom Petty - Free Fallin'" is not a stem.
+        SUM for names such as "no_vocals", "Karaoke" and "backing track"; None when no word names a class, or
+        there are more than two other words: "Tom Petty - Free Fallin'" is not a stem.
     """
     prefix = nfc(name).lower().replace("-", "_").replace(" ", "_").partition("__")[0]
     if prefix in STEMS or prefix == MIXTURE:
         return prefix
     words = [word for word in _words(name) if word not in ignored]
-    classes = [_STEM_OF_WORD[word] for word in words if word in _STEM_OF_WORD]
-    return classes[0] if classes and len(words) - len(classes) <= _OTHER_WORDS else None
+    classes = [stem for word in words if (stem := _class_of(word)) is not None]
+    if not classes or len(words) - len(classes) > _OTHER_WORDS:
+        return None
+    if not any(stem == SUM for stem in classes):
+        return classes[0]
+    first = next((stem for stem in classes if stem not in (SUM, MIXTURE)), SUM)
+    strong = [word for word in words if _class_of(word) == SUM and word not in _WEAK_SUM_WORDS]
+    return SUM if strong and next(s for s in classes if s != MIXTURE) == SUM else first
+
+
+def _class_of(word: str) -> str | None:
+    if word.startswith("no ") or word in _SUM_WORDS or word in _WEAK_SUM_WORDS:
+        return SUM
+    return _STEM_OF_WORD.get(word)
 
 
 def _words(name: str) -> list[str]:
-    """Split a name into words, without numbers."""
-    parts = re.split(r"[^a-z0-9]+", nfc(name).lower())
-    return [word for part in parts if (word := part if part in _STEM_OF_WORD else part.rstrip("0123456789"))]
+    """Split a name into words, without numbers; a negation and its class are one word, "no vocals"."""
+    words: list[str] = []
+    before = ""
+    for part in re.split(r"[^a-z0-9]+", nfc(name).lower()):
+        word = part if part in _STEM_OF_WORD else part.rstrip("0123456789")
+        negated = before in _NEGATIONS and (word in _STEM_OF_WORD or (before, word) == ("minus", "one"))
+        if negated and not any(_STEM_OF_WORD.get(earlier, MIXTURE) != MIXTURE for earlier in words):
+            words[-1] = f"no {word}"
+        elif word:
+            words.append(word)
+        before = part
+    return words
+
+
+def is_plain(name: str) -> bool:
+    """Return whether a name consists of words that name a class or the mixture: "Bass 2", "final mix"."""
+    words = [word for word in _words(name) if word not in ("full", "final", "stereo")]
+    return bool(words) and all(word in _STEM_OF_WORD for word in words)
+
+
+def are_takes(names: Sequence[str]) -> bool:
+    """Return whether files of one class are parts of one song: named after different instruments."""
+    return all(map(is_plain, names)) and len({frozenset(_words(name)) for name in names}) > 1
+
+
+def differ_in_numbers(names: Sequence[str]) -> bool:
+    """Return whether names are the same but for numbers: S00, S01."""
+    return len({tuple(_words(name)) for name in names}) == 1
 
 
 def guess_stems(names: Sequence[str]) -> list[str | None] | None:
@@ -63,7 +106,9 @@ def guess_stems(names: Sequence[str]) -> list[str | None] | None:
     )
     stems = [guess_stem(name, shared) for name in names]
     found = {stem for stem in stems if stem is not None}
-    if sum(stem is not None for stem in stems) * 2 <= len(names) or found == {MIXTURE}:
+    num_sums = stems.count(SUM)
+    num_named = sum(stem is not None for stem in stems) - num_sums
+    if num_named * 2 <= len(names) - num_sums or found <= {MIXTURE, SUM}:
         return None
-    plain = all(word in _STEM_OF_WORD for name in names for word in _words(name))
+    plain = all(_class_of(word) is not None for name in names for word in _words(name))
     return stems if len(found) > 1 or plain or any("__" in name for name in names) else None

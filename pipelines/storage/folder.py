@@ -188,6 +188,25 @@ class Folder:
         if found.hexdigest() != sha256:
             raise StoreError(f"{join(self.location, name)} differs from what was uploaded")
 
+    def revision(self, name: str) -> str:
+        """Return what changes with a file's content: a store's ETag, on a disk the time of modification.
+
+        One request to an object store, of no content.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        if not self.is_local:
+            with self._translate_errors("look for", name):
+                metadata = self._target[0].open_input_file(self.path(name)).metadata() or {}
+            if etag := metadata.get(b"ETag") or metadata.get("ETag"):
+                return etag.decode() if isinstance(etag, bytes) else str(etag)
+        with self._translate_errors("look for", name):
+            info = self._target[0].get_file_info(self.path(name))
+        if info.type != pafs.FileType.File:
+            raise FileNotFoundError(join(self.location, name))
+        return f"mtime_ns {info.mtime_ns}"
+
     def delete(self, name: str) -> None:
         """Delete a file if it exists."""
         with suppress(FileNotFoundError), self._translate_errors("delete", name):

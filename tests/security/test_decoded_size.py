@@ -28,7 +28,7 @@ from apollo.checkpoints.checkpoint import load
 from apollo.audio.formats import SongsConfig
 from apollo.audio.songs import SongJob, restore_songs
 from pipelines.audio.codec import CodecError, decode
-from pipelines.preprocess.layouts import Song
+from pipelines.preprocess.songs import Song
 from pipelines.evaluation.pair_items import PairItems
 from pipelines.preprocess.scan import SongScanner
 from pipelines.registry.pyfunc_model import RequestError, RestorationModel

@@ -1,6 +1,8 @@
 """Shards: the same rows give the same bytes, and a commit tells every damage."""
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ from pipelines.dataset.shards import (
     ShardsConfig,
     commit_shard,
     encode_shard,
+    find_changed_shards,
     find_damaged_shards,
     read_commits,
     sha256_hex,
 )
+from pipelines.preprocess.verification import ShardVerifier
 from pipelines.storage.folder import Folder
 
 DEGRADATIONS = ("mp3_24000", "mp3_64000")
@@ -176,7 +180,37 @@ def test_commit_is_json_with_documented_names(tmp_path: Path) -> None:
         "rejected",
         "bitrates_bps",
         "cpu_seconds",
+        "revision",
     }
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "bit", "copied", "old commit"])
+def test_shards_that_may_have_changed_are_found_without_reading_them(
+    tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = Folder(str(tmp_path))
+    _published(output, 0, 1, 2)
+    commits = [*read_commits(output).values()]
+    path = tmp_path / "train/shard-00001.parquet"
+    content = path.read_bytes()
+    verifier = ShardVerifier(str(tmp_path))
+    rows = [{"split": commit.split, "shard": commit.shard, "sha256": commit.sha256} for commit in commits]
+    with monkeypatch.context() as patched:
+        patched.setattr(Folder, "read", None)
+        assert find_changed_shards(output, commits) == []
+    if damage == "missing":
+        path.unlink()
+    elif damage == "old commit":
+        commits[1] = replace(commits[1], revision="")
+    else:
+        flipped = content[:500] + bytes([content[500] ^ 1]) + content[501:]
+        path.write_bytes({"empty": b"", "bit": flipped, "copied": content}[damage])
+        os.utime(path, ns=(1, 1))  # clocks of file systems are coarse
+    with monkeypatch.context() as patched:
+        patched.setattr(Folder, "read", None)
+        assert find_changed_shards(output, commits) == [commits[1]]
+    whole = damage in ("copied", "old commit")
+    assert [verifier(row)["damaged"] for row in rows] == [False, not whole, False]
 
 
 @pytest.mark.parametrize("wrong", [{"rows": 0}, {"row_group_rows": 0}, {"rows": -1}])

@@ -16,8 +16,8 @@ from pipelines.audio import transcoding
 from pipelines.audio.activity import find_segments, frame_power
 from pipelines.audio.fingerprints import FingerprintExtractor
 from pipelines.preprocess.discovery import find_songs
-from pipelines.preprocess.layouts import Song
 from pipelines.preprocess.scan import SongScanner, cache_names, find_uncached_songs, read_scans, scan_name
+from pipelines.preprocess.songs import Song
 from pipelines.runtime.versions import software_versions
 from pipelines.schema import MIXTURE
 from pipelines.storage.folder import Folder
@@ -40,11 +40,11 @@ def _scanner(folder: Path, cache_bytes: int = 10**9) -> SongScanner:
     )
 
 
-def _song(folder: Path, stems: dict[str, NDArray[np.float32]]) -> Song:
-    """A song of loose float WAV stems."""
+def _song(folder: Path, stems: dict[str, NDArray[np.float32]], subtype: str = "FLOAT") -> Song:
+    """A song of loose WAV stems."""
     (folder / "data/song").mkdir(parents=True, exist_ok=True)
     for name, samples in stems.items():
-        soundfile.write(folder / f"data/song/{name}.wav", samples, RATE, subtype="FLOAT")
+        soundfile.write(folder / f"data/song/{name}.wav", samples, RATE, subtype=subtype)
     return _found(folder)
 
 
@@ -85,6 +85,53 @@ def test_stems_and_their_sum_are_measured_as_if_read_whole(tmp_path: Path) -> No
     assert (sources["drums"]["frames"], sources["bass"]["frames"]) == (14 * RATE, int(10.5 * RATE))
     assert sources[MIXTURE]["files"] is None
     assert np.array_equal(np.frombuffer(base64.b64decode(scan["print"]), "<u4"), _words(total))
+
+
+@pytest.mark.parametrize("subtype", ["FLOAT", "PCM_16"])
+def test_file_that_is_the_sum_of_others_is_no_stem(tmp_path: Path, subtype: str) -> None:
+    """Whatever it is called: a mix among the stems, the song without its vocals, a bus beside its parts."""
+    parts = {name: _playing(7, seed) for seed, name in enumerate(("vocals", "bass", "kick", "snare"))}
+    stems = {
+        **parts,
+        "drums bus": parts["kick"] + parts["snare"],
+        "rest": parts["kick"] + parts["snare"] + parts["bass"],
+        "guitar": sum(parts.values(), np.zeros_like(parts["bass"])),
+    }
+    song = _song(tmp_path, stems, subtype)
+    scan = _scanner(tmp_path).scan(song)
+    sources = _by_stem(scan)
+    assert {
+        stem: [Path(file["path"]).stem for file in source["files"] or []] for stem, source in sources.items()
+    } == {
+        "vocals": ["vocals"],
+        "bass": ["bass"],
+        "drums": ["kick", "snare"],
+        MIXTURE: [],
+    }
+    assert scan["rejects"] == []
+    assert scan["remarks"] == [
+        "data/song: drums bus.wav is left out: it is the sum of kick.wav, snare.wav",
+        "data/song: rest.wav is left out: it is the sum of bass.wav, kick.wav, snare.wav",
+        "data/song: guitar.wav is left out: it is the sum of bass.wav, kick.wav, snare.wav, vocals.wav",
+    ]
+    if subtype == "FLOAT":
+        assert sources[MIXTURE]["segments"] == _segments(stems["guitar"])
+
+
+def test_stems_that_are_no_sums_stay(tmp_path: Path) -> None:
+    """A copy, a louder sum, a sum with something of its own, and silence."""
+    bass, drums, voice = (_playing(7, seed) for seed in range(3))
+    stems = {
+        "bass": bass,
+        "drums": drums,
+        "bass 2": bass,
+        "guitar": 1.5 * (bass + drums),
+        "piano": bass + drums + 0.1 * voice,
+        "fx": np.zeros_like(bass),
+    }
+    scan = _scanner(tmp_path).scan(_song(tmp_path, stems))
+    assert scan["remarks"] == []
+    assert sum(len(source["files"] or []) for source in scan["sources"]) == len(stems)
 
 
 def test_mixture_file_takes_the_place_of_the_sum(tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 """Sources: what is no clean target is left out and says how to take it, and twins become one group."""
 
 import base64
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from pipelines import schema
-from pipelines.preprocess.layouts import Song
+from pipelines.preprocess.songs import Song
 from pipelines.preprocess.sources import SourcesConfig, SourceTables, collect_sources
 from pipelines.preprocess.splits import SplitsConfig
 from pipelines.schema import MIXTURE
@@ -180,6 +181,17 @@ def test_same_recording_in_two_data_sets_is_one_group_in_one_split_with_a_remark
     assert rows["set/a"]["group_id"] == rows["set/b"]["group_id"]
     assert "set/a and set/b are one recording" in found.remarks
     assert len({row["group_id"] for row in found.rows}) == 31
+
+
+def test_parts_of_one_recording_by_their_place_are_in_one_split() -> None:
+    parts = [replace(_song(f"part {number}"), recording="/data/Track1") for number in range(40)]
+    songs = (*parts, _song("alone", "train"))
+    found = _collect([(song, _scan(song, "drums", words=number)) for number, song in enumerate(songs)])
+    rows = {row["song_id"]: row for row in found.rows}
+    assert len({rows[song.song_id]["split"] for song in parts}) == 1
+    assert len({rows[song.song_id]["group_id"] for song in parts}) == 1
+    assert rows["set/alone"]["group_id"] != rows["set/part 0"]["group_id"]
+    assert not any("one recording" in remark for remark in found.remarks)  # a remark each would hide others
 
 
 def test_unusable_song_does_not_fill_a_split() -> None:

@@ -6,6 +6,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,13 @@ import pytest
 from apollo.audio.ffmpeg import find_ffmpeg
 from pipelines.audio.reading import SourceReader, probe
 from pipelines.audio.transcoding import transcode
-from pipelines.dataset.shards import ShardCommit, commit_shard, find_damaged_shards, read_commits
+from pipelines.dataset.shards import (
+    ShardCommit,
+    commit_shard,
+    find_changed_shards,
+    find_damaged_shards,
+    read_commits,
+)
 from pipelines.errors import UsageError, root_cause
 from pipelines.preprocess.discovery import find_songs
 from pipelines.runtime.run import absolute_location
@@ -266,3 +273,21 @@ def test_song_at_another_rate_is_brought_to_the_same_cache(
         cached[path] = made, cache.read("x.flac")
     assert fault.struck == 2
     assert len({*cached.values()}) == 1
+
+
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["one part", "two parts"])
+def test_shard_that_was_replaced_is_found_by_its_etag_without_a_download(
+    folder: Folder, bucket: Bucket, content: bytes
+) -> None:
+    for number in range(2):
+        commit_shard(folder, content, replace(_commit(content), shard=number))
+    commits = [*read_commits(folder).values()]
+    assert all(commit.revision.startswith('"') for commit in commits)
+    bucket.proxy.requests.clear()
+    assert find_changed_shards(folder, commits) == []
+    assert {request.split()[0] for _, request in bucket.proxy.requests} == {"HEAD"}
+    folder.write("train/shard-00001.parquet", content[:-1] + b"?")
+    assert find_damaged_shards(folder, commits, content=False) == []
+    assert find_changed_shards(folder, commits) == [commits[1]]
+    folder.delete("train/shard-00000.parquet")
+    assert find_changed_shards(folder, commits) == commits

@@ -1,0 +1,308 @@
+"""Layouts: parts of one recording stay together, sums are no stems, folders named after splits keep them."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.errors import UsageError
+from pipelines.preprocess.discovery import find_songs
+from pipelines.preprocess.songs import DiscoveryResult, Song
+from pipelines.preprocess.stem_names import SUM, guess_stem
+from pipelines.schema import MIXTURE
+
+STEMS = ("vocals", "bass", "drums", "other")
+
+
+def _touch(root: Path, *names: str, content: bytes = b"x") -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+
+
+def _find(*roots: Path) -> DiscoveryResult:
+    return find_songs([str(root) for root in roots])
+
+
+def _by_id(*roots: Path) -> dict[str, Song]:
+    return {song.song_id: song for song in _find(*roots).songs}
+
+
+def _names(song: Song) -> dict[str, list[str]]:
+    return {stem: [Path(file.name).name for file in files] for stem, files in song.sources.items()}
+
+
+# MUSDB18 in other forms
+
+
+@pytest.mark.parametrize("extension", ["flac", "WAV", "FLAC", "aiff", "m4a"])
+@pytest.mark.parametrize("train, test", [("train", "test"), ("Train", "Test")])
+def test_musdb_is_recognised_by_names_whatever_the_format(
+    tmp_path: Path, extension: str, train: str, test: str
+) -> None:
+    for folder in (f"{train}/A - One", f"{test}/B - Two", f"{train}/Meaxic - Take A Step"):
+        _touch(tmp_path, *[f"{folder}/{stem}.{extension}" for stem in (*STEMS, MIXTURE)])
+    songs = _by_id(tmp_path)
+    assert {name: song.split for name, song in songs.items()} == {
+        "musdb18hq/A - One": "train",
+        "musdb18hq/B - Two": "test",
+        "musdb18hq/Meaxic - Take A Step": "valid",
+    }
+    assert all(set(song.sources) == {*STEMS, MIXTURE} for song in songs.values())
+
+
+def test_musdb_stem_in_two_formats_is_read_once_uncompressed_first(tmp_path: Path) -> None:
+    _touch(tmp_path, *[f"test/A - One/{stem}.{e}" for stem in STEMS for e in ("flac", "mp3", "wav")])
+    _touch(tmp_path, *[f"test/A - Two/{stem}.{e}" for stem in STEMS for e in ("flac", "aac")])
+    songs = _by_id(tmp_path)
+    assert _names(songs["musdb18hq/A - One"]) == {stem: [f"{stem}.wav"] for stem in STEMS}
+    assert _names(songs["musdb18hq/A - Two"]) == {stem: [f"{stem}.flac"] for stem in STEMS}
+
+
+def test_other_audio_in_a_musdb_song_is_part_of_its_recording(tmp_path: Path) -> None:
+    _touch(tmp_path, *[f"test/A - One/{stem}.wav" for stem in STEMS], "test/A - One/raw/take.wav")
+    assert len({song.recording for song in _find(tmp_path).songs} - {""}) == 1
+
+
+def test_stem_files_of_musdb18_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    _touch(tmp_path, "train/A - One.stem.mp4", "test/B - Two.stem.mp4")
+    with pytest.raises(UsageError, match="Use MUSDB18-HQ"):
+        _find(tmp_path)
+    _touch(tmp_path, "songs/C - Three.flac")
+    discovered = _find(tmp_path)
+    assert [song.title for song in discovered.songs] == ["Three"]
+    assert [name for name, *_ in discovered.rejects] == ["test/B - Two.stem.mp4", "train/A - One.stem.mp4"]
+
+
+# folders named after splits
+
+
+@pytest.mark.parametrize("names", [("train", "validation", "test"), ("Training", "val", "Testing")])
+def test_songs_in_folders_named_after_splits_keep_them_with_a_remark(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    for number, name in enumerate(names):
+        _touch(tmp_path, f"set/{name}/deep/Song {number}.flac", f"set/{name}/S{number}/guitar.wav")
+        _touch(tmp_path, f"set/{name}/S{number}/piano.wav")
+    discovered = _find(tmp_path)
+    splits = {song.title: song.split for song in discovered.songs}
+    for number, split in enumerate(("train", "valid", "test")):
+        assert (splits[f"Song {number}"], splits[f"S{number}"]) == (split, split)
+    assert discovered.remarks == [
+        f"{tmp_path}/set: 6 songs below folders named after splits keep these splits"
+    ]
+
+
+def test_roots_named_after_splits_keep_them(tmp_path: Path) -> None:
+    _touch(tmp_path, "train/One.flac", "test/Two.flac")
+    songs = _find(tmp_path / "train", tmp_path / "test").songs
+    assert {song.title: song.split for song in songs} == {"One": "train", "Two": "test"}
+
+
+def test_a_single_folder_named_after_a_split_is_a_folder_like_others(tmp_path: Path) -> None:
+    _touch(tmp_path, "train/One.flac", "other/test/Two.flac")
+    discovered = _find(tmp_path)
+    assert {song.split for song in discovered.songs} == {None}
+    assert discovered.remarks == [
+        f"{tmp_path}/other/test: its songs may be in any split: no folder of another split is beside it"
+    ]
+
+
+# a folder for each stem
+
+
+def test_many_files_in_a_stems_folder_below_the_root_are_songs_of_that_class(tmp_path: Path) -> None:
+    files = [f"{stem}/{stem}_{number}.wav" for stem in STEMS for number in range(1, 5)]
+    _touch(tmp_path / "set", *files)
+    discovered = _find(tmp_path / "set")
+    assert [(song.song_id, _names(song)) for song in discovered.songs] == [
+        (f"set/{file[:-4]}", {file.partition("/")[0]: [file.rpartition("/")[2]]}) for file in sorted(files)
+    ]
+    assert not any(song.complete for song in discovered.songs)  # a stem is not the song
+    assert len({song.recording for song in discovered.songs}) == 16
+    assert discovered.remarks == [
+        f"{tmp_path}/set: each file of its folders bass, drums, other, vocals is a song of its own"
+    ]
+
+
+def test_folders_for_stems_below_train_and_test_are_collections_too(tmp_path: Path) -> None:
+    _touch(
+        tmp_path, *[f"{split}/{stem}/{n}.wav" for split in ("train", "test") for stem in STEMS for n in "12"]
+    )
+    songs = _find(tmp_path).songs
+    assert len(songs) == 16
+    assert {song.split for song in songs} == {"train", "test"}
+
+
+def test_files_of_one_name_in_a_collection_are_one_recording(tmp_path: Path) -> None:
+    _touch(tmp_path, *[f"{stem}/{name}.wav" for stem in ("vocals", "instrumental") for name in ("A", "B")])
+    recordings = {(song.title, song.recording) for song in _find(tmp_path).songs}
+    assert sorted(title for title, _ in recordings) == ["A", "B"]
+
+
+def test_a_root_that_is_one_song_keeps_its_takes_together(tmp_path: Path) -> None:
+    _touch(tmp_path, "drums/kick.wav", "drums/snare.wav", "vocals/vocals.wav", "bass/bass.wav")
+    (song,) = _find(tmp_path).songs
+    assert _names(song)["drums"] == ["kick.wav", "snare.wav"]
+
+
+# names of sums
+
+
+@pytest.mark.parametrize(
+    "name, stem",
+    [
+        ("no_vocals", SUM),
+        ("minus-drums", SUM),
+        ("without bass", SUM),
+        ("Mix minus vocals", SUM),
+        ("minus one", SUM),
+        ("Instrumental", SUM),
+        ("instrumental mix", SUM),
+        ("Instrumental (with backing vocals)", SUM),
+        ("karaoke", SUM),
+        ("accompaniment", SUM),
+        ("Backing Track", SUM),
+        ("backing vocals", "vocals"),
+        ("vocals no fx", "vocals"),
+        ("No. 5 Bass", "bass"),
+        ("acapella", "vocals"),
+        ("no", None),
+    ],
+)
+def test_names_that_negate_or_sum_are_understood(name: str, stem: str | None) -> None:
+    assert guess_stem(name) == stem
+
+
+@pytest.mark.parametrize("rest", ["no_vocals", "accompaniment", "1_One_(Instrumental)", "karaoke mix"])
+def test_a_file_named_as_a_sum_is_left_out_with_a_remark(tmp_path: Path, rest: str) -> None:
+    _touch(tmp_path, *[f"A - One/{name}.wav" for name in (*STEMS, rest)])
+    discovered = _find(tmp_path)
+    (song,) = discovered.songs
+    assert _names(song) == {stem: [f"{stem}.wav"] for stem in STEMS}
+    assert song.complete
+    assert discovered.ignored_files == 1
+    assert discovered.remarks == [
+        f"1 files are left out as sums of stems by their names: {tmp_path}/A - One/{rest}.wav …"
+    ]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("vocals", "no_vocals"), ("1_One_(Vocals)", "1_One_(Instrumental)"), ("vocals", "accompaniment")],
+)
+def test_a_stem_beside_the_rest_is_a_song_without_a_mixture(tmp_path: Path, names: tuple[str, str]) -> None:
+    _touch(tmp_path, *[f"A - One/{name}.wav" for name in names])
+    (song,) = _find(tmp_path).songs
+    assert (_names(song), song.complete) == ({"vocals": [f"{names[0]}.wav"]}, False)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("One", "One (Instrumental)", "Two", "Two (Instrumental)"),
+        ("One (Instrumental)", "Two (Instrumental)"),
+        ("No One", "No Vocals Needed Tonight At All", "Three"),
+    ],
+)
+def test_instrumental_songs_are_songs(tmp_path: Path, names: tuple[str, ...]) -> None:
+    _touch(tmp_path, *[f"album/{name}.flac" for name in names])
+    assert [set(song.sources) for song in _find(tmp_path).songs] == [{MIXTURE}] * len(names)
+
+
+# parts of one recording
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("mix.flac", "stems/S00.flac", "stems/S01.flac"),
+        ("mix.flac", "S00.flac", "S01.flac", "S02.flac"),
+        ("Final Mix.wav", "raw/01.wav", "raw/deep/02.wav"),
+        ("vocals.wav", "take 1.wav", "take 2.wav"),
+        ("vocals.wav", "drums.wav", "raw/01.wav", "raw/02.wav"),
+        ("vocals.wav", "drums.wav", "raw/mix.wav", "raw/02.wav"),
+        ("drums/kick.wav", "drums/a.wav", "vocals/b.wav", "Lead Gtr/c.wav"),
+    ],
+)
+def test_files_below_one_songs_folder_are_one_recording(tmp_path: Path, files: tuple[str, ...]) -> None:
+    for name in ("One", "Two"):
+        _touch(tmp_path, *[f"set/{name}/{file}" for file in files])
+    songs = _find(tmp_path).songs
+    assert {song.recording for song in songs} == {f"{tmp_path}/set/One", f"{tmp_path}/set/Two"}
+
+
+def test_a_root_with_a_mix_and_numbered_stems_is_one_recording(tmp_path: Path) -> None:
+    _touch(tmp_path, "mix.flac", "S00.flac", "S01.flac")
+    assert {song.recording for song in _find(tmp_path).songs} == {f"{tmp_path}/"}
+
+
+def test_albums_and_a_mix_in_the_root_are_songs_of_their_own(tmp_path: Path) -> None:
+    _touch(tmp_path, "mix.mp3", "One.flac", "Two.flac", "album/Three.flac", "album/bonus/Four.flac")
+    songs = _find(tmp_path).songs
+    assert len(songs) == 5
+    assert {song.recording for song in songs} == {""}
+
+
+# Slakh2100
+
+METADATA = b"""
+UUID: 1a81
+audio_dir: stems
+stems:
+  S00: {audio_rendered: true, inst_class: Guitar, is_drum: false, program_num: 30}
+  S01: {audio_rendered: true, inst_class: Drums, is_drum: true, program_num: 128}
+  S02: {audio_rendered: true, inst_class: Synth Pad, is_drum: false, program_num: 90}
+  S03: {audio_rendered: false, inst_class: Piano, is_drum: false, program_num: 0}
+  S04: {audio_rendered: true, inst_class: Guitar, is_drum: false, program_num: 25}
+"""
+
+
+def _slakh(root: Path, metadata: bytes = METADATA) -> None:
+    _touch(root, "metadata.yaml", content=metadata)
+    _touch(root, "mix.flac", "all_src.mid", *[f"stems/S0{n}.flac" for n in (0, 1, 2, 4)])
+
+
+def test_slakh_has_the_classes_of_its_metadata_and_its_splits(tmp_path: Path) -> None:
+    for split in ("train", "validation", "test", "omitted"):
+        _slakh(tmp_path / split / f"Track {split}")
+    songs = _by_id(tmp_path)
+    assert {name: song.split for name, song in songs.items()} == {
+        "slakh2100/Track train": "train",
+        "slakh2100/Track validation": "valid",
+        "slakh2100/Track test": "test",
+        "slakh2100/Track omitted": None,
+    }
+    assert _names(songs["slakh2100/Track train"]) == {
+        "guitar": ["S00.flac", "S04.flac"],
+        "drums": ["S01.flac"],
+        "other_keys": ["S02.flac"],
+        MIXTURE: ["mix.flac"],
+    }
+
+
+def test_slakh_song_without_a_rendered_stem_is_not_complete(tmp_path: Path) -> None:
+    _slakh(tmp_path / "Track1")
+    (tmp_path / "Track1/stems/S01.flac").unlink()
+    discovered = _find(tmp_path)
+    (song,) = discovered.songs
+    assert (set(song.sources), song.complete) == ({"guitar", "other_keys", MIXTURE}, False)
+    assert discovered.rejects == [
+        ("slakh2100/Track1/S01", "metadata.yaml names a stem that is missing", "listing")
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"stems: 5", b"stems: {S00: x}", b"\xff"])
+def test_slakh_song_with_broken_metadata_is_rejected(tmp_path: Path, content: bytes) -> None:
+    _slakh(tmp_path / "Track1")
+    _slakh(tmp_path / "Track2", content)
+    discovered = _find(tmp_path)
+    assert [song.song_id for song in discovered.songs] == ["slakh2100/Track1"]
+    ((name, reason, kind),) = discovered.rejects
+    assert (name, kind) == ("slakh2100/Track2", "listing")
+    assert reason.startswith("metadata.yaml cannot be read: ")
+
+
+def test_other_metadata_is_ignored_and_counted(tmp_path: Path) -> None:
+    _touch(tmp_path, "album/metadata.yaml", "album/One.flac")
+    discovered = _find(tmp_path)
+    assert ([song.title for song in discovered.songs], discovered.ignored_files) == (["One"], 1)
