@@ -27,7 +27,7 @@ test: $(READY)
 # The long fault runs too.
 test-faults: $(READY)
 	$(BIN)/python -m pytest tests/faults tests/pipelines/audio/test_codec.py tests/pipelines/runtime/test_observed_runs.py tests/pipelines/cluster/test_placement_run.py \
-		tests/pipelines/audio/test_visqol.py --timeout 900
+		tests/pipelines/audio/test_visqol.py tests/pipelines/preprocess/test_job.py --timeout 900
 
 # An hour of files with mutated headers and tags; a failure names its seed.
 fuzz: $(READY)
