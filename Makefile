@@ -22,7 +22,7 @@ demo: $(READY)
 # Two to four processes by the cores, each with a Ray of its own. A file stays in one process, which keeps what its tests
 # share; files with Ray come first, so that the short ones fill the end.
 test: $(READY)
-	$(BIN)/python -m pytest -m "not faults" --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not faults" --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 30
 
 # The long fault runs too.
 test-faults: $(READY)
