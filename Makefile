@@ -22,12 +22,12 @@ demo: $(READY)
 # Two to four processes by the cores, each with a Ray of its own. A file stays in one process, which keeps what its tests
 # share; files with Ray come first, so that the short ones fill the end.
 test: $(READY)
-	$(BIN)/python -m pytest -m "not faults" --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not faults" --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 30
 
 # The long fault runs too.
 test-faults: $(READY)
 	$(BIN)/python -m pytest tests/faults tests/pipelines/audio/test_codec.py tests/pipelines/runtime/test_observed_runs.py tests/pipelines/cluster/test_placement_run.py \
-		tests/pipelines/audio/test_visqol.py --timeout 900
+		tests/pipelines/audio/test_visqol.py tests/pipelines/preprocess/test_job.py --timeout 900
 
 # An hour of files with mutated headers and tags; a failure names its seed.
 fuzz: $(READY)

@@ -31,7 +31,7 @@ from benchmarks.gpu_parts import TRAINING
 from benchmarks.live_mp3 import SAMPLE_RATE, SONGS, resample
 from pipelines.audio.bandwidth import BandwidthMeter
 from pipelines.preprocess.discovery import find_songs
-from pipelines.preprocess.layouts import Song
+from pipelines.preprocess.songs import Song
 from pipelines.schema import CHANNELS, MIXTURE
 
 _CONFIG = Path(__file__).parents[1] / "jobs/configs/compact.yaml"

@@ -14,6 +14,7 @@ from tests.support.in_process_actors import replace_actors
 os.environ.update(s3_server.SETTINGS)  # before Ray starts: its workers have them, and no test has real ones
 # Ray gives its workers niceness 15: beside another process of tests they would hardly be run.
 os.environ.setdefault("RAY_worker_niceness", "0")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # by default 2 s: how late an end is seen
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # there are as many processes of tests as cores
 
 

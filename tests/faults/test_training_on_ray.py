@@ -12,13 +12,14 @@ from tests.support.processes import descendants
 from tests.support.training_jobs import LAST, history, log, logged, result, start, steps, wait_for
 
 pytestmark = pytest.mark.timeout(900)
+PIECES = ("--loader.piece_seconds", "1.5")  # half of a row: a step takes half the time
 
 
 @pytest.fixture(scope="module")
 def trained(ray_address: str, undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The reference that every disturbed run must equal."""
     output = tmp_path_factory.mktemp("trained") / "run"
-    assert start(ray_address, undisturbed, output).wait(300) == 0, log(output)
+    assert start(ray_address, undisturbed, output, *PIECES).wait(300) == 0, log(output)
     assert result(output)["step"] == LAST
     return output
 
@@ -37,7 +38,7 @@ def test_17_18_19_kills_stops_and_damage_change_nothing(
     """One run: a worker killed, the driver stopped, the driver killed, its newest checkpoint emptied."""
     output, draw = tmp_path / "run", random.Random(7)
 
-    driver = start(ray_address, undisturbed, output)
+    driver = start(ray_address, undisturbed, output, *PIECES)
     first = draw.randrange(2, 5)
     wait_for(lambda: steps(output) >= first, output)
     draw.choice(descendants("RayTrainWorker")).kill()
@@ -50,7 +51,7 @@ def test_17_18_19_kills_stops_and_damage_change_nothing(
     assert (output / f"checkpoints/step-{stopped['step']:08d}/MANIFEST.json").exists()
 
     before = steps(output)
-    driver = start(ray_address, undisturbed, output)
+    driver = start(ray_address, undisturbed, output, *PIECES)
     wait_for(lambda: steps(output) >= before + 3, output)
     driver.kill()
     driver.wait(30)
@@ -62,7 +63,7 @@ def test_17_18_19_kills_stops_and_damage_change_nothing(
         folder.mkdir(exist_ok=True)
         (folder / "checkpoint_manager_snapshot.json").write_text('{"checkpoint')
 
-    assert start(ray_address, undisturbed, output).wait(300) == 0, log(output)
+    assert start(ray_address, undisturbed, output, *PIECES).wait(300) == 0, log(output)
     assert f"set aside as {newest.name}.damaged" in log(output)
     assert_same(output, trained)
 
@@ -71,9 +72,9 @@ def test_a_finished_run_starts_nothing_and_another_configuration_is_refused(
     ray_address: str, undisturbed: Path, trained: Path
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}
-    assert start(ray_address, undisturbed, trained).wait(60) == 0
+    assert start(ray_address, undisturbed, trained, *PIECES).wait(60) == 0
     assert "is finished already" in log(trained)
-    more = ("--gan.clip_norm", "7")
+    more = (*PIECES, "--gan.clip_norm", "7")
     assert start(ray_address, undisturbed, trained, *more).wait(60) == 2
     assert "gan.clip_norm was 5.0, is 7.0" in log(trained)
     after = {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}
@@ -146,6 +147,7 @@ def test_live_mixes_are_those_of_the_plan(ray_address: str, undisturbed: Path, t
     """The live source through the same job: new mixes in the second epoch, none twice."""
     output = tmp_path / "run"
     more = ["--source", "live", "--live_actors", "2", "--listening_examples", "0", "--fit.epoch_examples=8"]
+    more += PIECES
     assert start(ray_address, undisturbed, output, *more).wait(300) == 0, log(output)
     names = [name for step, found in sorted(together(output).items()) for name in found]
     assert len(names) == len(set(names)) == 16

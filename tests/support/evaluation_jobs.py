@@ -11,6 +11,7 @@ from apollo.model.config import GeneratorConfig
 from apollo.model.generator import Generator
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.tracking.run import TrackingConfig
+from tests.support.mlflow_runs import ready_output
 
 
 def write_model(folder: Path, seed: int = 0, scale: float = 1.0) -> Path:
@@ -38,7 +39,7 @@ def config(data: Path, output: Path, **changes: Any) -> EvaluateConfig:
         "scorers": 2,
         "bootstrap_resamples": 200,
         "listening_items": 1,
-        "tracking": TrackingConfig(uri=f"sqlite:///{output.parent}/mlflow.db"),
+        "tracking": TrackingConfig(uri=f"sqlite:///{ready_output(output.parent)}/mlflow.db"),
     }
     return EvaluateConfig(**settings | changes)
 

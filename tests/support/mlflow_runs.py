@@ -29,9 +29,10 @@ def _migrated() -> Path:
 
 
 def ready_output(output: Path) -> Path:
-    """Create an output whose database has its tables."""
+    """Create an output whose database has its tables, where there is none yet."""
     output.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(_migrated(), output / "mlflow.db")
+    if not (output / "mlflow.db").exists():
+        shutil.copyfile(_migrated(), output / "mlflow.db")
     return output
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.support.mlflow_runs import ready_output
+
 ROOT = Path(__file__).parents[2]
 LAST = 16
 
@@ -29,7 +31,7 @@ def training(shards: Path | str, output: Path, *more: str) -> list[str]:
 
 def start(address: str, shards: Path | str, output: Path, *more: str) -> "subprocess.Popen[bytes]":
     """Start the job as users do, on a cluster that is there."""
-    output.mkdir(parents=True, exist_ok=True)
+    ready_output(output)
     command = [sys.executable, "jobs/train.py", *training(shards, output, *more)]
     with (output.parent / f"{output.name}.log").open("ab") as log:
         return subprocess.Popen(

@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -26,6 +27,7 @@ from tests.support import datasets, evaluation_jobs, score_rows
 
 _NAN = re.compile(r"(?<![\w-])nan(?!\w)", re.IGNORECASE)
 _LONG = re.compile(r"[A-Za-z0-9+/=]{100,}")  # sound and pictures
+ITEMS = 4
 TABLES = ("table2", "figure2", "others", "differences", "counts")
 
 pytestmark = pytest.mark.timeout(900)
@@ -44,17 +46,20 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluated(ray_address: str, undisturbed: Path, shelf: Path) -> Path:
     """A finished evaluation of one model on the test split."""
     output = shelf / "evaluation"
-    config = evaluation_jobs.config(
-        undisturbed, output, models=(str(shelf / "noisy"),), rtf_runs=2, rtf_seconds=5.0, listening_items=3
-    )
-    outcome = evaluate(config)
+    outcome = evaluate(settings(undisturbed, output, shelf))
     assert outcome.code == Exit.DONE, outcome.message
     return output
 
 
+def settings(data: Path, output: Path, shelf: Path, **changes: Any) -> EvaluateConfig:
+    """Return the configuration of the finished evaluation."""
+    usual = {"models": (str(shelf / "noisy"),), "limit": ITEMS, "listening_items": 3}
+    return evaluation_jobs.config(data, output, **usual | {"rtf_runs": 2, "rtf_seconds": 5.0} | changes)
+
+
 def test_there_is_a_row_for_every_model_item_and_degradation(evaluated: Path, undisturbed: Path) -> None:
     rows = evaluation_jobs.rows(evaluated)
-    items = ShardItems(str(undisturbed), "test", (), None)
+    items = ShardItems(str(undisturbed), "test", (), ITEMS)
     keys = {(row["model"], row["item"], row["degradation"]) for row in rows}
     names = {item.name for item in items.items}
     assert keys == {
@@ -63,13 +68,13 @@ def test_there_is_a_row_for_every_model_item_and_degradation(evaluated: Path, un
         for name in names
         for rate in (24_000, 128_000)
     }
-    assert len(rows) == len(keys) == 48
+    assert len(rows) == len(keys) == 16
     assert {row["status"] for row in rows} == {SCORED}
     assert {row["bitrate_bps"] for row in rows} == {24_000, 128_000}
 
 
 def test_the_untouched_codec_scores_what_its_decoded_stream_does(evaluated: Path, undisturbed: Path) -> None:
-    items = ShardItems(str(undisturbed), "test", (), None)
+    items = ShardItems(str(undisturbed), "test", (), ITEMS)
     row = next(row for row in evaluation_jobs.rows(evaluated) if row["model"] == UNTOUCHED)
     number = [item.name for item in items.items].index(row["item"])
     (loaded,) = items.load([number], row["degradation"])
@@ -89,7 +94,7 @@ def test_report_is_complete_and_has_no_nan(evaluated: Path) -> None:
     assert not _NAN.search(page)
     assert "noisy" in page
     result = json.loads((evaluated / "result.json").read_text())
-    assert (result["status"], result["items"][SCORED]) == ("done", 48)
+    assert (result["status"], result["items"][SCORED]) == ("done", 16)
     assert result["verdicts"]
     rtf = json.loads((evaluated / "rtf" / "noisy.json").read_text())
     assert rtf["cpu"]["runs"] == 2
@@ -98,9 +103,7 @@ def test_report_is_complete_and_has_no_nan(evaluated: Path) -> None:
 
 def test_running_again_changes_nothing(evaluated: Path, undisturbed: Path, shelf: Path) -> None:
     before = evaluation_jobs.states(evaluated)
-    config = evaluation_jobs.config(
-        undisturbed, evaluated, models=(str(shelf / "noisy"),), rtf_runs=2, rtf_seconds=5.0, listening_items=3
-    )
+    config = settings(undisturbed, evaluated, shelf)
     variable = os.environ.get("MLFLOW_TRACKING_URI")
     outcome = evaluate(config)
     assert outcome.code == Exit.DONE
@@ -128,27 +131,27 @@ def test_mlflow_has_a_parent_and_a_child_a_trial_once(evaluated: Path) -> None:
         if (row["model"], row["degradation"]) == ("noisy", "mp3_24000")
     ]
     assert one.data.metrics["si_snr"] == pytest.approx(np.mean([row["si_snr"] for row in rows]))
-    assert one.data.metrics["items/scored"] == 12
+    assert one.data.metrics["items/scored"] == ITEMS
     files = {found.path for found in client.list_artifacts(parent)}
     assert {"report.html", "scores.parquet", "table2.md", "figure2.png"} <= files
 
 
 def test_a_model_can_be_added_and_what_is_damaged_is_scored_again(
-    evaluated: Path, undisturbed: Path, shelf: Path
+    evaluated: Path, in_process_actors: None, undisturbed: Path, shelf: Path
 ) -> None:
     before = evaluation_jobs.states(evaluated)
     victim = evaluated / "scores" / "noisy" / "mp3_24000.parquet"
     content = victim.read_bytes()
     victim.write_bytes(content[:-20])
     models = (str(shelf / "noisy"), str(shelf / "identity"))
-    outcome = evaluate(evaluation_jobs.config(undisturbed, evaluated, models=models, limit=None))
+    outcome = evaluate(settings(undisturbed, evaluated, shelf, models=models, rtf_runs=0))
     assert outcome.code == Exit.DONE, outcome.message
     assert victim.read_bytes() == content
     kept = [name for name in before if name.startswith("scores/untouched")]
     after = evaluation_jobs.states(evaluated)
     assert [after[name] for name in kept] == [before[name] for name in kept]
     rows = {(row["model"], row["item"], row["degradation"]): row for row in evaluation_jobs.rows(evaluated)}
-    assert len(rows) == 72
+    assert len(rows) == 24
     for (model, item, degradation), row in rows.items():
         if model == "identity":
             untouched = rows[UNTOUCHED, item, degradation]
@@ -159,18 +162,16 @@ def test_other_items_or_other_weights_of_a_name_are_refused(
     evaluated: Path, undisturbed: Path, shelf: Path
 ) -> None:
     before = evaluation_jobs.states(evaluated)
-    wrong = evaluate(evaluation_jobs.config(undisturbed, evaluated, split="valid"))
+    wrong = evaluate(settings(undisturbed, evaluated, shelf, split="valid"))
     assert wrong.code == Exit.USAGE
     assert "split was 'test', is 'valid'" in wrong.message
-    swapped = evaluate(
-        evaluation_jobs.config(undisturbed, evaluated, models=(f"noisy={shelf / 'identity'}",))
-    )
+    swapped = evaluate(settings(undisturbed, evaluated, shelf, models=(f"noisy={shelf / 'identity'}",)))
     assert swapped.code == Exit.USAGE
     assert "other weights named 'noisy'" in swapped.message
     assert evaluation_jobs.states(evaluated) == before
 
 
-def test_pairs_with_bad_ones_among_them(ray_address: str, tmp_path: Path) -> None:
+def test_pairs_with_bad_ones_among_them(in_process_actors: None, tmp_path: Path) -> None:
     data = tmp_path / "pairs"
     samples = datasets.music(1, seconds=1.2)
     noise = 0.01 * np.random.default_rng(0).standard_normal(samples.shape)
@@ -243,7 +244,7 @@ def test_the_old_name_of_listening_items_works_with_a_warning(
 
 
 def test_model_with_non_finite_output_is_reported(
-    ray_address: str, undisturbed: Path, tmp_path: Path
+    in_process_actors: None, undisturbed: Path, tmp_path: Path
 ) -> None:
     evaluation_jobs.write_model(tmp_path / "huge", scale=1e30)
     config = evaluation_jobs.config(

@@ -11,6 +11,7 @@ from ray.job_submission import JobSubmissionClient
 
 from tests.support import invariants, ray_heads
 from tests.support.datasets import arguments
+from tests.support.mlflow_runs import ready_output
 from tests.support.ray_heads import RAY, ROOT
 from tests.support.training_jobs import training, wait_for
 
@@ -28,15 +29,23 @@ def submit(environment: dict[str, str], *options: str, job: list[str]) -> "subpr
     return ray_heads.submit(environment, *options, script="jobs/preprocess.py", job=job)
 
 
-@pytest.mark.parametrize("options", [("--working-dir", "."), ()], ids=["working dir", "literal"])
 def test_a_submitted_job_makes_the_shards(
-    options: tuple[str, ...], cluster: dict[str, str], data: Path, undisturbed: Path, tmp_path: Path
+    cluster: dict[str, str], data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """The literal form runs in the cluster's own folder, so the job is named where the head was started."""
-    done = submit(cluster, *options, job=arguments(data, tmp_path / "shards"))
+    done = submit(cluster, "--working-dir", ".", job=arguments(data, tmp_path / "shards"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "joined a Ray cluster: 1 nodes, 2 CPUs" in done.stdout + done.stderr
     invariants.check(tmp_path / "shards", undisturbed)
+
+
+def test_a_job_without_a_working_directory_makes_shards(
+    cluster: dict[str, str], data: Path, tmp_path: Path
+) -> None:
+    """The literal form runs in the cluster's own folder, so the job is named where the head was started."""
+    few = ("--recipes.train", "2", "--recipes.valid", "0", "--recipes.test_per_category", "0")
+    done = submit(cluster, job=arguments(data, tmp_path / "shards", *few))
+    assert done.returncode == 0, done.stdout + done.stderr
+    invariants.check(tmp_path / "shards")
 
 
 def test_a_relative_output_is_refused_inside_a_job(cluster: dict[str, str], data: Path) -> None:
@@ -45,6 +54,7 @@ def test_a_relative_output_is_refused_inside_a_job(cluster: dict[str, str], data
     assert done.returncode == 1  # Ray says FAILED; the job itself ended with 2
 
 
+@pytest.mark.faults  # beside the stopped training below, and test_1 of tests/faults/test_kills.py
 def test_stopped_job_is_interrupted_and_can_be_continued(
     cluster: dict[str, str], data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -69,7 +79,7 @@ def test_stopped_job_is_interrupted_and_can_be_continued(
 def test_a_stopped_training_leaves_a_checkpoint_and_can_be_continued(
     cluster: dict[str, str], undisturbed: Path, tmp_path: Path
 ) -> None:
-    output = tmp_path / "run"
+    output = ready_output(tmp_path / "run")
     job = ["--", "python", "jobs/train.py", *training(undisturbed, output)]
     command = [RAY, "job", "submit", "--no-wait", "--submission-id", "training", "--working-dir", "."]
     subprocess.run([*command, *job], env=cluster, cwd=ROOT, check=True, capture_output=True, timeout=300)
@@ -97,8 +107,7 @@ def test_kubernetes_entrypoint_is_stopped_where_another_try_would_end_the_same_w
         command = [RAY, "job", "submit", "--no-wait", "--submission-id", f"exit-{code}", "--", "sh"]
         job = [str(ROOT / "kubernetes/job.sh"), "-c", f"import sys; sys.exit({code})"]
         subprocess.run([*command, *job], env=cluster, check=True, capture_output=True, timeout=300)
-    token = (Path(cluster["HOME"]) / ".ray/auth_token").read_text()
-    client = JobSubmissionClient(cluster["RAY_ADDRESS"], headers={"Authorization": f"Bearer {token}"})
+    client = JobSubmissionClient(cluster["RAY_ADDRESS"], headers=ray_heads.authorization(cluster))
     end = time.monotonic() + 60
     while {code: client.get_job_status(f"exit-{code}") for code in expected} != expected:
         assert time.monotonic() < end
