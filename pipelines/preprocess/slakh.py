@@ -41,8 +41,8 @@ def add_slakh_song(
     root: str, folder: str, split: str | None, folders: dict[str, list[Entry]], discovered: DiscoveryResult
 ) -> None:
     """Add the song of a folder with metadata.yaml and stems/; a reject if its metadata cannot be read."""
-    name = nfc(posixpath.basename(folder) or posixpath.basename(root.rstrip("/")))
-    song_id = f"{SLAKH}/{name}"
+    title = nfc(posixpath.basename(folder) or posixpath.basename(root.rstrip("/")))
+    song_id = f"{SLAKH}/{title}"
     listing, problem = _read_metadata(root, posixpath.join(folder, METADATA))
     if listing is None:
         discovered.reject_listing(song_id, f"cannot be read: {problem}", file=METADATA)
@@ -52,7 +52,8 @@ def add_slakh_song(
     complete = True
     for stem, facts in sorted(listing.items()):
         if stem in files:
-            instrument = str(facts.get("inst_class", "")).lower()
+            name = facts.get("inst_class")  # of any type: the text of nested aliases can be endless
+            instrument = name.lower() if isinstance(name, str) else ""
             sources[_STEM_OF_CLASS.get(instrument, "other")].append(full_entry(root, files[stem]))
         elif facts.get("audio_rendered", True):
             discovered.reject_listing(f"{song_id}/{stem}", "names a stem that is missing", file=METADATA)
@@ -66,7 +67,7 @@ def add_slakh_song(
     if sources:
         entries = {stem: tuple(found) for stem, found in sources.items()}
         discovered.songs.append(
-            Song(SLAKH, song_id, "", name, split, entries, complete, recording=full_name(root, folder))
+            Song(SLAKH, song_id, "", title, split, entries, complete, recording=full_name(root, folder))
         )
 
 

@@ -302,6 +302,13 @@ def test_slakh_song_with_broken_metadata_is_rejected(tmp_path: Path, content: by
     assert reason.startswith("metadata.yaml cannot be read: ")
 
 
+def test_slakh_class_of_nested_aliases_is_not_written_out(tmp_path: Path) -> None:
+    """Each level has the one before twice: as text it would have 2 to the 60 letters."""
+    levels = ["a0: &a0 [x, x]", *[f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 60)]]
+    _slakh(tmp_path / "Track1", "\n".join([*levels, "stems: {S00: {inst_class: *a59}}"]).encode())
+    assert _names(_find(tmp_path).songs[0]) == {"other": ["S00.flac"], MIXTURE: ["mix.flac"]}
+
+
 def test_other_metadata_is_ignored_and_counted(tmp_path: Path) -> None:
     _touch(tmp_path, "album/metadata.yaml", "album/One.flac")
     discovered = _find(tmp_path)
