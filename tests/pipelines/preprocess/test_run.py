@@ -129,4 +129,5 @@ def test_bad_arguments_end_with_2(data: Path, tmp_path: Path, more: list[str], e
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == expected, done.stderr
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "out").exists()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {".lock", "result.json"}
+    assert json.loads((tmp_path / "out/result.json").read_text())["status"] == "usage"
