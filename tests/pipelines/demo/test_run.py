@@ -100,14 +100,15 @@ def test_demo_restores_songs_and_runs_every_job_once(
     assert {Path(name).name for name in changed} <= {"result.json", "index.html", "mlflow.db", *pictures}
 
 
-def test_locked_or_misconfigured_demo_changes_nothing(data: Path, tmp_path: Path) -> None:
+def test_a_locked_demo_is_left_alone_and_a_misconfigured_one_has_its_result(data: Path, tmp_path: Path) -> None:
     config = DemoConfig(output=str(tmp_path / "demo"), data=(str(data),))
     with lock_output(Folder(config.output)):
         held = run_demo(config, settings(data))
     assert (held.code, "another run" in held.message) == (Exit.USAGE, True)
+    assert evaluation_jobs.states(tmp_path / "demo") == {}
     wrong = run_demo(config, settings(data) | {"evaluate": {"limit": 0}})
     assert (wrong.code, "limit is 0" in wrong.message) == (Exit.USAGE, True)
-    assert evaluation_jobs.states(tmp_path / "demo") == {}
+    assert set(evaluation_jobs.states(tmp_path / "demo")) == {"result.json"}
 
 
 def test_interrupted_demo_writes_its_status(
