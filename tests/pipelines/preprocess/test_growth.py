@@ -12,8 +12,8 @@ REQUESTS_PER_SHARD = {
     "resume": {"read": 2},  # its commit and its content
     "status": {"read": 1},
     "close": {"read": 1},
-    "train": {"read": 1},  # and, of shards that examples come from, a row group
-    "evaluate": {"read": 1, "open": 1, "range": 5},
+    "train": {},  # a manifest for all; and, of shards that examples come from, a row group
+    "evaluate": {"open": 1, "range": 5},
 }
 
 
