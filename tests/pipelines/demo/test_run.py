@@ -100,7 +100,7 @@ def test_demo_restores_songs_and_runs_every_job_once(
     assert {Path(name).name for name in changed} <= {"result.json", "index.html", "mlflow.db", *pictures}
 
 
-def test_a_locked_demo_is_left_alone_and_a_misconfigured_one_has_its_result(data: Path, tmp_path: Path) -> None:
+def test_a_locked_demo_is_left_alone_and_a_misconfigured_one_told(data: Path, tmp_path: Path) -> None:
     config = DemoConfig(output=str(tmp_path / "demo"), data=(str(data),))
     with lock_output(Folder(config.output)):
         held = run_demo(config, settings(data))
