@@ -26,7 +26,7 @@ _FOLDER = "pictures"
 
 TITLES = {
     "shards": "music to shards: source activity, random mixes, MP3 at six bitrates",
-    "run": "training: the generator against its discriminator",
+    "run": "training of the generator",
     "decision": "candidate, champion and MP3 on the validation split",
     "evaluation": "the model and the MP3 on the test split",
     "restored": "MP3s of songs that were never trained on, restored",
