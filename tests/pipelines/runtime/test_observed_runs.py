@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from apollo.audio.ffmpeg import find_ffmpeg
 from pipelines.runtime.outcome import Exit
-from tests.support import datasets, evaluation_jobs, restoration_jobs, training_jobs
+from tests.support import datasets, evaluation_jobs, mlflow_runs, restoration_jobs, training_jobs
 
 ROOT = Path(__file__).parents[3]
 Numbers = dict[tuple[str, str], float]
@@ -116,7 +116,7 @@ def numbers(ray_address: str, data: Path, undisturbed: Path, folder: Path) -> Nu
     prepare = datasets.arguments(songs, folder / "shards", "--codec.ffmpeg", str(ffmpeg))
     alone = ("--workers.count", "1", "--listening_examples", "0", "--registry.register", "false")
     short = ("--fit.max_steps", "4", "--fit.validation_examples", "1", "--gan.max_skipped_steps", "2")
-    train = training_jobs.training(shards, folder / "run", *alone, *short)
+    train = training_jobs.training(shards, mlflow_runs.ready_output(folder / "run"), *alone, *short)
     skip = ("--loader.corrupt", "skip", "--loader.max_corrupt_share", "0.9")
     restore = ["--data", str(album), "--output", str(folder / "restored"), "--checkpoint", str(weights)]
     jobs = [
