@@ -175,13 +175,13 @@ def nsim(estimated: Tensor, wanted: Tensor) -> Tensor:
     Returns:
         The same shape; 1 where they are equal.
     """
-    mean, mean_wanted = _smooth_3x3(estimated), _smooth_3x3(wanted)
     centre = wanted.mean((1, 2), keepdim=True)  # variances do not depend on it, but their rounding does
     estimated, wanted = estimated - centre, wanted - centre
-    products = [(estimated, estimated), (wanted, wanted), (estimated, wanted)]
-    variance, variance_wanted, covariance = (
-        _smooth_3x3(one * other) - _smooth_3x3(one) * _smooth_3x3(other) for one, other in products
-    )
+    mean, mean_wanted = _smooth_3x3(estimated), _smooth_3x3(wanted)
+    variance = _smooth_3x3(estimated.square()) - mean.square()
+    variance_wanted = _smooth_3x3(wanted.square()) - mean_wanted.square()
+    covariance = _smooth_3x3(estimated * wanted) - mean * mean_wanted
+    mean, mean_wanted = mean + centre, mean_wanted + centre
     intensity = (2 * mean * mean_wanted + NSIM_INTENSITY) / (
         mean.square() + mean_wanted.square() + NSIM_INTENSITY
     )
