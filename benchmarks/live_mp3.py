@@ -148,7 +148,13 @@ class Mp3Pieces(Dataset[Example]):
         degraded = _to_tensor(around[piece.start - first : piece.stop - first])
         if self._levels is not None:
             clean, degraded = set_levels(
-                clean, degraded, gain=GAIN, config=self._levels, seed=self._seed, index=index
+                clean,
+                degraded,
+                gain=GAIN,
+                config=self._levels,
+                seed=self._seed,
+                index=index,
+                sample_rate=SAMPLE_RATE,
             )
         return Example(clean, degraded, f"{song.name}/mp3_{kbps}000", song.bandwidth_hz)
 

@@ -6,6 +6,7 @@ because a model must work at any level. `paper` does what the public code of Apo
 Shape legend: samples [channels, samples], float32.
 """
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Literal
@@ -19,6 +20,8 @@ OLD_MODES = {"honest": "gain_compensated", "published": "paper"}  # still accept
 AUDIBLE_PEAK = 1e-3  # -60 dBFS: 16-bit audio that is quieter is mostly rounding noise
 _ORTHONORMAL = 0.5**0.5
 _MID = 2  # of left, right, mid, side
+_TILT_HZ = (1000.0, 16_000.0)  # a tilt's gain rises from 0 dB to its whole between these
+_TILT_PADDING = 2048  # samples: longer than the response of a tilt, which must not wrap around
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,9 @@ class LevelsConfig:
         polarity_share: Share of pairs with inverted polarity.
         swap_share: Share of stereo pairs with swapped channels.
         mid_side_share: Share of stereo pairs converted to mid and side.
+        tilt_db: Lowest and highest gain at 16 kHz of a filter that both sides of a pair get, drawn uniformly;
+            the gain rises from 0 dB at 1 kHz evenly per octave. For music that is duller than what will be
+            restored: from it alone a model learns highs that are too low.
     """
 
     mode: Literal["gain_compensated", "paper", "honest", "published"] = "gain_compensated"
@@ -42,6 +48,7 @@ class LevelsConfig:
     polarity_share: float = 0.5
     swap_share: float = 0.5
     mid_side_share: float = 0.0
+    tilt_db: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
         if self.mode in OLD_MODES:
@@ -58,6 +65,11 @@ class LevelsConfig:
                 f"levels.level_db is {list(self.level_db)}: give the lowest and the highest peak in dB, "
                 "rising, from -120 to 0; [0, 0] brings every pair to full scale"
             )
+        if not -60 <= self.tilt_db[0] <= self.tilt_db[1] <= 60:
+            raise ValueError(
+                f"levels.tilt_db is {list(self.tilt_db)}: give the lowest and the highest gain at 16 kHz in "
+                "dB, rising, from -60 to 60; [0, 0] leaves spectra as they are"
+            )
         for name in ("polarity_share", "swap_share", "mid_side_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"levels.{name} is {getattr(self, name)}: give a share from 0 to 1")
@@ -72,7 +84,14 @@ def find_peak(samples: Tensor) -> float:
 
 
 def set_levels(
-    clean: Tensor, degraded: Tensor, *, gain: float, config: LevelsConfig, seed: int, index: int
+    clean: Tensor,
+    degraded: Tensor,
+    *,
+    gain: float,
+    config: LevelsConfig,
+    seed: int,
+    index: int,
+    sample_rate: int,
 ) -> tuple[Tensor, Tensor]:
     """Set levels and augment a pair; a pure function of its arguments.
 
@@ -83,6 +102,7 @@ def set_levels(
         config: Levels and augmentation.
         seed: Seed of the run.
         index: Index of the example in the run.
+        sample_rate: Hz.
 
     Returns:
         Clean and degraded as new tensors, with the channels of the config; silence stays silent.
@@ -96,6 +116,10 @@ def set_levels(
         clean, degraded = clean.flip(0), degraded.flip(0)
     if len(clean) == 2 and _occurs(config.mid_side_share, "mid/side", seed, index):
         clean, degraded = to_mid_side(clean), to_mid_side(degraded)
+    if any(config.tilt_db):
+        low, high = config.tilt_db
+        tilt_db = low + (high - low) * rng.uniform(index, seed, "tilt")
+        clean, degraded = (_tilt(samples, tilt_db, sample_rate) for samples in (clean, degraded))
     low, high = config.level_db
     level_db = low + (high - low) * rng.uniform(index, seed, "level")
     scale = 10 ** (level_db / 20) * _inverse(max(find_peak(clean), find_peak(degraded) / gain))
@@ -108,6 +132,17 @@ def to_mid_side(samples: Tensor) -> Tensor:
     """Convert left and right [2, samples] to orthonormal mid and side, or back."""
     left, right = samples
     return torch.stack([left + right, left - right]) * _ORTHONORMAL
+
+
+def _tilt(samples: Tensor, tilt_db: float, sample_rate: int) -> Tensor:
+    """Filter with a gain that rises with log frequency to `tilt_db` at 16 kHz; zero phase."""
+    length = samples.shape[-1]
+    padded = -(-(length + _TILT_PADDING) // _TILT_PADDING) * _TILT_PADDING
+    low, high = _TILT_HZ
+    frequencies = torch.linspace(0.0, sample_rate / 2, padded // 2 + 1).clamp(low, high)
+    gains = 10 ** (tilt_db / 20 * (frequencies / low).log() / math.log(high / low))
+    filtered: Tensor = torch.fft.irfft(torch.fft.rfft(samples, padded) * gains, padded)
+    return filtered[..., :length]
 
 
 def _draw_channel(clean: Tensor, degraded: Tensor, seed: int, index: int) -> tuple[Tensor, Tensor]:

@@ -119,6 +119,7 @@ class ExampleFileSource:
             raise ValueError(f"epoch_examples is {epoch_examples}: it must be at least 1")
         self.config = config or LevelsConfig()
         stored = _load(path)
+        self._sample_rate: int = stored["sample_rate"]
         self._examples = _opened(path, stored)
         self._piece_samples = _find_piece_samples(piece_seconds, self._examples.samples, stored)
         self._seed, self._epoch_examples = seed, epoch_examples
@@ -149,7 +150,15 @@ class ExampleFileSource:
             index=index,
         )
         degraded, gain = examples.degraded(number, kind, piece), examples.gain(number, kind)
-        clean, degraded = set_levels(clean, degraded, gain=gain, config=self.config, seed=seed, index=index)
+        clean, degraded = set_levels(
+            clean,
+            degraded,
+            gain=gain,
+            config=self.config,
+            seed=seed,
+            index=index,
+            sample_rate=self._sample_rate,
+        )
         name, bandwidth_hz = self._examples.name(number, kind), self._examples.bandwidth_hz(number)
         return Example(clean, degraded, name, bandwidth_hz)
 

@@ -4,6 +4,7 @@ from apollo.training.augmentation import LevelsConfig, set_levels
 from apollo.training.data import Example
 from apollo.training.pieces import draw_piece
 from pipelines.dataset.shard_reader import EncodedRow, check_row, decode_clean, decode_degraded
+from pipelines.schema import SAMPLE_RATE
 
 
 def make_training_example(
@@ -30,5 +31,13 @@ def make_training_example(
         index=index,
     )
     degraded = decode_degraded(row, piece)
-    clean, degraded = set_levels(clean, degraded, gain=row.gain, config=levels, seed=seed, index=index)
+    clean, degraded = set_levels(
+        clean,
+        degraded,
+        gain=row.gain,
+        config=levels,
+        seed=seed,
+        index=index,
+        sample_rate=SAMPLE_RATE,
+    )
     return Example(clean, degraded, row.name, row.bandwidth_hz)

@@ -84,7 +84,12 @@ def _upgrade_fingerprint(stored: dict[str, Any]) -> dict[str, Any]:
     levels = loader.get("levels", {})
     mode = levels.get("mode")
     drawn = {"piece_seconds": 0.0, "below_source_bitrate": False, **loader}
-    drawn["levels"] = {"channels": "stereo", **levels, "mode": OLD_MODES.get(mode, mode)}
+    drawn["levels"] = {
+        "channels": "stereo",
+        "tilt_db": [0.0, 0.0],
+        **levels,
+        "mode": OLD_MODES.get(mode, mode),
+    }
     upgraded = {**stored, "loader": drawn}
     for name, config in (("generator", GeneratorConfig()), ("gan", GanConfig())):
         defaults = {key: value for key, value in asdict(config).items() if key not in _FREE.get(name, ())}

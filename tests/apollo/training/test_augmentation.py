@@ -1,5 +1,6 @@
 """Levels: one level for both, divided by the joint maximum, silence stays silence; draws are hashes."""
 
+import math
 import statistics
 from collections import Counter
 
@@ -11,13 +12,14 @@ from apollo import rng
 from apollo.training.augmentation import LevelsConfig, find_peak, set_levels, to_mid_side
 
 CLEAN = torch.tensor([[0.1, -0.4, 0.2], [0.0, 0.3, 0.1]])
+RATE = 44_100
 PLAIN = LevelsConfig(level_db=(0, 0), polarity_share=0, swap_share=0)
 
 
 def _set(
     config: LevelsConfig, clean: Tensor = CLEAN, gain: float = 0.5, index: int = 0
 ) -> tuple[Tensor, Tensor]:
-    return set_levels(clean, clean * gain, gain=gain, config=config, seed=3, index=index)
+    return set_levels(clean, clean * gain, gain=gain, config=config, seed=3, index=index, sample_rate=RATE)
 
 
 def test_gain_is_removed_and_the_joint_peak_is_full_scale() -> None:
@@ -28,7 +30,7 @@ def test_gain_is_removed_and_the_joint_peak_is_full_scale() -> None:
 
 def test_joint_peak_is_the_larger_one_after_the_gain() -> None:
     degraded = CLEAN * 1.5  # an overshoot: 0.6 once the gain of 0.5 is out it is 1.2
-    clean, brought = set_levels(CLEAN, degraded, gain=0.5, config=PLAIN, seed=0, index=0)
+    clean, brought = set_levels(CLEAN, degraded, gain=0.5, config=PLAIN, seed=0, index=0, sample_rate=RATE)
     torch.testing.assert_close(brought, degraded / 0.5 / 1.2)
     torch.testing.assert_close(clean, CLEAN / 1.2)
 
@@ -55,7 +57,9 @@ def test_old_mode_names_are_accepted_with_a_warning(old: str, new: str) -> None:
 
 
 def test_a_silent_clean_signal_takes_the_degraded_peak() -> None:
-    clean, degraded = set_levels(torch.zeros(2, 3), CLEAN, gain=1.0, config=PLAIN, seed=0, index=0)
+    clean, degraded = set_levels(
+        torch.zeros(2, 3), CLEAN, gain=1.0, config=PLAIN, seed=0, index=0, sample_rate=RATE
+    )
     assert not clean.any()
     assert find_peak(degraded) == pytest.approx(1)
 
@@ -85,6 +89,40 @@ def test_augmentation_changes_both_alike_in_its_share_of_pairs(share: str, chang
     config = LevelsConfig(**(plain | {share: 0.25}))
     changed = sum(torch.allclose(_set(config, index=k)[0], expected) for k in range(800))
     assert changed == pytest.approx(200, abs=49)  # four standard deviations
+
+
+def _gain_db(signal: Tensor, filtered: Tensor, hz: float) -> float:
+    """Return the gain of a filter on a sinusoid, away from the ends."""
+    inside = slice(8820, -8820)
+    carrier = torch.exp(-2j * torch.pi * hz / RATE * torch.arange(signal.shape[-1]))
+    ratio = (filtered * carrier)[0, inside].sum() / (signal * carrier)[0, inside].sum()
+    return 20 * math.log10(ratio.abs().item())
+
+
+def test_tilt_rises_evenly_per_octave_from_1_to_16_khz_on_both_sides_alike() -> None:
+    config = LevelsConfig(level_db=(0, 0), polarity_share=0, swap_share=0, tilt_db=(8, 8))
+    tones = {300: 0.0, 1000: 0.0, 2000: 2.0, 4000: 4.0, 16_000: 8.0, 20_000: 8.0}
+    time = torch.arange(RATE) / RATE
+    signal = torch.stack([torch.sin(2 * torch.pi * hz * time) for hz in tones]).sum(0)[None]
+    clean, degraded = set_levels(signal, signal, gain=1.0, config=config, seed=0, index=0, sample_rate=RATE)
+    assert torch.equal(clean, degraded)
+    reference = _gain_db(signal, clean, 300)  # the level, which is the joint peak's
+    for hz, gain_db in tones.items():
+        assert _gain_db(signal, clean, hz) - reference == pytest.approx(gain_db, abs=0.05)
+
+
+def test_tilt_is_uniform_and_its_response_does_not_wrap_around() -> None:
+    config = LevelsConfig(level_db=(0, 0), polarity_share=0, tilt_db=(-3, 12))
+    click = torch.zeros(1, RATE)
+    click[0, 10] = 1.0
+    gains = []
+    for index in range(300):
+        clean, _ = set_levels(click, click, gain=1.0, config=config, seed=0, index=index, sample_rate=RATE)
+        assert clean[0, 4000:].abs().max() < 1e-4
+        spectrum = torch.fft.rfft(clean[0]).abs()
+        gains.append(20 * torch.log10(spectrum[17_000] / spectrum[900]).item())
+    assert statistics.mean(gains) == pytest.approx(4.5, abs=1)  # standard error 0.25
+    assert -3.1 <= min(gains) < -2 and 11 < max(gains) <= 12.1
 
 
 def test_mid_and_side_keep_the_energy_and_come_back() -> None:
@@ -136,7 +174,9 @@ def test_channel_without_audio_is_never_drawn(right: float, allowed: set[str]) -
     config = LevelsConfig(channels="mono", level_db=(0, 0), polarity_share=0)
     drawn = set()
     for index in range(60):
-        found = set_levels(stereo, degraded, gain=1.0, config=config, seed=0, index=index)[1][0]
+        found = set_levels(stereo, degraded, gain=1.0, config=config, seed=0, index=index, sample_rate=RATE)[
+            1
+        ][0]
         drawn |= {name for name, mark in marks.items() if torch.allclose(found / found.norm(), mark)}
     assert drawn == allowed
 
@@ -157,7 +197,7 @@ def test_draws_are_a_function_of_seed_and_index() -> None:
 
 def test_arguments_are_left_as_they_are() -> None:
     clean, degraded = CLEAN.clone(), CLEAN * 0.5
-    set_levels(clean, degraded, gain=0.5, config=LevelsConfig(), seed=0, index=0)
+    set_levels(clean, degraded, gain=0.5, config=LevelsConfig(), seed=0, index=0, sample_rate=RATE)
     assert torch.equal(clean, CLEAN) and torch.equal(degraded, CLEAN * 0.5)
 
 
@@ -178,6 +218,8 @@ def test_peak_is_non_finite_if_a_sample_is(bad: float) -> None:
         ({"polarity_share": 1.5}, "from 0 to 1"),
         ({"swap_share": -0.5}, "swap_share"),
         ({"mid_side_share": float("nan")}, "mid_side_share"),
+        ({"tilt_db": (3, -3)}, "rising"),
+        ({"tilt_db": (0, 90)}, "-60 to 60"),
     ],
 )
 def test_configuration_that_makes_no_sense_is_refused(wrong: dict[str, object], said: str) -> None:

@@ -128,7 +128,9 @@ def test_default_examples_are_whole_stereo_rows_with_their_levels(output: Path) 
             for name in ("clean", degradation)
         ]
         gain = float(np.float32(row[f"{degradation}_gain"]))
-        clean, degraded = set_levels(*pair, gain=gain, config=LevelsConfig(), seed=1, index=index)
+        clean, degraded = set_levels(
+            *pair, gain=gain, config=LevelsConfig(), seed=1, index=index, sample_rate=44_100
+        )
         assert torch.equal(example.clean, clean) and torch.equal(example.degraded, degraded)
 
 
