@@ -49,6 +49,7 @@ class Decoder:
         stereo: Channel layout to convert to stereo, mono at unchanged level on both sides. None keeps the
             channels; parts with fewer than the file's largest number get them by copies of mono, or silence.
         strict: Whether damage is an error. Otherwise as much as possible is decoded.
+        stream: Number of the audio stream in the file, from 0.
 
     Attributes:
         channels: Number of channels of the samples.
@@ -56,10 +57,17 @@ class Decoder:
     """
 
     def __init__(
-        self, path: str, program: str, *, sample_rate: int, stereo: str | None, strict: bool
+        self,
+        path: str,
+        program: str,
+        *,
+        sample_rate: int,
+        stereo: str | None,
+        strict: bool,
+        stream: int = 0,
     ) -> None:
         self._path, self._program, self._rate = path, program, sample_rate
-        self._stereo, self._strict = stereo, strict
+        self._stereo, self._strict, self._stream = stereo, strict, stream
         self._frames = 0
         self.channels = 0
         self.messages = Messages()
@@ -109,7 +117,7 @@ class Decoder:
         if layout is not None and part.channels:
             layout = "mono" if part.channels == 1 else "stereo"
         source = input_arguments(self._path, None if self._whole else (part.start, part.end))
-        return _Process(_command(self._program, source, self._rate, layout, strict))
+        return _Process(_command(self._program, source, self._rate, layout, strict, self._stream))
 
     def _open_first(self) -> "_Process":
         first = self._parts.pop(0)
@@ -246,7 +254,7 @@ class _Process:
 
 
 def _command(
-    program: str, source: list[str], sample_rate: int, stereo: str | None, strict: bool
+    program: str, source: list[str], sample_rate: int, stereo: str | None, strict: bool, stream: int = 0
 ) -> list[str]:
     careful = ["-err_detect", "explode", "-xerror"] if strict else []
     filters = [f"aresample={sample_rate}:resampler=soxr:precision=28"]
@@ -254,7 +262,7 @@ def _command(
         filters.insert(0, "channelmap=map=0|0:channel_layout=stereo")
     elif stereo is not None:
         filters.insert(0, "aformat=channel_layouts=stereo")
-    graph = ["-filter_complex", f"[0:a:0]{','.join(filters)}[out]", "-map", "[out]"]
+    graph = ["-filter_complex", f"[0:a:{stream}]{','.join(filters)}[out]", "-map", "[out]"]
     bare = ["-map_metadata", "-1", "-map_chapters", "-1", "-fflags", "+bitexact"]  # tags are not samples
     output = ["-f", "wav", "-acodec", "pcm_f32le", "-vn", "pipe:1"]
     quiet = ["-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info"]
