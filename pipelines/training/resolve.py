@@ -87,6 +87,7 @@ def _upgrade_fingerprint(stored: dict[str, Any]) -> dict[str, Any]:
     drawn["levels"] = {
         "channels": "stereo",
         "tilt_db": [0.0, 0.0],
+        "edge_share": 0.0,
         **levels,
         "mode": OLD_MODES.get(mode, mode),
     }
