@@ -8,20 +8,21 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import NoReturn, cast
 
 from apollo import __version__
-from apollo.audio.formats import CLIP_MODES, FORMATS, SongsConfig
 from apollo.cli import PCM_FORMATS
-from apollo.model.config import COMPACT, DEVICES, PRECISIONS
-
-if TYPE_CHECKING:
-    from apollo.audio.songs import SongJob, SongResult
-    from apollo.model.generator import Generator
-
-DONE, FAILED, USAGE, PARTLY, INTERRUPTED = 0, 1, 2, 3, 130
+from apollo.cli.options import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    USAGE,
+    UsageError,
+    add_device_options,
+    add_generator_options,
+    load_generator,
+)
+from apollo.cli.restore import add_restore_options, restore
 
 _EXAMPLES = {
     "restore": """examples:
@@ -32,10 +33,6 @@ _EXAMPLES = {
     "stream": """example:
   ffmpeg -i radio.mp3 -f f32le -ar 44100 -ac 2 - | apollo stream --checkpoint runs/causal | ffplay ...""",
 }
-
-
-class UsageError(Exception):
-    """Invalid options, inputs or checkpoint."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,10 +73,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"apollo {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    _add_restore_options(_command(commands, "restore", "restore audio files", _restore))
+    add_restore_options(_command(commands, "restore", "restore audio files", restore))
 
     stream = _command(commands, "stream", "restore raw PCM from standard input to standard output", _stream)
-    _add_generator(stream)
+    add_generator_options(stream)
     stream.add_argument("--channels", type=int, default=2, help="interleaved channels (%(default)s)")
     stream.add_argument("--pcm", choices=PCM_FORMATS, default="f32le", help="sample format (%(default)s)")
 
@@ -88,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--json", action="store_true", help="as JSON")
 
     doctor = _command(commands, "doctor", "check packages, ffmpeg, device and speed of this machine", _doctor)
-    _add_device(doctor)
+    add_device_options(doctor)
     return parser
 
 
@@ -110,120 +107,6 @@ def _command(
     return parser
 
 
-def _add_restore_options(parser: argparse.ArgumentParser) -> None:
-    default = SongsConfig()
-
-    def add(*names: str, text: str, **settings: Any) -> None:
-        parser.add_argument(*names, help=f"{text} (%(default)s)", **settings)
-
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="audio files, or folders with audio files")
-    add("-o", "--output", default=default.output, text="output folder")
-    _add_generator(parser)
-    add("--format", choices=FORMATS, default=default.format, text="output format: 32-bit float, 24 or 16 bit")
-    text = "samples beyond full scale: scale the whole file down, clip, or keep"
-    add("--clip", choices=CLIP_MODES, default=default.clip, text=text)
-    text = "output name without extension; {stem}, {name}, {parent}: of the input"
-    add("--filename", default=default.filename, text=text)
-    text = "strength of the noise that replaces lost highs, 0 to 1.5; the model's default where not given"
-    parser.add_argument("--strength", type=float, help=text)
-    add("--seed", type=int, default=default.seed, text="seed of the added noise")
-    add("--batch", type=int, default=default.batch, text="5-second chunks per batch")
-    for name, text in (
-        ("--overwrite", "replace existing outputs instead of skipping them"),
-        ("--picture", "write a PNG with the spectrograms before and after"),
-        ("--json", "write one JSON object per file to standard output"),
-    ):
-        parser.add_argument(name, action="store_true", help=text)
-
-
-def _add_generator(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--checkpoint",
-        default=COMPACT,
-        help="compact (installed), checkpoint folder or file, Hugging Face name, MLflow URI (%(default)s)",
-    )
-    _add_device(parser)
-
-
-def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", choices=DEVICES, default=DEVICES[0], help="device (%(default)s)")
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default=PRECISIONS[0],
-        help="auto: bfloat16 where the hardware supports it natively (%(default)s)",
-    )
-
-
-def _load(options: argparse.Namespace) -> "Generator":
-    from apollo.checkpoints.checkpoint import CheckpointError, load
-    from apollo.model.device import choose_device, choose_precision
-
-    try:
-        device = choose_device(options.device)
-        return load(options.checkpoint).with_precision(choose_precision(options.precision, device)).to(device)
-    except (CheckpointError, ValueError) as error:
-        raise UsageError(error) from error
-
-
-def _restore(options: argparse.Namespace) -> int:
-    try:
-        config = SongsConfig(
-            output=options.output,
-            format=options.format,
-            clip=options.clip,
-            filename=options.filename,
-            overwrite=options.overwrite,
-            picture=options.picture,
-            batch=options.batch,
-            strength=options.strength,
-            seed=options.seed,
-        )
-        from apollo.audio.songs import find_songs, is_pending, restore_songs
-
-        jobs = find_songs(options.inputs, config)
-    except ValueError as error:
-        raise UsageError(error) from error
-    if options.picture:
-        import_module("matplotlib")  # fail before the first song, not after it
-    from apollo.cli.progress import ProgressBar
-
-    bar = ProgressBar()
-
-    def progress(job: "SongJob", done: float, total: float | None) -> None:
-        bar.show(job.source.name, done, total)
-
-    generator = _load(options) if any(is_pending(job, config) for job in jobs) else None
-    outcomes = []
-    for outcome in restore_songs(generator, jobs, config, progress=progress):
-        bar.close()
-        outcomes.append(outcome)
-        print(_format_result(outcome), file=sys.stderr, flush=True)
-        if options.json:
-            print(json.dumps(asdict(outcome)), flush=True)
-    counts = {status: sum(one.status == status for one in outcomes) for status in _STATUSES}
-    print(", ".join(f"{count} {status}" for status, count in counts.items() if count), file=sys.stderr)
-    if not counts["failed"]:
-        return DONE
-    return FAILED if counts["failed"] == len(outcomes) else PARTLY
-
-
-_STATUSES = ("restored", "skipped", "failed")
-
-
-def _format_result(outcome: "SongResult") -> str:
-    if outcome.status == "failed":
-        return f"FAILED   {outcome.input!r}: {outcome.reason}"
-    if outcome.status == "skipped":
-        return f"skipped  {outcome.output!r} already exists; --overwrite replaces it"
-    speed = outcome.seconds / max(outcome.elapsed_seconds, 1e-9)
-    times = f"{outcome.seconds:.2f} s in {outcome.elapsed_seconds:.1f} s ({speed:.1f} x real time)"
-    line = f"restored {outcome.output!r}: {times}"
-    if outcome.gain < 1:
-        line += f", scaled by {outcome.gain:.3f} to fit full scale"
-    return "\n".join([line, *(f"  warning: {warning}" for warning in outcome.warnings)])
-
-
 def _stream(options: argparse.Namespace) -> int:
     if options.channels < 1:
         raise UsageError(f"--channels is {options.channels}: it must be at least 1")
@@ -232,7 +115,7 @@ def _stream(options: argparse.Namespace) -> int:
     from apollo.cli.stream import ByteInput, restore_pcm
     from apollo.inference.streaming import StreamRestorer
 
-    generator = _load(options)
+    generator = load_generator(options)
     rate = generator.config.sample_rate
     latency = StreamRestorer(generator).latency_samples / rate
     print(f"apollo: {options.pcm} at {rate} Hz, latency {latency * 1000:.0f} ms", file=sys.stderr, flush=True)

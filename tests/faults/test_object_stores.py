@@ -13,7 +13,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from apollo.__main__ import PARTLY, main
+from apollo.__main__ import main
+from apollo.cli.options import PARTLY
 from pipelines.dataset.shards import find_damaged_shards, read_commits
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.run import evaluate

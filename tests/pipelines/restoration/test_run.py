@@ -12,9 +12,10 @@ import pytest
 import soundfile
 import torch
 
-from apollo.__main__ import PARTLY, main
+from apollo.__main__ import main
 from apollo.audio.formats import SongsConfig
 from apollo.checkpoints import checkpoint
+from apollo.cli.options import PARTLY
 from jobs import restore as job
 from pipelines.cluster import connection
 from pipelines.errors import UsageError
