@@ -161,7 +161,7 @@ class AudioWriter:
         self._close()
 
     def _enlarge(self, num_new: int) -> None:
-        """Go on in a file of 64-bit sizes: there is more audio than was expected."""
+        """Continue as RF64, with 64-bit sizes: there is more audio than was expected."""
         self._large = True
         format = self._current
         if FORMATS[format][0] != "WAV":
@@ -171,7 +171,7 @@ class AudioWriter:
         self._frames += num_new
 
     def _copy(self, format: str, gain: float) -> None:
-        """Begin a new file with the samples of the current one, which is deleted."""
+        """Start a new file with the samples of the current one, which is deleted."""
         with open_sound(str(self._scratch[-1])) as first:
             self._file = self._create(format)
             while len(block := first.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):

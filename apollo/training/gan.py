@@ -201,7 +201,7 @@ class Gan:
                         with_parts=self._needs_spectra,
                     )
                     losses = self._generator_losses(generated, adversarial=adversarial)
-                    total = self._weighted_sum(losses) + generated.nothing
+                    total = self._weighted_sum(losses) + generated.zero_for_ddp
                     (total * self._micro_batch_scale(batch)).backward()
                 statistics.add(batch, losses)
         updated = self._clip_and_step("generator", self.generator, self.generator_optimizer, statistics)

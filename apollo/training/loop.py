@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from apollo.checkpoints.published_format import CheckpointError
+from apollo.checkpoints.container import CheckpointError
 from apollo.model.generator import Generator
 from apollo.training.callbacks import Callbacks
 from apollo.training.checkpoint_manager import CheckpointManager

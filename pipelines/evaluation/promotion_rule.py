@@ -1,12 +1,12 @@
 """The promotion rule: whether a candidate becomes champion, from the scores of the validation split.
 
-It is asked at every degradation, since a gain at 24 kbps hides a loss at 128 kbps in a mean over both:
+The rule is applied per degradation, since a mean hides a loss at 128 kbps behind a gain at 24 kbps:
 
-- Better somewhere: at one degradation the interval of the mean improvement lies above the margin. Each is a
-  chance to pass, so the intervals are Bonferroni's.
-- Worse nowhere: at every degradation the interval lies above minus the margin. Few songs have wide intervals,
-  which prove neither: the champion then stays.
-- Close to the clean recording, as a guard against noise and tones that other metrics like.
+- Better at one: the interval of the mean improvement lies above the margin. The intervals are
+  Bonferroni-corrected for the number of degradations.
+- Worse at none: every interval lies above minus the margin. With few songs intervals are wide and
+  inconclusive: the champion stays.
+- Close to the clean recording: a guard against noise and tones, which other metrics reward.
 
 `pipelines.evaluation.promotion_config` has the margins and their reasons.
 """

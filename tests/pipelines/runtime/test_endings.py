@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from mlflow.exceptions import MlflowException
 
-from apollo.checkpoints.published_format import CheckpointError, CheckpointUnreachableError
+from apollo.checkpoints.container import CheckpointError, CheckpointUnreachableError
 from pipelines.errors import NonRetryableError, OutputTakenError, UsageError
 from pipelines.evaluation import run as evaluation
 from pipelines.preprocess import run as preprocessing
