@@ -263,7 +263,7 @@ def test_checkpoints_of_the_same_run_are_uploaded_by_the_next_and_those_of_a_del
     (local / ".lock").touch()
     _save_checkpoint(local, "step-00000003")  # the run is killed before its upload
     sync = CheckpointSync(bucket.uri("run"), local)
-    for resume in (sync.pull_initial, sync.claim, sync.push_newer, sync.pull):
+    for resume in (sync.pull_initial, sync.bind_to_run, sync.push_newer, sync.pull):
         resume()
     assert _uploaded(bucket) == {"step-00000003"}
     CheckpointSync(bucket.uri("run"), tmp_path / "another node/run").bind_to_run()
