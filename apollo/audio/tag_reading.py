@@ -120,6 +120,7 @@ def _read_ape(file: Any, tags: SongTags, warnings: list[str]) -> None:
             description, _, data = bytes(value.value).partition(b"\0")
             kind = 4 if "back" in name.lower() else 3
             tags.pictures.append(Picture(data, guess_mime(data), kind, description.decode(errors="replace")))
+    tags.pictures.sort(key=lambda picture: picture.type)  # items have no order
 
 
 def _add_vorbis(comments: Any, tags: SongTags, warnings: list[str]) -> None:
