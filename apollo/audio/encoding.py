@@ -1,5 +1,7 @@
 """Encode samples with ffmpeg, which writes the file while they come: ALAC, AAC, Opus, MP3."""
 
+import os
+import signal
 import subprocess
 import tempfile
 import threading
@@ -50,8 +52,8 @@ class Encoder:
         assert self._process.stdin is not None  # noqa: S101 - our invariant
         for at in range(0, len(samples), _PIECE_BYTES):
             watchdog = threading.Timer(STALL_TIMEOUT_SECONDS, self._kill_stalled)
-            watchdog.start()
             try:
+                watchdog.start()  # here: an interrupt leaves no timer, which the interpreter would wait for
                 self._process.stdin.write(samples[at : at + _PIECE_BYTES])
             except BrokenPipeError as error:
                 self._process.wait()
@@ -79,7 +81,7 @@ class Encoder:
 
     def close(self) -> None:
         """End the process, whether it is done or not; again and again, too."""
-        self._process.kill()
+        self._kill()
         child_processes.finish(self._process)
         self._stderr.close()
         if self._process.stdin is not None:
@@ -88,7 +90,11 @@ class Encoder:
 
     def _kill_stalled(self) -> None:
         self._stalled = True
-        self._process.kill()
+        self._kill()
+
+    def _kill(self) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)  # a wrapper script's own children too
 
     def _reason(self) -> str:
         if self._stalled:
