@@ -70,8 +70,8 @@ class SampleStream:
         if stream is None or stream.closed:
             return b""
         watchdog = threading.Timer(STALL_TIMEOUT_SECONDS, self._kill_stalled)
-        watchdog.start()
         try:
+            watchdog.start()  # here: an interrupt leaves no timer, which the interpreter would wait for
             return stream.read(size)
         finally:
             watchdog.cancel()

@@ -48,12 +48,21 @@ def white_noise(seed: int, channel: int, start: int, samples: int) -> Tensor:
     Returns:
         [samples], float32, on the CPU: SplitMix64 of the position, so any stretch can be drawn alone.
     """
+    words = random_words(start, samples, seed, "noise", channel)
+    return (_shift(words, 40).to(torch.float32) * 2.0**-24 - 0.5) * _UNIT_VARIANCE
+
+
+def random_words(start: int, samples: int, *keys: rng.Key) -> Tensor:
+    """Draw 64 random bits for each of the positions from `start` on, as `rng.random_bits` does for one.
+
+    Returns:
+        [samples], int64, on the CPU.
+    """
     words = torch.arange(start + 1, start + 1 + samples, dtype=torch.int64)
-    words = words * _signed(rng.STEP) + _signed(rng.stream_seed(seed, "noise", channel))
+    words = words * _signed(rng.STEP) + _signed(rng.stream_seed(*keys))
     words = (words ^ _shift(words, 30)) * _signed(rng.MULTIPLIERS[0])
     words = (words ^ _shift(words, 27)) * _signed(rng.MULTIPLIERS[1])
-    words = words ^ _shift(words, 31)
-    return (_shift(words, 40).to(torch.float32) * 2.0**-24 - 0.5) * _UNIT_VARIANCE
+    return words ^ _shift(words, 31)
 
 
 def noise_spectra(options: NoiseOptions, first_frame: int, frames: int, window: Tensor) -> tuple[Tensor, ...]:

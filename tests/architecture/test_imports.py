@@ -14,6 +14,7 @@ MAY_IMPORT = {"apollo": {"apollo"}, "pipelines": {"apollo", "pipelines"}, "jobs"
 OUTER = ("apollo/audio/", "apollo/cli/", "apollo/checkpoints/hub.py", "apollo/checkpoints/io.py")
 OUTER_PACKAGES = {
     "soundfile", "safetensors", "huggingface_hub", "ffmpeg", "imageio_ffmpeg", "matplotlib", "tqdm",
+    "mutagen", "soxr",
 }  # fmt: skip
 MAY_IMPORT_IN_PIPELINES = {
     "ray": ("cluster/", "runtime/prometheus.py", "evaluation/tune_trials.py"),
