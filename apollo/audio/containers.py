@@ -6,7 +6,7 @@ header of AU. They are read here, not from a decoder's messages, which repeat wh
 
 import struct
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Protocol
 
 _UNKNOWN_32 = range(0x7FFF_0000, 1 << 32)  # writers to pipes leave the largest value, or nearly
 _UNKNOWN_64 = 1 << 62
@@ -47,6 +47,44 @@ _STRUCTURES = {  # by the file's first bytes
 }
 
 
+class Readable(Protocol):
+    """What is needed of a file opened for reading."""
+
+    def seek(self, offset: int, /) -> int:
+        """Move to a position."""
+        ...
+
+    def read(self, size: int, /) -> bytes:
+        """Read at most that many bytes."""
+        ...
+
+
+class FileRange:
+    """Range of the bytes of a file, as a file.
+
+    Args:
+        stream: The file, seekable.
+        start: First byte of the range.
+        end: Byte after its last.
+    """
+
+    def __init__(self, stream: Readable, start: int, end: int) -> None:
+        self._stream, self._start, self._size = stream, start, end - start
+        self._at = 0
+
+    def seek(self, offset: int, /) -> int:
+        """Move to a position in the range."""
+        self._at = offset
+        return offset
+
+    def read(self, size: int, /) -> bytes:
+        """Read at most that many bytes, none after the end of the range."""
+        self._stream.seek(self._start + self._at)
+        content = self._stream.read(max(min(size, self._size - self._at), 0))
+        self._at += len(content)
+        return content
+
+
 @dataclass(frozen=True)
 class SampleBytes:
     """Bytes of samples of an uncompressed file.
@@ -55,11 +93,13 @@ class SampleBytes:
         declared: What the header declares; None if it says that it does not know.
         present: What is there of them, or up to the end of the file where nothing or 0 is declared.
         extra: Bytes after them that belong to no chunk.
+        end: Position after the declared samples where other content follows them, None elsewhere.
     """
 
     declared: int | None
     present: int
     extra: int = 0
+    end: int | None = None
 
     def find_truncation(self) -> str | None:
         """Return that the file ends before its samples do, None if it does not."""
@@ -79,11 +119,11 @@ class SampleBytes:
         )
 
 
-def read_sample_bytes(stream: BinaryIO, size: int) -> SampleBytes | None:
+def read_sample_bytes(stream: Readable, size: int) -> SampleBytes | None:
     """Compare a header with the file.
 
     Args:
-        stream: The file, seekable.
+        stream: The file, seekable; it may begin at another position.
         size: Its size in bytes.
 
     Returns:
@@ -92,13 +132,22 @@ def read_sample_bytes(stream: BinaryIO, size: int) -> SampleBytes | None:
     stream.seek(0)
     start = stream.read(12)
     if start[:4] == b".snd" and len(start) == 12:
-        offset, declared = struct.unpack(">4xII", start)
-        return SampleBytes(None if declared == 0xFFFF_FFFF else declared, max(size - offset, 0))
+        return _read_au(stream, size, *struct.unpack(">4xII", start))
     structure = _STRUCTURES.get(start[:4])
     return None if structure is None else _read_chunks(stream, size, structure)
 
 
-def _read_chunks(stream: BinaryIO, size: int, structure: _Structure) -> SampleBytes | None:
+def _read_au(stream: Readable, size: int, offset: int, declared: int) -> SampleBytes:
+    present = max(size - offset, 0)
+    if declared == 0xFFFF_FFFF:
+        return SampleBytes(None, present)
+    if not declared:
+        return SampleBytes(0, present)
+    extra = _count_extra(stream, size, offset + declared)
+    return SampleBytes(declared, min(declared, present), extra, offset + declared if extra else None)
+
+
+def _read_chunks(stream: Readable, size: int, structure: _Structure) -> SampleBytes | None:
     at, long_size = structure.first, None
     for _ in range(_MAX_CHUNKS):
         chunk = _read_header(stream, at, structure)
@@ -118,7 +167,7 @@ def _read_chunks(stream: BinaryIO, size: int, structure: _Structure) -> SampleBy
     return None
 
 
-def _read_header(stream: BinaryIO, at: int, structure: _Structure) -> tuple[bytes, int, int] | None:
+def _read_header(stream: Readable, at: int, structure: _Structure) -> tuple[bytes, int, int] | None:
     """Return name, length and position of a chunk's content."""
     stream.seek(at)
     width = struct.calcsize(structure.header)
@@ -133,7 +182,7 @@ def _next_chunk(content: int, length: int, structure: _Structure) -> int:
     return -(-(content + max(length, 0)) // structure.alignment) * structure.alignment
 
 
-def _measure(stream: BinaryIO, size: int, structure: _Structure, content: int, length: int) -> SampleBytes:
+def _measure(stream: Readable, size: int, structure: _Structure, content: int, length: int) -> SampleBytes:
     present = max(size - content - structure.prefix, 0)
     unknown = length < 0 or length > _UNKNOWN_64
     if unknown or ("I" in structure.header and length in _UNKNOWN_32 and length > size):
@@ -142,10 +191,10 @@ def _measure(stream: BinaryIO, size: int, structure: _Structure, content: int, l
     extra = _find_extra(stream, size, structure, _next_chunk(content, length, structure))
     if length == 0:
         return SampleBytes(0, max(extra - structure.prefix, 0))
-    return SampleBytes(declared, min(declared, present), extra)
+    return SampleBytes(declared, min(declared, present), extra, content + length if extra else None)
 
 
-def _find_extra(stream: BinaryIO, size: int, structure: _Structure, at: int) -> int:
+def _find_extra(stream: Readable, size: int, structure: _Structure, at: int) -> int:
     """Return how many bytes follow the samples that are neither chunks nor tags."""
     for _ in range(_MAX_CHUNKS):
         chunk = _read_header(stream, at, structure)
@@ -155,6 +204,11 @@ def _find_extra(stream: BinaryIO, size: int, structure: _Structure, at: int) -> 
         if not (name.isascii() and name.decode("latin-1").isprintable() and 0 <= length <= size - content):
             break
         at = _next_chunk(content, length, structure)
+    return _count_extra(stream, size, at)
+
+
+def _count_extra(stream: Readable, size: int, at: int) -> int:
+    """Return how many bytes follow, 0 if they are few or a tag."""
     if size - at < _SOME_BYTES:
         return 0
     stream.seek(at)
