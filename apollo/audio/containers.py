@@ -11,7 +11,12 @@ from typing import Protocol
 _UNKNOWN_32 = range(0x7FFF_0000, 1 << 32)  # writers to pipes leave the largest value, or nearly
 _UNKNOWN_64 = 1 << 62
 _TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")
-_SOME_BYTES = 4096  # fewer after the samples are padding, or a leftover of an editor
+_SOME_BYTES = 4096  # fewer zeros after the samples are padding
+_NAMES = (  # of chunks that may follow the samples, and whose size may be wrong
+    b"LISTid3 ID3 bextcue smplinstfactPEAKJUNKjunkFLLRPAD iXML_PMXcartacidafspLGWVDISPplst"
+    b"NAMEAUTHANNOCOMTMARKINSTAPPLMIDI(c) CHANinfochan"
+)
+_CHUNKS = frozenset(_NAMES[at : at + 4] for at in range(0, len(_NAMES), 4))
 _MAX_CHUNKS = 10_000
 
 
@@ -79,8 +84,11 @@ class FileRange:
 
     def read(self, size: int, /) -> bytes:
         """Read at most that many bytes, none after the end of the range."""
+        left = self._size - self._at
+        if left <= 0:
+            return b""  # positions that a header invents may be too large for the file system
         self._stream.seek(self._start + self._at)
-        content = self._stream.read(max(min(size, self._size - self._at), 0))
+        content = self._stream.read(min(size, left))
         self._at += len(content)
         return content
 
@@ -129,7 +137,7 @@ def read_sample_bytes(stream: Readable, size: int) -> SampleBytes | None:
     Returns:
         None for files of other formats, and for those without samples.
     """
-    stream.seek(0)
+    stream = FileRange(stream, 0, size)
     start = stream.read(12)
     if start[:4] == b".snd" and len(start) == 12:
         return _read_au(stream, size, *struct.unpack(">4xII", start))
@@ -188,7 +196,11 @@ def _measure(stream: Readable, size: int, structure: _Structure, content: int, l
     if unknown or ("I" in structure.header and length in _UNKNOWN_32 and length > size):
         return SampleBytes(None, present)
     declared = max(length - structure.prefix, 0)
-    extra = _find_extra(stream, size, structure, _next_chunk(content, length, structure))
+    stream.seek(content + length)
+    after = _next_chunk(content, length, structure)
+    if any(stream.read(after - content - length)):
+        after = content + length  # no padding
+    extra = _find_extra(stream, size, structure, after)
     if length == 0:
         return SampleBytes(0, max(extra - structure.prefix, 0))
     return SampleBytes(declared, min(declared, present), extra, content + length if extra else None)
@@ -199,17 +211,20 @@ def _find_extra(stream: Readable, size: int, structure: _Structure, at: int) -> 
     for _ in range(_MAX_CHUNKS):
         chunk = _read_header(stream, at, structure)
         if chunk is None:
-            return 0
+            break
         name, length, content = chunk
         if not (name.isascii() and name.decode("latin-1").isprintable() and 0 <= length <= size - content):
+            if name in _CHUNKS:
+                return 0
             break
         at = _next_chunk(content, length, structure)
     return _count_extra(stream, size, at)
 
 
 def _count_extra(stream: Readable, size: int, at: int) -> int:
-    """Return how many bytes follow, 0 if they are few or a tag."""
-    if size - at < _SOME_BYTES:
-        return 0
+    """Return how many bytes follow, 0 if they are a few zeros or a tag."""
     stream.seek(at)
-    return 0 if stream.read(16).startswith(_TAGS) else size - at
+    start = stream.read(_SOME_BYTES)
+    if start.startswith(_TAGS) or (len(start) < _SOME_BYTES and not any(start)):
+        return 0
+    return max(size - at, 0)

@@ -7,12 +7,14 @@ not seek, and editors that cut, leave another number in STREAMINFO.
 import re
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from apollo.audio.containers import Readable
 
 _STREAMINFO = 8  # its position, after `fLaC` and a header of four bytes
 _SYNC = re.compile(rb"\xff[\xf8\xf9]")
 _MAX_FRAME_BYTES = 1 << 18
+_MAX_BLOCKS = 1_000
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,13 @@ class FlacLength:
         return f"header declares {self.declared} samples, {self.present} are present: all were read"
 
 
+class _FrameHeader(NamedTuple):
+    """Number of a frame, or of its first sample, and its samples."""
+
+    number: int
+    block_size: int
+
+
 def read_flac_length(stream: Readable, size: int) -> FlacLength | None:
     """Compare the header with the last frame.
 
@@ -55,22 +64,41 @@ def read_flac_length(stream: Readable, size: int) -> FlacLength | None:
     if start[:4] != b"fLaC" or len(start) < _STREAMINFO + 34:
         return None
     info = start[_STREAMINFO:]
-    block_size = int.from_bytes(info[:2], "big")
-    longest_frame = int.from_bytes(info[7:10], "big") or _MAX_FRAME_BYTES
     declared = int.from_bytes(info[13:18], "big") & (1 << 36) - 1
-    at = max(size - min(longest_frame, _MAX_FRAME_BYTES), len(start))
+    at = max(size - _MAX_FRAME_BYTES, len(start))
     stream.seek(at)
     tail = stream.read(max(size - at, 0))
+    first = _read_first_frame(stream)
+    if first is None or not declared:
+        return None
     for found in reversed(list(_SYNC.finditer(tail))):
-        frame = tail[found.start() :]
-        end = _read_last_sample(frame, block_size)
-        if end is not None and declared and not _crc(frame, 16, 0x8005):
-            return FlacLength(declared, end)
+        last = _read_frame_header(tail[found.start() :])
+        if last is not None and not _crc(tail[found.start() :], 16, 0x8005):
+            is_sample_number = tail[found.start() + 1] & 1
+            number = last.number if is_sample_number else last.number * first.block_size
+            return FlacLength(declared, number + last.block_size)
     return None
 
 
-def _read_last_sample(frame: bytes, fixed_block_size: int) -> int | None:
-    """Return the number of the sample after a frame, None if its header is not one."""
+def _read_first_frame(stream: Readable) -> _FrameHeader | None:
+    """Return the first frame's header; its block size is that of all frames but the last."""
+    at, is_last = 4, False
+    for _ in range(_MAX_BLOCKS):
+        if is_last:
+            break
+        stream.seek(at)
+        header = stream.read(4)
+        if len(header) < 4:
+            return None
+        is_last = bool(header[0] & 0x80)
+        at += 4 + int.from_bytes(header[1:], "big")
+    stream.seek(at)
+    start = stream.read(32)
+    return _read_frame_header(start) if _SYNC.match(start) else None
+
+
+def _read_frame_header(frame: bytes) -> _FrameHeader | None:
+    """Return a frame's header, None if it is not one."""
     if len(frame) < 16 or frame[3] & 1 or frame[3] >> 4 > 10 or not frame[2] >> 4 or frame[2] & 15 == 15:
         return None
     number, at = _read_coded_number(frame[4:11])
@@ -87,7 +115,7 @@ def _read_last_sample(frame: bytes, fixed_block_size: int) -> int | None:
     at += {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
     if _crc(frame[: at + 1], 8, 0x07):
         return None
-    return number * (1 if frame[1] & 1 else fixed_block_size) + block_size
+    return _FrameHeader(number, block_size)
 
 
 def _read_coded_number(coded: bytes) -> tuple[int, int]:

@@ -203,6 +203,17 @@ def test_more_samples_than_a_header_declares_are_told(tmp_path: Path, extension:
     assert "were left out" in warnings[0]
 
 
+@pytest.mark.parametrize("extension", ["wav", "aiff", "caf", "w64", "au"])
+def test_a_few_samples_more_than_declared_are_told_too(tmp_path: Path, extension: str) -> None:
+    wav = write(tmp_path / "in.wav", music(1, QUARTER / 4 / RATE + 0.01))
+    content = bytearray(encode(wav, tmp_path / f"song.{extension}").read_bytes())
+    _declare_less(content, extension)
+    (tmp_path / f"song.{extension}").write_bytes(content)
+    samples, warnings = read(tmp_path / f"song.{extension}")
+    assert len(samples) == QUARTER // 4
+    assert len(warnings) == 1
+
+
 @pytest.mark.parametrize("rate", [RATE, 48_000])
 @pytest.mark.parametrize("declared", [0.25, 9.0])
 def test_a_flac_that_declares_another_length_keeps_every_sample(
@@ -246,14 +257,17 @@ def test_an_unfinished_au_is_read_to_its_end_with_a_warning(tmp_path: Path, rate
     assert [text.partition(";")[0] for text in warnings] == ["unfinished: header declares no samples"]
 
 
-@pytest.mark.parametrize("follows", ["LIST chunk", "ID3v1 tag", "padding", "id3 tag with a picture"])
+@pytest.mark.parametrize(
+    "follows", ["LIST chunk", "LIST chunk of a wrong size", "ID3v1 tag", "padding", "id3 tag"]
+)
 def test_what_may_follow_the_samples_is_no_warning(tmp_path: Path, follows: str) -> None:
     wav = write(tmp_path / "in.wav", music(1, 1.0))
     tail = {
         "LIST chunk": b"LIST" + struct.pack("<I", 6_000) + b"INFO" + bytes(5_996),
         "ID3v1 tag": b"TAG" + bytes(125),
         "padding": bytes(2_000),
-        "id3 tag with a picture": id3((b"APIC", bytes(20_000))),
+        "LIST of a wrong size": b"LIST" + struct.pack("<I", 600) + b"INFO" + bytes(100),
+        "id3 tag": id3((b"APIC", bytes(20_000))),
     }[follows]
     wav.write_bytes(wav.read_bytes() + tail)
     samples, warnings = read(wav)
