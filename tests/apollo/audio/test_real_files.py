@@ -266,7 +266,7 @@ def test_what_may_follow_the_samples_is_no_warning(tmp_path: Path, follows: str)
         "LIST chunk": b"LIST" + struct.pack("<I", 6_000) + b"INFO" + bytes(5_996),
         "ID3v1 tag": b"TAG" + bytes(125),
         "padding": bytes(2_000),
-        "LIST of a wrong size": b"LIST" + struct.pack("<I", 600) + b"INFO" + bytes(100),
+        "LIST chunk of a wrong size": b"LIST" + struct.pack("<I", 600) + b"INFO" + bytes(100),
         "id3 tag": id3((b"APIC", bytes(20_000))),
     }[follows]
     wav.write_bytes(wav.read_bytes() + tail)
