@@ -29,7 +29,9 @@ def test_35_warnings_of_workers_are_lines_that_the_driver_logs(
     lines.append(BackgroundTask(warn).poll(60)[1])
     for line in lines:
         caplog.clear()
-        WorkerOutput()({"pid": 7, "ip": "here", "localhost": "here", "lines": [line.rstrip()], "actor_name": "A"})
+        WorkerOutput()(
+            {"pid": 7, "ip": "here", "localhost": "here", "lines": [line.rstrip()], "actor_name": "A"}
+        )
         assert [(one.levelname, one.getMessage()) for one in caplog.records] == [
             ("WARNING", "(A pid=7) odd row")
         ]
