@@ -1,6 +1,7 @@
 """Tags and pictures from every input format to every output format; damaged and oversized ones."""
 
 import struct
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -254,7 +255,7 @@ def test_a_picture_that_an_m4a_cannot_hold_is_a_warning(tmp_path: Path) -> None:
 
 
 def test_a_compressed_frame_cannot_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("apollo.audio.id3_tags.MAX_FRAME_BYTES", 1 << 20)
+    monkeypatch.setattr("apollo.audio.id3_tags.MAX_DECOMPRESSED_BYTES", 1 << 20)
     song = make_untagged(tmp_path / "song.mp3")
     content = song.read_bytes()
     for size, kept in ((1 << 19, True), (1 << 21, False)):
@@ -269,6 +270,19 @@ def test_a_compressed_frame_cannot_fill_the_memory(tmp_path: Path, monkeypatch: 
 
 def _synchsafe(number: int) -> bytes:
     return bytes((number >> shift) & 127 for shift in (21, 14, 7, 0))
+
+
+def test_names_differ_by_more_than_capitals_and_many_are_read_in_linear_time() -> None:
+    tags = SongTags()
+    tags.add("Own tag", ["a"])
+    tags.add("OWN TAG", ["b"])
+    tags.add("album artist", ["c"])
+    assert tags.texts == {"Own tag": ["a", "b"], "ALBUMARTIST": ["c"]}
+    began = time.process_time()
+    for number in range(20_000):
+        tags.add(f"name {number}", ["value"])
+        tags.add("one", [number])
+    assert time.process_time() - began < 5  # 0.1 s; 40 s with a search among all names
 
 
 def test_no_more_than_the_limit_is_read_of_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
