@@ -169,10 +169,12 @@ def test_the_info_chunk_of_a_wav_is_read_and_written(generator: Generator, tmp_p
         assert (file.title, file.artist) == ("Title", "Artist")
 
 
-def _truncated_id3(song: Path) -> None:
+def _short_id3(song: Path) -> None:
+    """Declare half of the tag: the rest stands before the audio."""
     tagged_songs.TAGGERS["id3"][1](song)
     content = bytearray(song.read_bytes())
-    content[6:10] = b"\x7f\x7f\x7f\x7f"
+    size = id3.ID3(song).size
+    content[6:10] = _synchsafe(size // 2)
     song.write_bytes(content)
 
 
@@ -186,15 +188,14 @@ def _unknown_version(song: Path) -> None:
     song.write_bytes(b"ID3\x09\0\0\0\0\0\x0aTIT2\0\0\0\0\0\0" + song.read_bytes())
 
 
-@pytest.mark.parametrize("damage", [_truncated_id3, _garbage_frames, _unknown_version])
+@pytest.mark.parametrize("damage", [_short_id3, _garbage_frames, _unknown_version])
 def test_a_damaged_tag_does_not_end_a_song(generator: Generator, tmp_path: Path, damage: Any) -> None:
     song = make_untagged(tmp_path / "song.mp3")
+    expected = read(one(generator, song, format="flac16"))
     damage(song)
-    outcome = one(generator, song, format="flac16")
-    assert outcome.status in ("restored", "failed")
-    if damage is _truncated_id3:  # all audio is inside the tag, for every decoder
-        return
-    assert len(read(outcome)) > 0
+    found = read(one(generator, song, format="flac16", overwrite=True))
+    # the samples, or those with the encoder's delay and padding where damage hides the gapless tag
+    assert 0 <= len(found) - len(expected) <= 3 * 1_152
 
 
 @pytest.mark.parametrize("value", ["%%% no base64", "AAAA"])
@@ -311,6 +312,21 @@ def test_the_content_and_not_the_extension_says_what_the_tags_are(
         song = make_tagged(kind, tmp_path / kind).rename(tmp_path / kind / f"song.{extension}")
         outcome = one(generator, song, format="flac16")
         assert mutagen.File(outcome.output)["title"] == TEXTS["TITLE"], kind
+
+
+def test_files_that_have_no_place_for_tags_are_no_warning(tmp_path: Path) -> None:
+    wav = make_untagged(tmp_path / "song.wav").read_bytes()
+    contents = {
+        "not ended by its recorder": wav[:4] + bytes(4) + wav[8:40] + bytes(4) + wav[44:],
+        "AVI": b"RIFF" + struct.pack("<I", 204) + b"AVI LIST" + bytes(196),
+        "8SVX": b"FORM" + struct.pack(">I", 204) + b"8SVXVHDR" + bytes(196),
+        "RF64": b"RF64\xff\xff\xff\xffWAVE" + bytes(200),
+        "nothing": b"",
+        "text": b"some text",
+    }
+    for name, content in contents.items():
+        (tmp_path / "file").write_bytes(content)
+        assert read_tags(str(tmp_path / "file")) == (SongTags(), []), name
 
 
 def test_frames_that_only_id3_has_are_kept_there(tmp_path: Path) -> None:
