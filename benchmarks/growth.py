@@ -40,12 +40,12 @@ from pipelines.preprocess.plan_writer import write_plan, write_recipes
 from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.render import to_flac
 from pipelines.preprocess.scan import read_scans, scan_name
-from pipelines.preprocess.songs import DiscoveryResult, Song
+from pipelines.preprocess.songs import DiscoveryResult, Song, SourceFile
 from pipelines.preprocess.sources import SourcesConfig, collect_sources
 from pipelines.preprocess.splits import SplitsConfig
 from pipelines.schema import EXCERPT_FRAMES, SAMPLE_RATE
 from pipelines.storage import parquet
-from pipelines.storage.folder import Entry, Folder
+from pipelines.storage.folder import Folder
 from pipelines.storage.parquet import parquet_bytes
 
 _CODEC = CodecConfig(bitrates_bps=(32_000,))
@@ -256,7 +256,7 @@ def _song(number: int) -> Song:
         song_id=f"musdb18hq/{artist} - {title}",
         artist=artist,
         title=title,
-        sources={stem: (Entry(f"{folder}/{stem}.wav", 42_336_044, 1),) for stem in _STEMS},
+        sources={stem: (SourceFile(f"{folder}/{stem}.wav", 42_336_044, 1),) for stem in _STEMS},
         split="train",
     )
 

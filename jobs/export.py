@@ -27,7 +27,7 @@ def build_parser() -> ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the export from a command line and return its exit code."""
-    values = parse(build_parser(), arguments)
+    values = parse(build_parser(), arguments, output_option="--file", record=write_export_result)
     return run_job(
         "export",
         lambda: export(ExportConfig(**values)),

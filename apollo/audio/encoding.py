@@ -9,9 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from apollo.audio import child_processes
-from apollo.audio.decoding import STALL_TIMEOUT_SECONDS
 from apollo.audio.ffmpeg import find_ffmpeg, summarize_stderr
 from apollo.audio.formats import OutputFormat
+from apollo.audio.sample_stream import STALL_TIMEOUT_SECONDS
 
 _PIECE_BYTES = 1 << 20
 _INPUT_FORMATS = {None: "f32le", 16: "s16le", 24: "s32le"}

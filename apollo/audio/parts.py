@@ -39,7 +39,7 @@ class FileParts:
     """What the frames or pages of a file say about it.
 
     Args:
-        damage: What is missing, None if nothing is or that cannot be told.
+        damage: Description of missing data; None if none or unknown.
         parts: At least one.
         size: Size of the file.
         bitrate_bps: Mean of an MP3's frames, 0 of other files.

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from apollo.audio.containers import read_sample_bytes
-from apollo.audio.decoding import MAX_CHANNELS, MAX_SECONDS, AudioError, Decoder
+from apollo.audio.decoding import MAX_CHANNELS, MAX_SECONDS, Decoder
 from apollo.audio.ffmpeg import find_ffmpeg
 from apollo.audio.parts import find_damage
 from apollo.audio.probing import describe_choice, find_missing_end, probe
-from apollo.audio.rejects import RejectKind
+from apollo.audio.rejects import AudioError, RejectKind
 from apollo.audio.soundfiles import has_length, is_lossless, open_sound, reads_in_pieces
 
 _PIECE_FRAMES = 4096

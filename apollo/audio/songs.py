@@ -14,12 +14,11 @@ from pathlib import Path
 
 import torch
 
-from apollo.audio.decoding import AudioError
 from apollo.audio.ffmpeg import FfmpegError, FfmpegMissingError
 from apollo.audio.folders import describe_left_out, walk
 from apollo.audio.formats import CHUNK_SECONDS, FORMATS, SongsConfig
 from apollo.audio.reading import AudioReader
-from apollo.audio.rejects import RejectKind
+from apollo.audio.rejects import AudioError, RejectKind
 from apollo.audio.song_output import SongOutput
 from apollo.audio.spectrogram import Spectrogram, save_comparison
 from apollo.audio.writing import WriteError

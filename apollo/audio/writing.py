@@ -192,7 +192,7 @@ class AudioWriter:
         self._close()
 
     def _enlarge(self, num_new: int) -> None:
-        """Go on in a file of 64-bit sizes: there is more audio than was expected."""
+        """Continue as RF64, with 64-bit sizes: there is more audio than was expected."""
         self._large = True
         format = self._current
         if FORMATS[format].container != "WAV":
@@ -202,7 +202,7 @@ class AudioWriter:
         self._frames += num_new
 
     def _copy(self, format: str, gain: float) -> None:
-        """Begin a new file with the samples of the current one, which is deleted."""
+        """Start a new file with the samples of the current one, which is deleted."""
         dither = format != self._current  # else that of the current one stays
         with open_sound(str(self._scratch[-1])) as first:
             self._file = self._create(format)

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 import soundfile
 
-from apollo.audio.decoding import AudioError, Decoder
+from apollo.audio.decoding import Decoder
 from apollo.audio.parts import find_damage
 from apollo.audio.probing import AudioInfo, find_missing_end, probe
-from apollo.audio.rejects import RejectKind
+from apollo.audio.rejects import AudioError, RejectKind
 from pipelines.audio.reading import Probe, open_binary, open_source_file
 from pipelines.schema import CHANNELS, SAMPLE_RATE
 from pipelines.storage.folder import Folder, is_uri
@@ -39,15 +39,15 @@ class TranscodedFile:
     lossy: bool
 
 
-def cache_name(path: str, size: int, mtime_ns: int) -> str:
-    """Return the name of a cached file, a hash of its original's path, size and time."""
-    digest = hashlib.sha256(
-        f"{path}\n{size}\n{mtime_ns}\n{HEADROOM}".encode(errors="surrogateescape")
-    ).hexdigest()
-    return f"{digest[:32]}.flac"
+def cache_name(path: str, size: int, mtime_ns: int, stream: int = 0) -> str:
+    """Return the name of a cached file, a hash of its original's path, size, time and audio stream."""
+    facts = f"{path}\n{size}\n{mtime_ns}\n{HEADROOM}" + (f"\n{stream}" if stream else "")
+    return f"{hashlib.sha256(facts.encode(errors='surrogateescape')).hexdigest()[:32]}.flac"
 
 
-def transcode(path: str, *, cache: Folder, name: str, known: Probe | None, program: str) -> TranscodedFile:
+def transcode(
+    path: str, *, cache: Folder, name: str, known: Probe | None, program: str, audio_stream: int = 0
+) -> TranscodedFile:
     """Decode a whole file to a 24-bit FLAC in the cache, scaled down by HEADROOM.
 
     Args:
@@ -56,9 +56,11 @@ def transcode(path: str, *, cache: Folder, name: str, known: Probe | None, progr
         name: Name in the cache.
         known: Properties read by libsndfile, if it knows the format.
         program: ffmpeg.
+        audio_stream: Number of the audio stream in the file, from 0.
 
     Raises:
-        AudioError: the file cannot be decoded, differs in length from its header, or exceeds the headroom.
+        AudioError: the file cannot be decoded, has no such stream, differs in length from its header, or
+            exceeds the headroom.
     """
     with tempfile.TemporaryDirectory(prefix="apollo-ingest-") as scratch:
         source = os.path.join(scratch, "input")
@@ -66,8 +68,12 @@ def transcode(path: str, *, cache: Folder, name: str, known: Probe | None, progr
         if damage := find_damage(source):
             raise AudioError(damage, RejectKind.DAMAGED)
         stream = probe(source, program)
+        if audio_stream >= stream.num_streams:
+            raise AudioError(
+                f"has {stream.num_streams} audio streams, {audio_stream + 1} are needed", RejectKind.DAMAGED
+            )
         target = os.path.join(scratch, "output.flac")
-        frames = _decode(source, target, stream.layout, program)
+        frames = _decode(source, target, stream.layout, program, audio_stream)
         if damage := _compare_length(frames / SAMPLE_RATE, known, stream, source, program):
             raise AudioError(damage, RejectKind.DAMAGED)
         cache.put(name, target)
@@ -101,11 +107,13 @@ def _link_or_download(path: str, source: str) -> None:
         shutil.copyfileobj(stream, copy, 1 << 22)
 
 
-def _decode(source: str, target: str, layout: str, program: str) -> int:
+def _decode(source: str, target: str, layout: str, program: str, stream: int) -> int:
     """Write a file's samples to a FLAC and return their number per channel."""
     frames = 0
     with (
-        Decoder(source, program, sample_rate=SAMPLE_RATE, stereo=layout, strict=True) as decoder,
+        Decoder(
+            source, program, sample_rate=SAMPLE_RATE, stereo=layout, strict=True, stream=stream
+        ) as decoder,
         soundfile.SoundFile(target, "w", SAMPLE_RATE, CHANNELS, "PCM_24", format="FLAC") as flac,
     ):
         while block := decoder.read(_BLOCK_FRAMES):

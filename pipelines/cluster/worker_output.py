@@ -43,7 +43,8 @@ class WorkerOutput:
             return
         name = batch.get("actor_name") or batch.get("task_name") or ""
         here = batch.get("ip") == batch.get("localhost")
-        source = f"({name} pid={batch.get('pid')}" + ("" if here else f", ip={batch.get('ip')}") + ")"
+        process = f"{name} pid={batch.get('pid')}" if name else str(batch.get("pid"))  # such as "raylet"
+        source = f"({process}" + ("" if here else f", ip={batch.get('ip')}") + ")"
         for line in batch.get("lines", []):
             found = self._level(batch.get("pid"), line, only_crashes=name == "RayTrainWorker")
             if found:

@@ -15,12 +15,6 @@ from pipelines.preprocess.songs import DiscoveryResult, Reject, Song
 from pipelines.preprocess.split_folders import SplitFolders
 from pipelines.storage.folder import Entry, Folder, is_uri
 
-_STEM_FILES = (".stem.mp4", ".stem.m4a")
-_STEM_FILE = (
-    "a stem file, as MUSDB18 has them, holds the mixture and four stems as five AAC streams. Use MUSDB18-HQ, "
-    "the same songs uncompressed, or convert it to a folder of WAV files for each song (musdbconvert)"
-)
-
 
 def find_songs(roots: list[str]) -> DiscoveryResult:
     """List every root and group its files into songs; entries have full paths.
@@ -43,9 +37,7 @@ def find_songs(roots: list[str]) -> DiscoveryResult:
 
 
 def _refuse(roots: list[str], discovered: DiscoveryResult) -> None:
-    """Raise a UsageError if there is nothing that a scan could try."""
-    if any(reject.reason == _STEM_FILE for reject in discovered.rejects):
-        raise UsageError(f"no song below {', '.join(roots)} can be used: {_STEM_FILE}")
+    """Raise a UsageError if there are no files, not even rejected ones."""
     if not discovered.rejects:
         raise UsageError(
             f"no audio below {', '.join(roots)}. Expected MUSDB18-HQ (train/<song>/mixture.wav …), "
@@ -64,8 +56,6 @@ def _walk(root: str, discovered: DiscoveryResult) -> Iterator[Entry]:
             discovered.ignored_files += 1
         elif name.encode(errors="surrogateescape") != name.encode(errors="replace"):
             discovered.rejects.append(Reject(ascii(name), "the name is not valid UTF-8", RejectKind.OTHER))
-        elif base.lower().endswith(_STEM_FILES):
-            discovered.rejects.append(Reject(name, _STEM_FILE, RejectKind.OTHER))
         else:
             yield entry
 

@@ -1,9 +1,8 @@
-"""Layouts of data sets: MUSDB18-HQ and MoisesDB here; Slakh2100, loose stems and songs in their own modules.
+"""Layouts of data sets: MoisesDB here; MUSDB18, Slakh2100, loose stems and songs in their own modules.
 
 A data set is recognised by its folders and by names without extensions.
 
-Sources: sigsep's MUSDB18-HQ layout and its 14 published validation songs (musdb, configs/mus.yaml);
-moises-db's `data.json`. Of all files, only `data.json` and Slakh2100's `metadata.yaml` are read.
+Source: moises-db's `data.json`. Of all files, only `data.json` and Slakh2100's `metadata.yaml` are read.
 """
 
 import json
@@ -12,43 +11,17 @@ from collections import defaultdict
 from typing import Any
 
 from pipelines.preprocess.loose_songs import add_loose_songs
+from pipelines.preprocess.musdb import add_musdb_song, has_musdb_song, take_stem_files
 from pipelines.preprocess.slakh import METADATA, add_slakh_song
-from pipelines.preprocess.songs import (
-    DiscoveryResult,
-    Song,
-    artist_and_title,
-    full_entry,
-    full_name,
-    name_without_extension,
-)
+from pipelines.preprocess.songs import DiscoveryResult, Song, SourceFile, full_file
 from pipelines.preprocess.split_folders import SplitFolders
 from pipelines.preprocess.stem_names import nfc
-from pipelines.schema import MIXTURE, STEMS
+from pipelines.schema import STEMS
 from pipelines.storage.folder import Entry, Folder
 from pipelines.storage.object_store import StoreError
 
-MUSDB, MOISESDB = "musdb18hq", "moisesdb"
+MOISESDB = "moisesdb"
 METADATA_FILES = frozenset({"data.json", METADATA})
-_EXTENSIONS = ("wav", "flac")  # of two files of one stem, the first of these is read
-_MUSDB_STEMS = ("bass", "drums", "other", "vocals")
-MUSDB_VALIDATION = frozenset(
-    {
-        "Actions - One Minute Smile",
-        "Clara Berry And Wooldog - Waltz For My Victims",
-        "Johnny Lokke - Promises & Lies",
-        "Patrick Talbot - A Reason To Leave",
-        "Triviul - Angelsaint",
-        "Alexander Ross - Goodbye Bolero",
-        "Fergessen - Nos Palpitants",
-        "Leaf - Summerghost",
-        "Skelpolu - Human Mistakes",
-        "Young Griffo - Pennies",
-        "ANiMAL - Rockshow",
-        "James May - On The Line",
-        "Meaxic - Take A Step",
-        "Traffic Experiment - Sirens",
-    }
-)
 
 
 def group_into_songs(
@@ -75,9 +48,10 @@ def group_into_songs(
             continue
         audio = [file for file in files if posixpath.basename(file.name) not in METADATA_FILES]
         discovered.ignored_files += sum(posixpath.basename(file.name) == METADATA for file in files)
-        if _has_musdb_song(root, folder, audio):
+        audio = take_stem_files(root, folder, audio, discovered)
+        if has_musdb_song(root, folder, audio):
             musdb.append(folder)
-            _add_musdb_song(root, folder, audio, discovered)
+            add_musdb_song(root, folder, audio, discovered)
         elif audio:
             loose[folder] = audio
     for folder, listing in sorted(listings.items()):
@@ -107,38 +81,6 @@ def _find_listings(
 def _has_slakh_song(folder: str, folders: dict[str, list[Entry]]) -> bool:
     named = any(posixpath.basename(file.name) == METADATA for file in folders[folder])
     return named and posixpath.join(folder, "stems") in folders
-
-
-def _musdb_split(root: str, folder: str) -> str:
-    """Return the name of the folder around a song's, which is the split in MUSDB18-HQ."""
-    return posixpath.basename(posixpath.dirname(folder) or root.rstrip("/")).casefold()
-
-
-def _has_musdb_song(root: str, folder: str, audio: list[Entry]) -> bool:
-    names = {name_without_extension(file).casefold() for file in audio}
-    is_split = bool(folder) and _musdb_split(root, folder) in ("train", "test")
-    return is_split and len(names & {*_MUSDB_STEMS, MIXTURE}) > 1
-
-
-def _add_musdb_song(root: str, folder: str, files: list[Entry], discovered: DiscoveryResult) -> None:
-    by_stem: dict[str, Entry] = {}
-    for file in sorted(files, key=_preference):
-        by_stem.setdefault(name_without_extension(file).casefold(), file)
-    sources = {
-        stem: (full_entry(root, by_stem[stem]),) for stem in (*_MUSDB_STEMS, MIXTURE) if stem in by_stem
-    }
-    name = nfc(posixpath.basename(folder))
-    artist, title = artist_and_title(name)
-    official = "test" if _musdb_split(root, folder) == "test" else None
-    split = official or ("valid" if name in MUSDB_VALIDATION else "train")
-    discovered.ignored_files += len(files) - len(sources)
-    song = Song(MUSDB, f"{MUSDB}/{name}", artist, title, split, sources, recording=full_name(root, folder))
-    discovered.songs.append(song)
-
-
-def _preference(file: Entry) -> tuple[int, str]:
-    extension = file.name.rpartition(".")[2].lower()
-    return (_EXTENSIONS.index(extension) if extension in _EXTENSIONS else len(_EXTENSIONS), file.name)
 
 
 def _read_listing(root: str, name: str) -> tuple[dict[str, Any] | None, str]:
@@ -180,7 +122,7 @@ def _add_moises_song(
     artist, title = str(listing.get("artist", "")), str(listing.get("song", ""))
     prefix = f"{folder}/" if folder else ""
     found = {f.name: f for files in folders.values() for f in files if f.name.startswith(prefix)}
-    sources: dict[str, tuple[Entry, ...]] = {}
+    sources: dict[str, tuple[SourceFile, ...]] = {}
     complete = True
     for stem, names in wanted.items():
         missing = [name for name in names if name not in found]
@@ -191,7 +133,7 @@ def _add_moises_song(
             discovered.reject_listing(nfc(f"{song_id}/{stem}"), nfc(f"names {reason}"))
             complete = False
         elif names:
-            sources[stem] = tuple(full_entry(root, found[name]) for name in sorted(set(names)))
+            sources[stem] = tuple(full_file(root, found[name]) for name in sorted(set(names)))
     if not wanted:
         discovered.reject_listing(song_id, "names no tracks")
     used = sum(len(files) for files in sources.values())

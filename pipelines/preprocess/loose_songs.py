@@ -12,7 +12,7 @@ from pipelines.preprocess.songs import (
     DiscoveryResult,
     Song,
     artist_and_title,
-    full_entry,
+    full_file,
     full_name,
     name_without_extension,
 )
@@ -135,7 +135,7 @@ def add_loose_songs(
                 artist,
                 title,
                 splits.split_of(root, folder),
-                {stem: (full_entry(root, file),)},
+                {stem: (full_file(root, file),)},
                 complete=stem == MIXTURE,
                 recording=loose.recording_of(folder, posixpath.basename(name)),
             )
@@ -143,7 +143,7 @@ def add_loose_songs(
     for folder, by_stem in loose.stems.items():
         artist, title = artist_and_title(nfc(posixpath.basename(folder) or loose.dataset))
         sources = {
-            stem: tuple(full_entry(root, file) for file in files) for stem, files in sorted(by_stem.items())
+            stem: tuple(full_file(root, file) for file in files) for stem, files in sorted(by_stem.items())
         }
         discovered.songs.append(
             Song(

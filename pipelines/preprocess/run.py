@@ -176,10 +176,12 @@ class PreprocessRun:
     def _check_fingerprint(self) -> None:
         """Check configuration and files against those of the plan; without a plan, write them."""
         files = sorted(
-            (entry.name, entry.size, entry.mtime_ns)
-            for song in self._discovered.songs
-            for entries in song.sources.values()
-            for entry in entries
+            {
+                (file.name, file.size, file.mtime_ns)  # once, however many streams of it are used
+                for song in self._discovered.songs
+                for files in song.sources.values()
+                for file in files
+            }
         )
         listing = [list(file) for file in files]
         fingerprint = {"config": self.config.fingerprint_fields(), "versions": self.versions}
@@ -196,6 +198,7 @@ class PreprocessRun:
         check_fingerprint(self.output, fingerprint)
 
     def _scan_and_plan(self) -> None:
+        self._discovered.check_songs()
         config, songs = self.config, self._discovered.songs
         with self._timed("scan"):
             scans = self._scan(songs)

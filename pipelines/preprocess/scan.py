@@ -14,18 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apollo.audio.decoding import AudioError
 from apollo.audio.ffmpeg import find_ffmpeg
-from apollo.audio.rejects import RejectError, RejectKind
+from apollo.audio.rejects import AudioError, RejectError, RejectKind
 from pipelines.audio import activity, fingerprints, reading, transcoding
 from pipelines.audio.bandwidth import BandwidthMeter
 from pipelines.audio.reading import SourceReader
-from pipelines.preprocess.songs import Song
+from pipelines.preprocess.songs import Song, SourceFile
 from pipelines.preprocess.sums import drop_sums
 from pipelines.runtime.versions import check_versions
 from pipelines.schema import CHANNELS, EXCERPT_FRAMES, MIXTURE, SAMPLE_RATE
 from pipelines.storage import parquet
-from pipelines.storage.folder import Entry, Folder
+from pipelines.storage.folder import Folder
 
 SCANS = "scan"
 _BLOCK = 3 * SAMPLE_RATE  # a whole number of activity frames
@@ -54,8 +53,12 @@ def read_scans(output: Folder) -> dict[str, dict[str, Any]]:
 
 def cache_names(songs: list[Song]) -> set[str]:
     """Return the names that files of these songs have in the cache."""
-    files = (entry for song in songs for entries in song.sources.values() for entry in entries)
-    return {transcoding.cache_name(entry.name, entry.size, entry.mtime_ns) for entry in files}
+    files = (file for song in songs for files in song.sources.values() for file in files)
+    return {_cache_name(file) for file in files}
+
+
+def _cache_name(file: SourceFile) -> str:
+    return transcoding.cache_name(file.name, file.size, file.mtime_ns, file.stream)
 
 
 def find_uncached_songs(output: Folder, cache: Folder) -> set[str]:
@@ -131,19 +134,24 @@ class SongScanner:
             "print": print_bytes,
         }
 
-    def _prepare(self, entry: Entry) -> tuple[dict[str, Any], bool]:
+    def _prepare(self, entry: SourceFile) -> tuple[dict[str, Any], bool]:
         known = reading.probe(entry.name)
         if known is not None and known.windowed:
             readable, scale, frames, lossy = entry.name, 1.0, known.frames, False
         else:
-            name = transcoding.cache_name(entry.name, entry.size, entry.mtime_ns)
+            name = _cache_name(entry)
             if {name, name + transcoding.INFO_SUFFIX} <= self._cached:
                 made = transcoding.TranscodedFile(
                     **json.loads(self._cache.read(name + transcoding.INFO_SUFFIX))
                 )
             else:
                 made = transcoding.transcode(
-                    entry.name, cache=self._cache, name=name, known=known, program=self._program
+                    entry.name,
+                    cache=self._cache,
+                    name=name,
+                    known=known,
+                    program=self._program,
+                    audio_stream=entry.stream,
                 )
                 self._cache.write(name + transcoding.INFO_SUFFIX, json.dumps(asdict(made)).encode())
                 transcoding.check_cache_size(self._cache, self._cache_bytes)
@@ -215,7 +223,11 @@ class SongScanner:
 
     @staticmethod
     def _reject(
-        rejects: list[dict[str, str]], song: Song, stem: str, entries: tuple[Entry, ...], error: RejectError
+        rejects: list[dict[str, str]],
+        song: Song,
+        stem: str,
+        entries: tuple[SourceFile, ...],
+        error: RejectError,
     ) -> None:
         path = entries[0].name if len(entries) == 1 else f"{entries[0].name} (+{len(entries) - 1} more)"
         rejects.append(

@@ -9,7 +9,8 @@ import yaml
 from pipelines.preprocess.songs import (
     DiscoveryResult,
     Song,
-    full_entry,
+    SourceFile,
+    full_file,
     full_name,
     name_without_extension,
 )
@@ -48,19 +49,19 @@ def add_slakh_song(
         discovered.reject_listing(song_id, f"cannot be read: {problem}", file=METADATA)
         return
     files = {name_without_extension(file): file for file in folders[posixpath.join(folder, "stems")]}
-    sources: dict[str, list[Entry]] = defaultdict(list)
+    sources: dict[str, list[SourceFile]] = defaultdict(list)
     complete = True
     for stem, facts in sorted(listing.items()):
         if stem in files:
             name = facts.get("inst_class")  # of any type: the text of nested aliases can be endless
             instrument = name.lower() if isinstance(name, str) else ""
-            sources[_STEM_OF_CLASS.get(instrument, "other")].append(full_entry(root, files[stem]))
+            sources[_STEM_OF_CLASS.get(instrument, "other")].append(full_file(root, files[stem]))
         elif facts.get("audio_rendered", True):
             discovered.reject_listing(f"{song_id}/{stem}", "names a stem that is missing", file=METADATA)
             complete = False
     mixes = [file for file in folders[folder] if name_without_extension(file).lower() in ("mix", MIXTURE)]
     if mixes:
-        sources[MIXTURE].append(full_entry(root, mixes[0]))
+        sources[MIXTURE].append(full_file(root, mixes[0]))
     used = {file.name for found in sources.values() for file in found}
     below = [f for at, found in folders.items() if at == folder or at.startswith(f"{folder}/") for f in found]
     discovered.ignored_files += sum(posixpath.basename(f.name) != METADATA for f in below) - len(used)

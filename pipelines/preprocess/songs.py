@@ -8,7 +8,15 @@ from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
 from apollo.audio.rejects import RejectKind
+from pipelines.errors import UsageError
 from pipelines.storage.folder import Entry, is_uri, join
+
+
+@dataclass(frozen=True)
+class SourceFile(Entry):
+    """An audio stream of a file, by its place among them."""
+
+    stream: int = 0
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,7 @@ class Song:
     artist: str
     title: str
     split: str | None
-    sources: Mapping[str, tuple[Entry, ...]]
+    sources: Mapping[str, tuple[SourceFile, ...]]
     complete: bool = True
     recording: str = ""
 
@@ -44,7 +52,7 @@ class Song:
         """Parse the result of `to_json`."""
         values = json.loads(text)
         sources = {
-            stem: tuple(Entry(**entry) for entry in files) for stem, files in values.pop("sources").items()
+            stem: tuple(SourceFile(**file) for file in files) for stem, files in values.pop("sources").items()
         }
         return cls(**values, sources=sources)
 
@@ -66,14 +74,26 @@ class DiscoveryResult:
     ignored_files: int = 0
     remarks: list[str] = field(default_factory=list)
 
+    def check_songs(self) -> None:
+        """Check that there are songs.
+
+        Raises:
+            UsageError: all files were rejected; the text has the first and its reason.
+        """
+        if not self.songs:
+            first = min(self.rejects)
+            raise UsageError(
+                f"no usable source: {len(self.rejects)} rejects, the first: {first.name}: {first.reason}"
+            )
+
     def reject_listing(self, name: str, problem: str, *, file: str = "data.json") -> None:
         """Add a reject because of the file that lists a song's stems."""
         self.rejects.append(Reject(name, f"{file} {problem}", RejectKind.LISTING))
 
 
-def full_entry(root: str, entry: Entry) -> Entry:
+def full_file(root: str, entry: Entry, stream: int = 0) -> SourceFile:
     """Return an entry whose name is relative to a root with its full name."""
-    return Entry(full_name(root, entry.name), entry.size, entry.mtime_ns)
+    return SourceFile(full_name(root, entry.name), entry.size, entry.mtime_ns, stream)
 
 
 def full_name(root: str, name: str) -> str:

@@ -15,9 +15,8 @@ from typing import Any
 
 import torch
 
-from apollo.audio.decoding import AudioError
 from apollo.audio.formats import SongsConfig
-from apollo.audio.rejects import RejectKind
+from apollo.audio.rejects import AudioError, RejectKind
 from apollo.audio.songs import SongJob, restore_songs
 from apollo.checkpoints.io import file_sha256
 from apollo.model.device import choose_device, choose_precision

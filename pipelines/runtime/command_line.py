@@ -19,14 +19,22 @@ def add_log_level(parser: Any) -> None:
     )
 
 
-def parse(parser: Any, arguments: Sequence[str] | None = None) -> dict[str, Any]:
+def parse(
+    parser: Any,
+    arguments: Sequence[str] | None = None,
+    *,
+    output_option: str = "--output",
+    record: Callable[[str, Outcome], None] = record_end,
+) -> dict[str, Any]:
     """Parse a job's command line and start logging at its level.
 
-    A wrong one ends the process with status 2, and is recorded in the result.json of its `--output`.
+    A wrong one ends the process with status 2, and is recorded in the result.json of its output.
 
     Args:
         parser: The job's, with `add_log_level` done.
         arguments: Of the command; those of this process by default.
+        output_option: Names the output.
+        record: Writes the result.json of an output.
 
     Returns:
         Values by option, without `config` and `log_level`.
@@ -38,7 +46,8 @@ def parse(parser: Any, arguments: Sequence[str] | None = None) -> dict[str, Any]
         values: dict[str, Any] = parser.instantiate(parser.parse_args(given)).as_dict()
     except (ArgumentError, ValueError) as error:
         parser.exit_on_error = True
-        _record(_find_output(given), Outcome(Exit.USAGE, str(error)))
+        if output := _find_value(output_option, given):
+            record(output, Outcome(Exit.USAGE, str(error)))
         parser.error(str(error))
     values.pop("config", None)
     logs.configure(values.pop("log_level"))
@@ -68,25 +77,23 @@ def run_job(
         outcome = Outcome(Exit.USAGE, str(error))
     except (Exception, KeyboardInterrupt) as error:
         outcome = outcome_of_error(error, "nothing was started", checking=True)
-        record(outcome) if record else _record(output, outcome)
+        if record:
+            record(outcome)
+        elif output:
+            record_end(output, outcome)
     if outcome.message:
         print(f"{name}: {outcome.message}", file=sys.stderr)
     return outcome
 
 
-def _find_output(arguments: Sequence[str]) -> str | None:
-    """Return the value of --output in a command line that cannot be parsed."""
+def _find_value(option: str, arguments: Sequence[str]) -> str | None:
+    """Return the value of an option in a command line that cannot be parsed."""
     for argument, following in zip(arguments, [*arguments[1:], ""]):
-        if argument.startswith("--output="):
+        if argument.startswith(f"{option}="):
             return argument.partition("=")[2]
-        if argument == "--output":
+        if argument == option:
             return following
     return None
-
-
-def _record(output: str | None, outcome: Outcome) -> None:
-    if output:
-        record_end(output, outcome)
 
 
 def with_underscores(parser: Any, arguments: Sequence[str]) -> list[str]:

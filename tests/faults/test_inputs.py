@@ -15,7 +15,7 @@ import soundfile
 
 from pipelines.audio.codec import decode
 from pipelines.audio.reading import SourceReader
-from pipelines.preprocess.layouts import MUSDB
+from pipelines.preprocess.musdb import MUSDB
 from pipelines.preprocess.recipes import RecipesConfig
 from pipelines.preprocess.run import preprocess
 from pipelines.preprocess.sources import SourcesConfig

@@ -111,6 +111,30 @@ def test_tilt_rises_evenly_per_octave_from_1_to_16_khz_on_both_sides_alike() -> 
         assert _gain_db(signal, clean, hz) - reference == pytest.approx(gain_db, abs=0.05)
 
 
+def test_low_pass_is_the_same_on_both_sides() -> None:
+    config = LevelsConfig(level_db=(0, 0), polarity_share=0, swap_share=0, low_pass_share=0.5)
+    noise = torch.randn(1, RATE, generator=torch.Generator().manual_seed(0))
+    edges, depths, unchanged = [], [], 0
+    for index in range(200):
+        clean, degraded = set_levels(
+            noise, noise, gain=1.0, config=config, seed=0, index=index, sample_rate=RATE
+        )
+        assert torch.equal(clean, degraded)
+        ratio = 20 * (torch.fft.rfft(clean[0]).abs() / torch.fft.rfft(noise[0]).abs()).log10()
+        ratio -= ratio[100:4000].mean()
+        depth = ratio[17_000:20_000].median().item()
+        if abs(depth) < 0.01:
+            unchanged += 1
+            continue
+        depths.append(depth)
+        edges.append((ratio < depth / 2).float()[1000:20_000].argmax().item() + 1000)
+    assert 72 <= unchanged <= 128  # 100, four standard deviations
+    assert min(depths) >= -40.5 and max(depths) <= -9.5
+    assert statistics.mean(depths) == pytest.approx(-25, abs=3.5)  # standard error 0.87
+    assert min(edges) >= 4900 and max(edges) <= 16_600
+    assert statistics.mean(edges) == pytest.approx(10_750, abs=1300)  # standard error 320
+
+
 def test_tilt_is_uniform_and_its_response_does_not_wrap_around() -> None:
     config = LevelsConfig(level_db=(0, 0), polarity_share=0, tilt_db=(-3, 12))
     click = torch.zeros(1, RATE)
@@ -219,6 +243,7 @@ def test_peak_is_non_finite_if_a_sample_is(bad: float) -> None:
         ({"swap_share": -0.5}, "swap_share"),
         ({"mid_side_share": float("nan")}, "mid_side_share"),
         ({"tilt_db": (3, -3)}, "rising"),
+        ({"low_pass_share": 2.0}, "low_pass_share"),
         ({"tilt_db": (0, 90)}, "-60 to 60"),
     ],
 )

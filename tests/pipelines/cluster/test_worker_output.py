@@ -38,6 +38,16 @@ def test_warnings_and_errors_are_logged_with_their_level(
     ]
 
 
+def test_workers_killed_for_memory_are_an_error_of_their_node(caplog: pytest.LogCaptureFixture) -> None:
+    """The line is Ray 2.60's, of a worker that was killed at a memory usage threshold of 0.35."""
+    line = (
+        "[2026-11-28 00:29:13,995 E 19196 19196] (raylet) node_manager.cc:3517: 4 Workers (tasks / actors) "
+        "killed due to memory pressure (OOM), 0 Workers crashed due to other reasons at node (ID: 11525a8c, "
+        "IP: 127.0.0.1) over the last time period."
+    )
+    assert _logged(caplog, line, pid="raylet") == [("ERROR", f"(raylet, ip=10.0.0.2) {line}")]
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -1,5 +1,6 @@
 """The exported file: the first examples of the training order, whole or absent, as good as the shards."""
 
+import json
 import math
 import subprocess
 import sys
@@ -95,8 +96,11 @@ def test_command_writes_the_same_file(output: Path, file: Path, tmp_path: Path) 
     first, second = torch.load(file, weights_only=True), torch.load(target, weights_only=True)
     assert first["names"] == second["names"]
     assert torch.equal(first["degraded"], second["degraded"])
-    refused = subprocess.run([*command, "--file", str(target), "--examples", "99"], check=False, cwd=ROOT)
-    assert refused.returncode == 2
+    for wrong in ("99", "many"):  # more than there are, and no number
+        refused = subprocess.run([*command, f"--file={target}", "--examples", wrong], check=False, cwd=ROOT)
+        result = json.loads(target.with_name("examples.pt.result.json").read_text())
+        assert (refused.returncode, result["exit_code"], result["status"]) == (2, 2, "usage")
+        assert wrong in result["message"]
 
 
 def test_more_examples_than_available_is_an_error_and_writes_no_file(output: Path, tmp_path: Path) -> None:

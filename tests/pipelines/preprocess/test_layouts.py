@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import pytest
 
 from pipelines.preprocess.discovery import find_songs
-from pipelines.preprocess.layouts import MUSDB_VALIDATION
+from pipelines.preprocess.musdb import MUSDB_VALIDATION
 from pipelines.preprocess.songs import DiscoveryResult, Song
 from pipelines.preprocess.stem_names import guess_stem
 from pipelines.schema import MIXTURE, STEMS

@@ -63,14 +63,28 @@ def test_other_audio_in_a_musdb_song_is_part_of_its_recording(tmp_path: Path) ->
     assert len({song.recording for song in _find(tmp_path).songs} - {""}) == 1
 
 
-def test_stem_files_of_musdb18_are_refused_with_what_to_do(tmp_path: Path) -> None:
-    _touch(tmp_path, "train/A - One.stem.mp4", "test/B - Two.stem.mp4")
-    with pytest.raises(UsageError, match="Use MUSDB18-HQ"):
-        _find(tmp_path)
-    _touch(tmp_path, "songs/C - Three.flac")
+@pytest.mark.parametrize("below", ["", "train"])
+def test_stem_files_of_musdb18_are_five_streams_with_its_splits(tmp_path: Path, below: str) -> None:
+    names = ["train/A - One.stem.mp4", "train/Leaf - Summerghost.stem.mp4", "test/B - Two.STEM.mp4"]
+    _touch(tmp_path, *names)
+    songs = {song.song_id: song for song in find_songs([str(tmp_path / below)]).songs}
+    splits = {"musdb18/A - One": "train", "musdb18/Leaf - Summerghost": "valid", "musdb18/B - Two": "test"}
+    if below:
+        del splits["musdb18/B - Two"]
+    assert {name: song.split for name, song in songs.items()} == splits
+    streams = {stem: file.stream for stem, (file,) in songs["musdb18/A - One"].sources.items()}
+    assert streams == {"mixture": 0, "drums": 1, "bass": 2, "other": 3, "vocals": 4}
+    assert Song.from_json(songs["musdb18/A - One"].to_json()) == songs["musdb18/A - One"]
+
+
+def test_other_stem_files_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    _touch(tmp_path, "sets/A - One.stem.mp4", "sets/B - Two.stem.m4a", "songs/C - Three.flac")
     discovered = _find(tmp_path)
     assert [song.title for song in discovered.songs] == ["Three"]
-    assert [name for name, *_ in discovered.rejects] == ["test/B - Two.stem.mp4", "train/A - One.stem.mp4"]
+    assert [name for name, *_ in discovered.rejects] == ["sets/A - One.stem.mp4", "sets/B - Two.stem.m4a"]
+    discovered.songs.clear()
+    with pytest.raises(UsageError, match=r"2 rejects, the first: sets/A - One.* a file for each stem"):
+        discovered.check_songs()
 
 
 # folders named after splits

@@ -14,8 +14,8 @@ import soundfile
 from pipelines import schema
 from pipelines.audio.codec import decode
 from pipelines.audio.reading import SourceReader
-from pipelines.preprocess.layouts import MUSDB
 from pipelines.preprocess.mixing import mix, read_sources
+from pipelines.preprocess.musdb import MUSDB
 from pipelines.preprocess.render import to_16_bit
 from pipelines.preprocess.run import estimate, preprocess, status
 from pipelines.runtime.outcome import Exit

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
+from apollo.audio.ffmpeg import find_ffmpeg
 from pipelines import schema
 from pipelines.audio import transcoding
 from pipelines.audio.activity import find_segments, frame_power
 from pipelines.audio.fingerprints import FingerprintExtractor
+from pipelines.audio.reading import SourceReader
 from pipelines.preprocess.discovery import find_songs
 from pipelines.preprocess.scan import SongScanner, cache_names, find_uncached_songs, read_scans, scan_name
 from pipelines.preprocess.songs import Song
@@ -281,3 +284,51 @@ def test_songs_whose_decoded_files_went_away_are_named(tmp_path: Path) -> None:
     assert find_uncached_songs(output, cache) == set()
     cache.delete(Path(_by_stem(scan)["drums"]["files"][0]["readable"]).name)
     assert find_uncached_songs(output, cache) == {song.song_id}
+
+
+_STREAMS = (MIXTURE, "drums", "bass", "other", "vocals")
+
+
+def _write_stem_file(folder: Path, streams: int) -> dict[str, NDArray[np.float32]]:
+    """Write a stem file as MUSDB18 has them, of AAC streams; return what each holds."""
+    stems = {stem: _playing(7, seed) for seed, stem in enumerate(_STREAMS)}
+    command = [find_ffmpeg(), "-loglevel", "error"]
+    for stem in _STREAMS[:streams]:
+        soundfile.write(folder / f"{stem}.wav", stems[stem], RATE)
+        command += ["-i", str(folder / f"{stem}.wav")]
+    maps = [text for number in range(streams) for text in ("-map", f"{number}:a")]
+    target = folder / "data/train/A - One.stem.mp4"
+    target.parent.mkdir(parents=True)
+    subprocess.run([*command, *maps, "-c:a", "aac", "-b:a", "256k", str(target)], check=True)
+    return stems
+
+
+def test_streams_of_a_stem_file_are_the_sources_of_its_song(tmp_path: Path) -> None:
+    stems = _write_stem_file(tmp_path, 5)
+    song = _found(tmp_path)
+    scan = _scanner(tmp_path).scan(song)
+    assert scan["rejects"] == []
+    sources = _by_stem(scan)
+    assert set(sources) == set(_STREAMS) and all(source["lossy"] for source in sources.values())
+    assert {Path(path).name for path in cache_names([song])} == {
+        file["readable"] for source in sources.values() for file in source["files"]
+    }
+    reader = SourceReader(str(tmp_path / "cache"))
+    for stem, source in sources.items():
+        read = reader.read(source["files"], RATE, 5 * RATE)
+        similar = {
+            other: np.vdot(read, samples[RATE : 6 * RATE]) / np.linalg.norm(read) / np.linalg.norm(samples)
+            for other, samples in stems.items()
+        }
+        assert max(similar, key=lambda other: similar[other]) == stem
+    reader.close()
+
+
+def test_stem_file_with_too_few_streams_costs_those_that_it_lacks(tmp_path: Path) -> None:
+    _write_stem_file(tmp_path, 3)
+    scan = _scanner(tmp_path).scan(_found(tmp_path))
+    assert {reject["id"]: reject["reason"] for reject in scan["rejects"]} == {
+        "musdb18/A - One/other": "has 3 audio streams, 4 are needed",
+        "musdb18/A - One/vocals": "has 3 audio streams, 5 are needed",
+    }
+    assert set(_by_stem(scan)) == {MIXTURE, "drums", "bass"}
