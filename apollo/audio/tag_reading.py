@@ -92,12 +92,14 @@ def _read_container(file: Any, tags: SongTags, warnings: list[str]) -> None:
 
 
 def _can_have_tags(file: Any) -> bool:
-    """Return whether mutagen knows a file's kind of RIFF or IFF, if it is one, and its size was written."""
+    """Return whether mutagen knows a file's kind of RIFF or IFF, if it is one, and has its size."""
     header: bytes = file.read(12)
     file.seek(0)
-    if header[:4] in (b"RIFF", b"RF64"):
-        return header[8:] == b"WAVE" and header[:4] == b"RIFF" and header[4:8] != bytes(4)
-    return header[:4] != b"FORM" or header[8:] in (b"AIFF", b"AIFC")
+    if header[:4] == b"FORM":
+        return header[8:] in (b"AIFF", b"AIFC") and header[4:8] != bytes(4)
+    if header[:4] == b"RIFF" or header[8:] == b"WAVE":  # RF64, BW64 and RIFX are others
+        return header[:4] == b"RIFF" and header[8:] == b"WAVE" and header[4:8] != bytes(4)
+    return True
 
 
 def _after_id3(file: Any) -> int:

@@ -318,8 +318,11 @@ def test_files_that_have_no_place_for_tags_are_no_warning(tmp_path: Path) -> Non
     wav = make_untagged(tmp_path / "song.wav").read_bytes()
     contents = {
         "not ended by its recorder": wav[:4] + bytes(4) + wav[8:40] + bytes(4) + wav[44:],
+        "AIFF to a pipe": b"FORM" + bytes(4) + b"AIFFSSND" + bytes(200),
         "AVI": b"RIFF" + struct.pack("<I", 204) + b"AVI LIST" + bytes(196),
         "8SVX": b"FORM" + struct.pack(">I", 204) + b"8SVXVHDR" + bytes(196),
+        "BW64": b"BW64\xff\xff\xff\xffWAVE" + bytes(200),
+        "RIFX": b"RIFX" + struct.pack(">I", 204) + b"WAVE" + bytes(200),
         "RF64": b"RF64\xff\xff\xff\xffWAVE" + bytes(200),
         "nothing": b"",
         "text": b"some text",
