@@ -27,7 +27,8 @@ from apollo.cli.restore import add_restore_options, restore
 _EXAMPLES = {
     "restore": """examples:
   apollo restore song.mp3                          restored/song.wav
-  apollo restore album/ -o out --format flac24     a folder, recursively
+  apollo restore album/ -o out --format flac       a folder, recursively, with its tags
+  apollo restore song.ogg --format opus            or alac, aac, mp3
   apollo restore song.m4a --picture --clip none    with a picture of before and after
   apollo restore *.mp3 --checkpoint runs/best      weights of your own""",
     "stream": """example:
