@@ -1,0 +1,245 @@
+"""Find the grid of transform blocks on which a lossy codec has quantized a signal.
+
+A decoded signal, transformed again with the codec's own transform on the codec's own grid of blocks, has the
+coefficients that the codec wrote: very many of them are zero. One sample beside the grid they are not, and no
+recording has such a grid. So the share of coefficients near zero is measured at every possible position of
+the grid; a codec shows as one sharp maximum.
+
+Sources: for the principle, J. Herre and M. Schug, "Analysis of Decompressed Audio - The Inverse Decoder"
+(AES 109, 2000). The transforms: ISO/IEC 11172-3 (MP3), ISO/IEC 14496-3 (AAC), Vorbis I specification, RFC 6716
+(Opus, CELT layer).
+
+Shape legend: excerpts are [signals, samples], in units of a 16-bit step; counts [signals, offsets].
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from apollo.audio import mp3_filterbank
+
+EXCERPT_SAMPLES = 8_320
+GRID_SAMPLES = 46_080  # a multiple of all codecs' blocks: excerpts that begin at its multiples share a grid
+OPUS_RATE_HZ = 48_000
+MIN_COEFFICIENTS = 1_000  # of one signal in one excerpt or in all, for a share to mean something
+_LIMIT, _LOUD_POWER = 1.0, 9.0  # rounding to 16 bits leaves 0.3 of a step, dither up to 0.5
+_MIN_DEVIATIONS, _MIN_DOMINANCE, _MIN_EXCESS = 12.0, 1.7, 0.008
+_NEIGHBOURS = 2
+_MP3_SUBBANDS = range(2, 24)
+_EMPHASIS = 0.85000610  # of Opus
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A codec's transform.
+
+    Args:
+        codec: Name of the codec.
+        hop: Samples from block to block.
+        window: Kind of its window.
+    """
+
+    codec: str
+    hop: int
+    window: str = ""
+
+
+_FAMILIES = (  # transforms with the same blocks, which respond to each other's codec, are compared
+    (Transform("MP3", mp3_filterbank.GRANULE),),
+    (
+        Transform("AAC", 1_024, "kaiser"),
+        Transform("AAC", 1_024, "sine"),
+        Transform("Vorbis", 1_024, "vorbis"),
+    ),
+    (Transform("Opus", 960, "celt"),),
+)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The position of the grid with the most coefficients near zero, of one transform.
+
+    Args:
+        codec: Name of the codec.
+        offset: Position of the grid in samples.
+        near_zero: Share of coefficients near zero on this grid.
+        usual: Median of the shares on all other grids.
+        deviations: Distance of the two, in standard deviations of the shares on the others.
+        dominance: Distance of the two, divided by that of the second largest share from the median.
+    """
+
+    codec: str
+    offset: int
+    near_zero: float
+    usual: float
+    deviations: float
+    dominance: float
+
+    @property
+    def found(self) -> bool:
+        """Whether a codec made it: thresholds are far above what honest recordings reach."""
+        return (
+            self.deviations >= _MIN_DEVIATIONS
+            and self.dominance >= _MIN_DOMINANCE
+            and self.near_zero - self.usual >= _MIN_EXCESS
+        )
+
+
+@dataclass(frozen=True)
+class TraceSearch:
+    """Result of a search.
+
+    Args:
+        best: The trace with the most deviations, None if the signal is too quiet to have any.
+        coefficients: How many coefficients were loud enough to be counted; without them nothing is known.
+    """
+
+    best: Trace | None
+    coefficients: int
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether a codec would probably have been found."""
+        return self.coefficients >= MIN_COEFFICIENTS
+
+
+def find_traces(excerpts: Sequence[Tensor], sample_rate: int) -> TraceSearch:
+    """Search excerpts of a recording for the grids of all codecs; stop at the first that is found.
+
+    Args:
+        excerpts: Stereo or mono excerpts [channels, EXCERPT_SAMPLES] that begin at multiples of GRID_SAMPLES
+            of the recording, full scale 1.
+        sample_rate: Hz; Opus has 48 kHz alone.
+    """
+    signals = [_take_signals(excerpt) for excerpt in excerpts if excerpt.shape[1] >= EXCERPT_SAMPLES]
+    search = TraceSearch(None, 0)
+    for family in _FAMILIES:
+        if signals and (family[0].codec != "Opus" or sample_rate == OPUS_RATE_HZ):
+            search = _search_family(family, signals, search)
+        if search.best is not None and search.best.found:
+            break
+    return search
+
+
+def _search_family(
+    family: Sequence[Transform], signals: Sequence[Tensor], search: TraceSearch
+) -> TraceSearch:
+    """Add to a search: each excerpt, as blocks of other lengths may shift the grid between, then all."""
+    sums: dict[Transform, list[Tensor]] = {}
+    for signal in signals:
+        traces = [search.best]
+        for transform in family:
+            counts = _count(transform, signal)
+            sums[transform] = [
+                total + part for total, part in zip(sums.get(transform, (0, 0)), counts, strict=True)
+            ]
+            traces.append(_find_peak(transform, *counts))
+        search = TraceSearch(_choose(traces), search.coefficients)
+        if search.best is not None and search.best.found:
+            break
+    best = _choose([search.best, *(_find_peak(transform, *counts) for transform, counts in sums.items())])
+    most = max(int(loud.max()) for _, loud in sums.values())
+    return TraceSearch(best, max(most, search.coefficients))
+
+
+def _take_signals(excerpt: Tensor) -> Tensor:
+    """Return the first channel, and its difference from the second: codecs code either."""
+    steps = excerpt[:2, :EXCERPT_SAMPLES].float() * 32_768
+    if len(steps) == 1:
+        return steps
+    return torch.stack((steps[0], (steps[0] - steps[1]) / math.sqrt(2)))
+
+
+def _count(transform: Transform, signals: Tensor) -> tuple[Tensor, Tensor]:
+    """Count coefficients near zero on every grid [signals, offsets], and all that are loud [signals]."""
+    pairs = [_count_in_signal(transform, signal) for signal in signals]
+    return torch.stack([near for near, _ in pairs]), torch.stack([loud for _, loud in pairs])
+
+
+def _count_in_signal(transform: Transform, signal: Tensor) -> tuple[Tensor, Tensor]:
+    if transform.codec == "MP3":
+        granules = (EXCERPT_SAMPLES - mp3_filterbank.needed_samples(0)) // mp3_filterbank.GRANULE
+        lines = mp3_filterbank.lines_at_all_offsets(signal, granules, _MP3_SUBBANDS)
+        return _count_near_zero(lines.flatten(2).transpose(0, 1))
+    if transform.codec == "Opus":
+        signal = torch.cat((signal[:1], signal[1:] - _EMPHASIS * signal[:-1]))
+    frames = EXCERPT_SAMPLES // transform.hop - 2
+    near, loud = torch.zeros(transform.hop), torch.zeros(())
+    for frame in range(frames):
+        piece = signal[frame * transform.hop :][: 3 * transform.hop - 1]
+        counted = _count_near_zero(_transform(transform, piece)[None])
+        near, loud = near + counted[0], loud + counted[1]
+    return near, loud
+
+
+def _count_near_zero(coefficients: Tensor) -> tuple[Tensor, Tensor]:
+    """Count in [blocks, offsets, lines]: near zero by offset, and all; lines that are quiet are left out."""
+    loud = coefficients.square().mean(1, keepdim=True) > _LOUD_POWER
+    near = (coefficients.abs() < _LIMIT) & loud
+    return near.sum((0, 2)).float(), loud.sum().float()
+
+
+def _transform(transform: Transform, piece: Tensor) -> Tensor:
+    """Return the MDCT of the blocks at all offsets: [offsets, lines], a third of the lines."""
+    window, cosines = _bases(transform)
+    half = transform.hop // 2
+    a, b, c, d = (piece.unfold(0, 2 * transform.hop, 1) * window).split(half, 1)
+    return torch.cat((-c.flip(1) - d, a - b.flip(1)), 1) @ cosines
+
+
+@cache
+def _bases(transform: Transform) -> tuple[Tensor, Tensor]:
+    """Return the window [2 hop] and the cosines of a DCT-IV [hop, lines]."""
+    hop = transform.hop
+    line = torch.arange(hop // 21, hop * 4 // 5, 3) + 0.5
+    time = torch.arange(hop, dtype=torch.float64)[:, None] + 0.5
+    cosines = torch.cos(math.pi / hop * time * line) * math.sqrt(2 / hop)
+    return _window(transform).float(), cosines.float()
+
+
+def _window(transform: Transform) -> Tensor:
+    hop = transform.hop
+    position = torch.arange(2 * hop, dtype=torch.float64) + 0.5
+    sine = torch.sin(math.pi / (2 * hop) * position)
+    if transform.window == "sine":
+        return sine
+    if transform.window == "vorbis":
+        return torch.sin(math.pi / 2 * sine**2)
+    if transform.window == "kaiser":
+        weights = torch.kaiser_window(hop + 1, periodic=False, beta=4 * math.pi, dtype=torch.float64).cumsum(0)
+        rising = (weights[:-1] / weights[-1]).sqrt()
+    else:  # the slopes of CELT are 120 samples long
+        slope = torch.sin(math.pi / 2 * torch.sin(math.pi / 240 * (torch.arange(120).double() + 0.5)) ** 2)
+        flat = (hop - 120) // 2
+        rising = torch.cat((torch.zeros(flat).double(), slope, torch.ones(flat).double()))
+    return torch.cat((rising, rising.flip(0)))
+
+
+def _find_peak(transform: Transform, near: Tensor, loud: Tensor) -> Trace | None:
+    """Return the strongest trace among the signals."""
+    traces = [
+        _measure_peak(transform.codec, counts / total)
+        for counts, total in zip(near, loud, strict=True)
+        if total >= MIN_COEFFICIENTS
+    ]
+    return max(traces, key=lambda trace: trace.deviations, default=None)
+
+
+def _measure_peak(codec: str, shares: Tensor) -> Trace:
+    offset = int(shares.argmax())
+    distance = (torch.arange(len(shares)) - offset).remainder(len(shares))
+    others = shares[(distance > _NEIGHBOURS) & (distance < len(shares) - _NEIGHBOURS)]
+    usual = float(others.median())
+    deviation = 1.4826 * float((others - usual).abs().median()) + 1e-4
+    excess, second = float(shares[offset]) - usual, float(others.max()) - usual
+    return Trace(codec, offset, usual + excess, usual, excess / deviation, excess / max(second, 1e-6))
+
+
+def _choose(traces: Sequence[Trace | None]) -> Trace | None:
+    """Return a trace that is found, else any; the one with the most deviations."""
+    present = [trace for trace in traces if trace is not None]
+    return max(present, key=lambda trace: (trace.found, trace.deviations), default=None)
