@@ -1,4 +1,4 @@
-"""The `apollo` command: restore songs or a stream, describe a checkpoint, check this machine.
+"""The `apollo` command: restore or inspect songs, restore a stream, describe a checkpoint, check a machine.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 some files could not be restored while others were, 130 interrupted.
 """
@@ -29,6 +29,9 @@ _EXAMPLES = {
   apollo restore album/ -o out --format flac24     a folder, recursively
   apollo restore song.m4a --picture --clip none    with a picture of before and after
   apollo restore *.mp3 --checkpoint runs/best      weights of your own""",
+    "inspect": """examples:
+  apollo inspect song.flac                         is it what it says?
+  apollo inspect album/ --json > album.json""",
     "stream": """example:
   ffmpeg -i radio.mp3 -f f32le -ar 44100 -ac 2 - | apollo stream --checkpoint runs/causal | ffplay ...""",
 }
@@ -77,6 +80,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     _add_restore_options(_command(commands, "restore", "restore audio files", _restore))
+
+    inspect = _command(
+        commands, "inspect", "say what audio files are, and whether they lost something", _inspect
+    )
+    inspect.add_argument("inputs", nargs="+", metavar="FILE", help="audio files, or folders with audio files")
+    inspect.add_argument("--json", action="store_true", help="as one JSON list")
 
     stream = _command(commands, "stream", "restore raw PCM from standard input to standard output", _stream)
     _add_generator(stream)
@@ -130,6 +139,7 @@ def _add_restore_options(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=int, default=default.batch, text="5-second chunks per batch")
     for name, text in (
         ("--overwrite", "replace existing outputs instead of skipping them"),
+        ("--force", "restore files too that are lossless and have the full band"),
         ("--picture", "write a PNG with the spectrograms before and after"),
         ("--json", "write one JSON object per file to standard output"),
     ):
@@ -179,6 +189,7 @@ def _restore(options: argparse.Namespace) -> int:
             strength=options.strength,
             seed=options.seed,
         )
+        from apollo.audio.inspection import describe_lossless
         from apollo.audio.songs import find_songs, is_pending, restore_songs
 
         jobs = find_songs(options.inputs, config)
@@ -189,13 +200,14 @@ def _restore(options: argparse.Namespace) -> int:
     from apollo.cli.progress import ProgressBar
 
     bar = ProgressBar()
+    skip = None if options.force else describe_lossless
 
     def progress(job: "SongJob", done: float, total: float | None) -> None:
         bar.show(job.source.name, done, total)
 
     generator = _load(options) if any(is_pending(job, config) for job in jobs) else None
     outcomes = []
-    for outcome in restore_songs(generator, jobs, config, progress=progress):
+    for outcome in restore_songs(generator, jobs, config, progress=progress, skip=skip):
         bar.close()
         outcomes.append(outcome)
         print(_format_result(outcome), file=sys.stderr, flush=True)
@@ -208,12 +220,27 @@ def _restore(options: argparse.Namespace) -> int:
     return FAILED if counts["failed"] == len(outcomes) else PARTLY
 
 
+def _inspect(options: argparse.Namespace) -> int:
+    from apollo.cli.inspect import inspect
+
+    try:
+        results = inspect(options.inputs, as_json=options.json)
+    except ValueError as error:
+        raise UsageError(error) from error
+    failed = sum(result.problem is not None for result in results)
+    if not failed:
+        return DONE
+    return FAILED if failed == len(results) else PARTLY
+
+
 _STATUSES = ("restored", "skipped", "failed")
 
 
 def _format_result(outcome: "SongResult") -> str:
     if outcome.status == "failed":
         return f"FAILED   {outcome.input!r}: {outcome.reason}"
+    if outcome.status == "skipped" and outcome.reason:
+        return f"skipped  {outcome.input!r}: {outcome.reason}; --force restores it"
     if outcome.status == "skipped":
         return f"skipped  {outcome.output!r} already exists; --overwrite replaces it"
     speed = outcome.seconds / max(outcome.elapsed_seconds, 1e-9)

@@ -1,7 +1,7 @@
 """The hybrid filter bank of MPEG-1 Layer III: 32 polyphase subbands, an MDCT of 18 lines in each.
 
-Source: ISO/IEC 11172-3, with the window of table 3-B.3. Blocks of the long kind are transformed (types 1 to 3,
-around and in transients, have other windows), at every position of the granules' grid.
+Source: ISO/IEC 11172-3; its window was measured from a decoder's output. Blocks of the long kind are computed
+(those around and in transients have other windows), at every position of the granules' grid.
 
 Shape legend: signals are [samples]; lines [offsets, granules, subbands, 18].
 """
