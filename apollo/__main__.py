@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from apollo import __version__
 from apollo.audio.formats import CLIP_MODES, FORMATS, SongsConfig
@@ -256,36 +256,15 @@ def _stream(options: argparse.Namespace) -> int:
         raise UsageError(f"--channels is {options.channels}: it must be at least 1")
     if sys.stdin is None or sys.stdout is None:
         raise UsageError("stream needs standard input and output")
-    from apollo.cli.stream import ByteInput, restore_pcm
-    from apollo.inference.streaming import StreamRestorer
+    from apollo.cli.stream import restore_standard_input
 
-    generator = _load(options)
-    rate = generator.config.sample_rate
-    latency = StreamRestorer(generator).latency_samples / rate
-    print(f"apollo: {options.pcm} at {rate} Hz, latency {latency * 1000:.0f} ms", file=sys.stderr, flush=True)
     try:
-        report = restore_pcm(
-            generator,
-            cast(ByteInput, sys.stdin.buffer),
-            sys.stdout.buffer,
-            channels=options.channels,
-            pcm=options.pcm,
-        )
+        restore_standard_input(_load(options), channels=options.channels, pcm=options.pcm)
     except BrokenPipeError:
         raise
     except (ValueError, OSError) as error:
         print(f"apollo: {error}", file=sys.stderr)
         return FAILED
-    if report.dropped_bytes:
-        print(
-            f"apollo: {report.dropped_bytes} trailing bytes were dropped",
-            file=sys.stderr,
-        )
-    print(
-        f"apollo: {report.seconds:.2f} s of audio in {report.busy_seconds:.2f} s of computation: "
-        f"real-time factor {report.real_time_factor:.2f}",
-        file=sys.stderr,
-    )
     return DONE
 
 

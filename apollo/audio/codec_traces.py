@@ -22,10 +22,11 @@ from torch import Tensor
 
 from apollo.audio import mp3_filterbank
 
-EXCERPT_SAMPLES = 8_320
+EXCERPT_SAMPLES = 6_144
 GRID_SAMPLES = 46_080  # a multiple of all codecs' blocks: excerpts that begin at its multiples share a grid
 OPUS_RATE_HZ = 48_000
-MIN_COEFFICIENTS = 1_000  # of one signal in one excerpt or in all, for a share to mean something
+MIN_COEFFICIENTS = 400  # of one signal in one excerpt or in all, for a share to mean something
+_CERTAIN_COEFFICIENTS = 5_000  # of MP3, which has most: two excerpts, if all of the spectrum is loud
 _LIMIT, _LOUD_POWER = 1.0, 9.0  # rounding to 16 bits leaves 0.3 of a step, dither up to 0.5
 _THRESHOLDS = ((12.0, 1.7), (9.0, 2.4))  # deviations and dominance; honest recordings reach one, not both
 _MIN_EXCESS = 0.008
@@ -112,6 +113,11 @@ class TraceSearch:
         """Whether a codec would probably have been found."""
         return self.coefficients >= MIN_COEFFICIENTS
 
+    @property
+    def certain(self) -> bool:
+        """Whether a codec would almost certainly have been found."""
+        return self.coefficients >= _CERTAIN_COEFFICIENTS
+
 
 def find_traces(excerpts: Sequence[Tensor], sample_rate: int) -> TraceSearch:
     """Search excerpts of a recording for the grids of all codecs; stop at the first that is found.
@@ -140,9 +146,8 @@ def _search_family(
         traces = [search.best]
         for transform in family:
             counts = _count(transform, signal)
-            sums[transform] = [
-                total + part for total, part in zip(sums.get(transform, (0, 0)), counts, strict=True)
-            ]
+            before = sums.get(transform, [torch.zeros(()), torch.zeros(())])
+            sums[transform] = [total + part for total, part in zip(before, counts, strict=True)]
             traces.append(_find_peak(transform, *counts))
         search = TraceSearch(_choose(traces), search.coefficients)
         if search.found:
@@ -223,19 +228,20 @@ def _window(transform: Transform) -> Tensor:
 def _find_peak(transform: Transform, near: Tensor, loud: Tensor) -> Trace | None:
     """Return the strongest trace among the signals."""
     traces = [
-        _measure_peak(transform.codec, counts / total)
+        _measure_peak(transform.codec, counts / total, float(total))
         for counts, total in zip(near, loud, strict=True)
         if total >= MIN_COEFFICIENTS
     ]
     return max(traces, key=lambda trace: trace.deviations, default=None)
 
 
-def _measure_peak(codec: str, shares: Tensor) -> Trace:
+def _measure_peak(codec: str, shares: Tensor, total: float) -> Trace:
     offset = int(shares.argmax())
     distance = (torch.arange(len(shares)) - offset).remainder(len(shares))
     others = shares[(distance > _NEIGHBOURS) & (distance < len(shares) - _NEIGHBOURS)]
     usual = float(others.median())
-    deviation = 1.4826 * float((others - usual).abs().median()) + 1e-4
+    spread = 1.4826 * float((others - usual).abs().median())
+    deviation = max(spread, math.sqrt((usual + 1 / total) / total))  # at least that of independent counts
     excess, second = float(shares[offset]) - usual, float(others.max()) - usual
     return Trace(codec, offset, usual + excess, usual, excess / deviation, excess / max(second, 1e-6))
 

@@ -62,8 +62,8 @@ def judge_lossless(edge: BandEdge, search: TraceSearch, sample_rate: int) -> Ver
     described, trace = _describe_edge(edge), search.best
     if search.found and trace is not None:
         reason = (
-            f"{trace.near_zero:.0%} of its transform coefficients are zero on one grid of {trace.codec} blocks, "
-            f"{trace.usual:.1%} on others: only that encoder leaves this"
+            f"{trace.near_zero:.0%} of the transform coefficients are zero on one grid of {trace.codec} "
+            f"blocks, {trace.usual:.1%} on others: only that encoder leaves this"
         )
         return Verdict(TRANSCODE, 0.99, (reason, described + _describe_cause(edge)), trace.codec)
     if sample_rate < MIN_RATE_HZ:
@@ -81,7 +81,7 @@ def judge_lossless(edge: BandEdge, search: TraceSearch, sample_rate: int) -> Ver
     none = "no codec's blocks were found"
     if edge.bandwidth_hz < _FULL_BAND_HZ:
         return Verdict(LOSSLESS, 0.6, (described, none))
-    if edge.edge_hz is not None:
+    if edge.edge_hz is not None or not search.certain:
         return Verdict(LOSSLESS, 0.75, (described, none))
     return Verdict(LOSSLESS, 0.95, (described, none))
 

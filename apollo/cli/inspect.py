@@ -5,8 +5,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from apollo.audio.formats import SongsConfig
 from apollo.audio.inspection import Inspection, inspect_files
-from apollo.audio.songs import SongsConfig, list_songs
+from apollo.audio.songs import list_songs
 
 
 def inspect(inputs: Sequence[str], *, as_json: bool) -> list[Inspection]:
