@@ -96,9 +96,6 @@ def _make_files(
     groups: dict[str, list[tuple[str, Samples, int]]], num_coded: int, folder: Path
 ) -> Iterator[tuple[str, str, Path]]:
     """Write one file after the other: kind, name of the song, path."""
-    for group, songs in groups.items():
-        for name, samples, rate in songs:
-            yield f"honest: {group}", name, _write(folder, samples, rate)
     songs = [song for group in groups.values() for song in group if len(song[1]) >= 5 * song[2]]
     songs.sort(key=lambda song: zlib.crc32(song[0][::-1].encode()))
     for name, samples, rate in songs[:num_coded]:
@@ -114,6 +111,9 @@ def _make_files(
         yield "mp3 128, resampled", name, _write(folder, resampled, other)
         yield "mp3 128, resampled, cut", name, _write(folder, resampled[12_345:], other)
         yield "mp3 128, cut, 6 dB lower", name, _write(folder, 0.5 * decoded[12_345:], decoded_rate)
+    for group, songs in groups.items():
+        for name, samples, rate in songs:
+            yield f"honest: {group}", name, _write(folder, samples, rate)
 
 
 def _write(folder: Path, samples: Samples, rate: int) -> Path:

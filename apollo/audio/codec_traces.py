@@ -9,7 +9,7 @@ Sources: for the principle, J. Herre and M. Schug, "Analysis of Decompressed Aud
 (AES 109, 2000). The transforms: ISO/IEC 11172-3 (MP3), ISO/IEC 14496-3 (AAC), Vorbis I specification and
 RFC 6716 (Opus, CELT layer).
 
-Shape legend: excerpts are [signals, samples], in units of a 16-bit step; counts [signals, offsets].
+Shape legend: signals are [samples], in units of a 16-bit step; counts [offsets].
 """
 
 import math
@@ -127,7 +127,11 @@ def find_traces(excerpts: Sequence[Tensor], sample_rate: int) -> TraceSearch:
             of the recording, full scale 1.
         sample_rate: Hz; Opus has 48 kHz alone.
     """
-    signals = [_take_signals(excerpt) for excerpt in excerpts if excerpt.shape[1] >= EXCERPT_SAMPLES]
+    signals = [
+        _take_signal(excerpt, difference=bool(index % 2))
+        for index, excerpt in enumerate(excerpts)
+        if excerpt.shape[1] >= EXCERPT_SAMPLES
+    ]
     search = TraceSearch(None, 0)
     for family in _FAMILIES:
         if signals and (family[0].codec != "Opus" or sample_rate == OPUS_RATE_HZ):
@@ -153,25 +157,22 @@ def _search_family(
         if search.found:
             break
     best = _choose([search.best, *(_find_peak(transform, *counts) for transform, counts in sums.items())])
-    most = max(int(loud.max()) for _, loud in sums.values())
+    most = max(int(loud) for _, loud in sums.values())
     return TraceSearch(best, max(most, search.coefficients))
 
 
-def _take_signals(excerpt: Tensor) -> Tensor:
-    """Return the first channel, and its difference from the second: codecs code either."""
+def _take_signal(excerpt: Tensor, *, difference: bool) -> Tensor:
+    """Return the first channel, or its difference from the second, if there is one: codecs code either."""
     steps = excerpt[:2, :EXCERPT_SAMPLES].float() * 32_768
-    if len(steps) == 1:
-        return steps
-    return torch.stack((steps[0], (steps[0] - steps[1]) / math.sqrt(2)))
+    if difference and len(steps) == 2:
+        side = (steps[0] - steps[1]) / math.sqrt(2)
+        if side.diff().square().mean() > 4 * _LOUD_POWER:
+            return side
+    return steps[0]
 
 
-def _count(transform: Transform, signals: Tensor) -> tuple[Tensor, Tensor]:
-    """Count coefficients near zero on every grid [signals, offsets], and all that are loud [signals]."""
-    pairs = [_count_in_signal(transform, signal) for signal in signals]
-    return torch.stack([near for near, _ in pairs]), torch.stack([loud for _, loud in pairs])
-
-
-def _count_in_signal(transform: Transform, signal: Tensor) -> tuple[Tensor, Tensor]:
+def _count(transform: Transform, signal: Tensor) -> tuple[Tensor, Tensor]:
+    """Count coefficients near zero on every grid [offsets], and all that are loud."""
     if transform.codec == "MP3":
         granules = (EXCERPT_SAMPLES - mp3_filterbank.needed_samples(0)) // mp3_filterbank.GRANULE
         lines = mp3_filterbank.lines_at_all_offsets(signal, granules, _MP3_SUBBANDS)
@@ -226,16 +227,11 @@ def _window(transform: Transform) -> Tensor:
 
 
 def _find_peak(transform: Transform, near: Tensor, loud: Tensor) -> Trace | None:
-    """Return the strongest trace among the signals."""
-    traces = [
-        _measure_peak(transform.codec, counts / total, float(total))
-        for counts, total in zip(near, loud, strict=True)
-        if total >= MIN_COEFFICIENTS
-    ]
-    return max(traces, key=lambda trace: trace.deviations, default=None)
-
-
-def _measure_peak(codec: str, shares: Tensor, total: float) -> Trace:
+    """Return the trace at the largest share, None if there are too few coefficients."""
+    total = float(loud)
+    if total < MIN_COEFFICIENTS:
+        return None
+    shares = near / total
     offset = int(shares.argmax())
     distance = (torch.arange(len(shares)) - offset).remainder(len(shares))
     others = shares[(distance > _NEIGHBOURS) & (distance < len(shares) - _NEIGHBOURS)]
@@ -243,7 +239,9 @@ def _measure_peak(codec: str, shares: Tensor, total: float) -> Trace:
     spread = 1.4826 * float((others - usual).abs().median())
     deviation = max(spread, math.sqrt((usual + 1 / total) / total))  # at least that of independent counts
     excess, second = float(shares[offset]) - usual, float(others.max()) - usual
-    return Trace(codec, offset, usual + excess, usual, excess / deviation, excess / max(second, 1e-6))
+    return Trace(
+        transform.codec, offset, usual + excess, usual, excess / deviation, excess / max(second, 1e-6)
+    )
 
 
 def _choose(traces: Sequence[Trace | None]) -> Trace | None:
