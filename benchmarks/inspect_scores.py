@@ -29,6 +29,8 @@ from pipelines.demo.album.layouts import perform
 Samples = NDArray[np.float64]
 _SECONDS = 12
 _RATE = 44_100
+_CUT = 12_420  # at 44.1 and at 48 kHz, no whole number of samples of the other
+_EXCERPTS = 3  # of every rendered song
 _CODINGS = {  # by name: extension and ffmpeg's options
     **{f"mp3 {kbps}": ("mp3", f"-c:a libmp3lame -b:a {kbps}k") for kbps in (64, 128, 192, 256, 320)},
     "mp3 V0": ("mp3", "-c:a libmp3lame -q:a 0"),
@@ -46,17 +48,18 @@ def main() -> None:
     parser.add_argument("--rendered", nargs="*", default=[], help="folders of songs rendered from samples")
     parser.add_argument("--generated", type=int, default=8, help="generated songs")
     parser.add_argument("--coded", type=int, default=12, help="originals to encode")
+    parser.add_argument("--changed", type=int, default=16, help="originals to resample, filter and so on")
     parser.add_argument("--half", choices=("tune", "report"), default="report")
     parser.add_argument("--lines", help="file for a JSON line per inspected file")
     options = parser.parse_args()
     groups = {
-        "real": list(_read_folders(options.real, options.half)),
-        "rendered": list(_read_folders(options.rendered, options.half)),
+        "real": list(_read_folders(options.real, options.half, 1)),
+        "rendered": list(_read_folders(options.rendered, options.half, _EXCERPTS)),
         "generated": list(_generate(options.generated, options.half)),
     }
     counts: dict[str, Counter[str]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for kind, name, path in _make_files(groups, options.coded, Path(scratch)):
+        for kind, name, path in _make_files(groups, options.coded, options.changed, Path(scratch)):
             result = inspect_file(str(path))
             counts.setdefault(kind, Counter())[str(result.verdict)] += 1
             line = {"kind": kind, "name": name} | {
@@ -70,13 +73,15 @@ def main() -> None:
     _print_table(counts)
 
 
-def _read_folders(folders: list[str], half: str) -> Iterator[tuple[str, Samples, int]]:
+def _read_folders(folders: list[str], half: str, excerpts: int) -> Iterator[tuple[str, Samples, int]]:
     for folder in folders:
         for path in sorted(Path(folder).rglob("*")):
             if is_song(path.name) and _half(f"{path.parent.name}/{path.stem}") == half:
                 samples, rate = soundfile.read(path, always_2d=True)
-                start = max(len(samples) - _SECONDS * rate, 0) // 3
-                yield f"{path.parent.name}/{path.stem}", samples[start : start + _SECONDS * rate, :2], rate
+                for number in range(excerpts):
+                    start = max(len(samples) - _SECONDS * rate, 0) * (number + 1) // (excerpts + 1)
+                    excerpt = samples[start : start + _SECONDS * rate, :2]
+                    yield f"{path.parent.name}/{path.stem} {number}", excerpt, rate
 
 
 def _generate(number: int, half: str) -> Iterator[tuple[str, Samples, int]]:
@@ -93,15 +98,12 @@ def _half(name: str) -> str:
 
 
 def _make_files(
-    groups: dict[str, list[tuple[str, Samples, int]]], num_coded: int, folder: Path
+    groups: dict[str, list[tuple[str, Samples, int]]], num_coded: int, num_changed: int, folder: Path
 ) -> Iterator[tuple[str, str, Path]]:
     """Write one file after the other: kind, name of the song, path."""
     songs = [song for group in groups.values() for song in group if len(song[1]) >= 5 * song[2]]
     songs.sort(key=lambda song: zlib.crc32(song[0][::-1].encode()))
     for name, samples, rate in songs[:num_coded]:
-        for variant, change in _HONEST_CHANGES.items():
-            changed, new_rate = change(samples, rate)
-            yield f"honest: {variant}", name, _write(folder, changed, new_rate)
         for coding, (extension, arguments) in _CODINGS.items():
             yield coding, name, _code(folder, samples, rate, extension, arguments)
         coded = _code(folder, samples, rate, *_CODINGS["mp3 128"])
@@ -109,10 +111,14 @@ def _make_files(
         other = 48_000 if decoded_rate == _RATE else _RATE
         resampled = soxr.resample(decoded, decoded_rate, other)
         yield "mp3 128, resampled", name, _write(folder, resampled, other)
-        yield "mp3 128, resampled, cut", name, _write(folder, resampled[12_345:], other)
-        yield "mp3 128, cut, 6 dB lower", name, _write(folder, 0.5 * decoded[12_345:], decoded_rate)
-    for group, songs in groups.items():
-        for name, samples, rate in songs:
+        yield "mp3 128, resampled, cut", name, _write(folder, resampled[_CUT:], other)
+        yield "mp3 128, cut, 6 dB lower", name, _write(folder, 0.5 * decoded[_CUT:], decoded_rate)
+    for name, samples, rate in songs[:num_changed]:
+        for variant, change in _HONEST_CHANGES.items():
+            changed, new_rate = change(samples, rate)
+            yield f"honest: {variant}", name, _write(folder, changed, new_rate)
+    for group, originals in groups.items():
+        for name, samples, rate in originals:
             yield f"honest: {group}", name, _write(folder, samples, rate)
 
 
