@@ -134,8 +134,9 @@ def find_traces(excerpts: Sequence[Tensor], sample_rate: int) -> TraceSearch:
     ]
     search = TraceSearch(None, 0)
     for family in _FAMILIES:
-        if signals and (family[0].codec != "Opus" or sample_rate == OPUS_RATE_HZ):
-            search = _search_family(family, signals, search)
+        usable = [signal for signal in signals if not _repeats(signal, 2 * family[0].hop)]
+        if usable and (family[0].codec != "Opus" or sample_rate == OPUS_RATE_HZ):
+            search = _search_family(family, usable, search)
         if search.found:
             break
     return search
@@ -169,6 +170,13 @@ def _take_signal(excerpt: Tensor, *, difference: bool) -> Tensor:
         if side.diff().square().mean() > 4 * _LOUD_POWER:
             return side
     return steps[0]
+
+
+def _repeats(signal: Tensor, period: int) -> bool:
+    """Return whether a signal is generated and repeats with the blocks: it has a grid of its own."""
+    steps = signal.diff()
+    before, after = steps[:-period], steps[period:]
+    return bool(before.dot(after) > 0.999 * before.norm() * after.norm())
 
 
 def _count(transform: Transform, signal: Tensor) -> tuple[Tensor, Tensor]:

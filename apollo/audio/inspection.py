@@ -26,6 +26,7 @@ _MIDDLE = (0.15, 0.85)
 _MOST_SECONDS = 600.0  # of files that are decoded from their beginning
 _OTHER_RATES = {44_100: (48_000,), 48_000: (44_100,)}  # of which a file may have been resampled
 _COMMON_RATES = (44_100, 48_000)
+_UNREADABLE = (AudioError, FfmpegError, FfmpegMissingError, OSError)
 _NAMES = {"mp3": "MP3", "aac": "AAC", "vorbis": "Vorbis", "opus": "Opus", "flac": "FLAC", "alac": "ALAC"}
 
 
@@ -83,7 +84,7 @@ def inspect_files(paths: Iterable[str]) -> Iterable[Inspection]:
     for path in paths:
         try:
             yield inspect_file(path)
-        except (AudioError, FfmpegError, FfmpegMissingError) as error:
+        except _UNREADABLE as error:
             kind = getattr(error, "kind", RejectKind.OTHER)
             yield Inspection(input=path, problem=str(error), kind=kind)
 
@@ -95,6 +96,7 @@ def inspect_file(path: str) -> Inspection:
         AudioError: it is not a readable audio file.
         FfmpegError: ffmpeg timed out.
         FfmpegMissingError: there is no ffmpeg.
+        OSError: it vanished meanwhile.
     """
     program = find_ffmpeg()
     info = _probe(path, program)
@@ -131,8 +133,10 @@ def inspect_file(path: str) -> Inspection:
 def describe_lossless(path: str) -> str | None:
     """Return that a file is lossless with the full band, if that is certain: nothing is to be restored."""
     try:
+        if _probe(path, find_ffmpeg()).lossy:
+            return None
         result = inspect_file(path)
-    except (AudioError, FfmpegError, FfmpegMissingError):
+    except _UNREADABLE:
         return None  # whoever restores it meets the same, and says so
     if result.verdict != LOSSLESS or result.confidence < CONFIDENT:
         return None
@@ -171,16 +175,24 @@ class _Windows:
 
     @classmethod
     def read(cls, path: str, sample_rate: int) -> "_Windows":
+        """Read windows from the middle; from the beginning, where the middle is missing."""
+        try:
+            windows = cls._read(path, sample_rate, from_middle=True)
+        except AudioError:
+            return cls._read(path, sample_rate, from_middle=False)
+        return windows if windows.spans() else cls._read(path, sample_rate, from_middle=False)
+
+    @classmethod
+    def _read(cls, path: str, sample_rate: int, *, from_middle: bool) -> "_Windows":
         with AudioReader(path, sample_rate) as reader:
-            total = reader.estimated_frames
-            starts = _choose_starts(total, sample_rate, in_pieces=reader.reads_in_pieces)
+            total, starts = reader.estimated_frames, [0]
+            if from_middle:
+                starts = _choose_starts(total, sample_rate, in_pieces=reader.reads_in_pieces)
             frames = round(_WINDOW_SECONDS * sample_rate)
             if len(starts) == 1:
                 frames *= _NUM_WINDOWS
             samples = reader.read_windows(starts, frames)
-            if not any(window.shape[1] for window in samples) and starts[0]:
-                raise AudioError("has no samples where its middle should be", RejectKind.DAMAGED)
-            if not any(window.shape[1] for window in samples):
+            if not from_middle and not samples[0].shape[1]:
                 raise AudioError("the file contains no samples", RejectKind.EMPTY)
             seconds = None if total is None else total / sample_rate
             return cls(sample_rate, starts, samples, reader.channels, seconds, reader.warnings)

@@ -1,6 +1,7 @@
 """Print what audio files are, for people or as JSON."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,7 +17,7 @@ def inspect(inputs: Sequence[str], *, as_json: bool) -> list[Inspection]:
     Raises:
         ValueError: an input does not exist.
     """
-    found, problems = list_songs(inputs, SongsConfig(output=""))
+    found, problems = list_songs(inputs, SongsConfig(output=os.devnull))  # there are no outputs to leave out
     results = []
     for result in inspect_files(str(path) for path in found):
         results.append(result)

@@ -170,6 +170,24 @@ def test_files_without_audio_are_refused(content: bytes, tmp_path: Path) -> None
     assert describe_lossless(str(tmp_path / "song.flac")) is None
 
 
+def test_a_generated_signal_that_repeats_with_the_blocks_is_not_accused(tmp_path: Path) -> None:
+    for period in (1_152, 2_048):
+        pulses = np.zeros((4 * RATE, 1))
+        pulses[::period] = 0.8
+        result = inspect_file(str(write(tmp_path / f"{period}.wav", pulses)))
+        assert result.verdict != "transcode", (period, result)
+
+
+def test_a_truncated_file_is_judged_by_what_is_there(originals: dict[int, Path], tmp_path: Path) -> None:
+    samples = np.tile(music(7, 2.0), (30, 1))
+    song = write(tmp_path / "song.flac", samples)
+    song.write_bytes(song.read_bytes()[: song.stat().st_size // 10])
+    result = inspect_file(str(song))
+    assert result.verdict == "lossless"
+    assert [round(end) for _, end in result.analysed] == [6]
+    assert result.warnings
+
+
 def test_a_long_file_is_analysed_in_windows_of_its_middle(tmp_path: Path) -> None:
     samples = np.tile(music(7, 2.0, channels=1), (30, 1))
     result = inspect_file(str(write(tmp_path / "song.wav", samples)))
