@@ -131,7 +131,7 @@ def _write(folder: Path, samples: Samples, rate: int) -> Path:
 def _code(folder: Path, samples: Samples, rate: int, extension: str, arguments: str) -> Path:
     source, coded, target = folder / "in.wav", folder / f"coded.{extension}", folder / "song.flac"
     soundfile.write(source, samples, rate, subtype="PCM_16")
-    program = [find_ffmpeg(), "-loglevel", "error", "-y", "-i"]
+    program = [find_ffmpeg(), "-loglevel", "fatal", "-y", "-i"]
     subprocess.run([*program, source, *arguments.split(), coded], check=True)  # noqa: S603
     subprocess.run([*program, coded, "-sample_fmt", "s16", target], check=True)  # noqa: S603
     return target

@@ -31,6 +31,7 @@ _LIMIT, _LOUD_POWER = 1.0, 9.0  # rounding to 16 bits leaves 0.3 of a step, dith
 _THRESHOLDS = ((12.0, 1.7), (9.0, 2.4))  # deviations and dominance; honest recordings reach one, not both
 _MIN_EXCESS = 0.008
 _NEIGHBOURS = 2
+_CLICK_SAMPLES = 32
 _MP3_SUBBANDS = range(2, 24)
 _EMPHASIS = 0.85000610  # of Opus
 
@@ -134,7 +135,7 @@ def find_traces(excerpts: Sequence[Tensor], sample_rate: int) -> TraceSearch:
     ]
     search = TraceSearch(None, 0)
     for family in _FAMILIES:
-        usable = [signal for signal in signals if not _repeats(signal, 2 * family[0].hop)]
+        usable = [signal for signal in signals if not _has_own_grid(signal, 2 * family[0].hop)]
         if usable and (family[0].codec != "Opus" or sample_rate == OPUS_RATE_HZ):
             search = _search_family(family, usable, search)
         if search.found:
@@ -172,10 +173,15 @@ def _take_signal(excerpt: Tensor, *, difference: bool) -> Tensor:
     return steps[0]
 
 
-def _repeats(signal: Tensor, period: int) -> bool:
-    """Return whether a signal is generated and repeats with the blocks: it has a grid of its own."""
-    steps = signal.diff()
-    before, after = steps[:-period], steps[period:]
+def _has_own_grid(signal: Tensor, period: int) -> bool:
+    """Return whether a signal repeats with the blocks, or is little more than a few clicks: as generated.
+
+    A click in the centre of a half block is no coefficient's.
+    """
+    energies = signal.square().sort(descending=True).values
+    if energies[:_CLICK_SAMPLES].sum() > 0.7 * energies.sum():
+        return True
+    before, after = signal[:-period], signal[period:]
     return bool(before.dot(after) > 0.999 * before.norm() * after.norm())
 
 

@@ -241,7 +241,7 @@ def _judge(path: str, edge: BandEdge, windows: _Windows) -> Verdict:
     search = find_traces(windows.excerpts(), rate)
     others: Sequence[int] = _OTHER_RATES.get(rate, _COMMON_RATES if rate > max(_COMMON_RATES) else ())
     for other in others:
-        if search.found or (edge.edge_hz is None and edge.bandwidth_hz > other * 0.46):
+        if search.found or (edge.edge_hz is None and edge.bandwidth_hz > min(rate, other) * 0.46):
             break
         resampled = find_traces(_Windows.read(path, other).excerpts(), other)
         search = resampled if resampled.found else search

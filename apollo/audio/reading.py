@@ -149,13 +149,13 @@ class AudioReader:
     def read_windows(self, starts: Sequence[int], frames: int) -> list[Tensor]:
         """Read `frames` samples, or fewer at the end, from each of some ascending positions on.
 
-        Files of libsndfile are read there alone, others up to the end of the last window. Warnings stay
-        incomplete.
+        Files of libsndfile are read there alone, others, and from their beginning on damaged ones too, up to
+        the end of the last window. Warnings stay incomplete.
 
         Raises:
             AudioError: the file cannot be decoded, or contains non-finite samples.
         """
-        if self._sound is not None:
+        if self._sound is not None and starts[0]:
             return [self._read_window(start, frames) for start in starts]
         windows: list[list[Tensor]] = [[] for _ in starts]
         position, end = 0, starts[-1] + frames
