@@ -29,6 +29,8 @@ class Mp3Info:
         samples: Samples per channel that a gapless decoder returns; None without a gapless tag.
         missing_frames: Frames that the tag declares and the stream does not contain.
         sections: Position in bytes and number of channels, from where on they or the sample rate are others.
+        constant: Whether all frames have the same bitrate.
+        encoder: Name in the gapless tag, such as `LAME3.100`; empty if there is none.
     """
 
     sample_rate: int
@@ -37,6 +39,8 @@ class Mp3Info:
     samples: int | None
     missing_frames: int
     sections: tuple[tuple[int, int], ...] = ()
+    constant: bool = True
+    encoder: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,8 @@ def _header(stream: Content, at: int) -> _Header | None:
     )
 
 
-def _after_id3(stream: Content) -> int:
+def skip_id3(stream: Content) -> int:
+    """Return where the audio begins after an ID3v2 tag; 0 if there is none."""
     if stream[:3] != b"ID3" or len(stream) < 10:
         return 0
     size = stream[6] << 21 | stream[7] << 14 | stream[8] << 7 | stream[9]
@@ -92,7 +97,7 @@ def parse(stream: Content) -> Mp3Info:
     Raises:
         ValueError: there is no frame at the start (after an ID3 tag).
     """
-    at = _after_id3(stream)
+    at = skip_id3(stream)
     first = _header(stream, at)
     if first is None:
         raise ValueError(f"no MPEG audio frame at byte {at}")
@@ -101,17 +106,23 @@ def parse(stream: Content) -> Mp3Info:
     if tagged:
         at += first.length
     frames, bits, form = 0, 0, None
+    bitrates = set()
     sections = []
     while (header := _header(stream, at)) is not None and at + header.length <= len(stream):
         if form != (header.sample_rate, header.channels):
             form = header.sample_rate, header.channels
             sections.append((at, header.channels))
         frames, bits, at = frames + 1, bits + header.bitrate_bps, at + header.length
-    samples, missing = None, 0
+        bitrates.add(header.bitrate_bps)
+    samples, missing, encoder = None, 0, ""
     if tagged:
         samples, missing = _gapless(tag, first.samples, frames)
+        encoder = _read_encoder(tag)
     bitrate_bps = round(bits / frames) if frames else 0
-    return Mp3Info(first.sample_rate, bitrate_bps, frames, samples, missing, tuple(sections))
+    constant = len(bitrates) < 2
+    return Mp3Info(
+        first.sample_rate, bitrate_bps, frames, samples, missing, tuple(sections), constant, encoder
+    )
 
 
 def find_end(stream: Content) -> int:
@@ -137,14 +148,25 @@ def _before_tag(stream: Content, end: int) -> int:
     return start if start >= 0 else end
 
 
+def _find_encoder(tag: bytes) -> int:
+    """Return where the encoder's name stands in a Xing/Info tag: after the fields that its flags name."""
+    flags = int.from_bytes(tag[4:8], "big")
+    sizes = (4, 4, 100, 4)
+    return 8 + sum(size for bit, size in enumerate(sizes) if flags >> bit & 1)
+
+
+def _read_encoder(tag: bytes) -> str:
+    at = _find_encoder(tag)
+    name = tag[at : at + 9].rstrip(b"\0 ")
+    return name.decode("ascii") if name.isascii() and name.decode("ascii").isprintable() else ""
+
+
 def _gapless(tag: bytes, samples_per_frame: int, frames: int) -> tuple[int | None, int]:
     """Read a Xing/Info tag: samples after trimming (None without delays), and number of missing frames."""
-    flags = int.from_bytes(tag[4:8], "big")
-    at, missing = 8, 0
-    if flags & 1:
-        missing = max(int.from_bytes(tag[at : at + 4], "big") - frames, 0)
-        at += 4
-    at += (4 if flags & 2 else 0) + (100 if flags & 4 else 0) + (4 if flags & 8 else 0)
+    missing = 0
+    if int.from_bytes(tag[4:8], "big") & 1:
+        missing = max(int.from_bytes(tag[8:12], "big") - frames, 0)
+    at = _find_encoder(tag)
     delays = tag[at + 21 : at + 24]
     if len(delays) < 3 or not any(tag[at : at + 9]):
         return None, missing

@@ -55,8 +55,8 @@ class SongResult:
     Args:
         input: Input path.
         output: Output path.
-        status: `restored`, `skipped` (the output exists) or `failed`.
-        reason: Why it failed.
+        status: `restored`, `skipped` (the output exists, or for the reason) or `failed`.
+        reason: Why it failed, or need not be restored.
         kind: Kind of the reason, one of RejectKind.
         warnings: Damage of the input that did not prevent restoring it.
         channels: Number of channels.
@@ -197,6 +197,7 @@ def restore_songs(
     *,
     progress: Callable[[SongJob, float, float | None], None] | None = None,
     model: str = "",
+    skip: Callable[[str], str | None] | None = None,
 ) -> Iterable[SongResult]:
     """Restore files one after the other.
 
@@ -206,6 +207,7 @@ def restore_songs(
         config: Options.
         progress: Called while a file is restored, with the seconds done and in total, if known.
         model: Name of the generator, for the outputs' tags.
+        skip: Called with the path of a file before it is restored; returns why it need not be, or None.
 
     Yields:
         One result per job.
@@ -218,6 +220,8 @@ def restore_songs(
             outcome.kind = job.kind
         if job.problem is None and not is_pending(job, config):
             outcome.status = "skipped"
+        elif job.problem is None and skip is not None and (reason := skip(outcome.input)) is not None:
+            outcome.status, outcome.reason = "skipped", reason
         elif job.problem is None:
             assert generator is not None  # noqa: S101 - our invariant
             began = time.monotonic()

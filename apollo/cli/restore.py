@@ -42,6 +42,7 @@ def add_restore_options(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=int, default=default.batch, text="5-second chunks per batch")
     for name, text in (
         ("--overwrite", "replace existing outputs instead of skipping them"),
+        ("--force", "restore files too that are lossless and have the full band"),
         ("--picture", "write a PNG with the spectrograms before and after"),
         ("--json", "write one JSON object per file to standard output"),
     ):
@@ -68,6 +69,7 @@ def restore(options: argparse.Namespace) -> int:
             strength=options.strength,
             seed=options.seed,
         )
+        from apollo.audio.inspection import describe_lossless
         from apollo.audio.songs import find_songs, is_pending, restore_songs
         from apollo.audio.tags import describe_checkpoint
 
@@ -84,7 +86,8 @@ def restore(options: argparse.Namespace) -> int:
     generator = load_generator(options) if any(is_pending(job, config) for job in jobs) else None
     model = describe_checkpoint(options.checkpoint)
     outcomes = []
-    for outcome in restore_songs(generator, jobs, config, progress=progress, model=model):
+    skip = None if options.force else describe_lossless
+    for outcome in restore_songs(generator, jobs, config, progress=progress, model=model, skip=skip):
         bar.close()
         outcomes.append(outcome)
         print(_format_result(outcome), file=sys.stderr, flush=True)
@@ -100,6 +103,8 @@ def restore(options: argparse.Namespace) -> int:
 def _format_result(outcome: "SongResult") -> str:
     if outcome.status == "failed":
         return f"FAILED   {outcome.input!r}: {outcome.reason}"
+    if outcome.status == "skipped" and outcome.reason:
+        return f"skipped  {outcome.input!r}: {outcome.reason}; --force restores it"
     if outcome.status == "skipped":
         return f"skipped  {outcome.output!r} already exists; --overwrite replaces it"
     speed = outcome.seconds / max(outcome.elapsed_seconds, 1e-9)

@@ -202,7 +202,7 @@ def test_an_interrupted_run_exits_130_and_leaves_no_partial_file(
 ) -> None:
     song = write(tmp_path / "song.wav", music(1, 600.0))
     command = [sys.executable, "-m", "apollo", "restore", str(song), "-o", str(tmp_path / "out")]
-    command += ["--checkpoint", str(checkpoints / "plain")]
+    command += ["--checkpoint", str(checkpoints / "plain"), "--force"]
     # whoever runs the tests in the background of a shell has Ctrl-C switched off, for all that they start
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(number, signal.SIG_DFL)
