@@ -1,5 +1,6 @@
 """Output formats and options for restoring songs; no torch import, to keep `apollo --help` fast."""
 
+import math
 import string
 from dataclasses import dataclass
 
@@ -34,6 +35,7 @@ class SongsConfig:
         strength: Strength of the noise that replaces what the codec removed, 0 to 1.5; None takes the
             generator's default.
         seed: Seed of the noise; the same seed gives the same output.
+        keep_below: Frequency in Hz below which the input is kept; None restores all of it.
     """
 
     output: str = "restored"
@@ -45,6 +47,7 @@ class SongsConfig:
     batch: int = 1
     strength: float | None = None
     seed: int = 0
+    keep_below: float | None = None
 
     def __post_init__(self) -> None:
         """Validate the fields.
@@ -57,6 +60,10 @@ class SongsConfig:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: it must be one of {', '.join(allowed)}")
         if self.strength is not None and not 0 <= self.strength <= MAX_STRENGTH:
             raise ValueError(f"strength is {self.strength}: it must be from 0 to {MAX_STRENGTH}")
+        if self.keep_below is not None and not 0 < self.keep_below < math.inf:
+            raise ValueError(
+                f"keep_below is {self.keep_below}: it must be more than 0 and less than half the sample rate"
+            )
         if self.batch < 1:
             raise ValueError(f"batch is {self.batch}: it must be at least 1")
         try:

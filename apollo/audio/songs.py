@@ -240,7 +240,7 @@ def _restore(
     device = next(generator.parameters()).device
     with AudioReader(str(job.source), rate) as song:
         noise = NoiseOptions(strength=config.strength, seed=config.seed, channels=song.channels)
-        restorer = StreamRestorer(generator, noise)
+        restorer = StreamRestorer(generator, noise, keep_below_hz=config.keep_below)
         writer = AudioWriter(
             job.target,
             channels=song.channels,

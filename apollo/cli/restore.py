@@ -35,6 +35,8 @@ def add_restore_options(parser: argparse.ArgumentParser) -> None:
     text = "strength of the noise that replaces lost highs, 0 to 1.5; the model's default where not given"
     parser.add_argument("--strength", type=float, help=text)
     add("--seed", type=int, default=default.seed, text="seed of the added noise")
+    text = "keep the input below this frequency in Hz, and restore only above it"
+    parser.add_argument("--keep-below", type=float, metavar="HZ", help=text)
     add("--batch", type=int, default=default.batch, text="5-second chunks per batch")
     for name, text in (
         ("--overwrite", "replace existing outputs instead of skipping them"),
@@ -61,8 +63,10 @@ def restore(options: argparse.Namespace) -> int:
             batch=options.batch,
             strength=options.strength,
             seed=options.seed,
+            keep_below=options.keep_below,
         )
         from apollo.audio.songs import find_songs, is_pending, restore_songs
+        from apollo.inference.crossover import check_keep_below
 
         jobs = find_songs(options.inputs, config)
     except ValueError as error:
@@ -75,6 +79,11 @@ def restore(options: argparse.Namespace) -> int:
         bar.show(job.source.name, done, total)
 
     generator = load_generator(options) if any(is_pending(job, config) for job in jobs) else None
+    if generator is not None and config.keep_below is not None:
+        try:
+            check_keep_below(config.keep_below, generator.config.sample_rate)
+        except ValueError as error:
+            raise UsageError(error) from error
     outcomes = []
     for outcome in restore_songs(generator, jobs, config, progress=progress):
         bar.close()

@@ -125,7 +125,14 @@ def test_rerun_restores_only_what_changed(
 
 
 @pytest.mark.parametrize(
-    "changes", [{"clip": "clamp"}, {"filename": "{parent}-{stem}"}, {"strength": 0.5}, {"seed": 7}]
+    "changes",
+    [
+        {"clip": "clamp"},
+        {"filename": "{parent}-{stem}"},
+        {"strength": 0.5},
+        {"seed": 7},
+        {"keep_below": 9_000.0},
+    ],
 )
 def test_other_options_are_refused_and_named(
     changes: dict[str, Any], done: Path, album: Path, weights: Path
@@ -137,19 +144,25 @@ def test_other_options_are_refused_and_named(
     assert invariants.times(done) == before
 
 
-def test_an_output_of_a_release_without_strength_and_seed_is_finished(
+def test_an_output_of_a_release_without_strength_seed_and_keep_below_is_finished(
     done: Path, in_process_actors: None, album: Path, weights: Path
 ) -> None:
     path = done / "fingerprint.json"
     content = path.read_bytes()
     try:
         stored = json.loads(content)
-        assert (stored.pop("strength"), stored.pop("seed")) == (1.0, 0)
+        assert (stored.pop("strength"), stored.pop("seed"), stored.pop("keep_below")) == (1.0, 0, None)
         path.write_text(json.dumps(stored))
         assert restore(jobs.config(album, done, weights)).facts["already"] == 5
         assert "strength was" in restore(jobs.config(album, done, weights, strength=0.5)).message
     finally:
         path.write_bytes(content)
+
+
+def test_a_keep_below_above_the_band_is_refused(album: Path, weights: Path, tmp_path: Path) -> None:
+    outcome = restore(jobs.config(album, tmp_path / "out", weights, keep_below=22_050.0))
+    assert outcome.code == Exit.USAGE
+    assert "less than 22050 Hz" in outcome.message
 
 
 def test_other_weights_are_refused(done: Path, album: Path, tmp_path: Path) -> None:
@@ -333,6 +346,7 @@ def test_song_with_a_damaged_record_is_pending(album: Path, tmp_path: Path) -> N
         ({"device": "mps"}, "device"),
         ({"precision": "float16"}, "precision"),
         ({"format": "mp3"}, "format"),
+        ({"keep_below": 0.0}, "keep_below is 0.0"),
         ({"filename": "{artist}"}, "artist"),
         ({"actors": 0}, "actors"),
     ],
