@@ -20,9 +20,9 @@ from apollo.audio.folders import describe_left_out, walk
 from apollo.audio.formats import CHUNK_SECONDS, FORMATS, SongsConfig
 from apollo.audio.reading import AudioReader
 from apollo.audio.rejects import RejectKind
-from apollo.audio.spectrogram import Spectrogram, save_comparison
 from apollo.audio.writing import AudioWriter, WriteError
 from apollo.inference.streaming import StreamRestorer
+from apollo.listening.spectrogram import Spectrogram, save_comparison
 from apollo.model.generator import Generator
 from apollo.model.noise import NoiseOptions
 

@@ -12,7 +12,7 @@ import torch
 from apollo.audio import spectrogram, writing
 from apollo.audio.formats import SongsConfig
 from apollo.audio.songs import find_songs
-from apollo.audio.spectrogram import Spectrogram
+from apollo.listening.spectrogram import Spectrogram
 from apollo.model.generator import Generator
 from tests.support.datasets import encode, music, write
 from tests.support.identity_generator import one, read, restore
