@@ -30,6 +30,7 @@ class SongsConfig:
             with it, {parent} the name of its folder. "/" makes folders.
         overwrite: Whether existing outputs are replaced; otherwise they are skipped.
         picture: Whether to write a PNG with the spectrograms before and after, beside the output.
+        compare: Whether to write a page to listen to the song before and after, beside the output.
         batch: Chunks of 5 seconds per batch. The output does not depend on it; memory and GPU utilization
             grow with it.
         strength: Strength of the noise that replaces what the codec removed, 0 to 1.5; None takes the
@@ -44,6 +45,7 @@ class SongsConfig:
     filename: str = "{stem}"
     overwrite: bool = False
     picture: bool = False
+    compare: bool = False
     batch: int = 1
     strength: float | None = None
     seed: int = 0

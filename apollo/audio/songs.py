@@ -20,15 +20,13 @@ from apollo.audio.folders import describe_left_out, walk
 from apollo.audio.formats import CHUNK_SECONDS, FORMATS, SongsConfig
 from apollo.audio.reading import AudioReader
 from apollo.audio.rejects import RejectKind
+from apollo.audio.side_files import SideFiles
 from apollo.audio.writing import AudioWriter, WriteError
 from apollo.inference.streaming import StreamRestorer
-from apollo.listening.spectrogram import Spectrogram, save_comparison
 from apollo.model.generator import Generator
 from apollo.model.noise import NoiseOptions
 
 logger = logging.getLogger(__name__)
-
-_PICTURE = ".spectrogram.png"
 
 
 @dataclass(frozen=True)
@@ -250,44 +248,29 @@ def _restore(
             frames=song.estimated_frames,
             tags=song.tags,
         )
-        pictures = None
-        if config.picture:
-            pictures = (Spectrogram(song.estimated_frames, rate), Spectrogram(song.estimated_frames, rate))
+        side_files = SideFiles(config, song.estimated_frames, rate)
         state = restorer.start(song.channels)
         with writer:
             for block in song.blocks(int(CHUNK_SECONDS * rate) * config.batch):
                 restored, state = restorer.push(state, block.to(device))
-                _write(writer, pictures, block, restored.float().cpu())
+                _write(writer, side_files, block, restored.float().cpu())
                 if progress is not None:
                     total = None if song.estimated_frames is None else song.estimated_frames / rate
                     progress(job, state.received / rate, total)
             rest = restorer.finish(state).float().cpu()
-            _write(writer, pictures, rest[:, :0], rest)
+            _write(writer, side_files, rest[:, :0], rest)
             outcome.gain = writer.commit()
             outcome.peak = writer.peak
         outcome.warnings, outcome.channels = song.warnings, song.channels
         outcome.samples, outcome.seconds = state.received, state.received / rate
-    if pictures is not None:
-        title = os.fsencode(job.source.name).decode(errors="replace")
-        try:
-            save_comparison(*pictures, title=title, target=job.target.with_suffix(_PICTURE))
-        except Exception as error:  # whatever a plotting library raises, the song is restored
-            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-            outcome.warnings.append(f"the spectrogram cannot be written: {reason}")
+    outcome.warnings += side_files.write(job.source, job.target)
 
 
-def _write(
-    writer: AudioWriter,
-    pictures: tuple[Spectrogram, Spectrogram] | None,
-    before: torch.Tensor,
-    after: torch.Tensor,
-) -> None:
-    """Write restored samples, and add both signals to their spectrograms."""
+def _write(writer: AudioWriter, side_files: SideFiles, before: torch.Tensor, after: torch.Tensor) -> None:
+    """Write restored samples, and add both signals to the files beside the result."""
     if not torch.isfinite(after).all():
         raise AudioError(
             "non-finite samples from the generator: its weights do not fit this audio", RejectKind.NOT_FINITE
         )
     writer.write(after)
-    if pictures is not None:
-        pictures[0].add(before)
-        pictures[1].add(after)
+    side_files.add(before, after)

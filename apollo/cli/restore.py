@@ -41,6 +41,7 @@ def add_restore_options(parser: argparse.ArgumentParser) -> None:
     for name, text in (
         ("--overwrite", "replace existing outputs instead of skipping them"),
         ("--picture", "write a PNG with the spectrograms before and after"),
+        ("--compare", "write a page (HTML) to listen before and after, with a blind test"),
         ("--json", "write one JSON object per file to standard output"),
     ):
         parser.add_argument(name, action="store_true", help=text)
@@ -60,6 +61,7 @@ def restore(options: argparse.Namespace) -> int:
             filename=options.filename,
             overwrite=options.overwrite,
             picture=options.picture,
+            compare=options.compare,
             batch=options.batch,
             strength=options.strength,
             seed=options.seed,
