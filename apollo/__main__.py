@@ -29,6 +29,7 @@ _EXAMPLES = {
   apollo restore song.mp3                          restored/song.wav
   apollo restore album/ -o out --format flac24     a folder, recursively
   apollo restore song.m4a --picture --clip none    with a picture of before and after
+  apollo restore album/ --compare                  with pages to hear before and after
   apollo restore *.mp3 --checkpoint runs/best      weights of your own""",
     "stream": """example:
   ffmpeg -i radio.mp3 -f f32le -ar 44100 -ac 2 - | apollo stream --checkpoint runs/causal | ffplay ...""",
