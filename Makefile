@@ -15,7 +15,7 @@ $(READY): requirements.txt requirements-pipeline.txt requirements-dev.txt pyproj
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $(READY)
 
-# The whole road, on generated music; DATA=/your/folder takes your own.
+# The whole pipeline, on generated music; DATA=/your/folder takes your own.
 demo: $(READY)
 	$(BIN)/python jobs/demo.py $(if $(DATA),--output demo/own --data $(DATA),--output demo)
 

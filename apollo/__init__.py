@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from apollo.checkpoints.checkpoint import load as load
     from apollo.checkpoints.checkpoint import save as save
-    from apollo.checkpoints.published_format import CheckpointError as CheckpointError
+    from apollo.checkpoints.container import CheckpointError as CheckpointError
     from apollo.inference.restoration import restore as restore
     from apollo.inference.streaming import StreamRestorer as StreamRestorer
     from apollo.model.config import PRESETS as PRESETS
@@ -31,7 +31,7 @@ except PackageNotFoundError:  # a checkout that is not installed
     __version__ = "0+unknown"
 
 _MODULES = {
-    "CheckpointError": "checkpoints.published_format",
+    "CheckpointError": "checkpoints.container",
     "Discriminator": "training.discriminator",
     "DiscriminatorConfig": "model.config",
     "FitConfig": "training.config",

@@ -5,8 +5,8 @@ The rate is that of one core that does nothing else; waiting is measured in proc
 step, like a process whose GPU computes.
 """
 
+import argparse
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -27,10 +27,12 @@ _WAIT_ROUNDS, _WAIT_STEPS, _WARM_STEPS = 3, 480, 40  # more than an epoch, so th
 
 def main() -> None:
     """Measure rates and waiting times and print one line each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("shards", nargs="?", help="output of preprocess; made where not given")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="apollo-bench-") as scratch:
-        if len(sys.argv) > 1:
-            shards = sys.argv[1]
-        else:
+        shards = options.shards
+        if not shards:
             config = album_config(Path(scratch), train=_RECIPES, valid=0)
             preprocess(config)
             shards = config.output

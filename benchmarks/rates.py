@@ -4,11 +4,11 @@ Rates are CPU time, child processes included, of the code of a run on the genera
 several measurements after a first that loads libraries.
 """
 
+import argparse
 import json
 import os
 import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -47,6 +47,9 @@ _ENDING_SECONDS = 2.0  # time for released actors to end
 
 def main() -> None:
     """Measure all rates, print them, and write them to a file if one is given."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", nargs="?", type=Path, help="YAML file for jobs/scale.py")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="apollo-bench-") as scratch:
         config = album_config(Path(scratch), train=_RECIPES, valid=_ITEMS, rows=_SHARD_ROWS)
         rates = Rates(
@@ -61,8 +64,8 @@ def main() -> None:
             **measure_driver(scratch, _PLANNED, _SCANS, _SHARDS),
         )
     text = json.dumps(asdict(rates), indent=1)
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(text + "\n")
+    if options.file:
+        options.file.write_text(text + "\n")
     print(text)
 
 

@@ -4,7 +4,7 @@ CPU time of the metrics alone, on samples in memory; of a scoring actor's code, 
 and writes rows; and of the whole machine during a Tune trial on Ray with ready actors: it should be idle.
 """
 
-import sys
+import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -24,14 +24,17 @@ _ITEMS, _ROUNDS = 48, 5
 
 def main() -> None:
     """Measure and print one line per number."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("shards", nargs="?", help="output of preprocess; made where not given")
+    parser.add_argument("split", nargs="?", default="valid", help="split of the shards")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="apollo-bench-") as scratch:
-        if len(sys.argv) > 1:
-            shards = sys.argv[1]
-        else:
+        shards = options.shards
+        if not shards:
             config = album_config(Path(scratch), train=0, valid=_ITEMS)
             preprocess(config)
             shards = config.output
-        items = ShardItems(shards, sys.argv[2] if len(sys.argv) > 2 else "valid", (), _ITEMS)
+        items = ShardItems(shards, options.split, (), _ITEMS)
         count, degradation = len(items.items), items.degradations[0].name
         metrics, actor = score_rounds(items, shards, degradation, _ROUNDS)
         for name, seconds in (("metrics alone", metrics), ("a scoring actor's code", actor)):

@@ -25,9 +25,10 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from apollo.audio.decoding import EXTENSIONS, AudioError
+from apollo.audio.decoding import EXTENSIONS
 from apollo.audio.ffmpeg import FfmpegError
 from apollo.audio.reading import AudioReader
+from apollo.audio.rejects import AudioError
 from pipelines.audio.codec import CodecConfig, CodecError, Encoded, Mp3Encoder
 from pipelines.schema import CHANNELS, SAMPLE_RATE
 

@@ -72,7 +72,7 @@ _watcher = _Watcher()
 
 
 def _renew() -> None:
-    """Use another watcher in a forked process: that of its parent has the children of its parent."""
+    """Create a new watcher after a fork: the inherited one watches the parent's children."""
     global _watcher
     _watcher = _Watcher()
 

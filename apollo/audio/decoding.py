@@ -7,22 +7,16 @@ nothing, libsndfile is asked. ffmpeg returns 0 on a truncated file: `find_damage
 """
 
 import os
-import struct
-import subprocess
-import threading
-from collections.abc import Callable
-from contextlib import suppress
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
-from apollo.audio import child_processes
-from apollo.audio.ffmpeg import FfmpegError, Messages, input_arguments
+from apollo.audio.ffmpeg import Messages, input_arguments
 from apollo.audio.parts import Part, find_parts
-from apollo.audio.rejects import RejectError, RejectKind
+from apollo.audio.rejects import AudioError, RejectKind
+from apollo.audio.sample_stream import SAMPLE_BYTES, SampleStream, decode_command
 from apollo.audio.soundfiles import needs_libsndfile, open_sound
 
 MAX_SECONDS = 12 * 3600  # small files can decode to arbitrarily much audio
-STALL_TIMEOUT_SECONDS = 60.0
 SLACK_SECONDS = 0.1  # containers round durations
 MAX_CHANNELS = 32  # the largest layouts have 24; every channel costs the same, silent or not
 _EXTENSIONS = (
@@ -31,12 +25,6 @@ _EXTENSIONS = (
     "tak ts tta voc vob w64 wav wave webm wma wmv wv"
 )
 EXTENSIONS = frozenset(_EXTENSIONS.split())
-_SAMPLE_BYTES = 4
-_FEED_FRAMES = 1 << 14
-
-
-class AudioError(RejectError):
-    """A file cannot be read, or its content contradicts its header."""
 
 
 class Decoder:
@@ -107,19 +95,19 @@ class Decoder:
                     raise AudioError("the file contains no samples", RejectKind.EMPTY)
                 return b""
             self._open_next()
-        self._frames += len(block) // (self._process.channels * _SAMPLE_BYTES)
+        self._frames += len(block) // (self._process.channels * SAMPLE_BYTES)
         if self._frames > MAX_SECONDS * self._rate:
             raise AudioError(f"longer than {MAX_SECONDS / 3600:.0f} hours", RejectKind.TOO_LONG)
         return _add_channels(block, self._process.channels, self.channels)
 
-    def _start(self, part: Part, *, strict: bool) -> "_Process":
+    def _start(self, part: Part, *, strict: bool) -> SampleStream:
         layout = self._stereo
         if layout is not None and part.channels:
             layout = "mono" if part.channels == 1 else "stereo"
         source = input_arguments(self._path, None if self._whole else (part.start, part.end))
-        return _Process(_command(self._program, source, self._rate, layout, strict, self._stream))
+        return SampleStream(decode_command(self._program, source, self._rate, layout, strict, self._stream))
 
-    def _open_first(self) -> "_Process":
+    def _open_first(self) -> SampleStream:
         first = self._parts.pop(0)
         sound = open_sound(self._path, sequentially=True)
         if sound is not None and needs_libsndfile(sound):
@@ -131,14 +119,14 @@ class Decoder:
                 raise
             return self._start_with(sound)
 
-    def _start_with(self, sound: Any) -> "_Process":
+    def _start_with(self, sound: Any) -> SampleStream:
         """Resample what libsndfile decodes."""
         source = ["-f", "f32le", "-ar", str(sound.samplerate), "-ac", str(sound.channels), "-i", "pipe:0"]
         layout = "mono" if self._stereo is not None and sound.channels == 1 else self._stereo
-        return _Process(_command(self._program, source, self._rate, layout, self._strict), sound)
+        return SampleStream(decode_command(self._program, source, self._rate, layout, self._strict), sound)
 
     def _is_damaged(self, first: Part) -> bool:
-        """Return whether ffmpeg decodes something of a file where damage is no error."""
+        """Return whether ffmpeg decodes any samples when it is not strict."""
         if not self._strict:
             return False
         try:
@@ -155,145 +143,6 @@ class Decoder:
             if self._strict:
                 raise
             self.messages.errors.append(f"bytes {part.start} to {part.end}: {error}")
-
-
-class _Process:
-    """One ffmpeg that writes WAV to a pipe."""
-
-    def __init__(self, command: list[str], feed: Any = None) -> None:
-        self._stalled = False
-        self._process = child_processes.start(
-            command,
-            stdin=subprocess.DEVNULL if feed is None else subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        self._read_stderr = _drain(self._process)
-        self._frames = 0
-        if feed is not None:
-            threading.Thread(target=_feed, args=(feed, self._process.stdin), daemon=True).start()
-        try:
-            self.channels = self._read_header()
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """End the process; again and again, too."""
-        self._process.kill()
-        child_processes.finish(self._process)
-        for stream in filter(None, (self._process.stdout, self._process.stderr)):
-            stream.close()
-
-    def messages(self) -> Messages:
-        """Return what ffmpeg reported, after the last block."""
-        return Messages.parse(self._read_stderr())
-
-    def read(self, frames: int) -> bytes:
-        """Return up to `frames` frames; empty at the end."""
-        width = self.channels * _SAMPLE_BYTES
-        block = self._read(frames * width)
-        block = block[: len(block) // width * width]
-        self._frames += len(block) // width
-        return block
-
-    def _read(self, size: int) -> bytes:
-        stream = self._process.stdout
-        if stream is None or stream.closed:
-            return b""
-        watchdog = threading.Timer(STALL_TIMEOUT_SECONDS, self._kill_stalled)
-        watchdog.start()
-        try:
-            return stream.read(size)
-        finally:
-            watchdog.cancel()
-
-    def _kill_stalled(self) -> None:
-        self._stalled = True
-        self._process.kill()
-
-    def check_end(self, *, failed: bool) -> None:
-        """Check how the process ended, after its last block.
-
-        Args:
-            failed: Whether an exit code other than 0 is an error.
-
-        Raises:
-            AudioError: the file cannot be decoded.
-            FfmpegError: ffmpeg stalled or was killed.
-        """
-        try:
-            code = self._process.wait(STALL_TIMEOUT_SECONDS)
-        except subprocess.TimeoutExpired as error:
-            raise FfmpegError(f"ffmpeg did not exit within {STALL_TIMEOUT_SECONDS:g} s") from error
-        if self._stalled:
-            raise FfmpegError(
-                f"ffmpeg timed out after {STALL_TIMEOUT_SECONDS:g} s without output and was killed"
-            )
-        if code < 0:
-            raise FfmpegError(f"ffmpeg was killed by signal {-code}")
-        if code and failed:
-            message = self.messages().summarize() or "no message"
-            raise AudioError(f"cannot be decoded: {message}", RejectKind.UNDECODABLE)
-
-    def _read_header(self) -> int:
-        """Read the WAV header and return its channel count."""
-        channels = 0
-        self._read(12)
-        while True:
-            chunk = self._read(8)
-            if len(chunk) < 8:
-                self.check_end(failed=True)
-                raise AudioError("the file contains no samples", RejectKind.EMPTY)
-            name, size = struct.unpack("<4sI", chunk)
-            if name == b"data":
-                return channels
-            content = self._read(size)
-            if name == b"fmt ":
-                channels = struct.unpack_from("<H", content, 2)[0]
-
-
-def _command(
-    program: str, source: list[str], sample_rate: int, stereo: str | None, strict: bool, stream: int = 0
-) -> list[str]:
-    careful = ["-err_detect", "explode", "-xerror"] if strict else []
-    filters = [f"aresample={sample_rate}:resampler=soxr:precision=28"]
-    if stereo == "mono":  # ffmpeg's own conversion to stereo attenuates mono by 3 dB
-        filters.insert(0, "channelmap=map=0|0:channel_layout=stereo")
-    elif stereo is not None:
-        filters.insert(0, "aformat=channel_layouts=stereo")
-    graph = ["-filter_complex", f"[0:a:{stream}]{','.join(filters)}[out]", "-map", "[out]"]
-    bare = ["-map_metadata", "-1", "-map_chapters", "-1", "-fflags", "+bitexact"]  # tags are not samples
-    output = ["-f", "wav", "-acodec", "pcm_f32le", "-vn", "pipe:1"]
-    quiet = ["-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info"]
-    return [program, *quiet, *careful, *source, *graph, *bare, *output]
-
-
-def _drain(process: "subprocess.Popen[bytes]") -> Callable[[], bytes]:
-    """Read a process's error output in a thread; the returned function waits for all of it."""
-    output: list[bytes] = []
-
-    def read(stream: IO[bytes]) -> None:
-        with suppress(ValueError):  # closed by __exit__
-            output.append(stream.read())
-
-    thread = threading.Thread(target=read, args=(process.stderr,), daemon=True)
-    thread.start()
-
-    def wait() -> bytes:
-        thread.join(STALL_TIMEOUT_SECONDS)
-        return b"".join(output)
-
-    return wait
-
-
-def _feed(sound: Any, stdin: IO[bytes]) -> None:
-    """Write all samples of a file to a process, until either ends; damage is the end."""
-    import soundfile
-
-    with sound, suppress(soundfile.LibsndfileError, OSError), stdin:
-        while len(block := sound.read(_FEED_FRAMES, dtype="float32", always_2d=True)):
-            stdin.write(block.tobytes())
 
 
 def _add_channels(block: bytes, channels: int, wanted: int) -> bytes:

@@ -181,7 +181,7 @@ class Messages:
         """Return the first two errors as one line, None if there are none.
 
         Args:
-            without: Components whose errors are no damage of the audio, as codecs of pictures.
+            without: ffmpeg components whose errors do not affect audio, such as picture codecs.
         """
         prefixes = tuple(f"{name}: " for name in without)
         return _join([error for error in self.errors if not error.startswith(prefixes)]) or None

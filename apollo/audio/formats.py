@@ -2,15 +2,74 @@
 
 import math
 import string
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-FORMATS = {  # by name: container, sample format, extension
-    "float": ("WAV", "FLOAT", "wav"),
-    "wav24": ("WAV", "PCM_24", "wav"),
-    "wav16": ("WAV", "PCM_16", "wav"),
-    "flac24": ("FLAC", "PCM_24", "flac"),
-    "flac16": ("FLAC", "PCM_16", "flac"),
+
+@dataclass(frozen=True)
+class OutputFormat:
+    """How a format is written.
+
+    Args:
+        container: Format of libsndfile; muxer of ffmpeg, if there is an encoder.
+        extension: Of the file name.
+        coding: Sample format of libsndfile, or encoder of ffmpeg.
+        bits: Of an integer sample, None for floating point.
+        layouts: Channel layouts by number of channels; empty: libsndfile knows none.
+        max_channels: Where layouts do not say it.
+        rates: Sample rates in Hz; empty: all.
+        bitrate_bps: Of a channel, of a lossy codec.
+        max_bitrate_bps: Of all channels; the least, too, if `bitrate_bps` is None.
+    """
+
+    container: str
+    extension: str
+    coding: str
+    bits: int | None = None
+    layouts: Mapping[int, str] = field(default_factory=dict)
+    max_channels: int = 1024
+    rates: tuple[int, ...] = ()
+    bitrate_bps: int | None = None
+    max_bitrate_bps: int | None = None
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether ffmpeg writes it."""
+        return bool(self.layouts)
+
+    def choose_rate(self, rate: int) -> int:
+        """Return the sample rate that the format has for audio of a rate: itself, or the next that it has."""
+        if not self.rates or rate in self.rates:
+            return rate
+        divisors = [one for one in self.rates if rate % one == 0]
+        above = [one for one in self.rates if one > rate]
+        return min(above, default=max(divisors, default=max(self.rates)))
+
+
+# those whose channels the bundled ffmpeg decodes in the order in which it encoded them
+_TWO = {1: "mono", 2: "stereo"}
+_ALAC = {**_TWO, 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1(back)", 8: "7.1(wide)"}
+_AAC = {**_TWO, 3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1(back)", 8: "7.1"}
+_OPUS = {**_TWO, 3: "3.0", 4: "quad", 6: "5.1", 8: "7.1"}
+_AAC_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000)
+FORMATS = {
+    "float": OutputFormat("WAV", "wav", "FLOAT"),
+    "wav24": OutputFormat("WAV", "wav", "PCM_24", 24),
+    "wav16": OutputFormat("WAV", "wav", "PCM_16", 16),
+    "flac24": OutputFormat("FLAC", "flac", "PCM_24", 24, max_channels=8),
+    "flac16": OutputFormat("FLAC", "flac", "PCM_16", 16, max_channels=8),
+    "alac24": OutputFormat("ipod", "m4a", "alac", 24, _ALAC),
+    "alac16": OutputFormat("ipod", "m4a", "alac", 16, _ALAC),
+    "aac": OutputFormat("ipod", "m4a", "aac", None, _AAC, rates=_AAC_RATES, bitrate_bps=128_000),
+    "opus": OutputFormat("opus", "opus", "libopus", None, _OPUS, rates=(48_000,), bitrate_bps=96_000),
+    "mp3": OutputFormat(
+        "mp3", "mp3", "libmp3lame", None, _TWO, rates=(32_000, 44_100, 48_000), max_bitrate_bps=320_000
+    ),
 }
+BIT_DEPTHS = (16, 24)
+_WITH_BIT_DEPTH = ("wav", "flac", "alac")  # short for those of 24 bits, or of --bit_depth
+FORMAT_NAMES = (*FORMATS, *_WITH_BIT_DEPTH)
+RATES = ("44100", "same")
 CLIP_MODES = ("rescale", "clamp", "none")
 CHUNK_SECONDS = 5.0
 MAX_STRENGTH = 1.5
@@ -23,9 +82,12 @@ class SongsConfig:
 
     Args:
         output: Output folder.
-        format: `float`, `wav24`, `wav16`, `flac24` or `flac16`.
+        format: `float` (WAV), `wav24`, `wav16`, `flac24`, `flac16`, `alac24`, `alac16`, `aac`, `opus` or
+            `mp3`; `wav`, `flac` and `alac` are those of 24 bits, or of `bit_depth`.
+        bit_depth: 16 (with dither) or 24, for `wav`, `flac` and `alac`.
+        rate: Sample rate of outputs: `44100`, or `same` as the input's. Opus is always 48 kHz.
         clip: Handling of samples beyond full scale: `rescale` scales the whole file down, `clamp` clips them,
-            `none` keeps them, which only `float` can.
+            `none` keeps them, which only `float` and lossy formats can.
         filename: Output name without extension; {stem} is the input's name without its extension, {name}
             with it, {parent} the name of its folder. "/" makes folders.
         overwrite: Whether existing outputs are replaced; otherwise they are skipped.
@@ -41,6 +103,8 @@ class SongsConfig:
 
     output: str = "restored"
     format: str = "float"
+    bit_depth: int | None = None
+    rate: str = RATES[0]
     clip: str = "rescale"
     filename: str = "{stem}"
     overwrite: bool = False
@@ -57,9 +121,10 @@ class SongsConfig:
         Raises:
             ValueError: a field is out of its range.
         """
-        for name, allowed in (("format", tuple(FORMATS)), ("clip", CLIP_MODES)):
+        for name, allowed in (("format", FORMAT_NAMES), ("clip", CLIP_MODES), ("rate", RATES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: it must be one of {', '.join(allowed)}")
+        self._set_bit_depth()
         if self.strength is not None and not 0 <= self.strength <= MAX_STRENGTH:
             raise ValueError(f"strength is {self.strength}: it must be from 0 to {MAX_STRENGTH}")
         if self.keep_below is not None and not 0 < self.keep_below < math.inf:
@@ -83,3 +148,12 @@ class SongsConfig:
             raise ValueError(f"filename takes {{stem}}, {{name}} and {{parent}}, not {{{unknown[0]}}}")
         if not fields:
             raise ValueError(f"filename {self.filename!r} is the same for all outputs: add {{stem}}")
+
+    def _set_bit_depth(self) -> None:
+        """Replace `flac` by `flac24` and so on."""
+        if self.bit_depth not in (None, *BIT_DEPTHS):
+            raise ValueError(f"bit_depth is {self.bit_depth}: it must be 16 or 24")
+        if self.format in _WITH_BIT_DEPTH:
+            object.__setattr__(self, "format", f"{self.format}{self.bit_depth or max(BIT_DEPTHS)}")
+        elif self.bit_depth not in (None, FORMATS[self.format].bits):
+            raise ValueError(f"bit_depth is for {', '.join(_WITH_BIT_DEPTH)}, not for {self.format}")

@@ -39,14 +39,16 @@ class FileParts:
     """What the frames or pages of a file say about it.
 
     Args:
-        damage: What is missing, None if nothing is or that cannot be told.
+        damage: Description of missing data; None if none or unknown.
         parts: At least one.
         size: Size of the file.
+        bitrate_bps: Mean of an MP3's frames, 0 of other files.
     """
 
     damage: str | None
     parts: tuple[Part, ...]
     size: int
+    bitrate_bps: int = 0
 
 
 def find_parts(path: str) -> FileParts:
@@ -99,7 +101,7 @@ def _split_mp3(content: mmap.mmap) -> FileParts:
     starts = [(0, first[0][1]), *rest]  # with the tags and the gapless tag before the first frame
     ends = [start for start, _ in rest] + [mp3.find_end(content)]
     parts = tuple(Part(start, end, channels) for (start, channels), end in zip(starts, ends, strict=True))
-    return FileParts(damage, parts, len(content))
+    return FileParts(damage, parts, len(content), headers.bitrate_bps)
 
 
 def _split_ogg(content: mmap.mmap) -> FileParts:

@@ -10,12 +10,11 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from apollo.audio import decoding
+from apollo.audio import decoding, sample_stream
 from apollo.audio import ffmpeg as ffmpeg_process
-from apollo.audio.decoding import AudioError
 from apollo.audio.ffmpeg import input_arguments
 from apollo.audio.parts import find_parts
-from apollo.audio.rejects import RejectKind
+from apollo.audio.rejects import AudioError, RejectKind
 from apollo.audio.soundfiles import has_length, is_lossless, needs_libsndfile, open_sound
 
 MIN_SAMPLE_RATE_HZ = 4_000  # at much lower rates, a few bytes become hours at 44.1 kHz
@@ -92,7 +91,7 @@ def _copy_packets(path: str, program: str, *options: str) -> tuple[str, bytes]:
     """Return ffmpeg's list of the packets of all audio and video streams, and its messages."""
     command = [program, "-hide_banner", "-nostdin", *input_arguments(path), "-map", "0:a", "-map", "0:v?"]
     command += [*options, "-c", "copy", "-f", "framecrc", "-"]
-    timeout = decoding.STALL_TIMEOUT_SECONDS if options else _SCAN_TIMEOUT_SECONDS
+    timeout = sample_stream.STALL_TIMEOUT_SECONDS if options else _SCAN_TIMEOUT_SECONDS
     result = ffmpeg_process.execute(command, timeout_seconds=timeout)
     return result.stdout.decode("ascii", errors="replace"), result.stderr
 
@@ -168,7 +167,7 @@ def describe_choice(info: AudioInfo, path: str, program: str) -> str | None:
         return None
     command = [program, "-hide_banner", "-nostdin", "-loglevel", "error", *input_arguments(path)]
     command += ["-map_metadata", "0:s:a:0", "-map_chapters", "-1", "-f", "ffmetadata", "-"]
-    result = ffmpeg_process.execute(command, timeout_seconds=decoding.STALL_TIMEOUT_SECONDS)
+    result = ffmpeg_process.execute(command, timeout_seconds=sample_stream.STALL_TIMEOUT_SECONDS)
     language = _LANGUAGE.search(result.stdout.decode(errors="replace"))
     tag = f" (its tag says language {language[1]})" if language and language[1] != "und" else ""
     return f"contains {info.num_streams} audio streams: only the first was read{tag}"

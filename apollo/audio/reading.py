@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 from apollo.audio.containers import read_sample_bytes
-from apollo.audio.decoding import MAX_CHANNELS, MAX_SECONDS, AudioError, Decoder
+from apollo.audio.decoding import MAX_CHANNELS, MAX_SECONDS, Decoder
 from apollo.audio.ffmpeg import find_ffmpeg
 from apollo.audio.parts import find_damage
 from apollo.audio.probing import describe_choice, find_missing_end, probe
-from apollo.audio.rejects import RejectKind
-from apollo.audio.soundfiles import open_sound, reads_in_pieces
+from apollo.audio.rejects import AudioError, RejectKind
+from apollo.audio.soundfiles import has_length, is_lossless, open_sound, reads_in_pieces
 
 _PIECE_FRAMES = 4096
-_TAGS = ("title", "artist", "album", "date", "tracknumber", "genre", "copyright")
+_TAGS = ("title", "artist", "album", "date", "tracknumber", "genre", "copyright", "comment")
 
 
 class AudioReader:
@@ -39,6 +39,10 @@ class AudioReader:
         channels: Number of channels.
         frames: Samples per channel that the file declares, None if it declares none.
         estimated_frames: The same, estimated where the file declares none.
+        source_rate: Hz of the file.
+        source_frames: Samples per channel at that rate, None if not known exactly.
+        coding: Codec, with the format of samples where libsndfile reads it.
+        lossy: Whether the codec is lossy.
         tags: Title, artist and so on, where libsndfile reads them.
         warnings: Damage that does not prevent reading; complete after the last block.
     """
@@ -49,6 +53,10 @@ class AudioReader:
         self.channels = 0
         self.frames: int | None = None
         self.estimated_frames: int | None = None
+        self.source_rate = 0
+        self.source_frames: int | None = None
+        self.coding = ""
+        self.lossy = False
         self.tags: dict[str, str] = {}
         self.warnings: list[str] = []
         self._damaged = False
@@ -86,6 +94,9 @@ class AudioReader:
         if sound is not None:
             self._stack.enter_context(sound)
             self.tags = {key: value for key in _TAGS if (value := getattr(sound, key, ""))}
+            self.source_rate = sound.samplerate
+            self.source_frames = sound.frames if has_length(sound) else None
+            self.coding, self.lossy = f"{sound.format} {sound.subtype}".lower(), not is_lossless(sound)
         if sound is not None and sound.samplerate == self.sample_rate and reads_in_pieces(sound):
             self._sound, self.channels, self.frames = sound, sound.channels, sound.frames
         else:
@@ -110,6 +121,9 @@ class AudioReader:
     def _open_decoder(self) -> None:
         program = find_ffmpeg()
         self._info = info = probe(self.path, program)
+        if info.sample_rate != self.source_rate:
+            self.source_frames = None
+        self.source_rate, self.coding, self.lossy = info.sample_rate, info.codec, info.lossy
         if choice := describe_choice(info, self.path, program):
             self.warnings.append(choice)
         if info.seconds is not None:

@@ -35,3 +35,7 @@ class RejectError(RuntimeError):
     def __init__(self, reason: str, kind: RejectKind | None = None) -> None:
         super().__init__(reason)
         self.kind = kind or self.kind
+
+
+class AudioError(RejectError):
+    """A file cannot be read, or its content contradicts its header."""

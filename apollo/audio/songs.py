@@ -14,14 +14,14 @@ from pathlib import Path
 
 import torch
 
-from apollo.audio.decoding import AudioError
 from apollo.audio.ffmpeg import FfmpegError, FfmpegMissingError
 from apollo.audio.folders import describe_left_out, walk
 from apollo.audio.formats import CHUNK_SECONDS, FORMATS, SongsConfig
 from apollo.audio.reading import AudioReader
-from apollo.audio.rejects import RejectKind
+from apollo.audio.rejects import AudioError, RejectKind
 from apollo.audio.side_files import SideFiles
-from apollo.audio.writing import AudioWriter, WriteError
+from apollo.audio.song_output import SongOutput
+from apollo.audio.writing import WriteError
 from apollo.inference.streaming import StreamRestorer
 from apollo.model.generator import Generator
 from apollo.model.noise import NoiseOptions
@@ -59,6 +59,7 @@ class SongResult:
         warnings: Damage of the input that did not prevent restoring it.
         channels: Number of channels.
         samples: Length of the output in samples per channel.
+        sample_rate: Of the output in Hz.
         seconds: Length of the output in seconds.
         elapsed_seconds: Processing time.
         peak: Largest absolute sample before clipping.
@@ -73,6 +74,7 @@ class SongResult:
     warnings: list[str] = field(default_factory=list)
     channels: int = 0
     samples: int = 0
+    sample_rate: int = 0
     seconds: float = 0.0
     elapsed_seconds: float = 0.0
     peak: float = 0.0
@@ -141,13 +143,13 @@ def _absolute(path: str) -> Path:
 
 def _target(song: Path, folder: Path, config: SongsConfig) -> Path:
     name = config.filename.format(stem=song.stem, name=song.name, parent=song.parent.name)
-    return Path(os.path.normpath(folder / f"{name}.{FORMATS[config.format][2]}"))
+    return Path(os.path.normpath(folder / f"{name}.{FORMATS[config.format].extension}"))
 
 
 def _without_collisions(jobs: list[SongJob], config: SongsConfig) -> list[SongJob]:
     """Name outputs that would collide after the input's name with its extension; note remaining problems."""
     counts = Counter(job.target for job in jobs)
-    extension = FORMATS[config.format][2]
+    extension = FORMATS[config.format].extension
     jobs = [
         replace(job, target=job.target.with_name(f"{job.source.name}.{extension}"))
         if counts[job.target] > 1
@@ -192,6 +194,7 @@ def restore_songs(
     config: SongsConfig,
     *,
     progress: Callable[[SongJob, float, float | None], None] | None = None,
+    model: str = "",
 ) -> Iterable[SongResult]:
     """Restore files one after the other.
 
@@ -200,6 +203,7 @@ def restore_songs(
         jobs: From `find_songs`.
         config: Options.
         progress: Called while a file is restored, with the seconds done and in total, if known.
+        model: Name of the generator, for the outputs' tags.
 
     Yields:
         One result per job.
@@ -216,7 +220,7 @@ def restore_songs(
             assert generator is not None  # noqa: S101 - our invariant
             began = time.monotonic()
             try:
-                _restore(generator, job, config, outcome, progress)
+                _restore(generator, job, config, outcome, progress, model)
                 outcome.status = "restored"
             except (AudioError, FfmpegError, FfmpegMissingError, WriteError) as error:
                 outcome.reason, outcome.kind = str(error), getattr(error, "kind", RejectKind.OTHER)
@@ -233,44 +237,38 @@ def _restore(
     config: SongsConfig,
     outcome: SongResult,
     progress: Callable[[SongJob, float, float | None], None] | None,
+    model: str,
 ) -> None:
     rate = generator.config.sample_rate
     device = next(generator.parameters()).device
     with AudioReader(str(job.source), rate) as song:
         noise = NoiseOptions(strength=config.strength, seed=config.seed, channels=song.channels)
         restorer = StreamRestorer(generator, noise, keep_below_hz=config.keep_below)
-        writer = AudioWriter(
-            job.target,
-            channels=song.channels,
-            sample_rate=rate,
-            format=config.format,
-            clip=config.clip,
-            frames=song.estimated_frames,
-            tags=song.tags,
-        )
+        output = SongOutput(job.target, song, config, generator=generator, model=model)
         side_files = SideFiles(config, song.estimated_frames, rate)
         state = restorer.start(song.channels)
-        with writer:
+        with output:
             for block in song.blocks(int(CHUNK_SECONDS * rate) * config.batch):
                 restored, state = restorer.push(state, block.to(device))
-                _write(writer, side_files, block, restored.float().cpu())
+                _write(output, side_files, block, restored.float().cpu())
                 if progress is not None:
                     total = None if song.estimated_frames is None else song.estimated_frames / rate
                     progress(job, state.received / rate, total)
             rest = restorer.finish(state).float().cpu()
-            _write(writer, side_files, rest[:, :0], rest)
-            outcome.gain = writer.commit()
-            outcome.peak = writer.peak
-        outcome.warnings, outcome.channels = song.warnings, song.channels
-        outcome.samples, outcome.seconds = state.received, state.received / rate
+            _write(output, side_files, rest[:, :0], rest)
+            outcome.gain = output.commit()
+            outcome.peak = output.peak
+        outcome.warnings, outcome.channels = song.warnings + output.warnings, song.channels
+        outcome.samples, outcome.sample_rate = output.samples, output.sample_rate
+        outcome.seconds = state.received / rate
     outcome.warnings += side_files.write(job.source, job.target)
 
 
-def _write(writer: AudioWriter, side_files: SideFiles, before: torch.Tensor, after: torch.Tensor) -> None:
+def _write(output: SongOutput, side_files: SideFiles, before: torch.Tensor, after: torch.Tensor) -> None:
     """Write restored samples, and add both signals to the files beside the result."""
     if not torch.isfinite(after).all():
         raise AudioError(
             "non-finite samples from the generator: its weights do not fit this audio", RejectKind.NOT_FINITE
         )
-    writer.write(after)
+    output.write(after)
     side_files.add(before, after)

@@ -1,11 +1,12 @@
-"""Write restored audio as a stream into a temporary file, which is renamed when complete.
+"""Write restored audio as a stream into a temporary file, which gets its tags and is renamed when complete.
+
+libsndfile writes WAV and FLAC, ffmpeg the other formats.
 
 Shape legend: blocks are [channels, samples], float32.
 """
 
 import os
 import secrets
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,14 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from apollo.audio.encoding import Encoder
 from apollo.audio.formats import FORMATS
+from apollo.audio.quantization import quantize
 from apollo.audio.soundfiles import create_sound, open_sound
+from apollo.audio.tag_writing import write_tags
+from apollo.audio.tags import SongTags
 from apollo.checkpoints.io import fsync
 
 _WAV_LIMIT_BYTES = (1 << 32) - (1 << 20)  # its sizes are 32-bit
-_MAX_FLAC_CHANNELS = 8
 _BLOCK_FRAMES = 1 << 18
 _SAMPLE_BYTES = 4  # the largest
+_INFO = ("title", "artist", "album", "date", "genre", "comment")  # in a WAV beside its ID3 tags
 
 
 class WriteError(RuntimeError):
@@ -33,12 +38,16 @@ class AudioWriter:
     Args:
         target: Output path.
         channels: Number of channels.
-        sample_rate: Hz.
+        sample_rate: Hz, one that the format has.
         format: One of FORMATS.
         clip: `rescale` scales the whole file down where a sample exceeds full scale; `clamp` clips such
-            samples; `none` keeps them, which only `float` can: integer formats clip.
+            samples; `none` keeps them, which `float` and lossy formats can: integer formats clip.
         frames: Expected samples per channel, None if unknown.
-        tags: Title, artist and so on.
+        tags: Of the song.
+
+    Attributes:
+        peak: Largest absolute sample before clipping.
+        warnings: Tags that the file lacks; complete after `commit`.
 
     Raises:
         WriteError: the format cannot hold so many channels.
@@ -53,20 +62,25 @@ class AudioWriter:
         format: str,
         clip: str,
         frames: int | None,
-        tags: Mapping[str, str],
+        tags: SongTags,
     ) -> None:
         self._target, self._channels, self._rate = target, channels, sample_rate
         self._format, self._clip, self._tags = format, clip, tags
-        if FORMATS[format][0] == "FLAC" and channels > _MAX_FLAC_CHANNELS:
-            raise WriteError(
-                f"FLAC supports {_MAX_FLAC_CHANNELS} channels, not {channels}: choose a WAV format"
-            )
+        if not self._fits(channels):
+            name = {"ipod": "M4A"}.get(FORMATS[format].container, FORMATS[format].container.upper())
+            raise WriteError(f"{name} ({format}) cannot hold {channels} channels: choose a WAV format")
         # the peak of the whole file is known only at its end
         self._first = "float" if clip == "rescale" else format
         self._large = (frames or 0) * channels * _SAMPLE_BYTES > _WAV_LIMIT_BYTES
         self._frames = 0  # in the current file
         self._scratch: list[Path] = []
+        self._encoder: Encoder | None = None
         self.peak = 0.0
+        self.warnings: list[str] = []
+
+    def _fits(self, channels: int) -> bool:
+        format = FORMATS[self._format]
+        return channels in format.layouts if format.is_encoded else channels <= format.max_channels
 
     def __enter__(self) -> "AudioWriter":
         """Create the output folder and open the temporary file.
@@ -84,7 +98,10 @@ class AudioWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close(quietly=True)
+        if self._encoder is not None:
+            self._encoder.close()
+        else:
+            self._close(quietly=True)
         for path in self._scratch:
             path.unlink(missing_ok=True)
 
@@ -112,6 +129,7 @@ class AudioWriter:
         if gain < 1 or self._first != self._format:
             self._rewrite(gain)
         try:
+            self.warnings += write_tags(self._scratch[-1], FORMATS[self._format].container, self._tags)
             fsync(self._scratch[-1])
             self._scratch[-1].replace(self._target)
         except OSError as error:
@@ -119,31 +137,40 @@ class AudioWriter:
         return gain
 
     def _create(self, format: str) -> Any:
+        """Create the next temporary file in a format, and return what writes it."""
         import soundfile
 
-        self._current = format
-        container, subtype, _ = FORMATS[format]
-        if container == "WAV" and self._large:
-            container = "RF64"
+        self._current, self._frames = format, 0
+        form = FORMATS[format]
         path = self._target.with_name(f".apollo-{secrets.token_hex(8)}.part")
         self._scratch.append(path)
+        if form.is_encoded:
+            path.touch(exist_ok=False)  # with the error of the system, if there is one
+            self._encoder = Encoder(path, form, self._channels, self._rate)
+            return self._encoder
+        container = "RF64" if form.container == "WAV" and self._large else form.container
         try:
-            file = create_sound(str(path), self._rate, self._channels, subtype, format=container)
+            file = create_sound(str(path), self._rate, self._channels, form.coding, format=container)
         except soundfile.LibsndfileError as error:
             raise WriteError(f"cannot be written: {error.error_string}") from error
-        for key, value in self._tags.items():
-            setattr(file, key, value)
-        self._frames = 0
+        if form.container == "WAV":
+            for key in _INFO:
+                if value := "; ".join(self._tags.texts.get(key.upper(), ())):
+                    setattr(file, key, value)
         return file
 
-    def _put(self, block: Tensor) -> None:
+    def _put(self, block: Tensor, *, dither: bool = True) -> None:
         import soundfile
 
+        start, bits = self._frames, FORMATS[self._current].bits
         self._frames += block.shape[1]
         if not self._large and self._frames * self._channels * _SAMPLE_BYTES > _WAV_LIMIT_BYTES:
             self._enlarge(block.shape[1])
+        if bits is not None:
+            block = quantize(block, bits, start, dither=dither)
+        samples = block.T.contiguous().numpy()
         try:
-            self._file.write(block.T.contiguous().numpy())
+            self._file.write(samples.tobytes() if FORMATS[self._current].is_encoded else samples)
         except (soundfile.LibsndfileError, OSError) as error:
             raise WriteError(f"cannot be written: {_reason(error, self._target)}") from error
 
@@ -151,7 +178,11 @@ class AudioWriter:
         import soundfile
 
         try:
-            self._file.close()
+            if self._encoder is not None:
+                self._encoder.finish()
+                self._encoder.close()
+            else:
+                self._file.close()
         except (soundfile.LibsndfileError, OSError) as error:
             if not quietly:
                 raise WriteError(f"cannot be written: {_reason(error, self._target)}") from error
@@ -161,21 +192,22 @@ class AudioWriter:
         self._close()
 
     def _enlarge(self, num_new: int) -> None:
-        """Go on in a file of 64-bit sizes: there is more audio than was expected."""
+        """Continue as RF64, with 64-bit sizes: there is more audio than was expected."""
         self._large = True
         format = self._current
-        if FORMATS[format][0] != "WAV":
+        if FORMATS[format].container != "WAV":
             return
         self._close()
         self._copy(format, 1.0)
         self._frames += num_new
 
     def _copy(self, format: str, gain: float) -> None:
-        """Begin a new file with the samples of the current one, which is deleted."""
+        """Start a new file with the samples of the current one, which is deleted."""
+        dither = format != self._current  # else that of the current one stays
         with open_sound(str(self._scratch[-1])) as first:
             self._file = self._create(format)
             while len(block := first.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
-                self._put(torch.from_numpy(block).T * gain)
+                self._put(torch.from_numpy(block).T * gain, dither=dither)
         self._scratch.pop(-2).unlink()
 
 

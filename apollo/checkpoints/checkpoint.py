@@ -21,14 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from apollo.checkpoints.container import CheckpointError, read_container
 from apollo.checkpoints.io import atomic_write, file_sha256, read_safetensors, write_safetensors
-from apollo.checkpoints.published_format import (
-    CheckpointError,
-    find_state_dict,
-    infer_config,
-    load_published,
-    read_container,
-)
+from apollo.checkpoints.published_format import find_state_dict, infer_config, load_published
 from apollo.inference.restoration import receptive_field_samples
 from apollo.inference.streaming import StreamRestorer
 from apollo.model.config import COMPACT, GeneratorConfig

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from apollo.checkpoints.container import CheckpointError
 from apollo.checkpoints.io import file_sha256
-from apollo.checkpoints.published_format import CheckpointError
 
 KNOWN = {  # SHA-256 of published files
     (

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from apollo.checkpoints.published_format import CheckpointError
+from apollo.checkpoints.container import CheckpointError
 
 
 def file_sha256(path: Path) -> str:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from apollo.audio.formats import CLIP_MODES, FORMATS, SongsConfig
+from apollo.audio.formats import BIT_DEPTHS, CLIP_MODES, FORMAT_NAMES, RATES, SongsConfig
 from apollo.cli.options import DONE, FAILED, PARTLY, UsageError, add_generator_options, load_generator
 from apollo.cli.progress import ProgressBar
 
@@ -27,7 +27,11 @@ def add_restore_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="audio files, or folders with audio files")
     add("-o", "--output", default=default.output, text="output folder")
     add_generator_options(parser)
-    add("--format", choices=FORMATS, default=default.format, text="output format: 32-bit float, 24 or 16 bit")
+    text = "output format: WAV of 32-bit float, WAV, FLAC or ALAC of 24 or 16 bit, AAC, Opus, MP3"
+    add("--format", choices=FORMAT_NAMES, default=default.format, text=text)
+    text = "of --format wav, flac and alac; 24 where not given"
+    parser.add_argument("--bit_depth", "--bit-depth", type=int, choices=BIT_DEPTHS, help=text)
+    add("--rate", choices=RATES, default=default.rate, text="output sample rate in Hz, or the input's")
     text = "samples beyond full scale: scale the whole file down, clip, or keep"
     add("--clip", choices=CLIP_MODES, default=default.clip, text=text)
     text = "output name without extension; {stem}, {name}, {parent}: of the input"
@@ -57,6 +61,8 @@ def restore(options: argparse.Namespace) -> int:
         config = SongsConfig(
             output=options.output,
             format=options.format,
+            bit_depth=options.bit_depth,
+            rate=options.rate,
             clip=options.clip,
             filename=options.filename,
             overwrite=options.overwrite,
@@ -68,6 +74,7 @@ def restore(options: argparse.Namespace) -> int:
             keep_below=options.keep_below,
         )
         from apollo.audio.songs import find_songs, is_pending, restore_songs
+        from apollo.audio.tags import describe_checkpoint
         from apollo.inference.crossover import check_keep_below
 
         jobs = find_songs(options.inputs, config)
@@ -86,8 +93,9 @@ def restore(options: argparse.Namespace) -> int:
             check_keep_below(config.keep_below, generator.config.sample_rate)
         except ValueError as error:
             raise UsageError(error) from error
+    model = describe_checkpoint(options.checkpoint)
     outcomes = []
-    for outcome in restore_songs(generator, jobs, config, progress=progress):
+    for outcome in restore_songs(generator, jobs, config, progress=progress, model=model):
         bar.close()
         outcomes.append(outcome)
         print(_format_result(outcome), file=sys.stderr, flush=True)

@@ -5,7 +5,7 @@ the output is made:
 
     direct           Y = P                        the restored spectrum, as published
     correction       Y = X + P
-    mask_and_noise   Y = X * (1 + P) + s * N * E  N: predicted amplitude; E: spectrum of white noise
+    mask_and_noise   Y = X * (1 + P) + s * N * E  N: predicted amplitude; E: noise of unit power
 
 A deterministic network cannot know the phase above a codec's cut-off; noise with the right envelope stands in
 for it. Source: Li and Luo (2024), section II, for the trunk `band_sequence`; decisions where the paper is

@@ -14,7 +14,7 @@ LEVEL_FRAMES = 21  # frames to either side in the average: 0.2 s
 
 @dataclass(frozen=True)
 class AverageState:
-    """What a chunk leaves behind for the next.
+    """Moving-average state carried between chunks.
 
     Args:
         values: The last values, from `LEVEL_FRAMES` before the next frame to average on.

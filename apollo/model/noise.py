@@ -1,4 +1,8 @@
-"""White noise as a function of seed, channel and sample position, whatever the machine and the chunks.
+"""Noise as a function of seed, channel and sample position, whatever the machine and the chunks.
+
+Its spectra have the phases of white noise and the same magnitude everywhere. In bands of the ear's resolution
+its level then fluctuates by 0.08 dB, where that of white noise fluctuates by 0.5 dB: what fluctuates is the
+predicted envelope alone (docs/compact.md).
 
 Shape legend: spectrum [batch, frames, bins], complex64; samples [samples], float32.
 """
@@ -11,6 +15,8 @@ from torch import Tensor
 from apollo import rng
 from apollo.model import stft
 
+_KEPT_POWER = 0.918  # by overlap-add of frames with equal magnitudes, which contradict one another a little
+_LEAST_MAGNITUDE = 1e-6  # keeps a bin without noise from dividing by zero
 _UNIT_VARIANCE = 2.0 * 3.0**0.5  # width of the uniform distribution whose variance is 1
 
 
@@ -42,16 +48,25 @@ def white_noise(seed: int, channel: int, start: int, samples: int) -> Tensor:
     Returns:
         [samples], float32, on the CPU: SplitMix64 of the position, so any stretch can be drawn alone.
     """
-    words = torch.arange(start + 1, start + 1 + samples, dtype=torch.int64)
-    words = words * _signed(rng.STEP) + _signed(rng.stream_seed(seed, "noise", channel))
-    words = (words ^ _shift(words, 30)) * _signed(rng.MULTIPLIERS[0])
-    words = (words ^ _shift(words, 27)) * _signed(rng.MULTIPLIERS[1])
-    words = words ^ _shift(words, 31)
+    words = random_words(start, samples, seed, "noise", channel)
     return (_shift(words, 40).to(torch.float32) * 2.0**-24 - 0.5) * _UNIT_VARIANCE
 
 
+def random_words(start: int, samples: int, *keys: rng.Key) -> Tensor:
+    """Draw 64 random bits for each of the positions from `start` on, as `rng.random_bits` does for one.
+
+    Returns:
+        [samples], int64, on the CPU.
+    """
+    words = torch.arange(start + 1, start + 1 + samples, dtype=torch.int64)
+    words = words * _signed(rng.STEP) + _signed(rng.stream_seed(*keys))
+    words = (words ^ _shift(words, 30)) * _signed(rng.MULTIPLIERS[0])
+    words = (words ^ _shift(words, 27)) * _signed(rng.MULTIPLIERS[1])
+    return words ^ _shift(words, 31)
+
+
 def noise_spectra(options: NoiseOptions, first_frame: int, frames: int, window: Tensor) -> tuple[Tensor, ...]:
-    """Transform the noise under given frames, to unit power a bin.
+    """Compute the noise under given frames; overlap-add makes samples of it that have unit power a bin.
 
     Args:
         options: Seed and channels; two channels have two independent noises, any other number one.
@@ -60,14 +75,14 @@ def noise_spectra(options: NoiseOptions, first_frame: int, frames: int, window: 
         window: The generator's window.
 
     Returns:
-        One spectrum [frames, bins] a noise.
+        One spectrum [frames, bins] a noise, of equal magnitudes.
     """
     hop = window.numel() // 2
-    scale = window.square().sum().sqrt()
     noises = []
     for channel in range(2 if options.channels == 2 else 1):
         samples = white_noise(options.seed, channel, (first_frame - 1) * hop, (frames + 1) * hop)
-        noises.append(stft.analyze(samples.to(window, non_blocking=True)[None], window)[0] / scale)
+        white = stft.analyze(samples.to(window, non_blocking=True)[None], window)[0]
+        noises.append(white / (white.abs().clamp_min(_LEAST_MAGNITUDE) * _KEPT_POWER**0.5))
     return tuple(noises)
 
 

@@ -21,8 +21,8 @@ AUDIBLE_PEAK = 1e-3  # -60 dBFS: 16-bit audio that is quieter is mostly rounding
 _ORTHONORMAL = 0.5**0.5
 _MID = 2  # of left, right, mid, side
 _TILT_HZ = (1000.0, 16_000.0)  # a tilt's gain rises from 0 dB to its whole between these
-_EDGE_HZ, _EDGE_WIDTH_HZ = (5000.0, 16_000.0), 500.0
-_EDGE_DB = (-40.0, -10.0)
+_CUTOFF_HZ, _TRANSITION_HZ = (5000.0, 16_000.0), 500.0
+_STOPBAND_DB = (-40.0, -10.0)
 _FILTER_PADDING = 2048  # samples: longer than the response of a filter, which must not wrap around
 
 
@@ -42,8 +42,8 @@ class LevelsConfig:
         tilt_db: Lowest and highest gain at 16 kHz of a filter that both sides of a pair get, drawn uniformly;
             the gain rises from 0 dB at 1 kHz evenly per octave. For music that is duller than what will be
             restored: from it alone a model learns highs that are too low.
-        edge_share: Share of pairs whose both sides drop by 10 to 40 dB above an edge from 5 to 16 kHz, as
-            recordings with an edge of their own do. From others alone, a model learns to fill every gap.
+        low_pass_share: Share of pairs that are low-passed on both sides, by 10 to 40 dB above 5 to 16 kHz.
+            Keeps a model from filling highs that the original lacks.
     """
 
     mode: Literal["gain_compensated", "paper", "honest", "published"] = "gain_compensated"
@@ -53,7 +53,7 @@ class LevelsConfig:
     swap_share: float = 0.5
     mid_side_share: float = 0.0
     tilt_db: tuple[float, float] = (0.0, 0.0)
-    edge_share: float = 0.0
+    low_pass_share: float = 0.0
 
     def __post_init__(self) -> None:
         if self.mode in OLD_MODES:
@@ -75,7 +75,7 @@ class LevelsConfig:
                 f"levels.tilt_db is {list(self.tilt_db)}: give the lowest and the highest gain at 16 kHz in "
                 "dB, rising, from -60 to 60; [0, 0] leaves spectra as they are"
             )
-        for name in ("polarity_share", "swap_share", "mid_side_share", "edge_share"):
+        for name in ("polarity_share", "swap_share", "mid_side_share", "low_pass_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"levels.{name} is {getattr(self, name)}: give a share from 0 to 1")
 
@@ -121,13 +121,13 @@ def set_levels(
         clean, degraded = clean.flip(0), degraded.flip(0)
     if len(clean) == 2 and _occurs(config.mid_side_share, "mid/side", seed, index):
         clean, degraded = to_mid_side(clean), to_mid_side(degraded)
-    has_edge = _occurs(config.edge_share, "edge", seed, index)
-    if any(config.tilt_db) or has_edge:
+    is_low_passed = _occurs(config.low_pass_share, "low-pass", seed, index)
+    if any(config.tilt_db) or is_low_passed:
         tilt_db = _draw(config.tilt_db, "tilt", seed, index)
-        edge_hz = _draw(_EDGE_HZ, "edge frequency", seed, index)
-        edge_db = _draw(_EDGE_DB, "edge depth", seed, index) if has_edge else 0.0
+        cutoff_hz = _draw(_CUTOFF_HZ, "cutoff", seed, index)
+        stopband_db = _draw(_STOPBAND_DB, "stopband", seed, index) if is_low_passed else 0.0
         clean, degraded = (
-            _filter(samples, tilt_db, edge_hz, edge_db, sample_rate) for samples in (clean, degraded)
+            _filter(samples, tilt_db, cutoff_hz, stopband_db, sample_rate) for samples in (clean, degraded)
         )
     level_db = _draw(config.level_db, "level", seed, index)
     scale = 10 ** (level_db / 20) * _inverse(max(find_peak(clean), find_peak(degraded) / gain))
@@ -142,14 +142,16 @@ def to_mid_side(samples: Tensor) -> Tensor:
     return torch.stack([left + right, left - right]) * _ORTHONORMAL
 
 
-def _filter(samples: Tensor, tilt_db: float, edge_hz: float, edge_db: float, sample_rate: int) -> Tensor:
-    """Apply a gain that rises with log frequency, and one that drops at an edge; zero phase."""
+def _filter(
+    samples: Tensor, tilt_db: float, cutoff_hz: float, stopband_db: float, sample_rate: int
+) -> Tensor:
+    """Apply a gain that rises with log frequency, and one that drops at a cutoff; zero phase."""
     length = samples.shape[-1]
     padded = -(-(length + _FILTER_PADDING) // _FILTER_PADDING) * _FILTER_PADDING
     frequencies = torch.linspace(0.0, sample_rate / 2, padded // 2 + 1)
     low, high = _TILT_HZ
     gain_db = tilt_db * (frequencies.clamp(low, high) / low).log() / math.log(high / low)
-    gain_db += edge_db * ((frequencies - edge_hz) / _EDGE_WIDTH_HZ).clamp(0, 1)
+    gain_db += stopband_db * ((frequencies - cutoff_hz) / _TRANSITION_HZ).clamp(0, 1)
     filtered: Tensor = torch.fft.irfft(torch.fft.rfft(samples, padded) * 10 ** (gain_db / 20), padded)
     return filtered[..., :length]
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from apollo.checkpoints import checkpoint, io
 from apollo.checkpoints.checkpoint import CONFIG, TRAINING, WEIGHTS, CheckpointError
-from apollo.checkpoints.published_format import read_container
+from apollo.checkpoints.container import read_container
 from apollo.training.config import NonFiniteError
 from apollo.training.gan import Gan
 from apollo.training.validation import GENERATOR_STEPS, SCORES_COMPLETE, choose_best

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from apollo import rng
-from apollo.checkpoints.published_format import explain_load_error
+from apollo.checkpoints.container import explain_load_error
 from apollo.training.augmentation import LevelsConfig, set_levels
 from apollo.training.data import Example
 from apollo.training.pieces import draw_piece

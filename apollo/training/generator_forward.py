@@ -68,12 +68,8 @@ class Generated:
         return self.clean, self.restored
 
     @property
-    def nothing(self) -> Tensor | float:
-        """Zero that depends on all that the generator predicts.
-
-        Added to the losses, it gives every parameter a gradient, which DistributedDataParallel requires,
-        whatever the losses look at.
-        """
+    def zero_for_ddp(self) -> Tensor | float:
+        """Zero-valued term that gives every output a gradient, as DistributedDataParallel requires."""
         if self.spectral is None:
             return 0.0
         return 0.0 * (self.spectral.deterministic.real.sum() + self.spectral.noise_power.sum())

@@ -248,9 +248,9 @@ def error_loss(pair: SpectralPair) -> Tensor:
 
 
 def noise_error_loss(pair: SpectralPair) -> Tensor:
-    """Compute the log of the whole output's error relative to the input's, at least 0; teaches noise alone.
+    """Compute relu(log(error of the whole output / error of the input)), averaged over rows.
 
-    Noise costs nothing as long as the output is as close to the clean audio as the input.
+    Only the noise's gains get gradients; 0 where the output's error does not exceed the input's.
     """
     error = power_of(pair.deterministic - pair.clean).sum((1, 2)).detach() + pair.noise_power.sum((1, 2))
     floor, before = _input_error(pair)

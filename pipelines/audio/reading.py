@@ -14,8 +14,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from apollo.audio.containers import read_sample_bytes
-from apollo.audio.decoding import AudioError
-from apollo.audio.rejects import RejectKind
+from apollo.audio.rejects import AudioError, RejectKind
 from apollo.audio.soundfiles import has_length, is_lossless, reads_in_pieces
 from pipelines.schema import CHANNELS, SAMPLE_RATE
 from pipelines.storage.folder import is_uri, join, open_filesystem

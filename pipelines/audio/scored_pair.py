@@ -1,4 +1,4 @@
-"""What the perceptual scores check of a pair of clean and restored audio first."""
+"""Checks of a pair of clean and restored audio that all perceptual scores share."""
 
 import numpy as np
 from numpy.typing import NDArray

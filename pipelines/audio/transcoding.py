@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 import soundfile
 
-from apollo.audio.decoding import AudioError, Decoder
+from apollo.audio.decoding import Decoder
 from apollo.audio.parts import find_damage
 from apollo.audio.probing import AudioInfo, find_missing_end, probe
-from apollo.audio.rejects import RejectKind
+from apollo.audio.rejects import AudioError, RejectKind
 from pipelines.audio.reading import Probe, open_binary, open_source_file
 from pipelines.schema import CHANNELS, SAMPLE_RATE
 from pipelines.storage.folder import Folder, is_uri

@@ -21,7 +21,7 @@ _ADVICE = (
 )
 
 
-def check_answers(address: str) -> None:
+def check_reachable(address: str) -> None:
     """Check that a Ray cluster answers at an address.
 
     Args:
@@ -46,7 +46,7 @@ def check_answers(address: str) -> None:
         reason = "no answer" if isinstance(error, TimeoutError) else (error.strerror or str(error))
         raise UsageError(f"no Ray cluster answers at {address}: {reason}. {_ADVICE}") from None
     if not encrypted and answer[_TYPE:] != bytes([_SETTINGS_FRAME]):
-        raise UsageError(f"what answers at {address} is no Ray cluster. {_ADVICE}")
+        raise UsageError(f"{address} is not a Ray cluster: unexpected response. {_ADVICE}")
 
 
 @contextmanager

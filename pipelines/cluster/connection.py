@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cluster import placement
-from pipelines.cluster.address import check_answers, explain_ray_errors
+from pipelines.cluster.address import check_reachable, explain_ray_errors
 from pipelines.cluster.worker_output import WorkerOutput
 
 
@@ -78,7 +78,7 @@ def connect() -> Cluster:
             address = find_cluster()
         with explain_ray_errors(address):
             if address is not None:
-                check_answers(address)
+                check_reachable(address)
                 ray.init(**settings)
             else:
                 _protect_token()

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from apollo.checkpoints.published_format import CheckpointError
+from apollo.checkpoints.container import CheckpointError
 from pipelines.demo.album import album_folders
 from pipelines.demo.page import TITLES, Step, write_page
 from pipelines.demo.songs import write_songs

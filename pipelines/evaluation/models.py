@@ -63,7 +63,7 @@ def load_models(models: Sequence[str], result_models: Sequence[str]) -> tuple[Ev
             model without noise.
     """
     from apollo.checkpoints import checkpoint
-    from apollo.checkpoints.published_format import CheckpointUnreachableError
+    from apollo.checkpoints.container import CheckpointUnreachableError
 
     found = [
         EvaluatedModel(UNTOUCHED, UNTOUCHED),

@@ -26,9 +26,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from apollo.audio.decoding import EXTENSIONS, AudioError
+from apollo.audio.decoding import EXTENSIONS
 from apollo.audio.ffmpeg import FfmpegError
 from apollo.audio.reading import AudioReader
+from apollo.audio.rejects import AudioError
 from pipelines.audio.codec_gain import gain_spectrum, measure_gain
 from pipelines.errors import UsageError
 from pipelines.evaluation.alignment import MAX_LAG, measure_lag, shift

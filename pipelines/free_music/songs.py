@@ -136,7 +136,7 @@ def _measure(package: Package, name: str, parts: Sequence[_Part], limits: Limits
         kbps=round(size * 8 / seconds / 1_000, 1),
         bandwidth_hz=bandwidth_hz,
     )
-    return song if song.use == "test" else replace(song, left_out=_fault(song, mono, limits))
+    return song if song.use == "test" else replace(song, left_out=_rejection_reason(song, mono, limits))
 
 
 def _read(streams: Sequence[soundfile.SoundFile]) -> tuple[int, int, bool]:
@@ -167,7 +167,7 @@ def _read(streams: Sequence[soundfile.SoundFile]) -> tuple[int, int, bool]:
     return frames, meter.bandwidth_hz(rate), mono
 
 
-def _fault(song: Song, mono: bool, limits: Limits) -> str:
+def _rejection_reason(song: Song, mono: bool, limits: Limits) -> str:
     """Return why a song cannot train; nothing if it can."""
     if song.seconds < limits.min_seconds:
         return f"too short: {song.seconds:.0f} s"

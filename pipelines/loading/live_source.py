@@ -188,8 +188,8 @@ class LiveSource:
         pool = ThreadPoolExecutor(self.config.decode_threads, "decode")
         try:
             with closing(made):
-                for row, example in submit_ahead(made, self._finish, pool, self.config.look_ahead):
-                    yield self._settle(epoch, row["number"], example)
+                for row, example in submit_ahead(made, self._decode_result, pool, self.config.look_ahead):
+                    yield self._result_or_replacement(epoch, row["number"], example)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -224,7 +224,7 @@ class LiveSource:
                 }
             first += len(batch)
 
-    def _finish(self, row: dict[str, Any]) -> Example:
+    def _decode_result(self, row: dict[str, Any]) -> Example:
         """Decode the result of an actor.
 
         Raises:
@@ -242,7 +242,7 @@ class LiveSource:
             index=row["number"],
         )
 
-    def _settle(self, epoch: int, number: int, made: Future[Example]) -> Example:
+    def _result_or_replacement(self, epoch: int, number: int, made: Future[Example]) -> Example:
         try:
             return made.result()
         except CorruptRowError as error:
@@ -255,7 +255,7 @@ class LiveSource:
         later = iter(range(position + 1, position + 1 + _MAX_TRIES))
         for task in self._tasks(epoch, later):
             try:
-                return self._finish(self._mixer(task))
+                return self._decode_result(self._mixer(task))
             except CorruptRowError as error:
                 self._rejects.add(error)
         raise CorruptDataError(

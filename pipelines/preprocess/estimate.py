@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apollo.audio.decoding import AudioError
+from apollo.audio.rejects import AudioError
 from pipelines import schema
 from pipelines.audio import reading
 from pipelines.audio.codec import CodecConfig, Mp3Encoder

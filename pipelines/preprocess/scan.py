@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apollo.audio.decoding import AudioError
 from apollo.audio.ffmpeg import find_ffmpeg
-from apollo.audio.rejects import RejectError, RejectKind
+from apollo.audio.rejects import AudioError, RejectError, RejectKind
 from pipelines.audio import activity, fingerprints, reading, transcoding
 from pipelines.audio.bandwidth import BandwidthMeter
 from pipelines.audio.reading import SourceReader

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apollo.audio.decoding import AudioError
+from apollo.audio.rejects import AudioError
 from pipelines.audio.reading import SourceReader
 from pipelines.schema import MIXTURE, SAMPLE_RATE
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from apollo.checkpoints.checkpoint import MANIFEST, verify
-from apollo.checkpoints.published_format import CheckpointError
+from apollo.checkpoints.container import CheckpointError
 
 
 def cache_folder(name: str) -> Path:

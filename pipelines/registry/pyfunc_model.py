@@ -93,7 +93,7 @@ class RestorationModel(PythonModel):  # type: ignore[misc]
         return [self._restore(number, content, config) for number, content in enumerate(model_input)]
 
     def _restore(self, number: int, content: bytes, config: Any) -> bytes:
-        from apollo.audio.decoding import AudioError
+        from apollo.audio.rejects import AudioError
         from apollo.audio.songs import SongJob, restore_songs
 
         def check(job: SongJob, done: float, total: float | None) -> None:

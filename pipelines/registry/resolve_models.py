@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from apollo.checkpoints.checkpoint import CONFIG, SAFETENSORS, load, verify
-from apollo.checkpoints.published_format import CheckpointError, CheckpointUnreachableError
+from apollo.checkpoints.container import CheckpointError, CheckpointUnreachableError
 from pipelines.errors import root_cause
 from pipelines.redaction import redact
 from pipelines.registry.checkpoint_cache import cache_folder, fetch

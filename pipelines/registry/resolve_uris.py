@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from apollo.checkpoints.checkpoint import BEST, CONFIG, MANIFEST, SAFETENSORS, WEIGHTS
-from apollo.checkpoints.published_format import CheckpointError, CheckpointUnreachableError
+from apollo.checkpoints.container import CheckpointError, CheckpointUnreachableError
 from pipelines.registry.checkpoint_cache import cache_folder, fetch
 from pipelines.storage.folder import Folder
 from pipelines.storage.object_store import StoreError

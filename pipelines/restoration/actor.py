@@ -15,9 +15,8 @@ from typing import Any
 
 import torch
 
-from apollo.audio.decoding import AudioError
 from apollo.audio.formats import SongsConfig
-from apollo.audio.rejects import RejectKind
+from apollo.audio.rejects import AudioError, RejectKind
 from apollo.audio.songs import SongJob, restore_songs
 from apollo.checkpoints.io import file_sha256
 from apollo.model.device import choose_device, choose_precision
@@ -46,12 +45,14 @@ class RestoreSettings:
         songs: Format and naming of results, and the output: path or URI.
         device: `cuda` or `cpu`.
         precision: One of `apollo.model.config.PRECISIONS`.
+        model: Name of the generator, for the results' tags.
     """
 
     run: str
     songs: SongsConfig
     device: str
     precision: str
+    model: str = ""
 
 
 class SongRestorer:
@@ -116,7 +117,8 @@ class SongRestorer:
                 target = Path(scratch, f"result{Path(song.name).suffix}")
                 if not remote:
                     target = Path(self._task.songs.output, song.name)
-                (outcome,) = restore_songs(self._generator, [SongJob(source, target)], self._task.songs)
+                jobs = [SongJob(source, target)]
+                (outcome,) = restore_songs(self._generator, jobs, self._task.songs, model=self._task.model)
                 record.status, record.reason, record.kind = outcome.status, outcome.reason, outcome.kind
                 if outcome.status == "restored":
                     record.bytes, record.sha256 = target.stat().st_size, file_sha256(target)

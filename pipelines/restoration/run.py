@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from apollo.audio.formats import SongsConfig
+from apollo.audio.formats import RATES, SongsConfig
 from apollo.model.config import COMPACT, PRECISIONS
 from pipelines.errors import UsageError
 from pipelines.runtime import prometheus
@@ -147,6 +147,7 @@ class _Run:
             "weights": self.weights.digest,
             "generator": self.weights.config,
             "format": config.format,
+            "rate": config.rate,
             "clip": config.clip,
             "filename": config.filename,
             "precision": config.precision,
@@ -154,8 +155,9 @@ class _Run:
             "seed": config.seed,
             "keep_below": config.keep_below,
         }
-        before = {"strength": default, "seed": 0, "keep_below": None}  # earlier releases had no such options
-        check_fingerprint(self.output, fingerprint, upgrade=lambda stored: {**before, **stored})
+        # options that earlier releases did not have
+        added = {"strength": default, "seed": 0, "rate": RATES[0], "keep_below": None}
+        check_fingerprint(self.output, fingerprint, upgrade=lambda stored: {**added, **stored})
         self.records, self.pending = split_pending(self.tasks, self.output, overwrite=config.overwrite)
         return self._already_finished()
 
@@ -181,6 +183,7 @@ class _Run:
         return self._outcome("", before=before)
 
     def _restore(self) -> None:
+        from apollo.audio.tags import describe_checkpoint
         from pipelines.cluster import actor_pool, connection
         from pipelines.restoration.actor import RestoreSettings, SongRestorer
         from pipelines.restoration.records import SongRecord
@@ -192,7 +195,8 @@ class _Run:
         logger.info(
             f"restoring {len(self.pending)} of {len(self.tasks)} songs: {here.cpus} CPUs, {here.gpus} GPUs"
         )
-        task = RestoreSettings(secrets.token_hex(8), config.songs, device, config.precision)
+        model = describe_checkpoint(config.checkpoint)
+        task = RestoreSettings(secrets.token_hex(8), config.songs, device, config.precision, model)
         # the longest first, so that none is left for the end
         order = sorted(self.pending, key=lambda song: -song.source_bytes)
         songs = {song.name: song for song in order}

@@ -55,7 +55,7 @@ _TABLE = (
     ("apollo_render_cpu_seconds_total", "counter", "seconds", (), "Processor time of shards, encoders' too."),
     ("apollo_encode_seconds", "histogram", "seconds", (), "An excerpt at all bitrates.", _ENCODE_BUCKETS),
     # train
-    ("apollo_training_starts_total", "counter", "starts", (), "Times that the first worker began."),
+    ("apollo_training_starts_total", "counter", "starts", (), "Starts of rank 0, restarts included."),
     ("apollo_training_steps_total", "counter", "steps", (), "Steps, repeated ones included."),
     ("apollo_training_skipped_steps_total", "counter", "steps", (), "Steps skipped as non-finite."),
     ("apollo_training_examples_total", "counter", "examples", (), "Examples of these, of all workers."),

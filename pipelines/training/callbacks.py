@@ -12,7 +12,6 @@ from typing import Any
 
 from apollo.training.callbacks import Callbacks
 from apollo.training.distributed import DistributedContext
-from apollo.training.gan import SKIPPED
 from apollo.training.validation import VISQOL, RestoredExample
 from pipelines.cluster.coordinator import CoordinatorClient
 from pipelines.cluster.torch_trainer import BackgroundTask
@@ -60,15 +59,19 @@ class RayCallbacks(Callbacks):
 
     def on_train_step_end(self, step: int, metrics: Mapping[str, float], names: Sequence[str]) -> None:
         """Count a step, and append it to the history if that is configured."""
-        self._counts.stepped(names, skipped=bool(metrics[SKIPPED]))
+        self._counts.count_step(names)
         if self.config.history:
             line = json.dumps({"step": step, "examples": list(names), **metrics})
             with open(self.output.path(f"history-{self.context.rank}.jsonl"), "a") as stream:
                 stream.write(line + "\n")
 
+    def on_train_step_skipped(self, step: int, examples: Sequence[str]) -> None:
+        """Count a skipped step."""
+        self._counts.count_skipped_step()
+
     def on_log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log step metrics to Prometheus and, on rank 0, to MLflow."""
-        self._counts.logged(metrics)
+        self._counts.count_seconds(metrics)
         if self.tracker:
             self.tracker.log(step, metrics)
 
@@ -138,7 +141,7 @@ class RayCallbacks(Callbacks):
         """Return whether the driver requested a stop."""
         return self.context.rank == 0 and self.coordinator.stop_requested()
 
-    def rejected(self, reject: Reject) -> None:
+    def log_reject(self, reject: Reject) -> None:
         """Log a skipped row and append it to rejects-<rank>.jsonl."""
         prometheus.count_rejects("apollo_training_rows_rejected_total", [reject._asdict()])
         logger.warning(f"row skipped: {reject.name}: {reject.reason}")
@@ -178,15 +181,19 @@ class _TrainingCounts:
         if self._first:
             prometheus.record("apollo_training_starts_total")
 
-    def stepped(self, names: Sequence[str], *, skipped: bool) -> None:
+    def count_step(self, names: Sequence[str]) -> None:
         """Count a step and the examples of this rank."""
         self._steps += 1
         prometheus.record("apollo_training_examples_total", len(names))
         if self._first:
             prometheus.record("apollo_training_steps_total")
-            prometheus.record("apollo_training_skipped_steps_total", skipped)
 
-    def logged(self, metrics: Mapping[str, float]) -> None:
+    def count_skipped_step(self) -> None:
+        """Count a skipped step."""
+        if self._first:
+            prometheus.record("apollo_training_skipped_steps_total")
+
+    def count_seconds(self, metrics: Mapping[str, float]) -> None:
         """Add the seconds of the steps since the last call; `time/step` and `time/data` are means."""
         prometheus.record("apollo_training_seconds_total", metrics["time/step"] * self._steps)
         prometheus.record("apollo_training_data_wait_seconds_total", metrics["time/data"] * self._steps)

@@ -64,8 +64,8 @@ class CheckpointSync:
         self._rejects = f"rejects-{rank}.jsonl"
         self._damaged: set[str] = set()
 
-    def claim(self) -> None:
-        """Delete what the folder holds of a run other than the store's, and note which run it is now."""
+    def bind_to_run(self) -> None:
+        """Delete local files of a different run, then record the fingerprint of the store's run."""
         if not self._store.exists(FINGERPRINT):
             return
         run, note = self._store.read(FINGERPRINT), self._local / FINGERPRINT
@@ -80,7 +80,7 @@ class CheckpointSync:
             StoreError: the store is unreachable.
         """
         with self._locked():
-            self.claim()
+            self.bind_to_run()
             self._pull_initial()
             _, names = self._remote_checkpoints()
             for name in sorted(names):
@@ -97,7 +97,7 @@ class CheckpointSync:
         """Download what the driver needs: the initial checkpoint and the id of the MLflow run."""
         with self._locked():
             if self._store.exists(FINGERPRINT):
-                self.claim()
+                self.bind_to_run()
             else:
                 self._clear()  # a new run
             self._pull_initial()
@@ -127,8 +127,8 @@ class CheckpointSync:
     def push(self, tracking: Mapping[str, bytes] | None = None) -> None:
         """Upload what the store lacks and the name of the best checkpoint, then delete what was deleted here.
 
-        Training may go on meanwhile: what it deletes before its turn is left out, and what it writes is for
-        the next call.
+        Safe while training runs: checkpoints that are deleted before their upload are skipped, new ones are
+        uploaded by the next call.
 
         Args:
             tracking: The metrics that precede the newest checkpoint; by default those logged so far.

@@ -69,7 +69,7 @@ def resolve(config: TrainConfig) -> ResolvedTraining:
     output, fingerprint = Folder(config.output), _fingerprint(config)
     check_fingerprint(output, fingerprint, upgrade=_upgrade_fingerprint)
     if sync:
-        sync.claim()
+        sync.bind_to_run()
     return ResolvedTraining(
         config=config,
         fingerprint=fingerprint,
@@ -87,7 +87,7 @@ def _upgrade_fingerprint(stored: dict[str, Any]) -> dict[str, Any]:
     drawn["levels"] = {
         "channels": "stereo",
         "tilt_db": [0.0, 0.0],
-        "edge_share": 0.0,
+        "low_pass_share": 0.0,
         **levels,
         "mode": OLD_MODES.get(mode, mode),
     }

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from apollo.checkpoints.checkpoint import WEIGHTS
-from apollo.checkpoints.published_format import read_container
+from apollo.checkpoints.container import read_container
 from apollo.model.config import DiscriminatorConfig
 from apollo.model.generator import Generator
 from apollo.training.config import NonFiniteError
@@ -52,7 +52,7 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
     callbacks = RayCallbacks(config, settings["run"], coordinator, context, sync)
     try:
         validation = ValidationSource(
-            config.shards, config.loader, limit=config.fit.validation_examples, on_reject=callbacks.rejected
+            config.shards, config.loader, limit=config.fit.validation_examples, on_reject=callbacks.log_reject
         )
         ending = fit(
             _build(config, context),
@@ -80,7 +80,7 @@ def _checkpoint_sync(config: TrainConfig, context: DistributedContext) -> Checkp
         return None
     sync = CheckpointSync(config.output, config.folder, context.rank)
     if context.rank == 0:
-        sync.claim()
+        sync.bind_to_run()
         sync.push_newer()
         sync.pull()
         sync.push_intact()
@@ -110,7 +110,7 @@ def _source(config: TrainConfig, context: DistributedContext, callbacks: RayCall
     settings: dict[str, Any] = {
         "epoch_examples": config.fit.epoch_examples,
         "seed": config.fit.seed,
-        "on_reject": callbacks.rejected,
+        "on_reject": callbacks.log_reject,
     }
     if config.source == "live":
         actors = max(config.live_actors // context.world_size, 1)

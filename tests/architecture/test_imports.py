@@ -20,6 +20,7 @@ OUTER = (
 )
 OUTER_PACKAGES = {
     "soundfile", "safetensors", "huggingface_hub", "ffmpeg", "imageio_ffmpeg", "matplotlib", "tqdm",
+    "mutagen", "soxr",
 }  # fmt: skip
 MAY_IMPORT_IN_PIPELINES = {
     "ray": ("cluster/", "runtime/prometheus.py", "evaluation/tune_trials.py"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from apollo.audio.decoding import AudioError
+from apollo.audio.rejects import AudioError
 from data import test_pairs
 from pipelines.audio.codec import decode
 from pipelines.evaluation.items import EvaluationItem

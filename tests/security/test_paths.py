@@ -12,7 +12,7 @@ import pytest
 from apollo.audio.formats import SongsConfig
 from apollo.audio.songs import find_songs, restore_songs
 from apollo.checkpoints.checkpoint import load
-from apollo.checkpoints.published_format import CheckpointError
+from apollo.checkpoints.container import CheckpointError
 from pipelines.dataset.shards import read_commits
 from pipelines.dataset.split import CommittedSplit
 from pipelines.demo import songs as road_songs

@@ -24,9 +24,9 @@ def one(generator: Generator, song: Path, **options: object) -> SongResult:
     return outcome
 
 
-def read(outcome: SongResult) -> NDArray[np.float32]:
+def read(outcome: SongResult, sample_rate: int = RATE) -> NDArray[np.float32]:
     assert outcome.status == "restored", outcome.reason
     samples, rate = soundfile.read(outcome.output, dtype="float32", always_2d=True)
-    assert rate == RATE
+    assert rate == outcome.sample_rate == sample_rate
     assert len(samples) == outcome.samples
     return samples

@@ -199,7 +199,10 @@ def test_the_published_clips_keep_their_lengths(
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"format": "mp3"}, "format"),
+        ({"format": "mp2"}, "format"),
+        ({"format": "aac", "bit_depth": 16}, "bit_depth"),
+        ({"format": "flac", "bit_depth": 20}, "bit_depth"),
+        ({"rate": "48000"}, "rate"),
         ({"clip": "fold"}, "clip"),
         ({"batch": 0}, "batch"),
         ({"filename": "{artist}"}, "artist"),

@@ -11,7 +11,8 @@ import torch
 
 from apollo.checkpoints import checkpoint
 from apollo.checkpoints.checkpoint import load, save
-from apollo.checkpoints.published_format import CheckpointError, to_published
+from apollo.checkpoints.container import CheckpointError
+from apollo.checkpoints.published_format import to_published
 from apollo.model.config import GeneratorConfig
 from apollo.model.generator import Generator
 from apollo.training.discriminator import Discriminator, DiscriminatorConfig

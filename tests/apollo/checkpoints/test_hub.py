@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from apollo.checkpoints.checkpoint import load, locate, save
-from apollo.checkpoints.published_format import CheckpointError, to_published
+from apollo.checkpoints.container import CheckpointError
+from apollo.checkpoints.published_format import to_published
 from apollo.model.config import GeneratorConfig
 from apollo.model.generator import Generator
 

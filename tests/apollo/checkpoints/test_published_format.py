@@ -18,13 +18,8 @@ import torch
 from torch import Tensor
 
 from apollo.checkpoints.checkpoint import load
-from apollo.checkpoints.published_format import (
-    CheckpointError,
-    find_state_dict,
-    infer_config,
-    load_published,
-    to_published,
-)
+from apollo.checkpoints.container import CheckpointError
+from apollo.checkpoints.published_format import find_state_dict, infer_config, load_published, to_published
 from apollo.model.config import GeneratorConfig
 from apollo.model.generator import Generator
 from apollo.model.layers import rotary_angles

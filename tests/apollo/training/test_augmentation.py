@@ -111,8 +111,8 @@ def test_tilt_rises_evenly_per_octave_from_1_to_16_khz_on_both_sides_alike() -> 
         assert _gain_db(signal, clean, hz) - reference == pytest.approx(gain_db, abs=0.05)
 
 
-def test_edge_of_a_recording_is_the_same_drop_on_both_sides() -> None:
-    config = LevelsConfig(level_db=(0, 0), polarity_share=0, swap_share=0, edge_share=0.5)
+def test_low_pass_is_the_same_on_both_sides() -> None:
+    config = LevelsConfig(level_db=(0, 0), polarity_share=0, swap_share=0, low_pass_share=0.5)
     noise = torch.randn(1, RATE, generator=torch.Generator().manual_seed(0))
     edges, depths, unchanged = [], [], 0
     for index in range(200):
@@ -243,7 +243,7 @@ def test_peak_is_non_finite_if_a_sample_is(bad: float) -> None:
         ({"swap_share": -0.5}, "swap_share"),
         ({"mid_side_share": float("nan")}, "mid_side_share"),
         ({"tilt_db": (3, -3)}, "rising"),
-        ({"edge_share": 2.0}, "edge_share"),
+        ({"low_pass_share": 2.0}, "low_pass_share"),
         ({"tilt_db": (0, 90)}, "-60 to 60"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from apollo.audio.decoding import AudioError
+from apollo.audio.rejects import AudioError
 from pipelines.audio import reading
 from pipelines.audio.reading import Probe, SourceReader, probe, to_stereo
 from pipelines.storage.folder import join

@@ -9,9 +9,9 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from apollo.audio import decoding as subject
-from apollo.audio.decoding import AudioError
+from apollo.audio import sample_stream as subject
 from apollo.audio.ffmpeg import FfmpegError, find_ffmpeg
+from apollo.audio.rejects import AudioError
 from pipelines.audio.reading import SourceReader, probe
 from pipelines.audio.transcoding import (
     HEADROOM,

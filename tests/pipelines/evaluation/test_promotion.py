@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from apollo.checkpoints import checkpoint
-from apollo.checkpoints.published_format import CheckpointError
+from apollo.checkpoints.container import CheckpointError
 from pipelines.errors import UsageError
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.models import load_models

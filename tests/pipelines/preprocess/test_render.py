@@ -12,9 +12,8 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from apollo.audio.decoding import AudioError
 from apollo.audio.ffmpeg import FfmpegError
-from apollo.audio.rejects import RejectError
+from apollo.audio.rejects import AudioError, RejectError
 from pipelines import schema
 from pipelines.audio.codec import CodecConfig, CodecError, decode
 from pipelines.dataset.plan import planned_shards

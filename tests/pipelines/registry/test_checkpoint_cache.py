@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from apollo.checkpoints.checkpoint import CONFIG, MANIFEST, WEIGHTS
-from apollo.checkpoints.published_format import CheckpointError
+from apollo.checkpoints.container import CheckpointError
 from pipelines.registry.checkpoint_cache import fetch, is_intact
 from tests.support.restoration_jobs import save_generator
 

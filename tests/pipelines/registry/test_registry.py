@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from apollo.checkpoints import checkpoint, io
-from apollo.checkpoints.published_format import CheckpointError
+from apollo.checkpoints.container import CheckpointError
 from apollo.model.device import choose_device, choose_precision
 from pipelines.errors import UsageError
 from pipelines.registry import resolve_models

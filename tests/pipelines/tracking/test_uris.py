@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import make_url
 
 from apollo.checkpoints import checkpoint
-from apollo.checkpoints.published_format import CheckpointError
+from apollo.checkpoints.container import CheckpointError
 from pipelines.errors import UsageError
 from pipelines.evaluation.promotion import resolve_tracking_uri
 from pipelines.registry.registry import RegistryConfig, register

@@ -263,10 +263,10 @@ def test_checkpoints_of_the_same_run_are_uploaded_by_the_next_and_those_of_a_del
     (local / ".lock").touch()
     _save_checkpoint(local, "step-00000003")  # the run is killed before its upload
     sync = CheckpointSync(bucket.uri("run"), local)
-    for resume in (sync.pull_initial, sync.claim, sync.push_newer, sync.pull):
+    for resume in (sync.pull_initial, sync.bind_to_run, sync.push_newer, sync.pull):
         resume()
     assert _uploaded(bucket) == {"step-00000003"}
-    CheckpointSync(bucket.uri("run"), tmp_path / "another node/run").claim()
+    CheckpointSync(bucket.uri("run"), tmp_path / "another node/run").bind_to_run()
     assert not caplog.records
 
     for name in bucket.objects("run/"):
@@ -374,7 +374,7 @@ def test_training_is_at_most_one_checkpoint_ahead_of_the_store_and_ends_level_wi
     store = _SlowStore()
     called = _callbacks(config, monkeypatch, store)
     called.on_checkpoint_saved(3, tmp_path)  # returns while it is uploaded
-    called.rejected(Reject("shard row 1", "damaged", "undecodable"))
+    called.log_reject(Reject("shard row 1", "damaged", "undecodable"))
     second = threading.Thread(target=called.on_checkpoint_saved, args=(6, tmp_path))
     second.start()
     second.join(0.3)

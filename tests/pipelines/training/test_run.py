@@ -161,7 +161,7 @@ def test_an_output_of_an_earlier_release_is_resumed_though_values_were_renamed(t
             "loader": {
                 **{"piece_seconds": 0.0, "below_source_bitrate": False},
                 "levels": {
-                    **{"channels": "stereo", "tilt_db": [0.0, 0.0], "edge_share": 0.0},
+                    **{"channels": "stereo", "tilt_db": [0.0, 0.0], "low_pass_share": 0.0},
                     **{"mode": "paper", "swap_share": 0.5},
                 },
             }
