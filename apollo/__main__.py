@@ -31,6 +31,7 @@ _EXAMPLES = {
   apollo restore album/ -o out --format flac       a folder, recursively, with its tags
   apollo restore song.ogg --format opus            or alac, aac, mp3
   apollo restore song.m4a --picture --clip none    with a picture of before and after
+  apollo restore album/ --compare                  with pages to hear before and after
   apollo restore *.mp3 --checkpoint runs/best      weights of your own""",
     "inspect": """examples:
   apollo inspect song.flac                         is it what it says?

@@ -19,16 +19,14 @@ from apollo.audio.folders import describe_left_out, walk
 from apollo.audio.formats import CHUNK_SECONDS, FORMATS, SongsConfig
 from apollo.audio.reading import AudioReader
 from apollo.audio.rejects import AudioError, RejectKind
+from apollo.audio.side_files import SideFiles
 from apollo.audio.song_output import SongOutput
-from apollo.audio.spectrogram import Spectrogram, save_comparison
 from apollo.audio.writing import WriteError
 from apollo.inference.streaming import StreamRestorer
 from apollo.model.generator import Generator
 from apollo.model.noise import NoiseOptions
 
 logger = logging.getLogger(__name__)
-
-_PICTURE = ".spectrogram.png"
 
 
 @dataclass(frozen=True)
@@ -249,47 +247,32 @@ def _restore(
     device = next(generator.parameters()).device
     with AudioReader(str(job.source), rate) as song:
         noise = NoiseOptions(strength=config.strength, seed=config.seed, channels=song.channels)
-        restorer = StreamRestorer(generator, noise)
+        restorer = StreamRestorer(generator, noise, keep_below_hz=config.keep_below)
         output = SongOutput(job.target, song, config, generator=generator, model=model)
-        pictures = None
-        if config.picture:
-            pictures = (Spectrogram(song.estimated_frames, rate), Spectrogram(song.estimated_frames, rate))
+        side_files = SideFiles(config, song.estimated_frames, rate)
         state = restorer.start(song.channels)
         with output:
             for block in song.blocks(int(CHUNK_SECONDS * rate) * config.batch):
                 restored, state = restorer.push(state, block.to(device))
-                _write(output, pictures, block, restored.float().cpu())
+                _write(output, side_files, block, restored.float().cpu())
                 if progress is not None:
                     total = None if song.estimated_frames is None else song.estimated_frames / rate
                     progress(job, state.received / rate, total)
             rest = restorer.finish(state).float().cpu()
-            _write(output, pictures, rest[:, :0], rest)
+            _write(output, side_files, rest[:, :0], rest)
             outcome.gain = output.commit()
             outcome.peak = output.peak
         outcome.warnings, outcome.channels = song.warnings + output.warnings, song.channels
         outcome.samples, outcome.sample_rate = output.samples, output.sample_rate
         outcome.seconds = state.received / rate
-    if pictures is not None:
-        title = os.fsencode(job.source.name).decode(errors="replace")
-        try:
-            save_comparison(*pictures, title=title, target=job.target.with_suffix(_PICTURE))
-        except Exception as error:  # whatever a plotting library raises, the song is restored
-            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-            outcome.warnings.append(f"the spectrogram cannot be written: {reason}")
+    outcome.warnings += side_files.write(job.source, job.target)
 
 
-def _write(
-    output: SongOutput,
-    pictures: tuple[Spectrogram, Spectrogram] | None,
-    before: torch.Tensor,
-    after: torch.Tensor,
-) -> None:
-    """Write restored samples, and add both signals to their spectrograms."""
+def _write(output: SongOutput, side_files: SideFiles, before: torch.Tensor, after: torch.Tensor) -> None:
+    """Write restored samples, and add both signals to the files beside the result."""
     if not torch.isfinite(after).all():
         raise AudioError(
             "non-finite samples from the generator: its weights do not fit this audio", RejectKind.NOT_FINITE
         )
     output.write(after)
-    if pictures is not None:
-        pictures[0].add(before)
-        pictures[1].add(after)
+    side_files.add(before, after)

@@ -39,11 +39,14 @@ def add_restore_options(parser: argparse.ArgumentParser) -> None:
     text = "strength of the noise that replaces lost highs, 0 to 1.5; the model's default where not given"
     parser.add_argument("--strength", type=float, help=text)
     add("--seed", type=int, default=default.seed, text="seed of the added noise")
+    text = "keep the input below this frequency in Hz, and restore only above it"
+    parser.add_argument("--keep-below", type=float, metavar="HZ", help=text)
     add("--batch", type=int, default=default.batch, text="5-second chunks per batch")
     for name, text in (
         ("--overwrite", "replace existing outputs instead of skipping them"),
         ("--force", "restore files too that are lossless and have the full band"),
         ("--picture", "write a PNG with the spectrograms before and after"),
+        ("--compare", "write a page (HTML) to listen before and after, with a blind test"),
         ("--json", "write one JSON object per file to standard output"),
     ):
         parser.add_argument(name, action="store_true", help=text)
@@ -65,13 +68,16 @@ def restore(options: argparse.Namespace) -> int:
             filename=options.filename,
             overwrite=options.overwrite,
             picture=options.picture,
+            compare=options.compare,
             batch=options.batch,
             strength=options.strength,
             seed=options.seed,
+            keep_below=options.keep_below,
         )
         from apollo.audio.inspection import describe_lossless
         from apollo.audio.songs import find_songs, is_pending, restore_songs
         from apollo.audio.tags import describe_checkpoint
+        from apollo.inference.crossover import check_keep_below
 
         jobs = find_songs(options.inputs, config)
     except ValueError as error:
@@ -84,6 +90,11 @@ def restore(options: argparse.Namespace) -> int:
         bar.show(job.source.name, done, total)
 
     generator = load_generator(options) if any(is_pending(job, config) for job in jobs) else None
+    if generator is not None and config.keep_below is not None:
+        try:
+            check_keep_below(config.keep_below, generator.config.sample_rate)
+        except ValueError as error:
+            raise UsageError(error) from error
     model = describe_checkpoint(options.checkpoint)
     outcomes = []
     skip = None if options.force else describe_lossless

@@ -108,7 +108,13 @@ def test_the_wheel_holds_both_packages_and_their_data(wheel: Path) -> None:
     }
     templates = {str(path.relative_to(ROOT)) for path in (ROOT / "pipelines").rglob("templates/*")}
     assert templates
-    assert modules | templates <= names
+    assets = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "apollo/listening").iterdir()
+        if path.suffix in (".css", ".html", ".js")
+    }
+    assert assets
+    assert modules | templates | assets <= names
 
 
 def test_the_command_restores_a_song_without_the_pipelines_packages(
@@ -119,10 +125,12 @@ def test_the_command_restores_a_song_without_the_pipelines_packages(
     assert described.returncode == 0, described.stderr
     assert "restore" in described.stdout
     song = encode(write(tmp_path / "song.wav", music(1, 1.0)), tmp_path / "song.mp3", "-b:a", "64k")
-    options = ("-o", tmp_path / "out", "--checkpoint", checkpoint, "--json")
+    options = ("-o", tmp_path / "out", "--checkpoint", checkpoint, "--json", "--compare")
     restored = run(installed, command, "restore", song, *options)
     assert restored.returncode == 0, restored.stderr
-    assert json.loads(restored.stdout)["samples"] == 44_100
+    result = json.loads(restored.stdout)
+    assert (result["samples"], result["warnings"]) == (44_100, [])
+    assert "player" in (tmp_path / "out/song.compare.html").read_text()
     assert (tmp_path / "out/song.wav").stat().st_size > 8 * 44_100
 
 

@@ -127,7 +127,14 @@ def test_rerun_restores_only_what_changed(
 
 @pytest.mark.parametrize(
     "changes",
-    [{"clip": "clamp"}, {"filename": "{parent}-{stem}"}, {"strength": 0.5}, {"seed": 7}, {"rate": "same"}],
+    [
+        {"clip": "clamp"},
+        {"filename": "{parent}-{stem}"},
+        {"strength": 0.5},
+        {"seed": 7},
+        {"keep_below": 9_000.0},
+        {"rate": "same"},
+    ],
 )
 def test_other_options_are_refused_and_named(
     changes: dict[str, Any], done: Path, album: Path, weights: Path
@@ -139,14 +146,15 @@ def test_other_options_are_refused_and_named(
     assert invariants.times(done) == before
 
 
-def test_an_output_of_a_release_without_strength_seed_and_rate_is_finished(
+def test_an_output_of_a_release_without_strength_seed_rate_and_keep_below_is_finished(
     done: Path, in_process_actors: None, album: Path, weights: Path
 ) -> None:
     path = done / "fingerprint.json"
     content = path.read_bytes()
     try:
         stored = json.loads(content)
-        assert (stored.pop("strength"), stored.pop("seed"), stored.pop("rate")) == (1.0, 0, "44100")
+        removed = [stored.pop(name) for name in ("strength", "seed", "rate", "keep_below")]
+        assert removed == [1.0, 0, "44100", None]
         path.write_text(json.dumps(stored))
         assert restore(jobs.config(album, done, weights)).facts["already"] == 5
         assert "strength was" in restore(jobs.config(album, done, weights, strength=0.5)).message
@@ -165,6 +173,12 @@ def test_other_formats_have_the_tags_and_the_name_of_the_model(
     assert (file["©nam"], file.info.sample_rate) == (["Title"], 48_000)
     (note,) = file["----:com.apple.iTunes:RESTORATION"]
     assert f"model {weights.parent.name}/{weights.name}," in note.decode()
+
+
+def test_a_keep_below_above_the_band_is_refused(album: Path, weights: Path, tmp_path: Path) -> None:
+    outcome = restore(jobs.config(album, tmp_path / "out", weights, keep_below=22_050.0))
+    assert outcome.code == Exit.USAGE
+    assert "less than 22050 Hz" in outcome.message
 
 
 def test_other_weights_are_refused(done: Path, album: Path, tmp_path: Path) -> None:
@@ -348,6 +362,7 @@ def test_song_with_a_damaged_record_is_pending(album: Path, tmp_path: Path) -> N
         ({"device": "mps"}, "device"),
         ({"precision": "float16"}, "precision"),
         ({"format": "mp3"}, "format"),
+        ({"keep_below": 0.0}, "keep_below is 0.0"),
         ({"filename": "{artist}"}, "artist"),
         ({"actors": 0}, "actors"),
     ],
