@@ -29,8 +29,8 @@ class SongsConfig:
             with it, {parent} the name of its folder. "/" makes folders.
         overwrite: Whether existing outputs are replaced; otherwise they are skipped.
         picture: Whether to write a PNG with the spectrograms before and after, beside the output.
-        batch: Chunks of 5 seconds per batch. The output does not depend on it; memory and GPU utilization
-            grow with it.
+        batch: Length of the chunks, in 5 seconds, whatever memory is free; None chooses it by free memory.
+            The output does not depend on it: on a CPU to the byte, elsewhere to float rounding.
         strength: Strength of the noise that replaces what the codec removed, 0 to 1.5; None takes the
             generator's default.
         seed: Seed of the noise; the same seed gives the same output.
@@ -42,7 +42,7 @@ class SongsConfig:
     filename: str = "{stem}"
     overwrite: bool = False
     picture: bool = False
-    batch: int = 1
+    batch: int | None = None
     strength: float | None = None
     seed: int = 0
 
@@ -57,7 +57,7 @@ class SongsConfig:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: it must be one of {', '.join(allowed)}")
         if self.strength is not None and not 0 <= self.strength <= MAX_STRENGTH:
             raise ValueError(f"strength is {self.strength}: it must be from 0 to {MAX_STRENGTH}")
-        if self.batch < 1:
+        if self.batch is not None and self.batch < 1:
             raise ValueError(f"batch is {self.batch}: it must be at least 1")
         try:
             parts = list(string.Formatter().parse(self.filename))

@@ -22,6 +22,8 @@ from apollo.audio.reading import AudioReader
 from apollo.audio.rejects import RejectKind
 from apollo.audio.spectrogram import Spectrogram, save_comparison
 from apollo.audio.writing import AudioWriter, WriteError
+from apollo.inference.chunks import ChunkLength, restore_chunks
+from apollo.inference.memory import is_out_of_memory
 from apollo.inference.streaming import StreamRestorer
 from apollo.model.generator import Generator
 from apollo.model.noise import NoiseOptions
@@ -206,6 +208,7 @@ def restore_songs(
     Yields:
         One result per job.
     """
+    chunk_length: ChunkLength | None = None
     for job in jobs:
         outcome = SongResult(
             input=str(job.source), output=str(job.target), status="failed", reason=job.problem
@@ -216,15 +219,18 @@ def restore_songs(
             outcome.status = "skipped"
         elif job.problem is None:
             assert generator is not None  # noqa: S101 - our invariant
+            seconds = None if config.batch is None else CHUNK_SECONDS * config.batch
+            chunk_length = chunk_length or ChunkLength(generator, seconds)
             began = time.monotonic()
             try:
-                _restore(generator, job, config, outcome, progress)
+                _restore(generator, job, config, outcome, chunk_length, progress)
                 outcome.status = "restored"
             except (AudioError, FfmpegError, FfmpegMissingError, WriteError) as error:
                 outcome.reason, outcome.kind = str(error), getattr(error, "kind", RejectKind.OTHER)
-            except torch.OutOfMemoryError:
-                outcome.reason = "out of device memory: lower --batch or use --device cpu"
-                outcome.kind = RejectKind.MEMORY
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                outcome.reason, outcome.kind = chunk_length.describe_shortage(), RejectKind.MEMORY
             outcome.elapsed_seconds = time.monotonic() - began
         yield outcome
 
@@ -234,10 +240,10 @@ def _restore(
     job: SongJob,
     config: SongsConfig,
     outcome: SongResult,
+    chunk_length: ChunkLength,
     progress: Callable[[SongJob, float, float | None], None] | None,
 ) -> None:
     rate = generator.config.sample_rate
-    device = next(generator.parameters()).device
     with AudioReader(str(job.source), rate) as song:
         noise = NoiseOptions(strength=config.strength, seed=config.seed, channels=song.channels)
         restorer = StreamRestorer(generator, noise)
@@ -253,20 +259,17 @@ def _restore(
         pictures = None
         if config.picture:
             pictures = (Spectrogram(song.estimated_frames, rate), Spectrogram(song.estimated_frames, rate))
-        state = restorer.start(song.channels)
         with writer:
-            for block in song.blocks(int(CHUNK_SECONDS * rate) * config.batch):
-                restored, state = restorer.push(state, block.to(device))
-                _write(writer, pictures, block, restored.float().cpu())
+            for block, restored in restore_chunks(restorer, song.blocks(rate), song.channels, chunk_length):
+                _write(writer, pictures, block, restored)
+                outcome.samples += block.shape[1]
                 if progress is not None:
                     total = None if song.estimated_frames is None else song.estimated_frames / rate
-                    progress(job, state.received / rate, total)
-            rest = restorer.finish(state).float().cpu()
-            _write(writer, pictures, rest[:, :0], rest)
+                    progress(job, outcome.samples / rate, total)
             outcome.gain = writer.commit()
             outcome.peak = writer.peak
         outcome.warnings, outcome.channels = song.warnings, song.channels
-        outcome.samples, outcome.seconds = state.received, state.received / rate
+        outcome.seconds = outcome.samples / rate
     if pictures is not None:
         title = os.fsencode(job.source.name).decode(errors="replace")
         try:

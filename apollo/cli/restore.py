@@ -35,7 +35,8 @@ def add_restore_options(parser: argparse.ArgumentParser) -> None:
     text = "strength of the noise that replaces lost highs, 0 to 1.5; the model's default where not given"
     parser.add_argument("--strength", type=float, help=text)
     add("--seed", type=int, default=default.seed, text="seed of the added noise")
-    add("--batch", type=int, default=default.batch, text="5-second chunks per batch")
+    text = "length of the chunks, in 5 seconds; by default chosen by free memory"
+    parser.add_argument("--batch", type=int, help=text)
     for name, text in (
         ("--overwrite", "replace existing outputs instead of skipping them"),
         ("--picture", "write a PNG with the spectrograms before and after"),
