@@ -17,6 +17,7 @@ from apollo.audio.formats import FORMATS
 from apollo.audio.soundfiles import create_sound, open_sound
 from apollo.checkpoints.io import fsync
 
+PART_PREFIX = f".apollo-{secrets.token_hex(4)}-"  # of this process: another one deletes what it leaves
 _WAV_LIMIT_BYTES = (1 << 32) - (1 << 20)  # its sizes are 32-bit
 _MAX_FLAC_CHANNELS = 8
 _BLOCK_FRAMES = 1 << 18
@@ -125,7 +126,7 @@ class AudioWriter:
         container, subtype, _ = FORMATS[format]
         if container == "WAV" and self._large:
             container = "RF64"
-        path = self._target.with_name(f".apollo-{secrets.token_hex(8)}.part")
+        path = self._target.with_name(f"{PART_PREFIX}{secrets.token_hex(8)}.part")
         self._scratch.append(path)
         try:
             file = create_sound(str(path), self._rate, self._channels, subtype, format=container)
