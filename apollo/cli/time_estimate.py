@@ -22,7 +22,8 @@ class TimeEstimate:
         self._lengths: dict[Hashable, float | None] = dict.fromkeys(songs)
         self._done: dict[Hashable, float] = dict.fromkeys(self._lengths, 0.0)
         self._finished: set[Hashable] = set()
-        self._said, self._pause, self._next = 0.0, FIRST_SECONDS, self._began + FIRST_SECONDS
+        self._first: tuple[float, float] | None = None  # when anything was first done, and how much
+        self._said, self._pause, self._next = 0.0, FIRST_SECONDS, 0.0
 
     def set_length(self, song: Hashable, seconds: float | None) -> None:
         """Record how long a song is, by what it declares; None if that is not known."""
@@ -31,8 +32,12 @@ class TimeEstimate:
 
     def update(self, song: Hashable, done: float) -> None:
         """Record how many seconds of a song were restored."""
-        if song in self._done:
-            self._done[song] = done
+        if song not in self._done:
+            return
+        self._done[song] = done
+        if self._first is None and done:
+            self._first = self._clock(), done
+            self._next = self._clock() + FIRST_SECONDS
 
     def finish(self, song: Hashable) -> None:
         """Record that a song was restored or failed: nothing of it remains, whatever it declared."""
@@ -45,11 +50,14 @@ class TimeEstimate:
 
     def total_seconds(self) -> float | None:
         """Return how long the call takes, without songs of unknown length; None before anything is done."""
-        elapsed, done = self._clock() - self._began, sum(self._done.values())
-        if not done or elapsed <= 0:
+        if self._first is None:
+            return None
+        now, (began, already) = self._clock(), self._first  # what comes before says nothing about the speed
+        done = sum(self._done.values()) - already
+        if done <= 0 or now <= began:
             return None
         remaining = sum(self._remains(song) or 0.0 for song in self._lengths)
-        return elapsed * (1 + remaining / done)
+        return now - self._began + remaining * (now - began) / done
 
     def remaining_seconds(self) -> float | None:
         """Return how long the call still takes, without songs of unknown length."""
