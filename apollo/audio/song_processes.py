@@ -28,7 +28,7 @@ from apollo.inference.memory import free_system_memory_bytes
 from apollo.model.config import GeneratorConfig
 from apollo.model.generator import Generator
 
-PROCESS_BYTES = 1 << 30  # of a process with libraries, weights and a chunk: measured up to 0.6 GB
+PROCESS_BYTES = 1 << 30  # of a process with libraries, weights and a chunk: measured: 0.3 to 0.5 GB
 _END_SECONDS = 10.0
 
 

@@ -227,10 +227,10 @@ def restore_songs(
                 outcome.status = "restored"
             except (AudioError, FfmpegError, FfmpegMissingError, WriteError) as error:
                 outcome.reason, outcome.kind = str(error), getattr(error, "kind", RejectKind.OTHER)
-            except (RuntimeError, MemoryError) as error:
+            except (RuntimeError, MemoryError, OSError) as error:
                 if not is_out_of_memory(error):
                     raise
-                outcome.reason, outcome.kind = chunk_length.describe_shortage(), RejectKind.MEMORY
+                outcome.reason, outcome.kind = chunk_length.describe_shortage(error), RejectKind.MEMORY
             outcome.elapsed_seconds = time.monotonic() - began
         yield outcome
 

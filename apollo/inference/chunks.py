@@ -72,11 +72,13 @@ class ChunkLength:
         )
         return True
 
-    def describe_shortage(self) -> str:
-        """Return the reason of a song that does not fit in memory, and what to do."""
+    def describe_shortage(self, error: BaseException) -> str:
+        """Return the reason of a song that does not fit in memory, with what to do, and the error."""
+        reason = "out of device memory: end other programs on the device, or use --device cpu"
         if self._device.type == "cpu":
-            return "out of memory: end other programs, or give this one more memory"
-        return "out of device memory: end other programs on the device, or use --device cpu"
+            reason = "out of memory: end other programs, or give this one more memory"
+        first_line = str(error).partition("\n")[0]
+        return f"{reason} ({first_line or type(error).__name__})"
 
     def _estimate_bytes(self, frames: int, channels: int) -> int:
         """Estimate the memory that a chunk takes beside the weights."""

@@ -4,6 +4,7 @@ On a CPU, memory is free if neither the system nor a control group of this proce
 it. Systems without /proc report nothing.
 """
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ _OUT_OF_MEMORY = (
     "can't allocate memory",  # torch on POSIX systems
     "not enough memory",  # torch on Windows
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "could not create a primitive",  # oneDNN, which does not say why
+    "can't start new thread",  # no memory for its stack
 )
 
 
@@ -22,6 +25,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory could not be allocated, on any device."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
+    if isinstance(error, OSError):  # of a process that cannot be started
+        return error.errno == errno.ENOMEM
     return type(error) is RuntimeError and any(text in str(error) for text in _OUT_OF_MEMORY)
 
 

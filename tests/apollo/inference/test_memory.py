@@ -1,5 +1,6 @@
 """Free memory by the system and by control groups, and chunks that fit in it."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,6 +92,10 @@ def test_a_gpu_has_what_is_free_and_what_is_cached(monkeypatch: pytest.MonkeyPat
         (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 5 bytes."), True),
         (RuntimeError("MPS backend out of memory (MPS allocated: 5 GB)"), True),
         (MemoryError(), True),
+        (RuntimeError("could not create a primitive"), True),
+        (RuntimeError("can't start new thread"), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
         (RuntimeError("shapes cannot be multiplied"), False),
         (ValueError("out of memory"), False),
     ],
