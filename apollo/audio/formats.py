@@ -93,8 +93,8 @@ class SongsConfig:
         overwrite: Whether existing outputs are replaced; otherwise they are skipped.
         picture: Whether to write a PNG with the spectrograms before and after, beside the output.
         compare: Whether to write a page to listen to the song before and after, beside the output.
-        batch: Chunks of 5 seconds per batch. The output does not depend on it; memory and GPU utilization
-            grow with it.
+        batch: Length of the chunks, in 5 seconds, whatever memory is free; None chooses it by free memory.
+            The output does not depend on it: on a CPU to the byte, elsewhere to float rounding.
         strength: Strength of the noise that replaces what the codec removed, 0 to 1.5; None takes the
             generator's default.
         seed: Seed of the noise; the same seed gives the same output.
@@ -110,7 +110,7 @@ class SongsConfig:
     overwrite: bool = False
     picture: bool = False
     compare: bool = False
-    batch: int = 1
+    batch: int | None = None
     strength: float | None = None
     seed: int = 0
     keep_below: float | None = None
@@ -131,7 +131,7 @@ class SongsConfig:
             raise ValueError(
                 f"keep_below is {self.keep_below}: it must be more than 0 and less than half the sample rate"
             )
-        if self.batch < 1:
+        if self.batch is not None and self.batch < 1:
             raise ValueError(f"batch is {self.batch}: it must be at least 1")
         try:
             parts = list(string.Formatter().parse(self.filename))

@@ -17,7 +17,7 @@ from apollo.audio.ffmpeg import FfmpegError, FfmpegMissingError, find_ffmpeg
 from apollo.audio.probing import AudioInfo, probe
 from apollo.audio.reading import AudioReader
 from apollo.audio.rejects import AudioError, RejectKind
-from apollo.audio.verdicts import CONFIDENT, LOSSLESS, Verdict, judge_lossless, judge_lossy
+from apollo.audio.verdicts import CONFIDENT, LOSSLESS, TRANSCODE, Verdict, judge_lossless, judge_lossy
 
 _NUM_WINDOWS, _WINDOW_SECONDS = 4, 3.0
 _NUM_EXCERPTS = 4
@@ -131,15 +131,26 @@ def inspect_file(path: str) -> Inspection:
 
 def describe_lossless(path: str) -> str | None:
     """Return that a file is lossless with the full band, if that is certain: nothing is to be restored."""
-    try:
-        if _probe(path, find_ffmpeg()).lossy:
-            return None
-        result = inspect_file(path)
-    except _UNREADABLE:
-        return None  # whoever restores it meets the same, and says so
-    if result.verdict != LOSSLESS or result.confidence < CONFIDENT:
+    result = _inspect_lossless_coding(path)
+    if result is None or result.verdict != LOSSLESS or result.confidence < CONFIDENT:
         return None
     return f"lossless with the full band (confidence {result.confidence:.2f})"
+
+
+def describe_undamaged(path: str) -> str | None:
+    """Return that a file has no sign of a lossy codec; None for lossy files and transcodes."""
+    result = _inspect_lossless_coding(path)
+    if result is None or result.verdict == TRANSCODE:
+        return None
+    return f"no sign of a lossy codec ({result.verdict}, confidence {result.confidence:.2f})"
+
+
+def _inspect_lossless_coding(path: str) -> Inspection | None:
+    """Inspect a file in a lossless coding; return None for others."""
+    try:
+        return None if _probe(path, find_ffmpeg()).lossy else inspect_file(path)
+    except _UNREADABLE:
+        return None  # whoever restores it meets the same, and says so
 
 
 def _probe(path: str, program: str) -> AudioInfo:

@@ -22,6 +22,8 @@ from apollo.audio.rejects import AudioError, RejectKind
 from apollo.audio.side_files import SideFiles
 from apollo.audio.song_output import SongOutput
 from apollo.audio.writing import WriteError
+from apollo.inference.chunks import ChunkLength, restore_chunks
+from apollo.inference.memory import is_out_of_memory
 from apollo.inference.streaming import StreamRestorer
 from apollo.model.generator import Generator
 from apollo.model.noise import NoiseOptions
@@ -210,6 +212,7 @@ def restore_songs(
     Yields:
         One result per job.
     """
+    chunk_length: ChunkLength | None = None
     for job in jobs:
         outcome = SongResult(
             input=str(job.source), output=str(job.target), status="failed", reason=job.problem
@@ -222,15 +225,18 @@ def restore_songs(
             outcome.status, outcome.reason = "skipped", reason
         elif job.problem is None:
             assert generator is not None  # noqa: S101 - our invariant
+            seconds = None if config.batch is None else CHUNK_SECONDS * config.batch
+            chunk_length = chunk_length or ChunkLength(generator, seconds)
             began = time.monotonic()
             try:
-                _restore(generator, job, config, outcome, progress, model)
+                _restore(generator, job, config, outcome, chunk_length, progress, model)
                 outcome.status = "restored"
             except (AudioError, FfmpegError, FfmpegMissingError, WriteError) as error:
                 outcome.reason, outcome.kind = str(error), getattr(error, "kind", RejectKind.OTHER)
-            except torch.OutOfMemoryError:
-                outcome.reason = "out of device memory: lower --batch or use --device cpu"
-                outcome.kind = RejectKind.MEMORY
+            except (RuntimeError, MemoryError, OSError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                outcome.reason, outcome.kind = chunk_length.describe_shortage(error), RejectKind.MEMORY
             outcome.elapsed_seconds = time.monotonic() - began
         yield outcome
 
@@ -240,31 +246,29 @@ def _restore(
     job: SongJob,
     config: SongsConfig,
     outcome: SongResult,
+    chunk_length: ChunkLength,
     progress: Callable[[SongJob, float, float | None], None] | None,
     model: str,
 ) -> None:
     rate = generator.config.sample_rate
-    device = next(generator.parameters()).device
     with AudioReader(str(job.source), rate) as song:
         noise = NoiseOptions(strength=config.strength, seed=config.seed, channels=song.channels)
         restorer = StreamRestorer(generator, noise, keep_below_hz=config.keep_below)
         output = SongOutput(job.target, song, config, generator=generator, model=model)
         side_files = SideFiles(config, song.estimated_frames, rate)
-        state = restorer.start(song.channels)
+        received = 0
         with output:
-            for block in song.blocks(int(CHUNK_SECONDS * rate) * config.batch):
-                restored, state = restorer.push(state, block.to(device))
-                _write(output, side_files, block, restored.float().cpu())
+            for block, restored in restore_chunks(restorer, song.blocks(rate), song.channels, chunk_length):
+                _write(output, side_files, block, restored)
+                received += block.shape[1]
                 if progress is not None:
                     total = None if song.estimated_frames is None else song.estimated_frames / rate
-                    progress(job, state.received / rate, total)
-            rest = restorer.finish(state).float().cpu()
-            _write(output, side_files, rest[:, :0], rest)
+                    progress(job, received / rate, total)
             outcome.gain = output.commit()
             outcome.peak = output.peak
         outcome.warnings, outcome.channels = song.warnings + output.warnings, song.channels
         outcome.samples, outcome.sample_rate = output.samples, output.sample_rate
-        outcome.seconds = state.received / rate
+        outcome.seconds = received / rate
     outcome.warnings += side_files.write(job.source, job.target)
 
 

@@ -134,6 +134,24 @@ def test_the_command_restores_a_song_without_the_pipelines_packages(
     assert (tmp_path / "out/song.wav").stat().st_size > 8 * 44_100
 
 
+def test_the_installed_model_restores_a_folder_without_a_network(installed: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write(tmp_path / f"album/{name}.wav", music(1, 1.0))
+    arguments = ["restore", str(tmp_path / "album"), "-o", str(tmp_path / "out"), "--jobs", "2", "--json"]
+    code = f"""
+import socket, sys
+def refuse(*_):
+    raise OSError("no network")
+socket.create_connection = socket.getaddrinfo = refuse
+from apollo.__main__ import main
+sys.exit(main({arguments!r}))
+"""
+    restored = run(installed, "-c", code)
+    assert restored.returncode == 0, restored.stderr
+    assert [json.loads(line)["samples"] for line in restored.stdout.splitlines()] == [44_100] * 2
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one.wav", "two.wav"]
+
+
 def test_commands_name_the_extra_that_they_need(installed: Path, checkpoint: Path, tmp_path: Path) -> None:
     song = write(tmp_path / "song.wav", music(1, 0.1))
     restore = ["restore", str(song), "-o", str(tmp_path / "out")]
