@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -75,3 +76,27 @@ def test_restore_leaves_lossless_files_alone_unless_forced(
     assert not (tmp_path / "out/song.wav").exists()
     assert main(["restore", str(song), *options, "--force"]) == 0
     assert (tmp_path / "out/song.wav").exists()
+
+
+def test_only_damaged_restores_lossy_files_and_transcodes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    apollo.save(apollo.Generator(apollo.GeneratorConfig(dim=16, layers=1)), tmp_path / "model")
+    album = tmp_path / "album"
+    song = write(album / "1 lossless.wav", music(1, 4.5))
+    coded = encode(song, album / "2 lossy.mp3", "-b:a", "64k")
+    encode(coded, album / "3 transcode.flac")
+    write(album / "4 silent.wav", np.zeros((44_100, 2)))
+    options = ["-o", str(tmp_path / "out"), "--checkpoint", str(tmp_path / "model"), "--json"]
+    assert main(["restore", str(album), *options, "--only-damaged", "--jobs", "2"]) == 0
+    results = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    found = {Path(result["input"]).stem[2:]: (result["status"], result["reason"]) for result in results}
+    assert found == {
+        "lossless": ("skipped", "no sign of a lossy codec (lossless, confidence 0.95)"),
+        "lossy": ("restored", None),
+        "transcode": ("restored", None),
+        "silent": ("skipped", "no sign of a lossy codec (unknown, confidence 0.00)"),
+    }
+    assert main(["restore", str(album), *options, "--only-damaged", "--force"]) == 2
+    assert "give one of them" in capsys.readouterr().err
