@@ -1,4 +1,4 @@
-"""The `apollo` command: restore songs or a stream, describe a checkpoint, check this machine.
+"""The `apollo` command: restore or inspect songs, restore a stream, describe a checkpoint, check a machine.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 some files could not be restored while others were, 130 interrupted.
 """
@@ -8,7 +8,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn, cast
+from typing import NoReturn
 
 from apollo import __version__
 from apollo.cli import PCM_FORMATS
@@ -16,6 +16,7 @@ from apollo.cli.options import (
     DONE,
     FAILED,
     INTERRUPTED,
+    PARTLY,
     USAGE,
     UsageError,
     add_device_options,
@@ -27,9 +28,14 @@ from apollo.cli.restore import add_restore_options, restore
 _EXAMPLES = {
     "restore": """examples:
   apollo restore song.mp3                          restored/song.wav
-  apollo restore album/ -o out --format flac24     a folder, recursively
+  apollo restore album/ -o out --format flac       a folder, recursively, with its tags
+  apollo restore song.ogg --format opus            or alac, aac, mp3
   apollo restore song.m4a --picture --clip none    with a picture of before and after
+  apollo restore album/ --compare                  with pages to hear before and after
   apollo restore *.mp3 --checkpoint runs/best      weights of your own""",
+    "inspect": """examples:
+  apollo inspect song.flac                         is it what it says?
+  apollo inspect album/ --json > album.json""",
     "stream": """example:
   ffmpeg -i radio.mp3 -f f32le -ar 44100 -ac 2 - | apollo stream --checkpoint runs/causal | ffplay ...""",
 }
@@ -75,6 +81,12 @@ def _parser() -> argparse.ArgumentParser:
 
     add_restore_options(_command(commands, "restore", "restore audio files", restore))
 
+    inspect = _command(
+        commands, "inspect", "say what audio files are, and whether they lost something", _inspect
+    )
+    inspect.add_argument("inputs", nargs="+", metavar="FILE", help="audio files, or folders with audio files")
+    inspect.add_argument("--json", action="store_true", help="as one JSON list")
+
     stream = _command(commands, "stream", "restore raw PCM from standard input to standard output", _stream)
     add_generator_options(stream)
     stream.add_argument("--channels", type=int, default=2, help="interleaved channels (%(default)s)")
@@ -107,41 +119,33 @@ def _command(
     return parser
 
 
+def _inspect(options: argparse.Namespace) -> int:
+    from apollo.cli.inspect import inspect
+
+    try:
+        results = inspect(options.inputs, as_json=options.json)
+    except ValueError as error:
+        raise UsageError(error) from error
+    failed = sum(result.problem is not None for result in results)
+    if not failed:
+        return DONE
+    return FAILED if failed == len(results) else PARTLY
+
+
 def _stream(options: argparse.Namespace) -> int:
     if options.channels < 1:
         raise UsageError(f"--channels is {options.channels}: it must be at least 1")
     if sys.stdin is None or sys.stdout is None:
         raise UsageError("stream needs standard input and output")
-    from apollo.cli.stream import ByteInput, restore_pcm
-    from apollo.inference.streaming import StreamRestorer
+    from apollo.cli.stream import restore_standard_input
 
-    generator = load_generator(options)
-    rate = generator.config.sample_rate
-    latency = StreamRestorer(generator).latency_samples / rate
-    print(f"apollo: {options.pcm} at {rate} Hz, latency {latency * 1000:.0f} ms", file=sys.stderr, flush=True)
     try:
-        report = restore_pcm(
-            generator,
-            cast(ByteInput, sys.stdin.buffer),
-            sys.stdout.buffer,
-            channels=options.channels,
-            pcm=options.pcm,
-        )
+        restore_standard_input(load_generator(options), channels=options.channels, pcm=options.pcm)
     except BrokenPipeError:
         raise
     except (ValueError, OSError) as error:
         print(f"apollo: {error}", file=sys.stderr)
         return FAILED
-    if report.dropped_bytes:
-        print(
-            f"apollo: {report.dropped_bytes} trailing bytes were dropped",
-            file=sys.stderr,
-        )
-    print(
-        f"apollo: {report.seconds:.2f} s of audio in {report.busy_seconds:.2f} s of computation: "
-        f"real-time factor {report.real_time_factor:.2f}",
-        file=sys.stderr,
-    )
     return DONE
 
 

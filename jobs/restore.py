@@ -30,7 +30,9 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--data", type=str, nargs="+", default=[], help="songs, folders with songs, or URIs of either"
     )
-    parser.add_class_arguments(RestoreConfig, skip={"data", "overwrite", "picture"}, fail_untyped=False)
+    parser.add_class_arguments(
+        RestoreConfig, skip={"data", "overwrite", "picture", "compare"}, fail_untyped=False
+    )
     add_log_level(parser)
     return parser
 

@@ -1,5 +1,6 @@
 """Output formats and options for restoring songs; no torch import, to keep `apollo --help` fast."""
 
+import math
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -91,11 +92,13 @@ class SongsConfig:
             with it, {parent} the name of its folder. "/" makes folders.
         overwrite: Whether existing outputs are replaced; otherwise they are skipped.
         picture: Whether to write a PNG with the spectrograms before and after, beside the output.
-        batch: Chunks of 5 seconds per batch. The output does not depend on it; memory and GPU utilization
-            grow with it.
+        compare: Whether to write a page to listen to the song before and after, beside the output.
+        batch: Length of the chunks, in 5 seconds, whatever memory is free; None chooses it by free memory.
+            The output does not depend on it: on a CPU to the byte, elsewhere to float rounding.
         strength: Strength of the noise that replaces what the codec removed, 0 to 1.5; None takes the
             generator's default.
         seed: Seed of the noise; the same seed gives the same output.
+        keep_below: Frequency in Hz below which the input is kept; None restores all of it.
     """
 
     output: str = "restored"
@@ -106,9 +109,11 @@ class SongsConfig:
     filename: str = "{stem}"
     overwrite: bool = False
     picture: bool = False
-    batch: int = 1
+    compare: bool = False
+    batch: int | None = None
     strength: float | None = None
     seed: int = 0
+    keep_below: float | None = None
 
     def __post_init__(self) -> None:
         """Validate the fields.
@@ -122,7 +127,11 @@ class SongsConfig:
         self._set_bit_depth()
         if self.strength is not None and not 0 <= self.strength <= MAX_STRENGTH:
             raise ValueError(f"strength is {self.strength}: it must be from 0 to {MAX_STRENGTH}")
-        if self.batch < 1:
+        if self.keep_below is not None and not 0 < self.keep_below < math.inf:
+            raise ValueError(
+                f"keep_below is {self.keep_below}: it must be more than 0 and less than half the sample rate"
+            )
+        if self.batch is not None and self.batch < 1:
             raise ValueError(f"batch is {self.batch}: it must be at least 1")
         try:
             parts = list(string.Formatter().parse(self.filename))

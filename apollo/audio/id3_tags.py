@@ -7,7 +7,7 @@ from typing import Any
 from apollo.audio.tag_names import FREEFORM, ID3, PEOPLE, TO_FREEFORM, TO_ID3, TOTALS
 from apollo.audio.tags import Picture, SongTags
 
-MAX_FRAME_BYTES = 1 << 26  # of a compressed frame: a few bytes can become arbitrarily many
+MAX_DECOMPRESSED_BYTES = 1 << 24  # of all compressed frames: a few bytes can become arbitrarily many
 _MUSICBRAINZ = "http://musicbrainz.org"  # owner of an identifier, not an address to open
 _KEPT = frozenset({"CHAP", "CTOC", "POPM", "PCNT", "SYLT", "MCDI"})
 _PERFORMER = re.compile(r"^(.*) \(([^()]*)\)$", re.DOTALL)
@@ -18,20 +18,24 @@ class _LimitedZlib:
 
     error = zlib.error
 
-    @staticmethod
-    def decompress(data: bytes) -> bytes:
+    def __init__(self) -> None:
+        self._rest = MAX_DECOMPRESSED_BYTES
+
+    def decompress(self, data: bytes) -> bytes:
         decompressor = zlib.decompressobj()
-        content = decompressor.decompress(data, MAX_FRAME_BYTES)
-        if not decompressor.eof:
-            raise zlib.error(f"incomplete, or more than {MAX_FRAME_BYTES >> 20} MiB")
+        content = decompressor.decompress(data, self._rest + 1)
+        if not decompressor.eof or len(content) > self._rest:
+            self._rest = 0
+            raise zlib.error(f"incomplete, or more than {MAX_DECOMPRESSED_BYTES >> 20} MiB")
+        self._rest -= len(content)
         return content
 
 
 def limit_decompression() -> None:
-    """Have mutagen decompress no frame to more than MAX_FRAME_BYTES; it has no option for it."""
+    """Have mutagen decompress no more than MAX_DECOMPRESSED_BYTES from now on; it has no option for it."""
     from mutagen.id3 import _frames
 
-    _frames.zlib = _LimitedZlib
+    _frames.zlib = _LimitedZlib()
 
 
 def add_frames(frames: Any, tags: SongTags) -> None:

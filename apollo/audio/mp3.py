@@ -7,7 +7,7 @@ bytes at offset 21).
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from apollo.audio.end_tags import Content, after_id3, after_tags_and_zeros
+from apollo.audio.end_tags import Content, after_tags_and_zeros, skip_id3
 
 _BITRATES_KBPS = {  # by MPEG version: Layer III, indices 1 to 14
     1: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -42,6 +42,8 @@ class Mp3Info:
         samples: Samples per channel that a gapless decoder returns; None without a gapless tag.
         missing_frames: Frames that the tag declares and the stream does not contain.
         sections: Frames that must be decoded apart.
+        constant: Whether all frames have the same bitrate.
+        encoder: Name in the gapless tag, such as `LAME3.100`; empty if there is none.
         hole: Position of zeros within a stream, None if there are none.
     """
 
@@ -51,6 +53,8 @@ class Mp3Info:
     samples: int | None
     missing_frames: int
     sections: tuple[Section, ...] = ()
+    constant: bool = True
+    encoder: str = ""
     hole: int | None = None
 
 
@@ -120,6 +124,8 @@ def parse(stream: Content) -> Mp3Info:
         sum(filter(None, state.samples)) if None not in state.samples else None,
         state.missing,
         tuple(state.sections),
+        len(state.bitrates) < 2,
+        state.encoder,
         state.hole,
     )
 
@@ -130,6 +136,8 @@ class _Parsing:
     def __init__(self, stream: Content) -> None:
         self._stream = stream
         self.frames = self.bits = self.missing = 0
+        self.bitrates: set[int] = set()
+        self.encoder = ""
         self.samples: list[int | None] = []
         self.sections: list[Section] = []
         self.hole: int | None = None
@@ -157,10 +165,14 @@ class _Parsing:
                 self.sections.append(Section(start, end, form[1]))
                 start = at
             form = header.form
+            self.bitrates.add(header.bitrate_bps)
             frames, self.bits, at = frames + 1, self.bits + header.bitrate_bps, at + header.length
         if form is not None:
             self.sections.append(Section(start, at, form[1]))
-        samples, missing = _gapless(tag, first.samples, frames) if first is not None and tagged else (None, 0)
+        samples, missing = None, 0
+        if first is not None and tagged:
+            samples, missing = _gapless(tag, first.samples, frames)
+            self.encoder = self.encoder or _read_encoder(tag)
         self.samples.append(samples)
         self.frames, self.missing = self.frames + frames, self.missing + missing
         return following
@@ -200,7 +212,7 @@ def _find_next(stream: Content, at: int) -> _Next | None:
 
 def find_start(stream: Content) -> int | None:
     """Return where the first frame begins, after tags and zeros; None if something else does."""
-    if _header(stream, at := after_id3(stream)) is not None:
+    if _header(stream, at := skip_id3(stream)) is not None:
         return at
     found = _find_next(stream, 0)
     return None if found is None else found.at
@@ -208,17 +220,28 @@ def find_start(stream: Content) -> int | None:
 
 def starts_plainly(stream: Content) -> bool:
     """Return whether nothing precedes the first frame but an ID3 tag."""
-    return find_start(stream) == after_id3(stream)
+    return find_start(stream) == skip_id3(stream)
+
+
+def _find_encoder(tag: bytes) -> int:
+    """Return where the encoder's name stands in a Xing/Info tag: after the fields that its flags name."""
+    flags = int.from_bytes(tag[4:8], "big")
+    sizes = (4, 4, 100, 4)
+    return 8 + sum(size for bit, size in enumerate(sizes) if flags >> bit & 1)
+
+
+def _read_encoder(tag: bytes) -> str:
+    at = _find_encoder(tag)
+    name = tag[at : at + 9].rstrip(b"\0 ")
+    return name.decode("ascii") if name.isascii() and name.decode("ascii").isprintable() else ""
 
 
 def _gapless(tag: bytes, samples_per_frame: int, frames: int) -> tuple[int | None, int]:
     """Read a Xing/Info tag: samples after trimming (None without delays), and number of missing frames."""
-    flags = int.from_bytes(tag[4:8], "big")
-    at, missing = 8, 0
-    if flags & 1:
-        missing = max(int.from_bytes(tag[at : at + 4], "big") - frames, 0)
-        at += 4
-    at += (4 if flags & 2 else 0) + (100 if flags & 4 else 0) + (4 if flags & 8 else 0)
+    missing = 0
+    if int.from_bytes(tag[4:8], "big") & 1:
+        missing = max(int.from_bytes(tag[8:12], "big") - frames, 0)
+    at = _find_encoder(tag)
     delays = tag[at + 21 : at + 24]
     if len(delays) < 3 or not any(tag[at : at + 9]):
         return None, missing

@@ -21,6 +21,7 @@ from apollo.audio.soundfiles import has_length, is_lossless, needs_libsndfile, o
 MIN_SAMPLE_RATE_HZ = 4_000  # at much lower rates, a few bytes become hours at 44.1 kHz
 _FIELD = re.compile(r"^#(media_type|codec_id|sample_rate|channel_layout_name) (\d+): (.*)$", re.MULTILINE)
 _PACKET = re.compile(r"^(\d+), *-?\d+, *(-?\d+), *(\d+),", re.MULTILINE)
+_SIZE = re.compile(r"^(\d+), *-?\d+, *-?\d+, *\d+, *(\d+),", re.MULTILINE)
 _TIME_BASE = re.compile(r"^#tb (\d+): (\d+)/(\d+)$", re.MULTILINE)
 _DURATION = re.compile(rb"^  Duration: (?:(\d+):(\d\d):(\d\d\.\d+)|N/A), ", re.MULTILINE)
 _ESTIMATED = re.compile(rb"^\[[^\]\n]* @ 0x[0-9a-f]+\] Estimating duration from bitrate", re.MULTILINE)
@@ -96,6 +97,19 @@ def _copy_packets(path: str, program: str, *options: str) -> tuple[str, bytes]:
     timeout = sample_stream.STALL_TIMEOUT_SECONDS if options else _SCAN_TIMEOUT_SECONDS
     result = ffmpeg_process.execute(command, timeout_seconds=timeout)
     return result.stdout.decode("ascii", errors="replace"), result.stderr
+
+
+def measure_packets(path: str, program: str) -> tuple[int, bool]:
+    """Read all packets of the first audio stream, and no others.
+
+    Returns:
+        Their size in bytes, and whether all but the outermost have the same.
+
+    Raises:
+        FfmpegError: ffmpeg timed out.
+    """
+    sizes = [int(size) for stream, size in _SIZE.findall(_copy_packets(path, program)[0]) if stream == "0"]
+    return sum(sizes), len(set(sizes[1:-1])) < 2
 
 
 def _read_streams(header: str) -> list[dict[str, str]]:

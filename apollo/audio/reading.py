@@ -8,7 +8,7 @@ Shape legend: blocks are [channels, samples], float32.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -156,6 +156,45 @@ class AudioReader:
             yield block
         if not num_read:
             raise AudioError("the file contains no samples", RejectKind.EMPTY)
+
+    @property
+    def reads_in_pieces(self) -> bool:
+        """Whether windows are read without what stands before them."""
+        return self._sound is not None
+
+    def read_windows(self, starts: Sequence[int], frames: int) -> list[Tensor]:
+        """Read `frames` samples, or fewer at the end, from each of some ascending positions on.
+
+        Files of libsndfile are read there alone, others, and from their beginning on damaged ones too, up to
+        the end of the last window. Warnings stay incomplete.
+
+        Raises:
+            AudioError: the file cannot be decoded, or contains non-finite samples.
+        """
+        if self._sound is not None and starts[0]:
+            return [self._read_window(start, frames) for start in starts]
+        windows: list[list[Tensor]] = [[] for _ in starts]
+        position, end = 0, starts[-1] + frames
+        for block in self.blocks(_PIECE_FRAMES * 16):
+            for window, start in zip(windows, starts, strict=True):
+                first = max(start - position, 0)
+                window.append(block[:, first : max(start + frames - position, first)])
+            position += block.shape[1]
+            if position >= end:
+                break
+        return [torch.cat(window, 1) for window in windows]
+
+    def _read_window(self, start: int, frames: int) -> Tensor:
+        import soundfile
+
+        try:
+            self._sound.seek(min(start, self._sound.frames))
+            window = torch.from_numpy(self._sound.read(frames, dtype="float32", always_2d=True)).T
+        except soundfile.LibsndfileError as error:
+            raise AudioError(f"cannot be decoded: {error.error_string}", RejectKind.UNDECODABLE) from error
+        if not torch.isfinite(window).all():
+            raise AudioError("contains non-finite samples (NaN or infinite)", RejectKind.NOT_FINITE)
+        return window
 
     def _read_sound(self, frames: int) -> Iterator[Tensor]:
         pieces: list[Tensor] = []

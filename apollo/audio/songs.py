@@ -19,16 +19,16 @@ from apollo.audio.folders import describe_left_out, walk
 from apollo.audio.formats import CHUNK_SECONDS, FORMATS, SongsConfig
 from apollo.audio.reading import AudioReader
 from apollo.audio.rejects import AudioError, RejectKind
+from apollo.audio.side_files import SideFiles
 from apollo.audio.song_output import SongOutput
-from apollo.audio.spectrogram import Spectrogram, save_comparison
 from apollo.audio.writing import WriteError
+from apollo.inference.chunks import ChunkLength, restore_chunks
+from apollo.inference.memory import is_out_of_memory
 from apollo.inference.streaming import StreamRestorer
 from apollo.model.generator import Generator
 from apollo.model.noise import NoiseOptions
 
 logger = logging.getLogger(__name__)
-
-_PICTURE = ".spectrogram.png"
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class SongResult:
     Args:
         input: Input path.
         output: Output path.
-        status: `restored`, `skipped` (the output exists) or `failed`.
-        reason: Why it failed.
+        status: `restored`, `skipped` (the output exists, or for the reason) or `failed`.
+        reason: Why it failed, or need not be restored.
         kind: Kind of the reason, one of RejectKind.
         warnings: Damage of the input that did not prevent restoring it.
         channels: Number of channels.
@@ -197,6 +197,7 @@ def restore_songs(
     *,
     progress: Callable[[SongJob, float, float | None], None] | None = None,
     model: str = "",
+    skip: Callable[[str], str | None] | None = None,
 ) -> Iterable[SongResult]:
     """Restore files one after the other.
 
@@ -206,10 +207,12 @@ def restore_songs(
         config: Options.
         progress: Called while a file is restored, with the seconds done and in total, if known.
         model: Name of the generator, for the outputs' tags.
+        skip: Called with the path of a file before it is restored; returns why it need not be, or None.
 
     Yields:
         One result per job.
     """
+    chunk_length: ChunkLength | None = None
     for job in jobs:
         outcome = SongResult(
             input=str(job.source), output=str(job.target), status="failed", reason=job.problem
@@ -218,17 +221,22 @@ def restore_songs(
             outcome.kind = job.kind
         if job.problem is None and not is_pending(job, config):
             outcome.status = "skipped"
+        elif job.problem is None and skip is not None and (reason := skip(outcome.input)) is not None:
+            outcome.status, outcome.reason = "skipped", reason
         elif job.problem is None:
             assert generator is not None  # noqa: S101 - our invariant
+            seconds = None if config.batch is None else CHUNK_SECONDS * config.batch
+            chunk_length = chunk_length or ChunkLength(generator, seconds)
             began = time.monotonic()
             try:
-                _restore(generator, job, config, outcome, progress, model)
+                _restore(generator, job, config, outcome, chunk_length, progress, model)
                 outcome.status = "restored"
             except (AudioError, FfmpegError, FfmpegMissingError, WriteError) as error:
                 outcome.reason, outcome.kind = str(error), getattr(error, "kind", RejectKind.OTHER)
-            except torch.OutOfMemoryError:
-                outcome.reason = "out of device memory: lower --batch or use --device cpu"
-                outcome.kind = RejectKind.MEMORY
+            except (RuntimeError, MemoryError, OSError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                outcome.reason, outcome.kind = chunk_length.describe_shortage(error), RejectKind.MEMORY
             outcome.elapsed_seconds = time.monotonic() - began
         yield outcome
 
@@ -238,54 +246,37 @@ def _restore(
     job: SongJob,
     config: SongsConfig,
     outcome: SongResult,
+    chunk_length: ChunkLength,
     progress: Callable[[SongJob, float, float | None], None] | None,
     model: str,
 ) -> None:
     rate = generator.config.sample_rate
-    device = next(generator.parameters()).device
     with AudioReader(str(job.source), rate) as song:
         noise = NoiseOptions(strength=config.strength, seed=config.seed, channels=song.channels)
-        restorer = StreamRestorer(generator, noise)
+        restorer = StreamRestorer(generator, noise, keep_below_hz=config.keep_below)
         output = SongOutput(job.target, song, config, generator=generator, model=model)
-        pictures = None
-        if config.picture:
-            pictures = (Spectrogram(song.estimated_frames, rate), Spectrogram(song.estimated_frames, rate))
-        state = restorer.start(song.channels)
+        side_files = SideFiles(config, song.estimated_frames, rate)
+        received = 0
         with output:
-            for block in song.blocks(int(CHUNK_SECONDS * rate) * config.batch):
-                restored, state = restorer.push(state, block.to(device))
-                _write(output, pictures, block, restored.float().cpu())
+            for block, restored in restore_chunks(restorer, song.blocks(rate), song.channels, chunk_length):
+                _write(output, side_files, block, restored)
+                received += block.shape[1]
                 if progress is not None:
                     total = None if song.estimated_frames is None else song.estimated_frames / rate
-                    progress(job, state.received / rate, total)
-            rest = restorer.finish(state).float().cpu()
-            _write(output, pictures, rest[:, :0], rest)
+                    progress(job, received / rate, total)
             outcome.gain = output.commit()
             outcome.peak = output.peak
         outcome.warnings, outcome.channels = song.warnings + output.warnings, song.channels
         outcome.samples, outcome.sample_rate = output.samples, output.sample_rate
-        outcome.seconds = state.received / rate
-    if pictures is not None:
-        title = os.fsencode(job.source.name).decode(errors="replace")
-        try:
-            save_comparison(*pictures, title=title, target=job.target.with_suffix(_PICTURE))
-        except Exception as error:  # whatever a plotting library raises, the song is restored
-            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-            outcome.warnings.append(f"the spectrogram cannot be written: {reason}")
+        outcome.seconds = received / rate
+    outcome.warnings += side_files.write(job.source, job.target)
 
 
-def _write(
-    output: SongOutput,
-    pictures: tuple[Spectrogram, Spectrogram] | None,
-    before: torch.Tensor,
-    after: torch.Tensor,
-) -> None:
-    """Write restored samples, and add both signals to their spectrograms."""
+def _write(output: SongOutput, side_files: SideFiles, before: torch.Tensor, after: torch.Tensor) -> None:
+    """Write restored samples, and add both signals to the files beside the result."""
     if not torch.isfinite(after).all():
         raise AudioError(
             "non-finite samples from the generator: its weights do not fit this audio", RejectKind.NOT_FINITE
         )
     output.write(after)
-    if pictures is not None:
-        pictures[0].add(before)
-        pictures[1].add(after)
+    side_files.add(before, after)

@@ -57,7 +57,8 @@ def read_tags(path: str) -> tuple[SongTags, list[str]]:
 
 def describe(error: Exception) -> str:
     """Return the reason of an error of mutagen as one short line."""
-    return (" ".join(str(error).split()) or type(error).__name__)[:200]
+    text = " ".join(str(error).split())
+    return "damaged" if text in ("", "error") else text[:200]
 
 
 def _read_container(file: Any, tags: SongTags, warnings: list[str]) -> None:
@@ -67,6 +68,8 @@ def _read_container(file: Any, tags: SongTags, warnings: list[str]) -> None:
     kinds = [aiff.AIFF, asf.ASF, dsdiff.DSDIFF, dsf.DSF, flac.FLAC, mp4.MP4, wave.WAVE]
     kinds += [oggflac.OggFLAC, oggopus.OggOpus, oggspeex.OggSpeex, oggvorbis.OggVorbis]
     start = _after_id3(file)
+    if not _can_have_tags(file):
+        return
     if start:  # mutagen looks for other formats at the beginning alone
         file.seek(start)
         found = flac.FLAC(file) if file.read(4) == b"fLaC" else None
@@ -86,6 +89,17 @@ def _read_container(file: Any, tags: SongTags, warnings: list[str]) -> None:
         _add_vorbis(content, tags, warnings)
     for picture in getattr(found, "pictures", ()):
         tags.pictures.append(_from_flac(picture))
+
+
+def _can_have_tags(file: Any) -> bool:
+    """Return whether mutagen knows a file's kind of RIFF or IFF, if it is one, and has its size."""
+    header: bytes = file.read(12)
+    file.seek(0)
+    if header[:4] == b"FORM":
+        return header[8:] in (b"AIFF", b"AIFC") and header[4:8] != bytes(4)
+    if header[:4] == b"RIFF" or header[8:] == b"WAVE":  # RF64, BW64 and RIFX are others
+        return header[:4] == b"RIFF" and header[8:] == b"WAVE" and header[4:8] != bytes(4)
+    return True
 
 
 def _after_id3(file: Any) -> int:

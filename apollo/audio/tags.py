@@ -46,6 +46,8 @@ class SongTags:
     pictures: list[Picture] = field(default_factory=list)
     frames: list[Any] = field(default_factory=list)
     bitrate_bps: int = 0
+    _spelling: dict[str, str] = field(default_factory=dict, repr=False, compare=False)  # by name in capitals
+    _known: set[tuple[str, str]] = field(default_factory=set, repr=False, compare=False)
 
     def add(self, name: str, values: Iterable[object]) -> None:
         """Append values of a tag, unless they are there, or are about the input's encoder or levels."""
@@ -63,12 +65,12 @@ class SongTags:
         upper = SYNONYMS.get(upper, upper)
         if upper in STANDARD or upper == RESTORATION:
             return upper
-        return next((one for one in self.texts if one.upper() == upper), name)
+        return self._spelling.setdefault(upper, name)
 
     def _append(self, name: str, text: str) -> None:
-        values = self.texts.get(name, [])
-        if text and text not in values:
-            self.texts[name] = [*values, text]
+        if text and (name, text) not in self._known:
+            self._known.add((name, text))
+            self.texts.setdefault(name, []).append(text)
 
     def fill(self, other: "SongTags") -> None:
         """Add what another set of tags has and this one lacks."""

@@ -22,6 +22,7 @@ from apollo.audio.tag_writing import write_tags
 from apollo.audio.tags import SongTags
 from apollo.checkpoints.io import fsync
 
+PART_PREFIX = f".apollo-{secrets.token_hex(4)}-"  # of this process: another one deletes what it leaves
 _WAV_LIMIT_BYTES = (1 << 32) - (1 << 20)  # its sizes are 32-bit
 _BLOCK_FRAMES = 1 << 18
 _SAMPLE_BYTES = 4  # the largest
@@ -142,7 +143,7 @@ class AudioWriter:
 
         self._current, self._frames = format, 0
         form = FORMATS[format]
-        path = self._target.with_name(f".apollo-{secrets.token_hex(8)}.part")
+        path = self._target.with_name(f"{PART_PREFIX}{secrets.token_hex(8)}.part")
         self._scratch.append(path)
         if form.is_encoded:
             path.touch(exist_ok=False)  # with the error of the system, if there is one

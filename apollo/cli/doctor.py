@@ -14,12 +14,14 @@ from apollo.model.device import choose_device, choose_precision
 
 _PACKAGES = {
     "soundfile": "reads and writes audio files",
+    "soxr": "resamples outputs",
+    "mutagen": "tags",
     "matplotlib": "--picture",
     "tqdm": "the progress bar",
     "huggingface_hub": "downloads checkpoints",
     "safetensors": "reads .safetensors",
 }
-_REQUIRED = ("soundfile",)
+_REQUIRED = ("soundfile", "soxr", "mutagen")
 _EXTRAS = {
     "huggingface_hub": "'apollo-restoration[hub]'"
 }  # by package; the others are installed by their names

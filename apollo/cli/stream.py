@@ -1,8 +1,9 @@
 """Restore raw PCM as it arrives: `apollo stream`."""
 
+import sys
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -52,6 +53,26 @@ class StreamReport:
     def real_time_factor(self) -> float:
         """Computation time per second of audio; below 1 is faster than real time."""
         return self.busy_seconds / self.seconds if self.seconds else 0.0
+
+
+def restore_standard_input(generator: Generator, *, channels: int, pcm: str) -> None:
+    """Restore samples from standard input to standard output, and report to standard error.
+
+    Raises:
+        ValueError: a sample is non-finite.
+    """
+    rate = generator.config.sample_rate
+    latency = StreamRestorer(generator).latency_samples / rate
+    print(f"apollo: {pcm} at {rate} Hz, latency {latency * 1000:.0f} ms", file=sys.stderr, flush=True)
+    source = cast(ByteInput, sys.stdin.buffer)
+    report = restore_pcm(generator, source, sys.stdout.buffer, channels=channels, pcm=pcm)
+    if report.dropped_bytes:
+        print(f"apollo: {report.dropped_bytes} trailing bytes were dropped", file=sys.stderr)
+    print(
+        f"apollo: {report.seconds:.2f} s of audio in {report.busy_seconds:.2f} s of computation: "
+        f"real-time factor {report.real_time_factor:.2f}",
+        file=sys.stderr,
+    )
 
 
 def restore_pcm(

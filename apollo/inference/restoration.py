@@ -40,6 +40,7 @@ def restore(
     chunk_seconds: float = CHUNK_SECONDS,
     strength: float | None = None,
     seed: int = 0,
+    keep_below_hz: float | None = None,
 ) -> Tensor:
     """Restore audio of any length.
 
@@ -50,13 +51,15 @@ def restore(
         strength: Strength of the noise that replaces what the codec removed, 0 to 1.5; None takes the
             generator's default. Generators without noise ignore it.
         seed: Seed of the noise; the same seed gives the same result.
+        keep_below_hz: Frequency below which the input is kept and above which it is restored; None restores
+            all of it.
 
     Returns:
         Restored audio of the same shape, dtype, device and level.
 
     Raises:
-        ValueError: there are no samples, samples are non-finite or not floating-point, or chunk_seconds is
-            not positive.
+        ValueError: there are no samples, samples are non-finite or not floating-point, chunk_seconds is not
+            positive, or keep_below_hz is not between 0 and half the sample rate.
     """
     if not degraded.dim() or not degraded.numel():
         raise ValueError(f"nothing to restore: the shape is {tuple(degraded.shape)}")
@@ -69,9 +72,8 @@ def restore(
     if strength is not None and not 0 <= strength < math.inf:
         raise ValueError(f"strength is {strength}: it must be 0 or more")
     rows = degraded.reshape(-1, degraded.shape[-1])
-    restorer = StreamRestorer(
-        generator, NoiseOptions(strength=strength, seed=seed, channels=num_channels(degraded))
-    )
+    noise = NoiseOptions(strength=strength, seed=seed, channels=num_channels(degraded))
+    restorer = StreamRestorer(generator, noise, keep_below_hz=keep_below_hz)
     state = restorer.start(len(rows))
     restored, written = torch.empty_like(rows), 0
     for chunk in rows.split(max(int(chunk_seconds * generator.config.sample_rate), 1), 1):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from apollo.inference.crossover import Crossover, CrossoverState
 from apollo.model import stft
 from apollo.model.generator import Generator, padded_length
 from apollo.model.generator_state import GeneratorState
@@ -29,7 +30,8 @@ class StreamState:
         generator_state: State of the generator, None before the first frame.
         tail: Second half of the last restored frame, [batch, 0 or 1, hop].
         received: Number of samples received.
-        returned: Number of samples returned.
+        returned: Number of samples restored; all of them were returned, unless a cross-over delays the last.
+        crossover: State of the cross-over, None without one.
     """
 
     buffer: Tensor
@@ -38,6 +40,7 @@ class StreamState:
     tail: Tensor
     received: int
     returned: int
+    crossover: CrossoverState | None = None
 
 
 class StreamRestorer:
@@ -46,22 +49,33 @@ class StreamRestorer:
     Args:
         generator: Any generator; a causal one for 20 ms of latency.
         noise: Strength and seed of the noise, and how many consecutive rows are the channels of one item.
+        keep_below_hz: Frequency below which the input is kept; None keeps nothing of it.
+
+    Raises:
+        ValueError: keep_below_hz is not between 0 and half the generator's sample rate.
     """
 
-    def __init__(self, generator: Generator, noise: NoiseOptions | None = None) -> None:
+    def __init__(
+        self, generator: Generator, noise: NoiseOptions | None = None, *, keep_below_hz: float | None = None
+    ) -> None:
         self.generator, self.noise = generator, noise or NoiseOptions()
         self._hop = generator.config.hop_samples
+        rate = generator.config.sample_rate
+        self._crossover = None if keep_below_hz is None else Crossover(keep_below_hz, rate)
 
     @property
     def latency_samples(self) -> int:
         """Maximum number of samples received after a sample before it is returned."""
-        return self.generator.config.window_samples + self.generator.lookahead_frames * self._hop
+        delay = 0 if self._crossover is None else self._crossover.delay_samples
+        return self.generator.config.window_samples + self.generator.lookahead_frames * self._hop + delay
 
     def start(self, batch: int) -> StreamState:
         """Return the initial state of `batch` rows."""
         # a parameter of a norm: float32 or float64, whatever the linear layers compute in
         like = next(value for name, value in self.generator.named_parameters() if "norm" in name)
-        return StreamState(like.new_empty(batch, 0), False, None, like.new_empty(batch, 0, self._hop), 0, 0)
+        none = like.new_empty(batch, 0)
+        crossover = None if self._crossover is None else self._crossover.start(none)
+        return StreamState(none, False, None, like.new_empty(batch, 0, self._hop), 0, 0, crossover)
 
     @torch.no_grad()
     def push(self, state: StreamState, samples: Tensor) -> tuple[Tensor, StreamState]:
@@ -91,9 +105,14 @@ class StreamRestorer:
             )
         if not samples.is_floating_point():
             raise ValueError(f"samples are {samples.dtype}: convert them to floating point with full scale 1")
-        buffer = torch.cat((state.buffer, samples.to(state.buffer)), 1)
+        samples = samples.to(state.buffer)
+        buffer = torch.cat((state.buffer, samples), 1)
         state = replace(state, buffer=buffer, received=state.received + samples.shape[1])
-        return self._advance(state, final=False)
+        restored, state = self._advance(state, final=False)
+        if self._crossover is None or state.crossover is None:
+            return restored, state
+        output, crossover = self._crossover.push(state.crossover, samples, restored)
+        return output, replace(state, crossover=crossover)
 
     def _finish(self, state: StreamState) -> Tensor:
         if not state.received:
@@ -104,7 +123,10 @@ class StreamRestorer:
         )
         end = state.buffer[:, -1 - self._hop : -1].flip(1)
         restored, _ = self._advance(replace(state, buffer=torch.cat((state.buffer, end), 1)), final=True)
-        return restored[:, : state.received - state.returned]
+        restored = restored[:, : state.received - state.returned]
+        if self._crossover is None or state.crossover is None:
+            return restored
+        return self._crossover.finish(state.crossover, restored)
 
     def _add_reflection(self, state: StreamState) -> StreamState:
         """Add the reflection padding of the start, once there are enough samples."""

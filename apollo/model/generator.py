@@ -137,7 +137,8 @@ class Generator(nn.Module):
         strength = self._strength(noise)
         state = self.initial_state(spectrum) if state is None else state
         restored = []
-        chunks = spectrum.split(self._chunk_frames(spectrum), 1)
+        at_a_time = None if torch.is_grad_enabled() else self.frames_at_a_time(len(spectrum), spectrum.device)
+        chunks = spectrum.split(at_a_time or max(spectrum.shape[1], 1), 1)
         for number, chunk in enumerate(chunks):
             last = final and number == len(chunks) - 1
             output, amplitude, side_shares, state = self._forward_chunk(chunk, state, noise, final=last)
@@ -201,12 +202,15 @@ class Generator(nn.Module):
                 module.to(dtype)
         return prepared
 
-    def _chunk_frames(self, spectrum: Tensor) -> int:
-        """Return how many frames are computed at a time; few on a CPU, so that they stay in its cache."""
-        batch, frames, _ = spectrum.shape
-        if torch.is_grad_enabled() or spectrum.device.type != "cpu":
-            return max(frames, 1)
-        return max(CPU_CHUNK_ACTIVATIONS // (batch * self.trunk.features_per_frame), 1)
+    def frames_at_a_time(self, rows: int, device: torch.device) -> int | None:
+        """Return how many frames are computed at a time without gradients; None if all are.
+
+        Few on a CPU, so that they stay in its cache. Chunks of whole multiples give the same bytes as one
+        of all frames.
+        """
+        if device.type != "cpu":
+            return None
+        return max(CPU_CHUNK_ACTIVATIONS // (rows * self.trunk.features_per_frame), 1)
 
     def _forward_chunk(
         self, spectrum: Tensor, state: GeneratorState, noise: NoiseOptions, *, final: bool

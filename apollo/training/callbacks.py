@@ -13,7 +13,18 @@ class Callbacks:
     has_async_scores = False  # whether `collect_async_scores` returns further scores of each validation
 
     def on_train_step_end(self, step: int, metrics: Mapping[str, float], names: Sequence[str]) -> None:
-        """Handle the metrics of a step, with the names of this rank's examples; called on every rank."""
+        """Handle the metrics of a step, with the names of this rank's examples; called on every rank.
+
+        `metrics` are read from the device upon the first access, for which the host waits. They may be kept:
+        once every `log_steps` steps, before `on_log`, those of all steps are read in one transfer.
+        """
+
+    def on_train_step_skipped(self, step: int, examples: Sequence[str]) -> None:
+        """Handle a step that was skipped for a non-finite loss or gradient; called on every rank.
+
+        Called when metrics are read, up to `log_steps` steps after the step. `examples` are those of all
+        ranks with a non-finite loss, or of the whole step if there are none.
+        """
 
     def on_log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Handle the mean metrics of the last `log_steps` steps."""
@@ -31,5 +42,8 @@ class Callbacks:
         """Handle a checkpoint folder that was written."""
 
     def should_stop(self) -> bool:
-        """Return whether to stop after this step, with a checkpoint; called on every rank, one suffices."""
+        """Return whether to stop after this step, with a checkpoint; called on every rank, one suffices.
+
+        Several ranks on GPUs stop up to `log_steps` steps later, but within about 10 s.
+        """
         return False

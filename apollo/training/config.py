@@ -62,7 +62,7 @@ class GanConfig:
         discriminator_warmup_steps: First steps with a discriminator that update only the discriminator; for a
             trained generator with a new discriminator.
         max_skipped_steps: Steps with a non-finite loss or gradient are skipped; more than this many in the
-            whole run end it.
+            whole run end it, when the next losses are read.
     """
 
     generator_optimizer: str = "adamw"
@@ -195,7 +195,7 @@ class FitConfig:
         validation_examples: Number of examples per validation, from the first on.
         floor_db: A checkpoint whose SI-SNR is lower than the degraded input's by more than this becomes
             `best` only if there is no other.
-        log_steps: Steps per log entry; losses are means over them.
+        log_steps: Steps per log entry; losses are means over them, read from the device once.
         seed: Seed of the initial weights.
     """
 

@@ -53,10 +53,13 @@ class Batch:
         return len(self.names)
 
     def to(self, device: torch.device) -> "Batch":
-        """Return the batch on a device."""
-        clean, degraded = (samples.to(device, non_blocking=True) for samples in (self.clean, self.degraded))
-        edges = None if self.bandwidth_hz is None else self.bandwidth_hz.to(device, non_blocking=True)
-        return Batch(clean, degraded, self.names, edges)
+        """Return the batch on a device; a GPU gets it from pinned memory, without a wait for earlier work."""
+
+        def move(values: Tensor) -> Tensor:
+            return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
+
+        edges = None if self.bandwidth_hz is None else move(self.bandwidth_hz)
+        return Batch(move(self.clean), move(self.degraded), self.names, edges)
 
 
 class ExampleSource(Protocol):

@@ -46,14 +46,6 @@ class DistributedContext:
             distributed.all_reduce(values)
         return values
 
-    def any_rank(self, flag: bool) -> bool:
-        """Return whether the flag is set on at least one rank."""
-        return (
-            bool(self.all_reduce(torch.tensor([float(flag)], device=self.device)).item())
-            if self.world_size > 1
-            else flag
-        )
-
     def all_gather(self, items: list[str]) -> list[str]:
         """Concatenate the lists of all ranks, in the order of ranks."""
         if self.world_size == 1:

@@ -21,14 +21,10 @@ from torch.nn.utils import parametrize
 from apollo.model.config import DiscriminatorConfig
 from apollo.model.device import warn_if_bfloat16_is_emulated
 from apollo.model.generator import Generator
+from apollo.training.conditional_step import StepCount, step_if, update_average
 from apollo.training.config import GanConfig
 from apollo.training.data import Batch
-from apollo.training.discriminator import (
-    Discriminator,
-    DiscriminatorOutput,
-    mean_margins,
-    split_real_fake,
-)
+from apollo.training.discriminator import Discriminator, DiscriminatorOutput, mean_margins, split_real_fake
 from apollo.training.distributed import DistributedContext, no_sync
 from apollo.training.fused_layers import configure_training_layers
 from apollo.training.generator_forward import Generated, GeneratorForward, prepare
@@ -36,12 +32,8 @@ from apollo.training.losses import SAMPLE_LOSSES, discriminator_losses, generato
 from apollo.training.optimizers import make_generator_optimizer
 from apollo.training.spectra import concatenate
 from apollo.training.spectral_losses import SPECTRAL_LOSSES, check_weights, spectral_losses
-from apollo.training.step_statistics import SKIPPED, StepStatistics
+from apollo.training.step_statistics import StepResult, StepStatistics
 from apollo.training.trained_discriminator import TrainedDiscriminator, build_discriminator
-
-__all__ = ["SKIPPED", "Gan"]
-
-_EMA_WARMUP = 10
 
 
 class Gan:
@@ -73,9 +65,8 @@ class Gan:
             warn_if_bfloat16_is_emulated(context.device)
         self.generator, self.config, self.context = generator, config, context
         self.ema_generator = copy.deepcopy(generator).eval().requires_grad_(False)
-        self.generator_steps = 0  # optimizer steps of the generator, for the warm-up of the EMA
+        self._steps, self._is_warmed_up = StepCount(context.device), config.warmup_steps == 0
         self.weights = config.all_weights
-        self.non_finite_examples: list[str] = []  # of this rank, in the last step
         # Without accumulation, the generator's graph is kept for both updates. With it, memory counts: the
         # output is computed again. The same on all ranks, since it determines the order of collectives.
         self._accumulates = -(-config.batch_size // context.world_size) > config.micro_batch
@@ -92,6 +83,16 @@ class Gan:
             self._discriminator_config = discriminator
         else:
             self._trained_discriminator = TrainedDiscriminator(discriminator, config, context)
+
+    @property
+    def generator_steps(self) -> int:
+        """Optimizer steps of the generator, without those that were skipped; read from the device."""
+        return self._steps.read()
+
+    @generator_steps.setter
+    def generator_steps(self, steps: int) -> None:
+        self._steps.set(steps)
+        self._is_warmed_up = self.config.warmup_steps == 0
 
     @property
     def has_discriminator(self) -> bool:
@@ -117,8 +118,11 @@ class Gan:
 
     def step(
         self, batches: Sequence[Batch], *, epoch: int, step: int = 0, discriminator_only: bool = False
-    ) -> dict[str, float]:
+    ) -> StepResult:
         """Update the discriminator, if the step has one, then the generator.
+
+        The host does not wait for the device, except while the learning rates rise (`warmup_steps`), since
+        they depend on how many steps were skipped.
 
         Args:
             batches: Micro-batches of this rank, at least one, on the device; over all ranks they hold the
@@ -128,25 +132,23 @@ class Gan:
             discriminator_only: Update only the discriminator.
 
         Returns:
-            Means over the examples of all ranks: the losses by their names in the weight table,
-            `d/margin/<window>` (mean of D(real) - D(fake)), `norm/generator` and `norm/discriminator`
-            (gradient norms before clipping), of the networks that the step updates, and `step/skipped`: 1 if
-            a loss or gradient was non-finite on any rank. Then that update and the next are skipped on all
-            ranks; a discriminator update before it, from finite losses, stands.
+            Means over the examples of all ranks, read from the device upon first access: the losses by their
+            names in the weight table, `d/margin/<window>` (mean of D(real) - D(fake)), `norm/generator` and
+            `norm/discriminator` (gradient norms before clipping), of the networks that the step updates, and
+            `step/skipped`: 1 if a loss or gradient was non-finite on any rank. Then that update and the next
+            are skipped on all ranks; a discriminator update before it, from finite losses, stands.
         """
         statistics = StepStatistics(self.context, self.config.batch_size)
         adversarial = self.config.is_adversarial(step) or discriminator_only
         self._set_learning_rates(epoch, step, adversarial=adversarial)
-        generated: list[Generated | None] | None = [None] * len(batches)
+        generated: list[Generated | None] = [None] * len(batches)
         if adversarial:
             generated = self._discriminator_step(
                 batches, step, statistics, discriminator_only=discriminator_only
             )
-        updated = generated is not None
-        if generated is not None and not discriminator_only:
-            updated = self._generator_step(batches, step, generated, statistics, adversarial=adversarial)
-        self.non_finite_examples = statistics.non_finite_examples
-        return statistics.result(skipped=not updated)
+        if not discriminator_only:
+            self._generator_step(batches, step, generated, statistics, adversarial=adversarial)
+        return statistics.result()
 
     def _generate(
         self, model: nn.Module, batch: Batch, step: int, *, with_samples: bool, with_parts: bool
@@ -157,8 +159,8 @@ class Gan:
 
     def _discriminator_step(
         self, batches: Sequence[Batch], step: int, statistics: StepStatistics, *, discriminator_only: bool
-    ) -> list[Generated | None] | None:
-        """Update the discriminator; return outputs to reuse in the generator's update, None if skipped."""
+    ) -> list[Generated | None]:
+        """Update the discriminator; return outputs to reuse in the generator's update."""
         part = self._discriminator_state
         part.network.update_spectral_norms()
         outputs: list[Generated | None] = []
@@ -177,8 +179,8 @@ class Gan:
                 losses = discriminator_losses(real=real, fake=fake)
                 (self._weighted_sum(losses) * self._micro_batch_scale(batch)).backward()
             statistics.add(batch, losses | mean_margins(part.network, real, fake))
-        updated = self._clip_and_step("discriminator", part.network, part.optimizer, statistics)
-        return outputs if updated else None
+        self._clip_and_step("discriminator", part.network, part.optimizer, statistics)
+        return outputs
 
     def _generator_step(
         self,
@@ -188,8 +190,8 @@ class Gan:
         statistics: StepStatistics,
         *,
         adversarial: bool,
-    ) -> bool:
-        """Update the generator, against the discriminator if there is one; return False if skipped."""
+    ) -> None:
+        """Update the generator, against the discriminator if there is one, and its moving average."""
         with _frozen(self.discriminator if adversarial else None):
             for (batch, is_last), output in zip(_mark_last(batches), outputs, strict=True):
                 with no_sync(self._parallel_generator, not is_last):
@@ -204,11 +206,15 @@ class Gan:
                     total = self._weighted_sum(losses) + generated.zero_for_ddp
                     (total * self._micro_batch_scale(batch)).backward()
                 statistics.add(batch, losses)
-        updated = self._clip_and_step("generator", self.generator, self.generator_optimizer, statistics)
-        if updated:
-            self.generator_steps += 1
-            self._update_ema()
-        return updated
+        finite = self._clip_and_step("generator", self.generator, self.generator_optimizer, statistics)
+        self._steps.add(finite)
+        update_average(
+            self.ema_generator.parameters(),
+            self.generator.parameters(),
+            condition=finite,
+            steps=self._steps.value,
+            limit=self.config.ema_decay,
+        )
 
     def _generator_losses(self, generated: Generated, *, adversarial: bool) -> dict[str, Tensor]:
         real: list[DiscriminatorOutput] = []
@@ -235,12 +241,11 @@ class Gan:
 
     def _clip_and_step(
         self, name: str, module: nn.Module, optimizer: torch.optim.Optimizer, statistics: StepStatistics
-    ) -> bool:
-        """Clip gradients and step; return False, without a step, if any rank has non-finite values."""
+    ) -> Tensor:
+        """Clip gradients and step, unless any rank has non-finite values; return whether it stepped."""
         norm = nn.utils.clip_grad_norm_(module.parameters(), self.config.clip_norm)
-        finite = statistics.read(f"norm/{name}", norm)
-        if finite:
-            optimizer.step()
+        finite = statistics.end_update(name, norm)
+        step_if(finite, optimizer)
         optimizer.zero_grad(set_to_none=True)
         return finite
 
@@ -266,20 +271,13 @@ class Gan:
 
     def _set_learning_rates(self, epoch: int, step: int, *, adversarial: bool) -> None:
         scale = self.config.learning_rate_scale(epoch, step)
-        warmup = self.config.warmup_scale(self.generator_steps)
+        warmup = 1.0 if self._is_warmed_up else self.config.warmup_scale(self.generator_steps)
+        self._is_warmed_up = warmup == 1.0
         for group, rate in zip(self.generator_optimizer.param_groups, self._initial_rates, strict=True):
             group["lr"] = rate * scale * warmup
         if adversarial:
             for group in self.discriminator_optimizer.param_groups:
                 group["lr"] = self.config.discriminator_learning_rate * scale
-
-    @torch.no_grad()
-    def _update_ema(self) -> None:
-        """Update the moving average; its decay rises over the first steps, so initial weights fade fast."""
-        steps = self.generator_steps
-        decay = min(self.config.ema_decay, (1 + steps) / (_EMA_WARMUP + steps))
-        averaged, current = self.ema_generator.parameters(), self.generator.parameters()
-        torch._foreach_lerp_(list(averaged), list(current), 1 - decay)
 
 
 def _mark_last(batches: Sequence[Batch]) -> Iterator[tuple[Batch, bool]]:

@@ -16,10 +16,12 @@ from apollo.checkpoints.container import CheckpointError
 from apollo.model.generator import Generator
 from apollo.training.callbacks import Callbacks
 from apollo.training.checkpoint_manager import CheckpointManager
-from apollo.training.config import FitConfig, NonFiniteError
+from apollo.training.config import FitConfig
 from apollo.training.data import Batch, Example, ExampleSource, ValidationExamples, collate
-from apollo.training.gan import SKIPPED, Gan
+from apollo.training.gan import Gan
 from apollo.training.step_metrics import MetricTracker, format_scores
+from apollo.training.stop_requests import StopRequests
+from apollo.training.unread_steps import UnreadSteps
 from apollo.training.validation import GENERATOR_STEPS, SCORES_COMPLETE, STFT_LOSS, restore_examples, validate
 
 logger = logging.getLogger(__name__)
@@ -81,7 +83,8 @@ def fit(
 
     Raises:
         ValueError: a batch has fewer examples than there are ranks, or an epoch fewer than a batch.
-        NonFiniteError: more than `max_skipped_steps` steps had non-finite losses or gradients.
+        NonFiniteError: more than `max_skipped_steps` steps had non-finite losses or gradients; raised up to
+            `log_steps` steps after the last of them.
         CheckpointError: the output's checkpoints hold a different network.
     """
     return _Loop(gan, source, config, output, validation, callbacks or Callbacks()).run()
@@ -113,6 +116,8 @@ class _Loop:
         limit = config.epochs * self.epoch_steps
         self.last_step = min(limit, config.max_steps) if config.max_steps else limit
         self.metrics = MetricTracker(gan, self.last_step)
+        self.unread_steps = UnreadSteps(gan, self.metrics, callbacks)
+        self.stop_requests = StopRequests(self.context, waits=self.context.device.type == "cuda")
 
     def run(self) -> FitResult:
         self._resume()
@@ -162,16 +167,23 @@ class _Loop:
             batches = self._batches(examples, len(positions))
             loaded = time.perf_counter()
             self._step(epoch, batches)
+            is_last = positions is steps[-1]
+            logs, saves = (
+                progress.step % count == 0 for count in (self.config.log_steps, self.config.checkpoint_steps)
+            )
+            reads = logs or saves or is_last
+            if reads:
+                self._read_steps()  # within the time of the step, as the host waits for the device
             self.metrics.add_seconds(loaded - began, time.perf_counter() - loaded)
-            if progress.step % self.config.log_steps == 0:
+            if logs:
                 metrics = self.metrics.flush(progress.skipped / progress.step)
                 if self.is_rank0:
                     self.callbacks.on_log(progress.step, metrics)
                     self._log_progress(epoch, metrics)
             self._collect_scores(wait=False)
-            if self.context.any_rank(self.callbacks.should_stop()):
+            if self.stop_requests.agree(self.callbacks.should_stop(), has_waited=reads):
                 return True
-            if progress.step % self.config.checkpoint_steps == 0 and positions is not steps[-1]:
+            if saves and not is_last:
                 self._save()
         return False
 
@@ -185,30 +197,14 @@ class _Loop:
     def _step(self, epoch: int, batches: list[Batch]) -> None:
         progress = self.progress
         only = self.gan.config.is_discriminator_warmup(progress.step)
-        metrics = self.gan.step(batches, epoch=epoch, step=progress.step, discriminator_only=only)
+        result = self.gan.step(batches, epoch=epoch, step=progress.step, discriminator_only=only)
         progress.step += 1
         names = [name for batch in batches for name in batch.names]
-        self.callbacks.on_train_step_end(progress.step, metrics, names)
-        if metrics[SKIPPED]:
-            self._handle_skipped(names)
-        else:
-            self.metrics.add(metrics)
+        self.unread_steps.add(progress.step, result, names)
+        self.callbacks.on_train_step_end(progress.step, result, names)
 
-    def _handle_skipped(self, names: list[str]) -> None:
-        self.progress.skipped += 1
-        examples = self.context.all_gather(self.gan.non_finite_examples) or self.context.all_gather(names)
-        text = (
-            f"step {self.progress.step}: non-finite loss or gradient, step skipped; examples: "
-            + ", ".join(examples)
-        )
-        if self.is_rank0:
-            logger.warning(text)
-        if self.progress.skipped > self.gan.config.max_skipped_steps:
-            raise NonFiniteError(
-                f"{self.progress.skipped} steps skipped, more than max_skipped_steps "
-                f"({self.gan.config.max_skipped_steps}). The last: {text}. The latest checkpoint has finite "
-                "weights; try a lower learning rate or float32"
-            )
+    def _read_steps(self) -> None:
+        self.progress.skipped = self.unread_steps.read(self.progress.skipped)
 
     def _validate(self) -> None:
         progress = self.progress
@@ -245,6 +241,7 @@ class _Loop:
 
     def _save(self) -> None:
         """Write a checkpoint, unless this step has one, and delete old ones."""
+        self._read_steps()
         step = self.progress.step
         if self.is_rank0 and step not in self.checkpoints.steps():
             self.progress.unlogged = self.metrics.sums

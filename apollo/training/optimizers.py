@@ -1,4 +1,4 @@
-"""Optimizers of the generator.
+"""Optimizers whose steps wait for no value from the device.
 
 Source of Muon: Jordan et al. (2024), "Muon: An optimizer for hidden layers in neural networks". torch.optim
 has it in bfloat16 only, which many CPUs emulate a hundred times slower; this one computes in float32.
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from apollo.training.conditional_step import create_states
 from apollo.training.config import GanConfig
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the Newton-Schulz iteration, as in the source
@@ -22,9 +23,9 @@ _HEADS = ("input.", "merge.", "gains.", "split.")  # layers to and from spectra:
 def make_generator_optimizer(generator: nn.Module, config: GanConfig) -> torch.optim.Optimizer:
     """Return the optimizer that the config names, for all parameters of a generator."""
     if config.generator_optimizer == "adamw":
-        return torch.optim.AdamW(
+        return make_adamw(
             generator.parameters(),
-            lr=config.generator_learning_rate,
+            learning_rate=config.generator_learning_rate,
             betas=config.generator_betas,
             weight_decay=config.weight_decay,
         )
@@ -34,14 +35,41 @@ def make_generator_optimizer(generator: nn.Module, config: GanConfig) -> torch.o
         name = name.removeprefix("trunk.")
         is_hidden_matrix = parameter.dim() == 2 and not name.startswith(_HEADS)
         (matrices if is_hidden_matrix else others).append(parameter)
-    return MuonAdamW(
-        matrices,
-        others,
-        muon_learning_rate=config.muon_learning_rate,
-        learning_rate=config.generator_learning_rate,
-        betas=config.generator_betas,
-        weight_decay=config.weight_decay,
+    return _prepare(
+        MuonAdamW(
+            matrices,
+            others,
+            muon_learning_rate=config.muon_learning_rate,
+            learning_rate=config.generator_learning_rate,
+            betas=config.generator_betas,
+            weight_decay=config.weight_decay,
+        )
     )
+
+
+def make_adamw(
+    parameters: Iterable[Tensor], *, learning_rate: float, betas: tuple[float, float], weight_decay: float
+) -> torch.optim.Optimizer:
+    """Return torch's AdamW; it counts steps where its parameters are, also on a GPU."""
+    listed = list(parameters)
+    return _prepare(
+        torch.optim.AdamW(
+            listed, lr=learning_rate, betas=betas, weight_decay=weight_decay, capturable=listed[0].is_cuda
+        )
+    )
+
+
+def _prepare(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Create all states, and keep them on the device of the parameters when a checkpoint is loaded."""
+    create_states(optimizer)
+    optimizer.register_load_state_dict_pre_hook(_keep_capturable)
+    return optimizer
+
+
+def _keep_capturable(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """Replace the field that decides where steps are counted: checkpoints may come from other devices."""
+    capturable = optimizer.param_groups[0]["capturable"]
+    return {**state, "param_groups": [{**one, "capturable": capturable} for one in state["param_groups"]]}
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -71,7 +99,9 @@ class MuonAdamW(torch.optim.Optimizer):
             {"params": list(others), "lr": learning_rate, "betas": betas, "orthogonal": False},
             {"params": list(matrices), "lr": muon_learning_rate, "betas": betas, "orthogonal": True},
         ]
-        super().__init__([group for group in groups if group["params"]], {"weight_decay": weight_decay})
+        # torch's name for counting steps where the parameters are
+        defaults = {"weight_decay": weight_decay, "capturable": True}
+        super().__init__([group for group in groups if group["params"]], defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -94,14 +124,14 @@ def _muon(parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dic
 
 def _adam(parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
     if not state:
-        state["step"] = torch.zeros(())
+        state["step"] = torch.zeros((), device=parameter.device)
         state["mean"], state["square"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
     state["step"] += 1
-    (first, second), steps = group["betas"], float(state["step"])
+    (first, second), steps = group["betas"], state["step"].double()
     mean = state["mean"].lerp_(gradient, 1 - first)
     square = state["square"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
     root = (square / (1 - second**steps)).sqrt_().add_(_EPSILON)
-    parameter.addcdiv_(mean, root, value=-group["lr"] / (1 - first**steps))
+    parameter.add_(mean * (-group["lr"] / (1 - first**steps)) / root)
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:

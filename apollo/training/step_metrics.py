@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 
 from apollo.model.device import peak_memory_bytes
-from apollo.training.gan import SKIPPED, Gan
+from apollo.training.gan import Gan
+from apollo.training.step_statistics import SKIPPED
 from apollo.training.validation import DEGRADED_SUFFIX, LSD, SI_SNR, STFT_LOSS, VISQOL
 
 _LINE_SECONDS = 30.0

@@ -6,6 +6,7 @@ from apollo.model.config import DiscriminatorConfig
 from apollo.training.config import GanConfig
 from apollo.training.discriminator import Discriminator
 from apollo.training.distributed import DistributedContext
+from apollo.training.optimizers import make_adamw
 
 
 class TrainedDiscriminator:
@@ -20,9 +21,9 @@ class TrainedDiscriminator:
     def __init__(self, network: Discriminator, config: GanConfig, context: DistributedContext) -> None:
         self.network = network.eval()  # spectral norms are updated explicitly, once a step
         self.parallel = context.wrap_ddp(network)
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = make_adamw(
             network.parameters(),
-            lr=config.discriminator_learning_rate,
+            learning_rate=config.discriminator_learning_rate,
             betas=config.discriminator_betas,
             weight_decay=config.weight_decay,
         )

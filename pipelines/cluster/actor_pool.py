@@ -8,6 +8,7 @@ from typing import Any
 from pipelines.cluster.connection import Cluster, connect
 from pipelines.cluster.placement import cpu_node_resource
 from pipelines.errors import UsageError
+from pipelines.runtime import logs
 
 _RETRIES = 20
 _FREE_CPU_SECONDS = 60.0
@@ -114,6 +115,16 @@ def _wait_for_free_cpu() -> None:
         time.sleep(0.2)
 
 
+def _with_logging(worker: type) -> type:
+    """Return a subclass whose instances log as jobs do, for the driver to see their warnings."""
+
+    def __init__(self: Any, *arguments: Any) -> None:
+        logs.configure()
+        worker.__init__(self, *arguments)  # type: ignore[misc]
+
+    return type(worker.__name__, (worker,), {"__init__": __init__, "__module__": worker.__module__})
+
+
 def _map(
     items: list[dict[str, Any]],
     worker: type,
@@ -131,7 +142,7 @@ def _map(
     with warnings.catch_warnings():  # Ray 2.60 has no named parameter for it yet
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
         return ray.data.from_items(items, override_num_blocks=blocks).map(
-            worker,
+            _with_logging(worker),
             fn_constructor_args=arguments,
             compute=ray.data.ActorPoolStrategy(
                 min_size=min_actors, max_size=max_actors, max_tasks_in_flight_per_actor=tasks_in_flight

@@ -18,12 +18,19 @@ from pipelines.cluster.coordinator import Coordinator
 from pipelines.cluster.placement import pick_worker_node
 from pipelines.cluster.resources import WorkersConfig
 from pipelines.errors import NonRetryableError
+from pipelines.runtime import logs
 from pipelines.runtime.logs import emit_forwarded
 from pipelines.storage.folder import Folder, open_filesystem
 
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS, _MAX_SILENT_SECONDS = 0.5, 60.0
+
+
+def _call_with_logging(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a process that logs as jobs do, for the driver to see its warnings."""
+    logs.configure()
+    return function(*arguments)
 
 
 class BackgroundTask:
@@ -39,8 +46,8 @@ class BackgroundTask:
         import ray
 
         where = _this_node() if here else pick_worker_node()
-        task = ray.remote(num_cpus=0, max_retries=2, scheduling_strategy=where)(function)
-        self._result = task.remote(*arguments)
+        task = ray.remote(num_cpus=0, max_retries=2, scheduling_strategy=where)(_call_with_logging)
+        self._result = task.remote(function, *arguments)
 
     def poll(self, timeout_seconds: float = 0.0) -> tuple[bool, Any]:
         """Return whether it has ended, and its result or its error."""

@@ -3,18 +3,19 @@
 Shape legend: samples are [channels, samples], mono or left and right, full scale at 1.
 """
 
-import base64
-import io
 import math
 import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from pipelines.audio.loudness import equal_gains
-from pipelines.reporting.html import data_uri, template_environment
+from apollo.listening.flac import flac_base64
+from apollo.listening.html import data_uri, read_asset
+from apollo.listening.loudness import equal_gains, format_decibels
+from pipelines.reporting.html import template_environment
 from pipelines.reporting.spectrograms import draw_spectrograms, picture_size
 from pipelines.schema import UNTOUCHED
 
@@ -152,10 +153,12 @@ def write_page(page: Page) -> str:
 
     environment = template_environment()
     assert environment.loader is not None  # noqa: S101 - our invariant
-    style, *scripts = (
-        Markup(environment.loader.get_source(environment, name)[0])  # noqa: S704 - our own files
-        for name in ("listening.css", "listening.js", "listening_tables.js")
-    )
+    own = [
+        environment.loader.get_source(environment, name)[0]
+        for name in ("listening_tables.css", "listening_tables.js")
+    ]
+    style = Markup(read_asset("player.css") + own[0])  # noqa: S704 - our own files
+    scripts = [Markup(one) for one in (read_asset("player.js"), own[1])]  # noqa: S704
     players = [_player(one, page.sample_rate) for one in page.comparisons]
     figures = [
         {"title": one.title, "note": one.note, "source": data_uri(one.png, "image/png")}
@@ -239,7 +242,7 @@ def _player(comparison: Comparison, sample_rate: int) -> dict[str, Any]:
         name: np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0)
         for name, samples in comparison.versions.items()
     }
-    gains = equal_gains(finite, sample_rate)
+    gains = equal_gains({name: torch.from_numpy(one) for name, one in finite.items()}, sample_rate)
     levelled = {name: (gains[name] * samples).astype(np.float32) for name, samples in finite.items()}
     scored = [name for name in comparison.versions if comparison.scores.get(name)]
     metrics = list(dict.fromkeys(metric for name in scored for metric in comparison.scores[name]))
@@ -258,21 +261,8 @@ def _player(comparison: Comparison, sample_rate: int) -> dict[str, Any]:
             (_metric_label(metric), [_cell(comparison.scores[name].get(metric)) for name in scored])
             for metric in metrics
         ],
-        "levels": ", ".join(f"{labels[name]} {_decibels(gain)}" for name, gain in gains.items()),
+        "levels": ", ".join(f"{labels[name]} {format_decibels(gain)}" for name, gain in gains.items()),
         "size": picture_size(len(levelled)),
         "picture": data_uri(picture, "image/png"),
-        "audio": [base64.b64encode(_flac(one, sample_rate)).decode() for one in levelled.values()],
+        "audio": [flac_base64(torch.from_numpy(one), sample_rate) for one in levelled.values()],
     }
-
-
-def _decibels(gain: float) -> str:
-    level = round(20 * math.log10(gain), 1)
-    return f"{level:.1f}".replace("-", _MINUS) if level else "0.0"
-
-
-def _flac(samples: Samples, sample_rate: int) -> bytes:
-    import soundfile
-
-    stream = io.BytesIO()
-    soundfile.write(stream, samples.T, sample_rate, format="FLAC", subtype="PCM_16", compression_level=1.0)
-    return stream.getvalue()

@@ -3,8 +3,8 @@
 The measure of what is good is the published model on its own demonstration clips, one of 6 s at each of 24,
 32, 48, 64 and 96 kbps:
 
-- ViSQOL may be 0.1 MOS worse: between the MP3s of 64 and 96 kbps it rises by 0.9 MOS, so that is worth 4
-  kbps.
+- ViSQOL may not be worse by an interval, and intervals may reach down to 0.1 MOS worse: between the MP3s of
+  64 and 96 kbps it rises by 0.9 MOS, so that is worth 4 kbps.
 - SI-SNR may be 1 dB worse.
 - Spectral flatness above the cut-off may be 1.5 dB off: the published model is within 0.7 dB; constant tones
   of the same energy, horizontal lines of a spectrogram, are 35 dB off.
@@ -31,7 +31,8 @@ class Rule:
         metric: Column of the table of scores.
         against: Models to compare with, item by item.
         kind: `better`: at one degradation at least, the interval of the mean improvement lies above `margin`.
-            `not_worse`: at every degradation it lies above minus `margin`. `close`: at every degradation the
+            `non_inferior`: at every degradation it lies above minus `margin`. `not_worse`: the same, and at
+            no degradation it lies wholly below minus the least difference. `close`: at every degradation the
             mean distance to the clean recording, whatever `against`, is at most `margin`; for flatness_high
             and level_error_….
         margin: In the metric's unit; at least the least difference, 0.01 dB or MOS.
@@ -39,7 +40,7 @@ class Rule:
 
     metric: str = "visqol"
     against: Literal["champion", "untouched", "both"] = "both"
-    kind: Literal["better", "not_worse", "close"] = "better"
+    kind: Literal["better", "not_worse", "non_inferior", "close"] = "better"
     margin: float = 0.0
 
     def __post_init__(self) -> None:
@@ -64,8 +65,8 @@ class PromotionConfig:
 
     Args:
         rules: Default: ViSQOL better than the champion's and the untouched codec's at one degradation, and at
-            none worse by 0.1 MOS; SI-SNR at none worse by 1 dB; above the cut-off, flatness within 1.5 dB and
-            levels within 6 dB of the clean recording's.
+            none worse, neither for certain nor possibly by 0.1 MOS; SI-SNR at none worse by 1 dB; above the
+            cut-off, flatness within 1.5 dB and levels within 6 dB of the clean recording's.
         level: Confidence level of the intervals.
         resamples: Resamples of the bootstrap.
         seed: Seed of the bootstrap.
@@ -74,7 +75,7 @@ class PromotionConfig:
     rules: tuple[Rule, ...] = (
         Rule(metric="visqol", kind="better"),
         Rule(metric="visqol", kind="not_worse", margin=0.1),
-        Rule(metric="si_snr", kind="not_worse", margin=1.0),
+        Rule(metric="si_snr", kind="non_inferior", margin=1.0),
         Rule(metric="flatness_high", kind="close", margin=1.5),
         *(Rule(metric=name, kind="close", margin=6.0) for name in LEVEL_BANDS[1:]),
     )

@@ -4,8 +4,8 @@ The rule is applied per degradation, since a mean hides a loss at 128 kbps behin
 
 - Better at one: the interval of the mean improvement lies above the margin. The intervals are
   Bonferroni-corrected for the number of degradations.
-- Worse at none: every interval lies above minus the margin. With few songs intervals are wide and
-  inconclusive: the champion stays.
+- Worse at none: every interval lies above minus the margin, and none is wholly negative. With few songs
+  intervals are wide and inconclusive: the champion stays.
 - Close to the clean recording: a guard against noise and tones, which other metrics reward.
 
 `pipelines.evaluation.promotion_config` has the margins and their reasons.
@@ -158,11 +158,15 @@ class _Comparison:
     def _not_worse(self, degradation: str, config: PromotionConfig) -> list[str]:
         found = self._improvement(degradation, config, config.level)
         name = f"{label(self.rule.metric)} against {self.text} at {degradation}"
+        least = least_difference(self.rule.metric)
         passed = found.low is not None and found.low >= -self.rule.least
+        allowed = f"{self.rule.least:g} {unit(self.rule.metric)}"
+        is_worse = self.rule.kind == "not_worse" and found.high is not None and found.high < -least
         return [
             *self._undefined(self.scores.pairs(self.candidate, self.reference, degradation), name),
-            f"{_word(passed)}: {name}: {self._numbers(found)} over {found.items} items of {found.songs} "
-            f"songs; at most {self.rule.least:g} {unit(self.rule.metric)} worse is allowed",
+            f"{_word(passed and not is_worse)}: {name}: {self._numbers(found)} over {found.items} items of "
+            f"{found.songs} songs; "
+            + ("the whole interval is worse" if is_worse else f"at most {allowed} worse is allowed"),
         ]
 
     def _improvement(self, degradation: str, config: PromotionConfig, level: float) -> Interval:

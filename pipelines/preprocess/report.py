@@ -11,10 +11,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from apollo.listening.html import data_uri
 from pipelines import schema
 from pipelines.audio.bandwidth import measure_cutoff_hz, power_spectrogram
 from pipelines.audio.codec import CodecConfig, decode
-from pipelines.reporting.html import data_uri, template_environment
+from pipelines.reporting.html import template_environment
 from pipelines.reporting.spectrograms import draw_spectrograms
 from pipelines.storage import parquet
 from pipelines.storage.folder import Folder

@@ -90,7 +90,7 @@ def draw_spectrograms(versions: Sequence[tuple[str, NDArray[np.float32]]], sampl
 def _levels_db(samples: NDArray[np.float32], sample_rate: int) -> NDArray[np.float32]:
     import torch
 
-    from apollo.audio.spectrogram import Spectrogram
+    from apollo.listening.spectrogram import Spectrogram
 
     spectrogram = Spectrogram(samples.shape[1], sample_rate)
     finite = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)

@@ -133,12 +133,15 @@ class _Run:
 
     def prepare(self) -> Outcome | None:
         """Find the songs, load the weights, check the fingerprint, and find what is pending."""
+        from apollo.inference.crossover import check_keep_below
         from pipelines.restoration.records import split_pending
         from pipelines.restoration.songs import find_songs
 
         self.tasks = find_songs(self.config.data, self.config.songs)
         self.weights = _load(self.config.checkpoint)
         config = self.config
+        if config.keep_below is not None:
+            check_keep_below(config.keep_below, self.weights.config["sample_rate"])
         default = self.weights.config.get("noise_strength")  # of all models; without noise it changes nothing
         fingerprint = {
             "weights": self.weights.digest,
@@ -150,9 +153,10 @@ class _Run:
             "precision": config.precision,
             "strength": default if config.strength is None else config.strength,
             "seed": config.seed,
+            "keep_below": config.keep_below,
         }
         # options that earlier releases did not have
-        added = {"strength": default, "seed": 0, "rate": RATES[0]}
+        added = {"strength": default, "seed": 0, "rate": RATES[0], "keep_below": None}
         check_fingerprint(self.output, fingerprint, upgrade=lambda stored: {**added, **stored})
         self.records, self.pending = split_pending(self.tasks, self.output, overwrite=config.overwrite)
         return self._already_finished()

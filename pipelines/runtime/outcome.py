@@ -12,7 +12,7 @@ from pipelines.storage.folder import Folder
 
 RESULT = "result.json"
 _FINISHED = ("done", "rejects")
-_OWN_PACKAGES = ("apollo", "pipelines", "builtins")
+_OWN_PACKAGES = ("apollo", "pipelines", "jobs", "__main__")
 
 
 class Exit(IntEnum):
@@ -63,11 +63,21 @@ def outcome_of_error(error: BaseException, hint: str, *, checking: bool = False)
 def _is_usage(error: BaseException) -> bool:
     """Return whether the user must change something.
 
-    This project raises ValueError for that. Libraries raise subclasses of it for damaged files, and an
-    OSError is a disk, a store or a server that does not work.
+    This project raises ValueError for that. Libraries raise it too, for damaged files, and an OSError is a
+    disk, a store or a server that does not work.
     """
+    if not isinstance(error, ValueError) or isinstance(error, OSError | UnicodeError):
+        return False
     own = type(error).__module__.partition(".")[0] in _OWN_PACKAGES
-    return own and isinstance(error, ValueError) and not isinstance(error, OSError | UnicodeError)
+    return own or (type(error) is ValueError and _raised_in(error).partition(".")[0] in _OWN_PACKAGES)
+
+
+def _raised_in(error: BaseException) -> str:
+    """Return the name of the module that raised an error."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return str(trace.tb_frame.f_globals.get("__name__", "")) if trace else ""
 
 
 def write_result(output: Folder, code: Exit | None, message: str, **facts: Any) -> None:

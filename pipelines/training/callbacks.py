@@ -12,7 +12,6 @@ from typing import Any
 
 from apollo.training.callbacks import Callbacks
 from apollo.training.distributed import DistributedContext
-from apollo.training.gan import SKIPPED
 from apollo.training.validation import VISQOL, RestoredExample
 from pipelines.cluster.coordinator import CoordinatorClient
 from pipelines.cluster.torch_trainer import BackgroundTask
@@ -60,11 +59,15 @@ class RayCallbacks(Callbacks):
 
     def on_train_step_end(self, step: int, metrics: Mapping[str, float], names: Sequence[str]) -> None:
         """Count a step, and append it to the history if that is configured."""
-        self._counts.count_step(names, skipped=bool(metrics[SKIPPED]))
+        self._counts.count_step(names)
         if self.config.history:
             line = json.dumps({"step": step, "examples": list(names), **metrics})
             with open(self.output.path(f"history-{self.context.rank}.jsonl"), "a") as stream:
                 stream.write(line + "\n")
+
+    def on_train_step_skipped(self, step: int, examples: Sequence[str]) -> None:
+        """Count a skipped step."""
+        self._counts.count_skipped_step()
 
     def on_log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log step metrics to Prometheus and, on rank 0, to MLflow."""
@@ -178,13 +181,17 @@ class _TrainingCounts:
         if self._first:
             prometheus.record("apollo_training_starts_total")
 
-    def count_step(self, names: Sequence[str], *, skipped: bool) -> None:
+    def count_step(self, names: Sequence[str]) -> None:
         """Count a step and the examples of this rank."""
         self._steps += 1
         prometheus.record("apollo_training_examples_total", len(names))
         if self._first:
             prometheus.record("apollo_training_steps_total")
-            prometheus.record("apollo_training_skipped_steps_total", skipped)
+
+    def count_skipped_step(self) -> None:
+        """Count a skipped step."""
+        if self._first:
+            prometheus.record("apollo_training_skipped_steps_total")
 
     def count_seconds(self, metrics: Mapping[str, float]) -> None:
         """Add the seconds of the steps since the last call; `time/step` and `time/data` are means."""

@@ -49,7 +49,8 @@ class TrainConfig:
         workers: Processes and their resources.
         tracking: MLflow.
         registry: Registration of the best weights when training ends.
-        history: Whether to write every step's losses and examples to history-<rank>.jsonl in `folder`.
+        history: Whether to write every step's losses and examples to history-<rank>.jsonl in `folder`; the
+            host then waits for the device in every step.
         scratch: Local folder of each node for an output at a URI; unset takes one in the temporary folder.
     """
 

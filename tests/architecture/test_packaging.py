@@ -108,7 +108,13 @@ def test_the_wheel_holds_both_packages_and_their_data(wheel: Path) -> None:
     }
     templates = {str(path.relative_to(ROOT)) for path in (ROOT / "pipelines").rglob("templates/*")}
     assert templates
-    assert modules | templates <= names
+    assets = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "apollo/listening").iterdir()
+        if path.suffix in (".css", ".html", ".js")
+    }
+    assert assets
+    assert modules | templates | assets <= names
 
 
 def test_the_command_restores_a_song_without_the_pipelines_packages(
@@ -119,11 +125,31 @@ def test_the_command_restores_a_song_without_the_pipelines_packages(
     assert described.returncode == 0, described.stderr
     assert "restore" in described.stdout
     song = encode(write(tmp_path / "song.wav", music(1, 1.0)), tmp_path / "song.mp3", "-b:a", "64k")
-    options = ("-o", tmp_path / "out", "--checkpoint", checkpoint, "--json")
+    options = ("-o", tmp_path / "out", "--checkpoint", checkpoint, "--json", "--compare")
     restored = run(installed, command, "restore", song, *options)
     assert restored.returncode == 0, restored.stderr
-    assert json.loads(restored.stdout)["samples"] == 44_100
+    result = json.loads(restored.stdout)
+    assert (result["samples"], result["warnings"]) == (44_100, [])
+    assert "player" in (tmp_path / "out/song.compare.html").read_text()
     assert (tmp_path / "out/song.wav").stat().st_size > 8 * 44_100
+
+
+def test_the_installed_model_restores_a_folder_without_a_network(installed: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write(tmp_path / f"album/{name}.wav", music(1, 1.0))
+    arguments = ["restore", str(tmp_path / "album"), "-o", str(tmp_path / "out"), "--jobs", "2", "--json"]
+    code = f"""
+import socket, sys
+def refuse(*_):
+    raise OSError("no network")
+socket.create_connection = socket.getaddrinfo = refuse
+from apollo.__main__ import main
+sys.exit(main({arguments!r}))
+"""
+    restored = run(installed, "-c", code)
+    assert restored.returncode == 0, restored.stderr
+    assert [json.loads(line)["samples"] for line in restored.stdout.splitlines()] == [44_100] * 2
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one.wav", "two.wav"]
 
 
 def test_commands_name_the_extra_that_they_need(installed: Path, checkpoint: Path, tmp_path: Path) -> None:

@@ -167,14 +167,16 @@ def test_every_page_is_escaped_and_has_a_policy() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Environment"):
                 assert "autoescape=True" in ast.unparse(node), path
-    templates = ROOT / "pipelines/reporting/templates"
-    assert len(list(templates.glob("*.html"))) == 3
-    for path in sorted(templates.glob("*.html")):
+    templates, listening = ROOT / "pipelines/reporting/templates", ROOT / "apollo/listening"
+    pages = [*sorted(templates.glob("*.html")), listening / "song_page.html"]
+    assert len(pages) == 4
+    for path in pages:
         page = path.read_text()
         assert "Content-Security-Policy" in page and "default-src 'none'" in page, path
         assert not re.search(r"\|\s*safe\b|autoescape", page), path
-    assert list(templates.glob("*.js"))
-    for path in sorted(templates.glob("*.js")):
+    scripts = sorted([*templates.glob("*.js"), *listening.glob("*.js")])
+    assert [path.name for path in scripts] == ["player.js", "listening_tables.js"]
+    for path in scripts:
         assert not re.search(
             r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b", path.read_text()
         )

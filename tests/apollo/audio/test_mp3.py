@@ -47,7 +47,8 @@ def test_two_frames_by_hand_are_counted_with_their_bitrate_and_no_sample_count()
 
 def test_bitrate_is_the_mean_over_the_frames() -> None:
     frame_32k = _frame(b"\xff\xfb\x10\x00", 104)  # 144 * 32000 // 44100
-    assert mp3.parse(_frame(STEREO_128K, STEREO_128K_BYTES) + frame_32k).bitrate_bps == 80_000
+    info = mp3.parse(_frame(STEREO_128K, STEREO_128K_BYTES) + frame_32k)
+    assert (info.bitrate_bps, info.constant) == (80_000, False)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,8 @@ def test_gapless_tag_by_hand_gives_the_samples_after_trimming(
     stream = _frame(header, length, _tagged(side_info, 3)) + 3 * _frame(header, length)
     samples = 3 * samples_per_frame - DELAY - PADDING
     channels = 1 if header[3] >> 6 == 3 else 2
-    assert mp3.parse(stream) == mp3.Mp3Info(*expected, 3, samples, 0, ((0, 4 * length, channels),))
+    expected_info = mp3.Mp3Info(*expected, 3, samples, 0, ((0, 4 * length, channels),), True, "LAME3.100")
+    assert mp3.parse(stream) == expected_info
 
 
 def test_tag_without_lame_delays_gives_no_sample_count() -> None:

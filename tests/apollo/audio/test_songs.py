@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from torch import Tensor
 
 from apollo.audio.formats import SongsConfig
 from apollo.audio.songs import find_songs
+from apollo.inference.streaming import StreamRestorer, StreamState
 from apollo.model.generator import Generator
 from tests.support.datasets import encode, music, write
 from tests.support.identity_generator import one, read, restore
@@ -122,7 +124,27 @@ def test_results_do_not_depend_on_the_batch(generator: Generator, tmp_path: Path
     song = write(tmp_path / "song.wav", music(1, 23.0))
     first = read(one(generator, song))
     second = read(one(generator, song, batch=4, overwrite=True))
-    np.testing.assert_allclose(first, second, atol=1e-6)
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("text", ["DefaultCPUAllocator: can't allocate memory", "can't start new thread"])
+def test_a_song_that_does_not_fit_in_memory_fails_and_the_next_one_is_restored(
+    generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    wide = write(tmp_path / "wide.wav", music(1, 0.5, channels=6))
+    plain = write(tmp_path / "plain.wav", music(2, 0.5))
+    push = StreamRestorer.push
+
+    def push_or_fail(self: StreamRestorer, state: StreamState, samples: Tensor) -> object:
+        if len(samples) > 2:
+            raise RuntimeError(text)
+        return push(self, state, samples)
+
+    monkeypatch.setattr(StreamRestorer, "push", push_or_fail)
+    outcomes = restore(generator, wide, plain, output=tmp_path / "out")
+    assert [(one.status, one.kind) for one in outcomes] == [("failed", "memory"), ("restored", None)]
+    assert "out of memory: end other programs" in str(outcomes[0].reason)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["plain.wav"]
 
 
 def test_outputs_keep_the_folder_structure_and_are_not_inputs(generator: Generator, tmp_path: Path) -> None:

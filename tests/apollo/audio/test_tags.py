@@ -1,6 +1,7 @@
 """Tags and pictures from every input format to every output format; damaged and oversized ones."""
 
 import struct
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -168,10 +169,12 @@ def test_the_info_chunk_of_a_wav_is_read_and_written(generator: Generator, tmp_p
         assert (file.title, file.artist) == ("Title", "Artist")
 
 
-def _truncated_id3(song: Path) -> None:
+def _short_id3(song: Path) -> None:
+    """Declare half of the tag: the rest stands before the audio."""
     tagged_songs.TAGGERS["id3"][1](song)
     content = bytearray(song.read_bytes())
-    content[6:10] = b"\x7f\x7f\x7f\x7f"
+    size = id3.ID3(song).size
+    content[6:10] = _synchsafe(size // 2)
     song.write_bytes(content)
 
 
@@ -185,15 +188,14 @@ def _unknown_version(song: Path) -> None:
     song.write_bytes(b"ID3\x09\0\0\0\0\0\x0aTIT2\0\0\0\0\0\0" + song.read_bytes())
 
 
-@pytest.mark.parametrize("damage", [_truncated_id3, _garbage_frames, _unknown_version])
+@pytest.mark.parametrize("damage", [_short_id3, _garbage_frames, _unknown_version])
 def test_a_damaged_tag_does_not_end_a_song(generator: Generator, tmp_path: Path, damage: Any) -> None:
     song = make_untagged(tmp_path / "song.mp3")
+    expected = read(one(generator, song, format="flac16"))
     damage(song)
-    outcome = one(generator, song, format="flac16")
-    assert outcome.status in ("restored", "failed")
-    if damage is _truncated_id3:  # all audio is inside the tag, for every decoder
-        return
-    assert len(read(outcome)) > 0
+    found = read(one(generator, song, format="flac16", overwrite=True))
+    # the samples, or those with the encoder's delay and padding where damage hides the gapless tag
+    assert 0 <= len(found) - len(expected) <= 3 * 1_152
 
 
 @pytest.mark.parametrize("value", ["%%% no base64", "AAAA"])
@@ -254,7 +256,7 @@ def test_a_picture_that_an_m4a_cannot_hold_is_a_warning(tmp_path: Path) -> None:
 
 
 def test_a_compressed_frame_cannot_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("apollo.audio.id3_tags.MAX_FRAME_BYTES", 1 << 20)
+    monkeypatch.setattr("apollo.audio.id3_tags.MAX_DECOMPRESSED_BYTES", 1 << 20)
     song = make_untagged(tmp_path / "song.mp3")
     content = song.read_bytes()
     for size, kept in ((1 << 19, True), (1 << 21, False)):
@@ -269,6 +271,19 @@ def test_a_compressed_frame_cannot_fill_the_memory(tmp_path: Path, monkeypatch: 
 
 def _synchsafe(number: int) -> bytes:
     return bytes((number >> shift) & 127 for shift in (21, 14, 7, 0))
+
+
+def test_names_differ_by_more_than_capitals_and_many_are_read_in_linear_time() -> None:
+    tags = SongTags()
+    tags.add("Own tag", ["a"])
+    tags.add("OWN TAG", ["b"])
+    tags.add("album artist", ["c"])
+    assert tags.texts == {"Own tag": ["a", "b"], "ALBUMARTIST": ["c"]}
+    began = time.process_time()
+    for number in range(20_000):
+        tags.add(f"name {number}", ["value"])
+        tags.add("one", [number])
+    assert time.process_time() - began < 5  # 0.1 s; 40 s with a search among all names
 
 
 def test_no_more_than_the_limit_is_read_of_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,6 +312,24 @@ def test_the_content_and_not_the_extension_says_what_the_tags_are(
         song = make_tagged(kind, tmp_path / kind).rename(tmp_path / kind / f"song.{extension}")
         outcome = one(generator, song, format="flac16")
         assert mutagen.File(outcome.output)["title"] == TEXTS["TITLE"], kind
+
+
+def test_files_that_have_no_place_for_tags_are_no_warning(tmp_path: Path) -> None:
+    wav = make_untagged(tmp_path / "song.wav").read_bytes()
+    contents = {
+        "not ended by its recorder": wav[:4] + bytes(4) + wav[8:40] + bytes(4) + wav[44:],
+        "AIFF to a pipe": b"FORM" + bytes(4) + b"AIFFSSND" + bytes(200),
+        "AVI": b"RIFF" + struct.pack("<I", 204) + b"AVI LIST" + bytes(196),
+        "8SVX": b"FORM" + struct.pack(">I", 204) + b"8SVXVHDR" + bytes(196),
+        "BW64": b"BW64\xff\xff\xff\xffWAVE" + bytes(200),
+        "RIFX": b"RIFX" + struct.pack(">I", 204) + b"WAVE" + bytes(200),
+        "RF64": b"RF64\xff\xff\xff\xffWAVE" + bytes(200),
+        "nothing": b"",
+        "text": b"some text",
+    }
+    for name, content in contents.items():
+        (tmp_path / "file").write_bytes(content)
+        assert read_tags(str(tmp_path / "file")) == (SongTags(), []), name
 
 
 def test_frames_that_only_id3_has_are_kept_there(tmp_path: Path) -> None:

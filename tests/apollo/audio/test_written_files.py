@@ -9,10 +9,11 @@ import pytest
 import soundfile
 import torch
 
-from apollo.audio import spectrogram, writing
+from apollo.audio import writing
 from apollo.audio.formats import SongsConfig
 from apollo.audio.songs import find_songs
-from apollo.audio.spectrogram import Spectrogram
+from apollo.listening import spectrogram
+from apollo.listening.spectrogram import Spectrogram
 from apollo.model.generator import Generator
 from tests.support.datasets import encode, music, write
 from tests.support.identity_generator import one, read, restore
@@ -26,7 +27,7 @@ def test_a_recording_without_a_duration_becomes_a_plain_wav_and_a_whole_picture(
     wav = write(tmp_path / "in.wav", music(1, 4.0, 48_000), 48_000)
     song = encode(wav, tmp_path / "song.webm", "-c:a", "libopus", "-b:a", "64k", "-live", "1")
     drawn: list[tuple[Spectrogram, Spectrogram]] = []
-    monkeypatch.setattr("apollo.audio.songs.save_comparison", lambda *pair, **_: drawn.append(pair))
+    monkeypatch.setattr("apollo.audio.side_files.save_comparison", lambda *pair, **_: drawn.append(pair))
     outcome = one(generator, song, picture=True)
     assert Path(outcome.output).read_bytes()[:4] == b"RIFF"
     assert len(read(outcome)) == pytest.approx(4 * RATE, abs=1_000)
@@ -94,26 +95,29 @@ def test_results_have_the_mode_of_the_umask_which_is_not_touched(
     assert stat.S_IMODE(Path(outcome.output).stat().st_mode) == 0o640
 
 
-def test_a_name_of_latin_1_bytes_has_a_picture(generator: Generator, tmp_path: Path) -> None:
+def test_a_name_of_latin_1_bytes_has_a_picture_and_a_page(generator: Generator, tmp_path: Path) -> None:
     song = write(tmp_path / "a.wav", music(1, 0.2)).rename(
         os.fsdecode(os.fsencode(tmp_path) + b"/a caf\xe9.wav")
     )
-    outcome = one(generator, song, picture=True)
+    outcome = one(generator, song, picture=True, compare=True)
     assert (outcome.status, outcome.warnings) == ("restored", [])
+    assert "<h1>a caf�.wav</h1>" in Path(outcome.output).with_suffix(".compare.html").read_text()
     assert Path(outcome.output).with_suffix(".spectrogram.png").stat().st_size > 10_000
 
 
-def test_a_picture_that_fails_ends_neither_the_song_nor_the_batch(
+def test_a_picture_and_a_page_that_fail_end_neither_the_song_nor_the_batch(
     generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise UnicodeEncodeError("utf-8", "\udce9", 0, 1, "surrogates not allowed")
 
-    monkeypatch.setattr("apollo.audio.songs.save_comparison", fail)
+    for name in ("save_comparison", "write_song_page"):
+        monkeypatch.setattr(f"apollo.audio.side_files.{name}", fail)
     songs = [write(tmp_path / f"{name}.wav", music(1, 0.1)) for name in "ab"]
-    for outcome in restore(generator, *songs, output=tmp_path / "out", picture=True):
+    for outcome in restore(generator, *songs, output=tmp_path / "out", picture=True, compare=True):
         assert outcome.status == "restored"
-        assert "the spectrogram cannot be written: UnicodeEncodeError" in outcome.warnings[0]
+        for name, warning in zip(("spectrogram", "comparison page"), outcome.warnings, strict=True):
+            assert f"the {name} cannot be written: UnicodeEncodeError" in warning
 
 
 @pytest.mark.parametrize("length", [2_100, 40_000, 150_000])

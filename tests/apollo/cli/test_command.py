@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import mutagen
 import numpy as np
 import pytest
 import soundfile
@@ -201,7 +202,7 @@ def test_an_interrupted_run_exits_130_and_leaves_no_partial_file(
 ) -> None:
     song = write(tmp_path / "song.wav", music(1, 600.0))
     command = [sys.executable, "-m", "apollo", "restore", str(song), "-o", str(tmp_path / "out")]
-    command += ["--checkpoint", str(checkpoints / "plain")]
+    command += ["--checkpoint", str(checkpoints / "plain"), "--force"]
     # whoever runs the tests in the background of a shell has Ctrl-C switched off, for all that they start
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(number, signal.SIG_DFL)
@@ -229,3 +230,30 @@ def test_a_missing_package_is_named(
     ]
     assert main(arguments) == 1
     assert "pip install soundfile" in capsys.readouterr().err
+
+
+def test_restore_writes_other_formats_with_tags_and_the_name_of_the_model(
+    checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wav = write(tmp_path / "in.wav", music(1, 1.0, 48_000), 48_000)
+    song = encode(wav, tmp_path / "song.mp3", "-b:a", "64k", "-metadata", "title=Title")
+    checkpoint = checkpoints / "plain"
+
+    def restored(*options: str) -> Path:
+        output = ("-o", str(tmp_path / "out"), "--overwrite", "--json", "--checkpoint", str(checkpoint))
+        assert main(["restore", str(song), *output, *options]) == 0
+        return Path(json.loads(capsys.readouterr().out)["output"])
+
+    for options, extension in (
+        (("--format", "flac", "--bit_depth", "16", "--rate", "same"), "flac"),
+        (("--format", "opus"), "opus"),
+    ):
+        path = restored(*options)
+        assert path.suffix == f".{extension}"
+        assert soundfile.info(path).samplerate == 48_000
+        tags = mutagen.File(path)
+        assert tags["title"] == ["Title"]
+        assert f"model {checkpoint.parent.name}/plain," in tags["restoration"][0]
+        assert "from mp3, 64 kbps, 48000 Hz" in tags["restoration"][0]
+    assert main(["restore", str(song), "--format", "mp3", "--bit-depth", "16"]) == 2
+    assert "bit_depth is for wav, flac, alac, not for mp3" in capsys.readouterr().err

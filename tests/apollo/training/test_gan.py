@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from apollo.model import device
 from apollo.model.compilation import compile_generator
@@ -24,7 +23,9 @@ from apollo.training.data import Batch, collate
 from apollo.training.discriminator import Discriminator
 from apollo.training.distributed import DistributedContext
 from apollo.training.gan import Gan
+from apollo.training.step_statistics import read_results
 from tests.support.gloo_runs import Noise
+from tests.support.host_reads import HostReads
 
 CPU = torch.device("cpu")
 EXAMPLES = 4
@@ -378,40 +379,51 @@ def test_compiled_is_the_same_within_rounding(monkeypatch: pytest.MonkeyPatch) -
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
-class _Reads(TorchFunctionMode):
-    """Counts how often the host takes values of tensors, which on a GPU makes it wait."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count, self.paused = 0, False
-
-    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
-        names = ("item", "tolist", "numpy", "cpu", "__float__", "__int__", "__bool__", "__index__")
-        self.count += getattr(function, "__name__", "") in names and not self.paused
-        return function(*arguments, **(keywords or {}))
-
-
 @pytest.mark.parametrize("size", [EXAMPLES, 1])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("adversarial", [True, False])
-def test_the_host_reads_the_device_once_a_network(size: int, optimizer: str, adversarial: bool) -> None:
+def test_the_host_reads_no_value_in_a_step_and_those_of_all_steps_at_once(
+    size: int, optimizer: str, adversarial: bool
+) -> None:
     weights = {} if adversarial else {"g/adversarial": 0.0, "g/feature": 0.0}
     gan = _gan(micro_batch=size, weights=weights, generator_optimizer=optimizer)
-    gan.step(_batches(0, size), epoch=0)
-    with _Reads() as reads:
-        for one in (gan.generator_optimizer, gan.discriminator_optimizer):
-            one.step = _paused(one.step, reads)  # its counts of steps are on the CPU
-        gan.step(_batches(1, size), epoch=0, step=1)
-    assert reads.count == (2 if adversarial else 1)
+    with HostReads() as reads:
+        reads.ignore_steps_of_adamw(gan)
+        results = [gan.step(_batches(0, size), epoch=0), gan.step(_poisoned(1, 2, size, torch.nan), epoch=0)]
+        results.append(gan.step(_batches(2, size), epoch=0, step=2))
+        assert reads.count == 0
+        read_results(results)
+        assert reads.count == 1
+        assert [result["step/skipped"] for result in results] == [0, 1, 0]
+        assert all(result[name] > 0 for result in results[::2] for name in ("g/stft", "norm/generator"))
+        assert reads.count == 1
+        assert gan.generator_steps == gan.generator_steps == 2
+        assert reads.count == 2
 
 
-def _paused(step: Any, reads: _Reads) -> Any:
-    def run(*arguments: Any) -> None:
-        reads.paused = True
-        step(*arguments)
-        reads.paused = False
+def test_the_first_access_to_a_step_reads_that_step_alone() -> None:
+    gan = _gan()
+    results = [gan.step(_batches(step), epoch=0) for step in range(2)]
+    with HostReads() as reads:
+        first = dict(results[0])
+        assert reads.count == 1
+        assert results[0] == first
+        assert reads.count == 1
+        assert set(results[1]) == set(first)
+        assert reads.count == 2
 
-    return run
+
+def test_learning_rates_that_rise_know_what_was_skipped() -> None:
+    """While they rise, the host reads the number of steps once a step; afterwards, no more."""
+    gan = _compact(weights=COMPACT_WEIGHTS, warmup_steps=3, generator_optimizer="muon")
+    rates, counts = [], []
+    for step in range(6):
+        with HostReads() as reads:
+            gan.step(_poisoned(step, 2, 4, torch.nan if step == 1 else 0.0), epoch=0, step=step)
+        rates.append(gan.generator_optimizer.param_groups[0]["lr"] / gan.config.generator_learning_rate)
+        counts.append(reads.count)
+    assert rates == pytest.approx([1 / 3, 2 / 3, 2 / 3, 1, 1, 1])
+    assert counts == [0, 1, 1, 1, 0, 0]
 
 
 def test_a_compilation_is_for_one_length(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -686,11 +698,11 @@ def test_a_non_finite_example_skips_the_step_and_is_named(
     before = _learned(gan)
     found = gan.step(_poisoned(1, 2, size, value), epoch=0)
     assert found["step/skipped"] == 1
-    assert gan.non_finite_examples == (suspects or ["1-0", "1-1", "1-2", "1-3"])
+    assert found.non_finite_examples == (suspects or ["1-0", "1-1", "1-2", "1-3"])
     _assert_same(_learned(gan), before)
     again = gan.step(_batches(2, size), epoch=0)  # and the next one goes on
     assert again["step/skipped"] == 0
-    assert gan.non_finite_examples == []
+    assert again.non_finite_examples == []
     assert not _same(_learned(gan)["generator"], before["generator"])
 
 
@@ -703,7 +715,7 @@ def test_a_non_finite_discriminator_gradient_skips_both_updates(size: int) -> No
     found = gan.step(_batches(1, size), epoch=0)
     handle.remove()
     assert found["step/skipped"] == 1
-    assert gan.non_finite_examples == []  # the losses were numbers: nobody is suspected
+    assert found.non_finite_examples == []  # the losses were numbers: nobody is suspected
     _assert_same(_learned(gan), before)
 
 
@@ -735,7 +747,7 @@ def test_a_non_finite_loss_with_a_finite_gradient_skips_both_updates(
     found = gan.step(_batches(0), epoch=0)
     assert found["step/skipped"] == 1
     assert found["norm/discriminator"] > 0
-    assert gan.non_finite_examples == ["0-0", "0-1", "0-2", "0-3"]
+    assert found.non_finite_examples == ["0-0", "0-1", "0-2", "0-3"]
     _assert_same(_learned(gan), before, "generator", "average", "generator_optimizer", "steps")
     learned = not _same(_learned(gan)["discriminator"], before["discriminator"])
     assert learned == (half == "generator_losses")

@@ -18,7 +18,7 @@ from apollo.model.generator import Generator
 from apollo.training import loop, step_metrics
 from apollo.training.callbacks import Callbacks
 from apollo.training.checkpoint_manager import CheckpointManager
-from apollo.training.config import FitConfig, GanConfig
+from apollo.training.config import FitConfig, GanConfig, NonFiniteError
 from apollo.training.data import Example
 from apollo.training.discriminator import Discriminator
 from apollo.training.distributed import DistributedContext
@@ -26,6 +26,7 @@ from apollo.training.gan import Gan
 from apollo.training.loop import FitResult, fit
 from apollo.training.validation import DEGRADED_SUFFIX, LSD, SI_SNR, STFT_LOSS
 from tests.support.gloo_runs import SAMPLES, Noise
+from tests.support.host_reads import HostReads
 
 EPOCH_STEPS = 3  # of 2 examples; the epoch's seventh is taken by no step
 SMALL = FitConfig(epochs=2, epoch_examples=7, validation_examples=2, log_steps=2)
@@ -213,6 +214,80 @@ def test_a_skipped_step_counts_in_no_mean(tmp_path: Path) -> None:
     assert math.isnan(steps[1]["d/fake"])
     assert all(logged[name] == steps[0][name] for name in ("g/stft", "d/fake", "norm/discriminator"))
     assert logged["rate/skipped_share"] == 0.5
+
+
+@pytest.mark.parametrize("log_steps", [2, 4, 50])
+def test_the_host_reads_results_where_they_are_logged_saved_or_the_epoch_ends(
+    log_steps: int, tmp_path: Path
+) -> None:
+    """Counts are reads until the end of each step, since the last checkpoint, which has its own."""
+    gan, counts = _gan(), []
+
+    class Watch(Callbacks):
+        def on_train_step_end(self, step: int, metrics: Mapping[str, float], names: Sequence[str]) -> None:
+            counts.append(reads.count)
+
+        def on_log(self, step: int, metrics: Mapping[str, float]) -> None:
+            counts.append(f"{step} logged")
+
+        def on_checkpoint_saved(self, step: int, path: Path) -> None:
+            counts.append(f"{step} saved")
+            reads.count = 0
+
+    with HostReads() as reads:
+        reads.ignore_steps_of_adamw(gan)
+        config = replace(SMALL, epochs=1, epoch_examples=14, log_steps=log_steps, checkpoint_steps=5)
+        fit(gan, Noise(), config, output=tmp_path, callbacks=Watch())
+    expected = {
+        2: [0, 0, "2 logged", 1, 1, "4 logged", 2, "5 saved", 0, "6 logged", 1, "7 saved"],
+        4: [0, 0, 0, 0, "4 logged", 1, "5 saved", 0, 0, "7 saved"],
+        50: [0, 0, 0, 0, 0, "5 saved", 0, 0, "7 saved"],
+    }
+    assert counts == expected[log_steps]
+
+
+def test_skipped_steps_are_handled_in_order_when_they_are_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[Any] = []
+
+    class Watch(Callbacks):
+        def on_train_step_end(self, step: int, metrics: Mapping[str, float], names: Sequence[str]) -> None:
+            calls.append(step)
+
+        def on_train_step_skipped(self, step: int, examples: Sequence[str]) -> None:
+            calls.append((f"{step} skipped", *examples))
+
+    poison, config = frozenset({"0-2", "0-5", "0-11"}), replace(SMALL, epoch_examples=24, log_steps=4)
+    gan = _gan(max_skipped_steps=2)
+    with pytest.raises(NonFiniteError, match=r"3 steps skipped.*The last: step 6: .*examples: 0-10, 0-11\."):
+        fit(gan, Noise(poison), config, output=tmp_path, callbacks=Watch())
+    skipped = [("2 skipped", "0-2", "0-3"), ("3 skipped", "0-4", "0-5"), ("6 skipped", "0-10", "0-11")]
+    assert calls == [1, 2, 3, 4, *skipped[:2], 5, 6, 7, 8, skipped[2]]
+    assert [message[:7] for message in caplog.messages if "step skipped" in message] == [
+        *("step 2:", "step 3:", "step 6:")
+    ]
+    assert all(value.isfinite().all() for value in gan.generator.state_dict().values())
+
+
+@pytest.mark.parametrize("stop", [3, 4, 5])
+def test_a_run_resumed_after_a_skipped_step_is_the_undisturbed_one(stop: int, tmp_path: Path) -> None:
+    """It was skipped before the stop and is read at the stop, in the undisturbed run later."""
+
+    def run(folder: str, steps: int) -> tuple[list[Any], dict[str, Any]]:
+        torch.manual_seed(0)
+        gan = _gan(warmup_steps=6, ema_decay=0.999)
+        callbacks = Recorder()
+        config = replace(SMALL, epochs=1, epoch_examples=16, max_steps=steps, log_steps=8)
+        fit(gan, Noise(frozenset({"0-5"})), config, output=tmp_path / folder, callbacks=callbacks)
+        return [call[2] for call in callbacks.of("step")], gan.ema_generator.state_dict()
+
+    whole, weights = run("whole", 8)
+    first, _ = run("parts", stop)
+    rest, found = run("parts", 8)
+    assert [step["step/skipped"] for step in whole] == [0, 0, 1, 0, 0, 0, 0, 0]
+    assert json.dumps(first + rest) == json.dumps(whole)
+    torch.testing.assert_close(found, weights, rtol=0, atol=0)
 
 
 def test_the_progress_line_has_step_rate_and_remaining_time(

@@ -1,9 +1,6 @@
 """The listening page in a browser: the chosen version plays, and switching keeps the position."""
 
 import math
-import os
-import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipelines.evaluation.listening_page import Comparison, Page, Table, write_page
+from tests.support.browser import EAR, LAG_SECONDS, start_browser, until
 
 RATE = 44_100
 SECONDS = 3.0
@@ -20,24 +18,6 @@ BASES_HZ = {"clean": 1_000.0, "untouched": 6_000.0, "ours": 11_000.0}  # every v
 SLOPE_HZ = 1_000.0  # Hz per second: the frequency identifies the version and the position
 LABELS = ("clean", "MP3", "ours")
 HOSTILE = '</script><script>window.hacked=1</script>"\'><img src=x onerror="window.hacked=1">\u2028'
-# Listens at the loudspeaker: the strongest frequency of the last 46 ms, in Hz, or 0 for silence.
-EAR = """
-const connect = AudioNode.prototype.connect;
-AudioNode.prototype.connect = function (target, ...rest) {
-  if (target instanceof AudioDestinationNode) {
-    window.ear ??= new AnalyserNode(this.context, { fftSize: 2048, smoothingTimeConstant: 0 });
-    connect.call(this, window.ear);
-  }
-  return connect.call(this, target, ...rest);
-};
-window.hear = () => {
-  const levels = new Float32Array(1024);
-  window.ear.getFloatFrequencyData(levels);
-  const strongest = levels.indexOf(Math.max(...levels));
-  return levels[strongest] > -70 ? strongest * window.ear.context.sampleRate / 2048 : 0;
-};
-"""
-LAG_SECONDS = 0.023  # of the middle of those 46 ms
 
 
 def sweep(base_hz: float, seconds: float = SECONDS) -> NDArray[np.float32]:
@@ -79,15 +59,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = os.environ.get("APOLLO_CHROMIUM") or shutil.which("chromium")
-    if not chromium:
-        pytest.skip("there is no chromium: install it, or name one in APOLLO_CHROMIUM")
-    arguments = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=arguments)
+    with start_browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -105,14 +78,6 @@ def page(browser: Any, report: Path) -> Iterator[Any]:
     assert set(asked) <= {report.as_uri(), "data:image/png;base64"}
     assert page.evaluate("window.hacked") is None
     page.close()
-
-
-def until(page: Any, condition: str) -> None:
-    """Wait for a condition; polled from outside, since the page's policy forbids to evaluate text."""
-    end = time.monotonic() + 15
-    while not page.evaluate(condition):
-        assert time.monotonic() < end, condition
-        page.wait_for_timeout(10)
 
 
 def play(page: Any, card: int = 0) -> Any:

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.audio.loudness import loudness_lufs
+from apollo.listening import loudness
 from pipelines.evaluation.listening_page import Comparison, Figure, Page, Table, write_page
 from tests.support import datasets
 
@@ -51,6 +52,10 @@ def page(*comparisons: Comparison, **changes: Any) -> Page:
         "sample_rate": RATE,
     }
     return Page(**(defaults | changes), comparisons=comparisons)
+
+
+def loudness_lufs(samples: Samples, rate: int) -> float | None:
+    return loudness.loudness_lufs(torch.from_numpy(samples), rate)
 
 
 def sounds(html: str) -> list[list[Samples]]:

@@ -56,6 +56,20 @@ def test_a_better_candidate_becomes_champion() -> None:
     )
 
 
+@pytest.mark.parametrize(("kind", "promoted"), [("not_worse", False), ("non_inferior", True)])
+def test_a_loss_within_the_margin_whose_interval_is_wholly_negative_is_worse(
+    kind: str, promoted: bool
+) -> None:
+    rows = _rows(UNTOUCHED, 2.0, 10.0) + _rows(NEW, 3.0, 10.0)
+    for one in rows:
+        if one["model"] == NEW and one["degradation"] == "mp3_128000":
+            one["visqol"] -= 1.05  # 0.05 MOS below the untouched codec, by 0.01 MOS or less
+    rules = (Rule(), Rule(kind=kind, margin=0.1))
+    promote, reasons = _decide(rows, champion=None, rules=rules)
+    assert promote is promoted
+    assert ("the whole interval is worse" in reasons) is not promoted
+
+
 def test_better_than_the_champion_but_not_than_the_untouched_codec() -> None:
     promote, reasons = _decide(_rows(UNTOUCHED, 2.0, 10.0) + _rows(OLD, 1.0, 10.0) + _rows(NEW, 1.5, 10.0))
     assert not promote
@@ -90,7 +104,8 @@ def test_29_a_gain_at_one_bitrate_does_not_hide_a_loss_at_another() -> None:
     assert not promote
     assert "passed: ViSQOL against the untouched codec: the improvement must lie above" in reasons
     assert "failed: ViSQOL against the untouched codec at mp3_128000: 0.1" in reasons.splitlines()[0]
-    assert _decide(_changed(gained, 128_000, visqol=-0.05), None)[0]
+    assert not _decide(_changed(gained, 128_000, visqol=-0.05), None)[0]  # within the margin, but certain
+    assert _decide(_changed(gained, 128_000, visqol=-0.005), None)[0]
 
 
 def test_29_a_mean_that_is_not_worse_is_not_enough_where_its_interval_is_wide() -> None:
@@ -164,7 +179,7 @@ def test_one_bitrate_with_too_little_si_snr_is_enough_to_refuse() -> None:
     assert not promote
     assert "passed: SI-SNR against the untouched codec at mp3_24000: 1.000 dB better" in reasons
     assert "failed: SI-SNR against the untouched codec at mp3_128000: 1.250 dB worse" in reasons
-    wider = (Rule(), Rule(metric="si_snr", kind="not_worse", margin=1.25))
+    wider = (Rule(), Rule(metric="si_snr", kind="non_inferior", margin=1.25))
     assert _decide(rows, None, rules=wider)[0]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import mutagen
 import numpy as np
 import pyarrow.fs as pafs
 import pytest
@@ -32,7 +33,7 @@ from pipelines.storage import folder
 from pipelines.storage.folder import Folder
 from tests.support import invariants
 from tests.support import restoration_jobs as jobs
-from tests.support.datasets import music, write
+from tests.support.datasets import encode, music, write
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +126,15 @@ def test_rerun_restores_only_what_changed(
 
 
 @pytest.mark.parametrize(
-    "changes", [{"clip": "clamp"}, {"filename": "{parent}-{stem}"}, {"strength": 0.5}, {"seed": 7}]
+    "changes",
+    [
+        {"clip": "clamp"},
+        {"filename": "{parent}-{stem}"},
+        {"strength": 0.5},
+        {"seed": 7},
+        {"keep_below": 9_000.0},
+        {"rate": "same"},
+    ],
 )
 def test_other_options_are_refused_and_named(
     changes: dict[str, Any], done: Path, album: Path, weights: Path
@@ -137,19 +146,39 @@ def test_other_options_are_refused_and_named(
     assert invariants.times(done) == before
 
 
-def test_an_output_of_a_release_without_strength_and_seed_is_finished(
+def test_an_output_of_a_release_without_strength_seed_rate_and_keep_below_is_finished(
     done: Path, in_process_actors: None, album: Path, weights: Path
 ) -> None:
     path = done / "fingerprint.json"
     content = path.read_bytes()
     try:
         stored = json.loads(content)
-        assert (stored.pop("strength"), stored.pop("seed")) == (1.0, 0)
+        removed = [stored.pop(name) for name in ("strength", "seed", "rate", "keep_below")]
+        assert removed == [1.0, 0, "44100", None]
         path.write_text(json.dumps(stored))
         assert restore(jobs.config(album, done, weights)).facts["already"] == 5
         assert "strength was" in restore(jobs.config(album, done, weights, strength=0.5)).message
     finally:
         path.write_bytes(content)
+
+
+def test_other_formats_have_the_tags_and_the_name_of_the_model(
+    in_process_actors: None, weights: Path, tmp_path: Path
+) -> None:
+    wav = write(tmp_path / "in.wav", music(1, 0.5, 48_000), 48_000)
+    song = encode(wav, tmp_path / "songs/song.mp3", "-b:a", "64k", "-metadata", "title=Title")
+    config = jobs.config(song.parent, tmp_path / "out", weights, format="alac", bit_depth=16, rate="same")
+    assert restore(config).code == Exit.DONE
+    file = mutagen.File(tmp_path / "out/song.m4a")
+    assert (file["©nam"], file.info.sample_rate) == (["Title"], 48_000)
+    (note,) = file["----:com.apple.iTunes:RESTORATION"]
+    assert f"model {weights.parent.name}/{weights.name}," in note.decode()
+
+
+def test_a_keep_below_above_the_band_is_refused(album: Path, weights: Path, tmp_path: Path) -> None:
+    outcome = restore(jobs.config(album, tmp_path / "out", weights, keep_below=22_050.0))
+    assert outcome.code == Exit.USAGE
+    assert "less than 22050 Hz" in outcome.message
 
 
 def test_other_weights_are_refused(done: Path, album: Path, tmp_path: Path) -> None:
@@ -281,7 +310,7 @@ def test_actor_without_access_to_the_output_fails(weights: Path, tmp_path: Path)
 def test_any_error_of_a_song_is_its_reason(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise MemoryError("so much")
 
     monkeypatch.setattr(restorer, "restore_songs", fail)
@@ -292,7 +321,7 @@ def test_any_error_of_a_song_is_its_reason(
 def test_an_actor_whose_device_fails_ends(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered", 700)
 
     def end(code: int) -> None:
@@ -333,6 +362,7 @@ def test_song_with_a_damaged_record_is_pending(album: Path, tmp_path: Path) -> N
         ({"device": "mps"}, "device"),
         ({"precision": "float16"}, "precision"),
         ({"format": "mp3"}, "format"),
+        ({"keep_below": 0.0}, "keep_below is 0.0"),
         ({"filename": "{artist}"}, "artist"),
         ({"actors": 0}, "actors"),
     ],

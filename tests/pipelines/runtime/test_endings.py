@@ -12,6 +12,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from apollo.checkpoints.container import CheckpointError, CheckpointUnreachableError
+from apollo.training.augmentation import LevelsConfig
 from pipelines.errors import NonRetryableError, OutputTakenError, UsageError
 from pipelines.evaluation import run as evaluation
 from pipelines.preprocess import run as preprocessing
@@ -58,7 +59,7 @@ def _done() -> Outcome:
     ("error", "checking", "working"),
     [
         (UsageError("limit is 0"), Exit.USAGE, Exit.USAGE),
-        (ValueError("limit is 0"), Exit.USAGE, Exit.FAILED),
+        (ValueError("limit is 0"), Exit.FAILED, Exit.FAILED),  # of a library
         (CheckpointError("limit is 0"), Exit.USAGE, Exit.FAILED),
         (CheckpointUnreachableError("limit is 0"), Exit.FAILED, Exit.FAILED),
         (RegistryError("limit is 0"), Exit.FAILED, Exit.FAILED),
@@ -89,6 +90,14 @@ def test_28_an_error_is_usage_only_if_the_user_must_change_something(
             "message": outcome.message,
         }
         assert code == Exit.INTERRUPTED or "limit is 0" in outcome.message
+
+
+def test_28_a_value_that_this_project_refuses_is_usage(tmp_path: Path) -> None:
+    def prepare() -> None:
+        LevelsConfig(level_db=(0, -30))
+
+    assert _run(tmp_path, prepare, _done).code == Exit.USAGE
+    assert _run(tmp_path, lambda: None, prepare).code == Exit.FAILED  # type: ignore[arg-type]
 
 
 def test_an_output_of_another_run_or_configuration_is_not_changed(tmp_path: Path) -> None:

@@ -5,22 +5,21 @@ import re
 import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
+import torch
+from scipy.signal import lfilter
+from torch import Tensor
 
 from apollo.audio.ffmpeg import find_ffmpeg
-from pipelines.audio.loudness import equal_gains, k_weighting, loudness_lufs
+from apollo.listening.loudness import equal_gains, k_weight, k_weighting, loudness_lufs
 from tests.support import datasets
-
-Samples = NDArray[np.float32]
 
 
 def sine(
     level_db: float, seconds: float, hertz: float = 1000.0, rate: int = 48_000, channels: int = 2
-) -> Samples:
-    wave = 10 ** (level_db / 20) * np.sin(2 * math.pi * hertz * np.arange(round(seconds * rate)) / rate)
-    return np.tile(wave, (channels, 1)).astype(np.float32)
+) -> Tensor:
+    at = torch.arange(round(seconds * rate), dtype=torch.float64) / rate
+    return (10 ** (level_db / 20) * torch.sin(2 * math.pi * hertz * at)).float().repeat(channels, 1)
 
 
 def test_filters_are_the_tables_of_the_standard_at_48_khz() -> None:
@@ -29,6 +28,16 @@ def test_filters_are_the_tables_of_the_standard_at_48_khz() -> None:
     assert shelf_a == pytest.approx((1.0, -1.69065929318241, 0.73248077421585), abs=1e-12)
     assert pass_b == pytest.approx((1.0, -2.0, 1.0), abs=1e-12)
     assert pass_a == pytest.approx((1.0, -1.99004745483398, 0.99007225036621), abs=1e-12)
+
+
+@pytest.mark.parametrize("samples", [1, 100, 30_000])
+@pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])
+def test_filtered_samples_are_those_of_the_recursion(rate: int, samples: int) -> None:
+    noise = torch.randn(2, samples, generator=torch.Generator().manual_seed(samples))
+    expected = noise.double().numpy()
+    for numerator, denominator in k_weighting(rate):
+        expected = lfilter(numerator, denominator, expected, axis=1)
+    torch.testing.assert_close(k_weight(noise, rate), torch.from_numpy(expected), atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("rate", [44_100, 48_000, 96_000])
@@ -51,18 +60,19 @@ TECH_3341 = {  # number of the case: (level in dBFS, seconds) in turn, the loudn
 @pytest.mark.parametrize("case", TECH_3341)
 def test_ebu_tech_3341(case: int) -> None:
     parts, expected = TECH_3341[case]
-    signal = np.concatenate([sine(level, seconds) for level, seconds in parts], axis=1)
+    signal = torch.cat([sine(level, seconds) for level, seconds in parts], 1)
     assert loudness_lufs(signal, 48_000) == pytest.approx(expected, abs=0.1)
 
 
 @pytest.mark.parametrize("rate", [44_100, 48_000])
 def test_music_measures_as_ffmpeg_measures_it(rate: int, tmp_path: Path) -> None:
-    samples = 0.4 * datasets.music(5, seconds=6.0) * np.linspace(0.02, 1, 6 * datasets.SAMPLE_RATE)[:, None]
-    path = datasets.write(tmp_path / "a.wav", samples, rate, subtype="FLOAT")
+    fade = torch.linspace(0.02, 1, 6 * datasets.SAMPLE_RATE)
+    samples = 0.4 * fade * torch.from_numpy(datasets.music(5, seconds=6.0)).T
+    path = datasets.write(tmp_path / "a.wav", samples.T.numpy(), rate, subtype="FLOAT")
     command = [find_ffmpeg(), "-nostats", "-i", f"file:{path}", "-af", "ebur128", "-f", "null", "-"]
     said = subprocess.run(command, capture_output=True, check=True, stdin=subprocess.DEVNULL).stderr.decode()
     judge = float(re.findall(r"I:\s+(-?[\d.]+) LUFS", said)[-1])
-    assert loudness_lufs(samples.T, rate) == pytest.approx(judge, abs=0.06)  # the judge rounds to 0.1
+    assert loudness_lufs(samples, rate) == pytest.approx(judge, abs=0.06)  # the judge rounds to 0.1
 
 
 def test_short_clip_has_the_loudness_of_its_mean() -> None:
@@ -72,12 +82,12 @@ def test_short_clip_has_the_loudness_of_its_mean() -> None:
 
 @pytest.mark.parametrize("samples", [0, 1, 48_000])
 def test_silence_has_no_loudness(samples: int) -> None:
-    assert loudness_lufs(np.zeros((2, samples), np.float32), 48_000) is None
+    assert loudness_lufs(torch.zeros(2, samples), 48_000) is None
 
 
 def test_more_than_two_channels_are_refused() -> None:
     with pytest.raises(ValueError, match="1 or 2 channels"):
-        loudness_lufs(np.zeros((6, 100), np.float32), 48_000)
+        loudness_lufs(torch.zeros(6, 100), 48_000)
 
 
 @pytest.mark.parametrize("seconds", [0.2, 3.0])
@@ -88,7 +98,9 @@ def test_equal_gains_only_attenuate_and_none_clips(seconds: float) -> None:
     levels = [loudness_lufs(gains[name] * versions[name], 48_000) for name in versions]
     assert max(levels) - min(levels) < 1e-3  # type: ignore[type-var, operator]
     assert max(gains.values()) <= 1
-    assert max(np.abs(gains[name] * versions[name]).max() for name in versions) == pytest.approx(1, abs=1e-4)
+    assert max(float((gains[name] * versions[name]).abs().max()) for name in versions) == pytest.approx(
+        1, abs=1e-4
+    )
 
 
 def test_quietest_version_is_left_as_it_is() -> None:
@@ -97,7 +109,7 @@ def test_quietest_version_is_left_as_it_is() -> None:
 
 
 def test_silent_version_does_not_attenuate_the_others() -> None:
-    silent = np.zeros((2, 48_000), np.float32)
+    silent = torch.zeros(2, 48_000)
     assert equal_gains({"a": sine(-20, 1), "zero": silent, "nearly": sine(-90, 1)}, 48_000) == {
         "a": 1.0,
         "zero": 1.0,

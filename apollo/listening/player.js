@@ -1,5 +1,5 @@
 "use strict";
-// The players of the page. All versions of an item run together from one start and only their gains change, so
+// The players of a page. All versions of an item run together from one start and only their gains change, so
 // that a switch keeps the position to the sample. One item sounds at a time; only its audio is held decoded.
 (() => {
   const FADE_SECONDS = 0.0015; // time constant: 99 % of a switch within 7 ms
@@ -35,11 +35,16 @@
       this.bar = card.querySelector(".position");
       this.time = card.querySelector(".time");
       this.versions = all(".version", card);
+      this.cursors = all(".cursor", card); // lines in pictures of [0, 100] wide
       this.names = this.versions.map((button) => button.textContent);
       this.play.addEventListener("click", () => this.toggle());
       card.querySelector(".loop").addEventListener("click", () => this.setLoop(!this.loop));
       this.bar.addEventListener("input", () => this.seek(Number(this.bar.value) * this.seconds));
       this.versions.forEach((button, version) => button.addEventListener("click", () => this.hear(version)));
+      all(".seekable", card).forEach((picture) => picture.addEventListener("click", (event) => {
+        const { left, width } = picture.getBoundingClientRect();
+        this.seek(((event.clientX - left) / width) * this.seconds);
+      }));
       card.addEventListener("pointerdown", () => choose(this));
       card.addEventListener("focusin", () => choose(this));
       this.hear(0);
@@ -160,6 +165,9 @@
 
     #tick() {
       this.bar.value = String(this.position / this.seconds);
+      for (const line of this.cursors) {
+        for (const end of ["x1", "x2"]) line.setAttribute(end, String((100 * this.position) / this.seconds));
+      }
       this.time.textContent = `${this.position.toFixed(1)} / ${this.seconds.toFixed(1)} s`;
     }
 
@@ -192,7 +200,8 @@
       this.draw();
     }
 
-    get two() { return this.pair.map((select) => Number(select.value)); }
+    // The versions of A and B: what the page lets choose, or the first two.
+    get two() { return this.pair.length ? this.pair.map((select) => Number(select.value)) : [0, 1]; }
 
     draw() {
       this.#second = Boolean(crypto.getRandomValues(new Uint8Array(1))[0] & 1);
