@@ -6,12 +6,17 @@ header of AU. They are read here, not from a decoder's messages, which repeat wh
 
 import struct
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Protocol
 
 _UNKNOWN_32 = range(0x7FFF_0000, 1 << 32)  # writers to pipes leave the largest value, or nearly
 _UNKNOWN_64 = 1 << 62
 _TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")
-_SOME_BYTES = 4096  # fewer after the samples are padding, or a leftover of an editor
+_SOME_BYTES = 4096  # fewer zeros after the samples are padding
+_NAMES = (  # of chunks that may follow the samples, and whose size may be wrong
+    b"LISTid3 ID3 bextcue smplinstfactPEAKJUNKjunkFLLRPAD iXML_PMXcartacidafspLGWVDISPplst"
+    b"NAMEAUTHANNOCOMTMARKINSTAPPLMIDI(c) CHANinfochan"
+)
+_CHUNKS = frozenset(_NAMES[at : at + 4] for at in range(0, len(_NAMES), 4))
 _MAX_CHUNKS = 10_000
 
 
@@ -47,6 +52,47 @@ _STRUCTURES = {  # by the file's first bytes
 }
 
 
+class Readable(Protocol):
+    """What is needed of a file opened for reading."""
+
+    def seek(self, offset: int, /) -> int:
+        """Move to a position."""
+        ...
+
+    def read(self, size: int, /) -> bytes:
+        """Read at most that many bytes."""
+        ...
+
+
+class FileRange:
+    """Range of the bytes of a file, as a file.
+
+    Args:
+        stream: The file, seekable.
+        start: First byte of the range.
+        end: Byte after its last.
+    """
+
+    def __init__(self, stream: Readable, start: int, end: int) -> None:
+        self._stream, self._start, self._size = stream, start, end - start
+        self._at = 0
+
+    def seek(self, offset: int, /) -> int:
+        """Move to a position in the range."""
+        self._at = offset
+        return offset
+
+    def read(self, size: int, /) -> bytes:
+        """Read at most that many bytes, none after the end of the range."""
+        left = self._size - self._at
+        if left <= 0:
+            return b""  # positions that a header invents may be too large for the file system
+        self._stream.seek(self._start + self._at)
+        content = self._stream.read(min(size, left))
+        self._at += len(content)
+        return content
+
+
 @dataclass(frozen=True)
 class SampleBytes:
     """Bytes of samples of an uncompressed file.
@@ -55,11 +101,13 @@ class SampleBytes:
         declared: What the header declares; None if it says that it does not know.
         present: What is there of them, or up to the end of the file where nothing or 0 is declared.
         extra: Bytes after them that belong to no chunk.
+        end: Position after the declared samples where other content follows them, None elsewhere.
     """
 
     declared: int | None
     present: int
     extra: int = 0
+    end: int | None = None
 
     def find_truncation(self) -> str | None:
         """Return that the file ends before its samples do, None if it does not."""
@@ -79,26 +127,35 @@ class SampleBytes:
         )
 
 
-def read_sample_bytes(stream: BinaryIO, size: int) -> SampleBytes | None:
+def read_sample_bytes(stream: Readable, size: int) -> SampleBytes | None:
     """Compare a header with the file.
 
     Args:
-        stream: The file, seekable.
+        stream: The file, seekable; it may begin at another position.
         size: Its size in bytes.
 
     Returns:
         None for files of other formats, and for those without samples.
     """
-    stream.seek(0)
+    stream = FileRange(stream, 0, size)
     start = stream.read(12)
     if start[:4] == b".snd" and len(start) == 12:
-        offset, declared = struct.unpack(">4xII", start)
-        return SampleBytes(None if declared == 0xFFFF_FFFF else declared, max(size - offset, 0))
+        return _read_au(stream, size, *struct.unpack(">4xII", start))
     structure = _STRUCTURES.get(start[:4])
     return None if structure is None else _read_chunks(stream, size, structure)
 
 
-def _read_chunks(stream: BinaryIO, size: int, structure: _Structure) -> SampleBytes | None:
+def _read_au(stream: Readable, size: int, offset: int, declared: int) -> SampleBytes:
+    present = max(size - offset, 0)
+    if declared == 0xFFFF_FFFF:
+        return SampleBytes(None, present)
+    if not declared:
+        return SampleBytes(0, present)
+    extra = _count_extra(stream, size, offset + declared)
+    return SampleBytes(declared, min(declared, present), extra, offset + declared if extra else None)
+
+
+def _read_chunks(stream: Readable, size: int, structure: _Structure) -> SampleBytes | None:
     at, long_size = structure.first, None
     for _ in range(_MAX_CHUNKS):
         chunk = _read_header(stream, at, structure)
@@ -118,7 +175,7 @@ def _read_chunks(stream: BinaryIO, size: int, structure: _Structure) -> SampleBy
     return None
 
 
-def _read_header(stream: BinaryIO, at: int, structure: _Structure) -> tuple[bytes, int, int] | None:
+def _read_header(stream: Readable, at: int, structure: _Structure) -> tuple[bytes, int, int] | None:
     """Return name, length and position of a chunk's content."""
     stream.seek(at)
     width = struct.calcsize(structure.header)
@@ -133,29 +190,41 @@ def _next_chunk(content: int, length: int, structure: _Structure) -> int:
     return -(-(content + max(length, 0)) // structure.alignment) * structure.alignment
 
 
-def _measure(stream: BinaryIO, size: int, structure: _Structure, content: int, length: int) -> SampleBytes:
+def _measure(stream: Readable, size: int, structure: _Structure, content: int, length: int) -> SampleBytes:
     present = max(size - content - structure.prefix, 0)
     unknown = length < 0 or length > _UNKNOWN_64
     if unknown or ("I" in structure.header and length in _UNKNOWN_32 and length > size):
         return SampleBytes(None, present)
     declared = max(length - structure.prefix, 0)
-    extra = _find_extra(stream, size, structure, _next_chunk(content, length, structure))
+    stream.seek(content + length)
+    after = _next_chunk(content, length, structure)
+    if any(stream.read(after - content - length)):
+        after = content + length  # no padding
+    extra = _find_extra(stream, size, structure, after)
     if length == 0:
         return SampleBytes(0, max(extra - structure.prefix, 0))
-    return SampleBytes(declared, min(declared, present), extra)
+    return SampleBytes(declared, min(declared, present), extra, content + length if extra else None)
 
 
-def _find_extra(stream: BinaryIO, size: int, structure: _Structure, at: int) -> int:
+def _find_extra(stream: Readable, size: int, structure: _Structure, at: int) -> int:
     """Return how many bytes follow the samples that are neither chunks nor tags."""
     for _ in range(_MAX_CHUNKS):
         chunk = _read_header(stream, at, structure)
         if chunk is None:
-            return 0
+            break
         name, length, content = chunk
         if not (name.isascii() and name.decode("latin-1").isprintable() and 0 <= length <= size - content):
+            if name in _CHUNKS:
+                return 0
             break
         at = _next_chunk(content, length, structure)
-    if size - at < _SOME_BYTES:
-        return 0
+    return _count_extra(stream, size, at)
+
+
+def _count_extra(stream: Readable, size: int, at: int) -> int:
+    """Return how many bytes follow, 0 if they are a few zeros or a tag."""
     stream.seek(at)
-    return 0 if stream.read(16).startswith(_TAGS) else size - at
+    start = stream.read(_SOME_BYTES)
+    if start.startswith(_TAGS) or (len(start) < _SOME_BYTES and not any(start)):
+        return 0
+    return max(size - at, 0)

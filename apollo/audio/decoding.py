@@ -7,6 +7,7 @@ nothing, libsndfile is asked. ffmpeg returns 0 on a truncated file: `find_damage
 """
 
 import os
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -68,10 +69,13 @@ class Decoder:
             raise AudioError(f"cannot be opened: {reason}", RejectKind.UNOPENED) from error
         self._parts = list(found.parts)
         self._whole = found.parts == (Part(0, found.size, found.parts[0].channels),)
+        if len(self._parts) > 1:
+            self._parts = [self._count_channels(part) for part in self._parts]
+        most_channels = max(part.channels for part in self._parts)
         self._process = self._open_first()
         self.channels = self._process.channels
         if self._stereo is None:
-            self.channels = max(self.channels, *(part.channels for part in found.parts), 0)
+            self.channels = max(self.channels, most_channels)
         return self
 
     def __exit__(
@@ -100,12 +104,23 @@ class Decoder:
             raise AudioError(f"longer than {MAX_SECONDS / 3600:.0f} hours", RejectKind.TOO_LONG)
         return _add_channels(block, self._process.channels, self.channels)
 
-    def _start(self, part: Part, *, strict: bool) -> SampleStream:
-        layout = self._stereo
+    def _start(self, part: Part, *, strict: bool, unmixed: bool = False) -> SampleStream:
+        layout = None if unmixed else self._stereo
         if layout is not None and part.channels:
             layout = "mono" if part.channels == 1 else "stereo"
         source = input_arguments(self._path, None if self._whole else (part.start, part.end))
         return SampleStream(decode_command(self._program, source, self._rate, layout, strict, self._stream))
+
+    def _count_channels(self, part: Part) -> Part:
+        """Return a part with its number of channels, 0 if it cannot be decoded."""
+        if part.channels:
+            return part
+        try:
+            process = self._start(part, strict=False, unmixed=True)
+        except AudioError:
+            return part
+        process.close()
+        return replace(part, channels=process.channels)
 
     def _open_first(self) -> SampleStream:
         first = self._parts.pop(0)

@@ -25,6 +25,7 @@ _DEMUXERS = (
 _TAG = re.compile(r"\[[^\]]* @ 0x[0-9a-f]+\]")
 _INPUT = re.compile(r"^\[info\] Input #0, ", re.MULTILINE)
 _OUTPUT = re.compile(r"^\[info\] Output #0, wav, to 'pipe:1':", re.MULTILINE)
+_LAYOUT = re.compile(r"^\[info\]   Stream #0:0: Audio: pcm_f32le [^\n]*?\d+ Hz, ([^,\n]+), flt", re.MULTILINE)
 _ERROR = re.compile(
     r"^(?:\[([^\]\n]*?) @ 0x[0-9a-f]+\] )?(?:\[[^\]\n]* @ 0x[0-9a-f]+\] )*\[(?:error|fatal|panic)\] (.*)$",
     re.MULTILINE,
@@ -154,11 +155,11 @@ class Messages:
 
     Args:
         errors: Messages of level error, with the component that reports: `mjpeg: invalid marker`.
-        formats: Sample rate and channels to which the audio changed midway.
+        changes: Changes of the audio midway: the layout of its first frame, and sample rate and layout after.
     """
 
     errors: list[str] = field(default_factory=list)
-    formats: list[str] = field(default_factory=list)
+    changes: list[tuple[str, str]] = field(default_factory=list)
 
     @classmethod
     def parse(cls, stderr: bytes) -> "Messages":
@@ -170,12 +171,13 @@ class Messages:
         errors = [
             f"{name}: {message}" if name else message for name, message in _ERROR.findall(before + after)
         ]
-        return cls(errors, _CHANGE.findall(after))
+        first = _LAYOUT.search(after)  # filters are set up by the first frame, not by what was probed
+        return cls(errors, [(first[1] if first else "", change) for change in _CHANGE.findall(after)])
 
     def add(self, other: "Messages") -> None:
         """Append those of another process."""
         self.errors += other.errors
-        self.formats += other.formats
+        self.changes += other.changes
 
     def summarize(self, without: Sequence[str] = ()) -> str | None:
         """Return the first two errors as one line, None if there are none.

@@ -1,11 +1,13 @@
 """Headers of an MP3 stream: frames, bitrates, and the gapless tag with LAME's delay and padding.
 
 Sources: ISO/IEC 11172-3 and 13818-3 (frame header), the LAME Tag specification (delay and padding in three
-bytes at offset 21), and the descriptions of the ID3v1, APE and Lyrics3 tags.
+bytes at offset 21).
 """
 
 from dataclasses import dataclass
-from mmap import mmap
+from typing import NamedTuple
+
+from apollo.audio.end_tags import Content, after_id3, after_tags_and_zeros
 
 _BITRATES_KBPS = {  # by MPEG version: Layer III, indices 1 to 14
     1: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -13,9 +15,20 @@ _BITRATES_KBPS = {  # by MPEG version: Layer III, indices 1 to 14
 }
 _SAMPLE_RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 _MONO = 3
-_ID3V1_BYTES = 128
-_LYRICS3V1_BYTES = 5_200
-Content = bytes | mmap
+
+
+class Section(NamedTuple):
+    """Range of frames that have one sample rate and number of channels, and belong to one stream.
+
+    Args:
+        start: Position of the first frame, which may be the gapless tag.
+        end: Position after the last frame.
+        channels: Number of channels.
+    """
+
+    start: int
+    end: int
+    channels: int
 
 
 @dataclass(frozen=True)
@@ -28,9 +41,10 @@ class Mp3Info:
         frames: Number of audio frames, without the tag's own frame.
         samples: Samples per channel that a gapless decoder returns; None without a gapless tag.
         missing_frames: Frames that the tag declares and the stream does not contain.
-        sections: Position in bytes and number of channels, from where on they or the sample rate are others.
+        sections: Frames that must be decoded apart.
         constant: Whether all frames have the same bitrate.
-        encoder: Name in the gapless tag, such as `LAME3.100`; empty if there is none.
+        encoder: Name in the first gapless tag, such as `LAME3.100`; empty if there is none.
+        hole: Position of zeros within a stream, None if there are none.
     """
 
     sample_rate: int
@@ -38,9 +52,10 @@ class Mp3Info:
     frames: int
     samples: int | None
     missing_frames: int
-    sections: tuple[tuple[int, int], ...] = ()
+    sections: tuple[Section, ...] = ()
     constant: bool = True
     encoder: str = ""
+    hole: int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +67,11 @@ class _Header:
     length: int
     samples: int
     side_info: int
+
+    @property
+    def form(self) -> tuple[int, int]:
+        """What may not change within a section."""
+        return self.sample_rate, self.channels
 
 
 def is_frame(start: bytes) -> bool:
@@ -83,69 +103,122 @@ def _header(stream: Content, at: int) -> _Header | None:
     )
 
 
-def skip_id3(stream: Content) -> int:
-    """Return where the audio begins after an ID3v2 tag; 0 if there is none."""
-    if stream[:3] != b"ID3" or len(stream) < 10:
-        return 0
-    size = stream[6] << 21 | stream[7] << 14 | stream[8] << 7 | stream[9]
-    return size + (20 if stream[5] & 0x10 else 10)
-
-
 def parse(stream: Content) -> Mp3Info:
-    """Parse the frame headers of a complete MP3 stream.
+    """Parse the frame headers of an MP3, and of those that were joined to it.
 
     Raises:
-        ValueError: there is no frame at the start (after an ID3 tag).
+        ValueError: there is no frame at the start (after tags and zeros).
     """
-    at = skip_id3(stream)
-    first = _header(stream, at)
-    if first is None:
-        raise ValueError(f"no MPEG audio frame at byte {at}")
-    tag = stream[at + 4 + first.side_info : at + first.length]
-    tagged = tag[:4] in (b"Xing", b"Info")
-    if tagged:
-        at += first.length
-    frames, bits, form = 0, 0, None
-    bitrates = set()
-    sections = []
-    while (header := _header(stream, at)) is not None and at + header.length <= len(stream):
-        if form != (header.sample_rate, header.channels):
-            form = header.sample_rate, header.channels
-            sections.append((at, header.channels))
-        frames, bits, at = frames + 1, bits + header.bitrate_bps, at + header.length
-        bitrates.add(header.bitrate_bps)
-    samples, missing, encoder = None, 0, ""
-    if tagged:
-        samples, missing = _gapless(tag, first.samples, frames)
-        encoder = _read_encoder(tag)
-    bitrate_bps = round(bits / frames) if frames else 0
-    constant = len(bitrates) < 2
+    at = find_start(stream)
+    first = None if at is None else _header(stream, at)
+    if at is None or first is None:
+        raise ValueError(f"no MPEG audio frame at byte {after_tags_and_zeros(stream, 0)[0]}")
+    state = _Parsing(stream)
+    following: int | None = at
+    while following is not None:
+        following = state.read_stream(following)
     return Mp3Info(
-        first.sample_rate, bitrate_bps, frames, samples, missing, tuple(sections), constant, encoder
+        first.sample_rate,
+        round(state.bits / state.frames) if state.frames else 0,
+        state.frames,
+        sum(filter(None, state.samples)) if None not in state.samples else None,
+        state.missing,
+        tuple(state.sections),
+        len(state.bitrates) < 2,
+        state.encoder,
+        state.hole,
     )
 
 
-def find_end(stream: Content) -> int:
-    """Return where the tags begin that taggers append after the last frame: ID3v1, APE, Lyrics3."""
-    end = len(stream)
-    while (start := _before_tag(stream, end)) < end:
-        end = start
-    return end
+class _Parsing:
+    """What was read of an MP3 so far."""
+
+    def __init__(self, stream: Content) -> None:
+        self._stream = stream
+        self.frames = self.bits = self.missing = 0
+        self.samples: list[int | None] = []
+        self.sections: list[Section] = []
+        self.hole: int | None = None
+        self.bitrates: set[int] = set()
+        self.encoder = ""
+
+    def read_stream(self, at: int) -> int | None:
+        """Read the frames from `at` on, and return where those of another stream begin, None if none do."""
+        stream, start, frames, form = self._stream, at, 0, None
+        first = _header(stream, at)
+        tag = b"" if first is None else stream[at + 4 + first.side_info : at + first.length]
+        tagged = tag[:4] in (b"Xing", b"Info")
+        if first is not None and tagged:
+            at += first.length
+            self.encoder = self.encoder or _read_encoder(tag)
+        following = None
+        while True:
+            header, end = _header(stream, at), at
+            if header is None or at + header.length > len(stream):
+                found = _find_next(stream, at)
+                if found is None or found.is_new:
+                    following = None if found is None else found.at
+                    break
+                if found.zeros and self.hole is None:
+                    self.hole = at
+                at, header = found.at, found.header
+            if form is not None and form != header.form:
+                self.sections.append(Section(start, end, form[1]))
+                start = at
+            form = header.form
+            frames, self.bits, at = frames + 1, self.bits + header.bitrate_bps, at + header.length
+            self.bitrates.add(header.bitrate_bps)
+        if form is not None:
+            self.sections.append(Section(start, at, form[1]))
+        samples, missing = _gapless(tag, first.samples, frames) if first is not None and tagged else (None, 0)
+        self.samples.append(samples)
+        self.frames, self.missing = self.frames + frames, self.missing + missing
+        return following
 
 
-def _before_tag(stream: Content, end: int) -> int:
-    """Return where the tag begins that ends at `end`; `end` if none does."""
-    start = end
-    foot = stream[max(end - 32, 0) : end]
-    if end >= _ID3V1_BYTES and stream[end - _ID3V1_BYTES : end - _ID3V1_BYTES + 3] == b"TAG":
-        start = end - _ID3V1_BYTES
-    elif foot[:8] == b"APETAGEX":  # its size counts the footer, not the header
-        start = end - int.from_bytes(foot[12:16], "little") - (32 if foot[23] & 0x80 else 0)
-    elif foot[-9:] == b"LYRICS200" and foot[-15:-9].isdigit():
-        start = end - 15 - int(foot[-15:-9])
-    elif foot[-9:] == b"LYRICSEND":
-        start = stream.rfind(b"LYRICSBEGIN", max(end - _LYRICS3V1_BYTES, 0), end)
-    return start if start >= 0 else end
+class _Next(NamedTuple):
+    """First frame after a gap.
+
+    Args:
+        at: Its position.
+        header: Its header.
+        is_new: Whether it begins a stream: it needs no bits of frames before it.
+        zeros: Whether the gap consists of zeros alone.
+    """
+
+    at: int
+    header: _Header
+    is_new: bool
+    zeros: bool
+
+
+def _find_next(stream: Content, at: int) -> _Next | None:
+    """Return the first frame after tags and zeros, None if there are none or something else follows."""
+    start, has_tags = after_tags_and_zeros(stream, at)
+    header = _header(stream, start) if start > at else None
+    if header is None or start + header.length > len(stream):
+        return None
+    after = start + header.length
+    if _header(stream, after) is None and after_tags_and_zeros(stream, after)[0] < len(stream):
+        return None  # samples of something else that look like a header
+    side_info_at = start + (4 if stream[start + 1] & 1 else 6)
+    side_info = stream[side_info_at : side_info_at + 2]
+    # main_data_begin, its first 9 or 8 bits: how many bytes of the frames before it needs
+    needed = int.from_bytes(side_info, "big") >> (7 if header.version == 1 else 8)
+    return _Next(start, header, not needed, not has_tags)
+
+
+def find_start(stream: Content) -> int | None:
+    """Return where the first frame begins, after tags and zeros; None if something else does."""
+    if _header(stream, at := after_id3(stream)) is not None:
+        return at
+    found = _find_next(stream, 0)
+    return None if found is None else found.at
+
+
+def starts_plainly(stream: Content) -> bool:
+    """Return whether nothing precedes the first frame but an ID3 tag."""
+    return find_start(stream) == after_id3(stream)
 
 
 def _find_encoder(tag: bytes) -> int:

@@ -1,16 +1,22 @@
-"""Parts of an MP3 or Ogg file that must be decoded apart, and what is missing of it.
+"""Parts of a file that must be decoded apart, and what is missing of it.
 
 Files that were joined or recorded from a stream change their sample rate or number of channels midway: the
-links of a chained Ogg (RFC 3533), the frames of an MP3. ffmpeg then stops, or mixes the rest into the
-channels that it began with. Tags after the last frame are in no part: a decoder takes them for damaged audio.
+links of a chained Ogg (RFC 3533), the frames of an MP3, the files in a file. ffmpeg then stops, or mixes the
+rest into the channels that it began with. Tags after the last frame, and what follows the samples that a
+header declares, are in no part: a decoder takes them for audio.
 """
 
 import mmap
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import BinaryIO
 
 from apollo.audio import mp3
+from apollo.audio.containers import FileRange, SampleBytes, read_sample_bytes
+from apollo.audio.end_tags import find_end
+from apollo.audio.flac import FlacLength, read_flac_length
+from apollo.audio.joined_files import MAX_FILES, find_joined_files
 
 _OGG_TAIL = 1 << 16
 _MAX_PARTS = 1_000  # each is decoded by a process of its own
@@ -36,23 +42,27 @@ class Part:
 
 @dataclass(frozen=True)
 class FileParts:
-    """What the frames or pages of a file say about it.
+    """What the frames, pages or headers of a file say about it.
 
     Args:
         damage: Description of missing data; None if none or unknown.
         parts: At least one.
         size: Size of the file.
         bitrate_bps: Mean of an MP3's frames, 0 of other files.
+        remarks: Descriptions of lengths that do not fit otherwise.
+        separate: Whether libsndfile would read something else than the parts.
     """
 
     damage: str | None
     parts: tuple[Part, ...]
     size: int
     bitrate_bps: int = 0
+    remarks: tuple[str, ...] = ()
+    separate: bool = False
 
 
 def find_parts(path: str) -> FileParts:
-    """Find the parts of a file; files other than MP3 and Ogg have one.
+    """Find the parts of a file.
 
     Raises:
         OSError: the file cannot be read.
@@ -78,30 +88,60 @@ def _find_parts(path: str, size: int, _mtime_ns: int) -> FileParts:
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
             if content[:4] == b"OggS":
                 return _split_ogg(content)
-            if content[:3] == b"ID3" or mp3.is_frame(content[:4]):
-                return _split_mp3(content)
-            return _single_part(content)
+            if mp3.find_start(content) is not None and (found := _split_mp3(content)):
+                return found
+            return _split_joined(stream, content)
 
 
-def _single_part(content: mmap.mmap) -> FileParts:
-    return FileParts(None, (Part(0, mp3.find_end(content)),), len(content))
+def _split_joined(stream: BinaryIO, content: mmap.mmap) -> FileParts:
+    """Split a file to which several of one format were joined."""
+    starts = find_joined_files(stream)
+    ends = [*starts[1:], len(content)]
+    separate = len(starts) > 1
+    remarks, damages, parts = [], [], []
+    if len(starts) > MAX_FILES:
+        remarks.append(f"another file follows at byte {starts[1]}: only the first was read")
+        starts = starts[:1]
+    for number, (start, end) in enumerate(zip(starts, ends, strict=False), 1):
+        name = f"file {number} of {len(starts)} in it: " if len(starts) > 1 else ""
+        end = find_end(content, end)
+        length = _read_length(stream, start, end)
+        if length is not None and (damage := length.find_truncation()):
+            damages.append(name + damage)
+        if length is not None and (excess := length.find_excess()):
+            remarks.append(name + excess)
+            separate = separate or isinstance(
+                length, FlacLength
+            )  # libsndfile stops where it ends by its header
+        if isinstance(length, SampleBytes) and length.end is not None:
+            end, separate = start + length.end, True
+        parts.append(Part(start, end))
+    damage = " | ".join(damages[:2]) or None
+    return FileParts(damage, tuple(parts), len(content), 0, tuple(remarks), separate)
 
 
-def _split_mp3(content: mmap.mmap) -> FileParts:
+def _read_length(stream: BinaryIO, start: int, end: int) -> SampleBytes | FlacLength | None:
+    section = FileRange(stream, start, end)
+    return read_sample_bytes(section, end - start) or read_flac_length(section, end - start)
+
+
+def _split_mp3(content: mmap.mmap) -> FileParts | None:
     try:
         headers = mp3.parse(content)
     except ValueError:
-        return _single_part(content)  # an ID3 tag before another format
-    damage = None
+        return None  # an ID3 tag before another format
+    damages = []
     if headers.missing_frames:
         declared = headers.frames + headers.missing_frames
-        damage = f"damaged: {headers.missing_frames} of {declared} MP3 frames are missing"
-    sections = headers.sections if len(headers.sections) <= _MAX_PARTS else ()
-    first, rest = sections[:1] or ((0, 0),), sections[1:]
-    starts = [(0, first[0][1]), *rest]  # with the tags and the gapless tag before the first frame
-    ends = [start for start, _ in rest] + [mp3.find_end(content)]
-    parts = tuple(Part(start, end, channels) for (start, channels), end in zip(starts, ends, strict=True))
-    return FileParts(damage, parts, len(content), headers.bitrate_bps)
+        damages.append(f"damaged: {headers.missing_frames} of {declared} MP3 frames are missing")
+    if headers.hole is not None:
+        damages.append(f"damaged: zeros instead of MP3 frames from byte {headers.hole} on")
+    sections = list(headers.sections) if len(headers.sections) <= _MAX_PARTS else []
+    parts = [Part(section.start, section.end, section.channels) for section in sections] or [Part(0, 0)]
+    if mp3.starts_plainly(content):
+        parts[0] = replace(parts[0], start=0)  # with its tags
+    parts[-1] = replace(parts[-1], end=find_end(content))
+    return FileParts(" | ".join(damages) or None, tuple(parts), len(content), headers.bitrate_bps)
 
 
 def _split_ogg(content: mmap.mmap) -> FileParts:

@@ -7,6 +7,7 @@ break can imitate it: it counts only if there is exactly one.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +75,8 @@ def probe(path: str, program: str) -> AudioInfo:
     codec, rate = audio[0]["codec_id"], int(audio[0]["sample_rate"])
     _check_sample_rate(rate)
     guess = _read_duration(messages)
-    if len(find_parts(path).parts) > 1:
+    found = find_parts(path)
+    if found.separate or len(found.parts) > 1:
         guess = None  # of one of the parts
     return AudioInfo(
         codec,
@@ -169,6 +171,22 @@ def _find_ends(packets: str) -> dict[int, float]:
         end = (int(time) + int(duration)) * bases.get(int(number), 0.0)
         ends[int(number)] = max(ends.get(int(number), 0.0), end)
     return ends
+
+
+def describe_change(rate: int, changes: Sequence[tuple[str, str]]) -> str | None:
+    """Return how the audio of a file that is decoded at once changes midway, and what is lost of it.
+
+    Args:
+        rate: Its sample rate, in Hz.
+        changes: Of `Messages`.
+    """
+    for layout, changed in changes:
+        if changed == f"{rate} Hz, {layout}":
+            continue
+        text = f"changes midway from {rate} Hz, {layout} to {changed}: what follows is resampled"
+        kept = changed.endswith(f" Hz, {layout}")
+        return text if kept else f"{text}, and mixed into {layout}: its level and channels change"
+    return None
 
 
 def describe_choice(info: AudioInfo, path: str, program: str) -> str | None:

@@ -16,11 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apollo.audio.containers import read_sample_bytes
 from apollo.audio.decoding import MAX_CHANNELS, MAX_SECONDS, Decoder
 from apollo.audio.ffmpeg import find_ffmpeg
-from apollo.audio.parts import find_damage
-from apollo.audio.probing import describe_choice, find_missing_end, probe
+from apollo.audio.parts import FileParts, find_parts
+from apollo.audio.probing import describe_change, describe_choice, find_missing_end, probe
 from apollo.audio.rejects import AudioError, RejectKind
 from apollo.audio.soundfiles import has_length, is_lossless, open_sound, reads_in_pieces
 
@@ -60,6 +59,7 @@ class AudioReader:
         self.tags: dict[str, str] = {}
         self.warnings: list[str] = []
         self._damaged = False
+        self._reason = ""
 
     def __enter__(self) -> "AudioReader":
         """Open the file.
@@ -85,8 +85,8 @@ class AudioReader:
         try:
             if not os.path.getsize(self.path):
                 raise AudioError("the file is empty", RejectKind.EMPTY)
-            self._check_header()
-            sound = open_sound(self.path)
+            found = self._find_parts()
+            sound = open_sound(self.path, sequentially=True)
         except OSError as error:
             raise AudioError(
                 f"cannot be opened: {os.strerror(error.errno or 0)}", RejectKind.UNOPENED
@@ -95,9 +95,10 @@ class AudioReader:
             self._stack.enter_context(sound)
             self.tags = {key: value for key in _TAGS if (value := getattr(sound, key, ""))}
             self.source_rate = sound.samplerate
-            self.source_frames = sound.frames if has_length(sound) else None
+            self.source_frames = sound.frames if has_length(sound) and not found.separate else None
             self.coding, self.lossy = f"{sound.format} {sound.subtype}".lower(), not is_lossless(sound)
-        if sound is not None and sound.samplerate == self.sample_rate and reads_in_pieces(sound):
+        readable = sound is not None and reads_in_pieces(sound) and not found.separate
+        if readable and sound.samplerate == self.sample_rate:
             self._sound, self.channels, self.frames = sound, sound.channels, sound.frames
         else:
             self._open_decoder()
@@ -108,15 +109,13 @@ class AudioReader:
         if self.frames is not None and self.frames > MAX_SECONDS * self.sample_rate:
             raise AudioError(f"longer than {MAX_SECONDS / 3600:.0f} hours", RejectKind.TOO_LONG)
 
-    def _check_header(self) -> None:
+    def _find_parts(self) -> FileParts:
         """Compare what the file declares with what it contains."""
-        with open(self.path, "rb") as stream:
-            samples = read_sample_bytes(stream, os.path.getsize(self.path))
-        damage = find_damage(self.path) or (None if samples is None else samples.find_truncation())
-        if damage:
-            self._warn_damaged(damage)
-        if samples is not None and (excess := samples.find_excess()):
-            self.warnings.append(excess)
+        found = find_parts(self.path)
+        if found.damage:
+            self._warn_damaged(found.damage)
+        self.warnings += found.remarks
+        return found
 
     def _open_decoder(self) -> None:
         program = find_ffmpeg()
@@ -131,9 +130,12 @@ class AudioReader:
         if info.guessed_seconds is not None:
             self.estimated_frames = round(info.guessed_seconds * self.sample_rate)
         self._program = program
-        decoder = Decoder(self.path, program, sample_rate=self.sample_rate, stereo=None, strict=False)
-        self._decoder = self._stack.enter_context(decoder)
-        self.channels = decoder.channels
+        self._decoder = self._start_decoder()
+        self.channels = self._decoder.channels
+
+    def _start_decoder(self) -> Decoder:
+        decoder = Decoder(self.path, find_ffmpeg(), sample_rate=self.sample_rate, stereo=None, strict=False)
+        return self._stack.enter_context(decoder)
 
     def blocks(self, frames: int) -> Iterator[Tensor]:
         """Yield the samples, `frames` at a time.
@@ -206,10 +208,12 @@ class AudioReader:
         if pieces:
             yield torch.cat(pieces, 1)
         if self.frames is not None and num_read + pending < self.frames:
-            self._warn_truncated(num_read + pending, "no more samples")
+            self._warn_truncated(num_read + pending, self._reason or "no more samples")
+        elif self._reason and not self._damaged:
+            self._warn_damaged(f"damaged: {self._reason}")
 
     def _read_pieces(self) -> Iterator[Tensor]:
-        """Read small pieces, since libsndfile returns nothing from a read that meets damage."""
+        """Read small pieces; from damage on, where libsndfile returns nothing, with ffmpeg."""
         import soundfile
 
         num_read = 0
@@ -217,16 +221,33 @@ class AudioReader:
             try:
                 piece = self._sound.read(_PIECE_FRAMES, dtype="float32", always_2d=True)
             except soundfile.LibsndfileError as error:
-                if not num_read:
-                    raise AudioError(
-                        f"cannot be decoded: {error.error_string}", RejectKind.UNDECODABLE
-                    ) from error
-                self._warn_truncated(num_read, error.error_string)
+                self._reason = error.error_string
+                yield from self._read_rest(num_read)
                 return
             if not len(piece):
                 return
             num_read += len(piece)
             yield torch.from_numpy(piece).T
+
+    def _read_rest(self, start: int) -> Iterator[Tensor]:
+        """Yield what ffmpeg decodes from a sample on.
+
+        Raises:
+            AudioError: there is nothing before that sample either.
+        """
+        position = 0
+        try:
+            decoder = self._start_decoder()
+            while decoder.channels == self.channels and (block := decoder.read(_PIECE_FRAMES)):
+                piece = torch.frombuffer(bytearray(block), dtype=torch.float32).view(-1, self.channels).T
+                skipped = max(start - position, 0)
+                position += piece.shape[1]
+                if skipped < piece.shape[1]:
+                    yield piece[:, skipped:]
+        except AudioError as error:
+            self._reason = str(error)
+        if not max(start, position):
+            raise AudioError(f"cannot be decoded: {self._reason}", RejectKind.UNDECODABLE)
 
     def _warn_truncated(self, num_read: int, reason: str) -> None:
         if not self._damaged:
@@ -248,11 +269,8 @@ class AudioReader:
 
     def _check_end(self, seconds: float) -> None:
         """Warn of what ffmpeg reported, and of a missing end."""
-        initial = f"{self._info.sample_rate} Hz, {self._info.layout}"
-        if others := [format for format in self._decoder.messages.formats if format != initial]:
-            self.warnings.append(
-                f"changes midway from {initial} to {others[0]}: resampled, and mixed into the first channels"
-            )
+        if change := describe_change(self._info.sample_rate, self._decoder.messages.changes):
+            self.warnings.append(change)
         if message := self._decoder.messages.summarize(self._info.pictures):
             self._warn_damaged(f"ffmpeg: {message}")
         if not self._damaged and (missing := find_missing_end(self._info, seconds, self.path, self._program)):

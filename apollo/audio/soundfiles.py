@@ -59,8 +59,10 @@ def _owning_class(sequentially: bool) -> Any:
     class OwningSoundFile(soundfile.SoundFile):  # type: ignore[misc, unused-ignore]
         def __init__(self, descriptor: int, *options: Any, **named_options: Any) -> None:
             self._descriptor: int | None = descriptor
+            unfinished = options[:1] == ("r",) and _UnfinishedAu.matches(descriptor)
+            source = _UnfinishedAu(descriptor) if unfinished else descriptor
             try:
-                super().__init__(descriptor, *options, closefd=False, **named_options)
+                super().__init__(source, *options, closefd=False, **named_options)
             except BaseException:
                 self._close_descriptor()
                 raise
@@ -80,6 +82,37 @@ def _owning_class(sequentially: bool) -> Any:
                 os.close(descriptor)
 
     return OwningSoundFile
+
+
+class _UnfinishedAu:
+    """AU file that declares no samples, as a file object that declares an unknown number of them."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor, self._at = descriptor, 0
+
+    @staticmethod
+    def matches(descriptor: int) -> bool:
+        """Return whether a file is one."""
+        header = os.pread(descriptor, 12, 0)
+        return header[:4] == b".snd" and header[8:] == bytes(4)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move as files do."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: os.fstat(self._descriptor).st_size}
+        self._at = base[whence] + offset
+        return self._at
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._at
+
+    def read(self, size: int) -> bytes:
+        """Read, with the declared size replaced."""
+        content = bytearray(os.pread(self._descriptor, size, self._at))
+        for position in range(max(8 - self._at, 0), min(12 - self._at, len(content))):
+            content[position] = 0xFF
+        self._at += len(content)
+        return bytes(content)
 
 
 def reads_in_pieces(sound: Any) -> bool:

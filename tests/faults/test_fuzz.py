@@ -1,7 +1,8 @@
 """Mutated headers and tags: every file is restored, or fails with a reason: no crash, hang or wrong exit.
 
-APOLLO_FUZZ_SECONDS (`make fuzz`: an hour) goes on with other seeds. A failure names the seed; the files of a
-seed are always the same.
+Random changes of bytes, and wrong values of the fields that declare lengths: of these files no sample may be
+missing or invented without a word. APOLLO_FUZZ_SECONDS (`make fuzz`: an hour, divided among the tests) goes
+on with other seeds. A failure names the seed; the files of a seed are always the same.
 """
 
 import json
@@ -11,12 +12,21 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
+import torch
+from numpy.typing import NDArray
 
-from tests.support import restoration_jobs
+from apollo.audio.reading import AudioReader
+from apollo.audio.rejects import AudioError
+from pipelines.preprocess.scan import SongScanner
+from pipelines.preprocess.songs import Song, SourceFile
+from pipelines.runtime.versions import software_versions
+from tests.support import header_mutants, restoration_jobs
 from tests.support.datasets import encode, music, write
 
 SECONDS = 0.4
@@ -33,6 +43,8 @@ FILES = {  # ten small files: ffmpeg's options
     "j.wv": (),
 }
 MUTANTS = 10  # of each file
+LENGTHS = 150  # wrong ones
+TOLERANCE = 1e-4
 START, END = 600, 200  # headers and tags are here
 MOST_SECONDS = 60.0
 NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFE, 0xFFFF_FFFF)
@@ -91,21 +103,93 @@ def _check(result: "subprocess.CompletedProcess[str]", output: Path) -> None:
     assert len(list(output.iterdir())) == len(songs) - len(failed)
 
 
-@pytest.mark.timeout(7_200)
-def test_mutated_headers_and_tags_are_restored_or_refused(tmp_path: Path) -> None:
-    weights = restoration_jobs.save_generator(tmp_path / "weights")
-    wav = write(tmp_path / "in.wav", music(1, SECONDS))
-    for name, options in FILES.items():
-        encode(wav, tmp_path / "originals" / name, *options)
-    end = time.monotonic() + float(os.environ.get("APOLLO_FUZZ_SECONDS", "0"))
-    seed = 0 if end < time.monotonic() + 1 else int(time.time())
+def _seeds() -> Iterator[int]:
+    """Yield 0, or new seeds for a third of APOLLO_FUZZ_SECONDS."""
+    seconds = float(os.environ.get("APOLLO_FUZZ_SECONDS", "0")) / 3
+    end = time.monotonic() + seconds
+    seed = 0 if seconds < 1 else int(time.time())
     while True:
         print(f"seed {seed}")
-        folder, output = tmp_path / f"songs {seed}", tmp_path / f"out {seed}"
-        _write_mutants(folder, tmp_path / "originals", seed)
-        _check(_restore(folder, output, weights), output)
-        for path in (*folder.iterdir(), *output.iterdir()):
-            path.unlink()
+        yield seed
         seed += 1
         if time.monotonic() > end:
             return
+
+
+def _write_originals(folder: Path) -> Path:
+    wav = write(folder / "in.wav", music(1, SECONDS))
+    for name, options in FILES.items():
+        encode(wav, folder / "originals" / name, *options)
+    return folder / "originals"
+
+
+@pytest.mark.timeout(7_200)
+def test_mutated_headers_and_tags_are_restored_or_refused(tmp_path: Path) -> None:
+    weights = restoration_jobs.save_generator(tmp_path / "weights")
+    originals = _write_originals(tmp_path)
+    for seed in _seeds():
+        folder, output = tmp_path / f"songs {seed}", tmp_path / f"out {seed}"
+        _write_mutants(folder, originals, seed)
+        _check(_restore(folder, output, weights), output)
+        for path in (*folder.iterdir(), *output.iterdir()):
+            path.unlink()
+
+
+def _read(path: Path) -> tuple[NDArray[np.float32], list[str]]:
+    start = time.monotonic()
+    with AudioReader(str(path), 44_100) as song:
+        samples = torch.cat(list(song.blocks(44_100)), 1).numpy()
+    assert time.monotonic() - start < MOST_SECONDS, path
+    return samples, song.warnings
+
+
+@pytest.mark.timeout(7_200)
+def test_wrong_lengths_in_headers_lose_and_invent_no_sample_without_a_word(tmp_path: Path) -> None:
+    header_mutants.write_originals(tmp_path)
+    intact = {path.name: _read(path) for path in tmp_path.iterdir()}
+    assert not any(warnings for _, warnings in intact.values())
+    for seed in _seeds():
+        chance = random.Random(seed)
+        for _ in range(LENGTHS):
+            mutant = header_mutants.make_mutant(tmp_path, chance)
+            path = tmp_path / f"mutant {mutant.original}"
+            path.write_bytes(mutant.content)
+            try:
+                samples, warnings = _read(path)
+            except AudioError:
+                continue  # a refusal
+            expected, _ = intact[mutant.original]
+            kept = samples.shape == expected.shape and np.abs(samples - expected).max() < TOLERANCE
+            assert kept or warnings, (seed, mutant.name, samples.shape, expected.shape)
+
+
+def _scan(scanner: SongScanner, path: Path) -> None:
+    """Scan a song of one file: it is measured, or rejected with a reason."""
+    status = path.stat()
+    file = SourceFile(str(path), status.st_size, status.st_mtime_ns)
+    start = time.monotonic()
+    result = scanner.scan(Song("songs", f"songs/{path.name}", "", path.name, None, {"vocals": (file,)}))
+    assert time.monotonic() - start < MOST_SECONDS, path.name
+    assert len([row for row in result["sources"] if row["stem"] == "vocals"]) + len(result["rejects"]) == 1
+    assert all(reject["reason"].isprintable() and reject["kind"] for reject in result["rejects"])
+
+
+@pytest.mark.timeout(7_200)
+def test_scans_of_preprocess_measure_or_reject_the_same_files(tmp_path: Path) -> None:
+    originals = _write_originals(tmp_path)
+    header_mutants.write_originals(tmp_path / "lengths")
+    scanner = SongScanner(
+        str(tmp_path / "output"), str(tmp_path / "cache"), 10**9, None, software_versions(None)
+    )
+    for seed in _seeds():
+        folder = tmp_path / f"songs {seed}"
+        _write_mutants(folder, originals, seed)
+        chance = random.Random(seed)
+        for number in range(LENGTHS):
+            mutant = header_mutants.make_mutant(tmp_path / "lengths", chance)
+            (folder / f"{number} {mutant.original}").write_bytes(mutant.content)
+        for path in sorted(folder.iterdir()):
+            _scan(scanner, path)
+            path.unlink()
+        for path in (tmp_path / "cache").iterdir():
+            path.unlink()

@@ -42,7 +42,7 @@ def _encoded(folder: Path, *options: str, samples: int = 44_100, rate: int = 44_
 
 def test_two_frames_by_hand_are_counted_with_their_bitrate_and_no_sample_count() -> None:
     stream = _frame(STEREO_128K, STEREO_128K_BYTES) + _frame(b"\xff\xfb\x92\x00", STEREO_128K_BYTES + 1)
-    assert mp3.parse(stream) == mp3.Mp3Info(44_100, 128_000, 2, None, 0, ((0, 2),))
+    assert mp3.parse(stream) == mp3.Mp3Info(44_100, 128_000, 2, None, 0, ((0, 2 * STEREO_128K_BYTES + 1, 2),))
 
 
 def test_bitrate_is_the_mean_over_the_frames() -> None:
@@ -69,14 +69,14 @@ def test_gapless_tag_by_hand_gives_the_samples_after_trimming(
     stream = _frame(header, length, _tagged(side_info, 3)) + 3 * _frame(header, length)
     samples = 3 * samples_per_frame - DELAY - PADDING
     channels = 1 if header[3] >> 6 == 3 else 2
-    expected_info = mp3.Mp3Info(*expected, 3, samples, 0, ((length, channels),), True, "LAME3.100")
+    expected_info = mp3.Mp3Info(*expected, 3, samples, 0, ((0, 4 * length, channels),), True, "LAME3.100")
     assert mp3.parse(stream) == expected_info
 
 
 def test_tag_without_lame_delays_gives_no_sample_count() -> None:
     tag = bytes(32) + b"Xing" + (1).to_bytes(4, "big") + (1).to_bytes(4, "big")
     stream = _frame(STEREO_128K, STEREO_128K_BYTES, tag) + _frame(STEREO_128K, STEREO_128K_BYTES)
-    assert mp3.parse(stream) == mp3.Mp3Info(44_100, 128_000, 1, None, 0, ((STEREO_128K_BYTES, 2),))
+    assert mp3.parse(stream) == mp3.Mp3Info(44_100, 128_000, 1, None, 0, ((0, 2 * STEREO_128K_BYTES, 2),))
 
 
 def test_id3_tag_before_the_first_frame_is_skipped() -> None:

@@ -1,6 +1,8 @@
 """Files as people have them: every sample is read, and what headers say is checked, what tags say ignored."""
 
+import re
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -164,22 +166,108 @@ def _with_data_size(wav: Path, target: Path, size: int) -> Path:
     return target
 
 
-def test_more_samples_than_a_header_declares_are_told(tmp_path: Path) -> None:
-    wav = write(tmp_path / "in.wav", music(1, 1.0))
-    samples, warnings = read(_with_data_size(wav, tmp_path / "less.wav", RATE))
-    assert len(samples) == RATE // 4
+QUARTER = RATE  # bytes of a quarter of a second of 16 bit stereo
+
+
+def _declare_less(content: bytearray, extension: str) -> None:
+    """Make a header declare a quarter of a second."""
+    at = content.find(b"SSND" if extension == "aiff" else b"data")
+    if extension == "au":
+        content[8:12] = struct.pack(">I", QUARTER)
+    elif extension == "w64":
+        content[at + 16 : at + 24] = struct.pack("<Q", 24 + QUARTER)
+    elif extension == "caf":
+        content[at + 4 : at + 12] = struct.pack(">q", 4 + QUARTER)
+    elif extension == "aiff":
+        content[at + 4 : at + 8] = struct.pack(">I", 8 + QUARTER)
+    else:
+        content[at + 4 : at + 8] = struct.pack("<I", QUARTER)
+
+
+@pytest.mark.parametrize("rate", [RATE, 48_000])
+@pytest.mark.parametrize("extension", ["wav", "aiff", "au", "caf", "w64"])
+def test_more_samples_than_a_header_declares_are_told(tmp_path: Path, extension: str, rate: int) -> None:
+    wav = write(tmp_path / "in.wav", music(1, 1.0, rate), rate)
+    content = bytearray(encode(wav, tmp_path / f"song.{extension}").read_bytes())
+    _declare_less(content, extension)
+    (tmp_path / f"song.{extension}").write_bytes(content)
+    samples, warnings = read(tmp_path / f"song.{extension}")
+    expected, _ = read(write(tmp_path / "less.wav", music(1, 1.0, rate)[: QUARTER // 4], rate))
+    np.testing.assert_allclose(samples, expected, atol=1e-6)
     assert len(warnings) == 1
-    assert f"header declares {RATE} bytes of samples, {3 * RATE} bytes of unknown content" in warnings[0]
+    found = re.match(
+        rf"header declares {QUARTER} bytes of samples, (\d+) bytes of unknown content", warnings[0]
+    )
+    assert found
+    assert int(found[1]) == pytest.approx(4 * rate - QUARTER, abs=100)
+    assert "were left out" in warnings[0]
 
 
-@pytest.mark.parametrize("follows", ["LIST chunk", "ID3v1 tag", "padding", "id3 tag with a picture"])
+@pytest.mark.parametrize("extension", ["wav", "aiff", "caf", "w64", "au"])
+def test_a_few_samples_more_than_declared_are_told_too(tmp_path: Path, extension: str) -> None:
+    wav = write(tmp_path / "in.wav", music(1, QUARTER / 4 / RATE + 0.01))
+    content = bytearray(encode(wav, tmp_path / f"song.{extension}").read_bytes())
+    _declare_less(content, extension)
+    (tmp_path / f"song.{extension}").write_bytes(content)
+    samples, warnings = read(tmp_path / f"song.{extension}")
+    assert len(samples) == QUARTER // 4
+    assert len(warnings) == 1
+
+
+@pytest.mark.parametrize("rate", [RATE, 48_000])
+@pytest.mark.parametrize("declared", [0.25, 9.0])
+def test_a_flac_that_declares_another_length_keeps_every_sample(
+    tmp_path: Path, declared: float, rate: int
+) -> None:
+    path = encode(write(tmp_path / "in.wav", music(1, 1.1, rate), rate), tmp_path / "song.flac")
+    expected, _ = read(path)
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0
+    content[22:26] = struct.pack(">I", round(declared * rate))
+    path.write_bytes(content)
+    samples, warnings = read(path)
+    np.testing.assert_allclose(samples, expected, atol=1e-6)
+    numbers = f"header declares {round(declared * rate)} samples, {round(1.1 * rate)} are present"
+    assert warnings == ([f"truncated: {numbers}"] if declared > 1 else [f"{numbers}: all were read"])
+
+
+def test_a_flac_with_damage_in_the_middle_keeps_what_follows(tmp_path: Path) -> None:
+    samples = music(1, 2.0)
+    path = encode(write(tmp_path / "in.wav", samples), tmp_path / "song.flac")
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 400] = np.random.default_rng(0).bytes(400)
+    path.write_bytes(content)
+    found, warnings = read(path)
+    assert len(found) > len(samples) - 2 * 4_608
+    np.testing.assert_allclose(found[: RATE // 2], samples[: RATE // 2], atol=2**-15)
+    np.testing.assert_allclose(found[-RATE // 2 :], samples[-RATE // 2 :], atol=2**-15)
+    assert len(warnings) == 1
+
+
+@pytest.mark.parametrize("rate", [RATE, 48_000])
+def test_an_unfinished_au_is_read_to_its_end_with_a_warning(tmp_path: Path, rate: int) -> None:
+    path = encode(write(tmp_path / "in.wav", music(1, 1.0, rate), rate), tmp_path / "song.au")
+    expected, _ = read(path)
+    content = bytearray(path.read_bytes())
+    content[8:12] = bytes(4)
+    path.write_bytes(content)
+    samples, warnings = read(path)
+    np.testing.assert_allclose(samples, expected, atol=1e-6)
+    assert [text.partition(";")[0] for text in warnings] == ["unfinished: header declares no samples"]
+
+
+@pytest.mark.parametrize(
+    "follows", ["LIST chunk", "LIST chunk of a wrong size", "ID3v1 tag", "padding", "id3 tag"]
+)
 def test_what_may_follow_the_samples_is_no_warning(tmp_path: Path, follows: str) -> None:
     wav = write(tmp_path / "in.wav", music(1, 1.0))
     tail = {
         "LIST chunk": b"LIST" + struct.pack("<I", 6_000) + b"INFO" + bytes(5_996),
         "ID3v1 tag": b"TAG" + bytes(125),
         "padding": bytes(2_000),
-        "id3 tag with a picture": id3((b"APIC", bytes(20_000))),
+        "LIST chunk of a wrong size": b"LIST" + struct.pack("<I", 600) + b"INFO" + bytes(100),
+        "id3 tag": id3((b"APIC", bytes(20_000))),
     }[follows]
     wav.write_bytes(wav.read_bytes() + tail)
     samples, warnings = read(wav)
@@ -204,26 +292,66 @@ def _pitch_hz(samples: NDArray[np.float32]) -> float:
     return float(np.argmax(spectrum) * RATE / len(samples))
 
 
-@pytest.mark.parametrize("extension", ["mp3", "ogg", "opus"])
-def test_every_part_of_a_joined_file_keeps_level_pitch_and_channels(tmp_path: Path, extension: str) -> None:
-    """Stereo, mono, another rate, as a dump of a radio stream has them."""
-    forms = (
-        ((2, RATE), (1, RATE), (2, 22_050), (1, 22_050))
-        if extension != "opus"
-        else ((1, 48_000), (2, 48_000))
-    )
-    for number, order in enumerate((forms, forms[::-1])):
-        path = tmp_path / f"joined{number}.{extension}"
-        content = b""
-        for serial, (channels, rate) in enumerate(order):
-            wav = write(tmp_path / "in.wav", tone(1.0, rate, channels), rate)
+def _end_tags() -> dict[str, bytes]:
+    item = struct.pack("<II", 8, 0) + b"REPLAYGAIN_TRACK_GAIN\x00-6.50 dB"
+    foot = b"APETAGEX" + struct.pack("<III", 2_000, len(item) + 32, 1)
+    ape = item + foot + bytes(12)
+    ape_with_header = foot + struct.pack("<I", 0xA000_0000) + bytes(8) + item + foot
+    ape_with_header += struct.pack("<I", 0x8000_0000) + bytes(8)
+    inner = b"LYRICSBEGIN" + b"IND0000300" + b"LYR00020la la la la la la la"
+    id3v1 = b"TAG" + b"Title".ljust(30, b"\0") + bytes(95)
+    return {
+        "id3v1": id3v1,
+        "ape": ape,
+        "ape with header and id3v1": ape_with_header + id3v1,
+        "lyrics3v1": b"LYRICSBEGIN" + b"la " * 50 + b"LYRICSEND" + id3v1,
+        "lyrics3v2": inner + b"%06d" % len(inner) + b"LYRICS200" + id3v1,
+        "all": ape + inner + b"%06d" % len(inner) + b"LYRICS200" + id3v1,
+    }
+
+
+FILES_IN_A_FILE = ("wav", "flac", "aiff", "au", "caf", "w64", "tta", "wv", "m4a", "wma", "mka", "voc")
+JOINTS = {  # what stands between joined MP3s
+    "": b"",
+    "ID3v1 and ID3v2 tags": b"TAG" + bytes(125) + id3((b"APIC", bytes(50_000))),
+    **{name: _end_tags()[name] for name in ("ape", "ape with header and id3v1", "lyrics3v1", "all")},
+    "zeros": bytes(3_000),
+}
+
+
+def _join(folder: Path, extension: str, joint: bytes, forms: Sequence[tuple[int, int]]) -> Path:
+    """Encode a second of each form, channels and sample rate, and join the files."""
+    content = b""
+    for serial, (channels, rate) in enumerate(forms):
+        wav = write(folder / "in.wav", tone(1.0, rate, channels), rate)
+        options: tuple[str, ...] = ()
+        if extension == "mp3":
             options = ("-b:a", "64k", *NO_TAGS, "-write_xing", "0")
-            if extension != "mp3":
-                quality = ("-b:a", "96k") if extension == "opus" else ("-c:a", "libvorbis", "-q:a", "4")
-                options = (*quality, "-serial_offset", str(serial + 1))
-            content += encode(wav, tmp_path / f"part.{extension}", *options).read_bytes()
-        path.write_bytes(content)
-        samples, warnings = read(path)
+            content += joint
+        elif extension in ("ogg", "opus"):
+            quality = ("-b:a", "96k") if extension == "opus" else ("-c:a", "libvorbis", "-q:a", "4")
+            options = (*quality, "-serial_offset", str(serial + 1))
+        elif extension == "mka":
+            options = ("-c:a", "flac")
+        content += encode(wav, folder / f"part.{extension}", *options).read_bytes()
+    path = folder / f"joined.{extension}"
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("extension", "joint"),
+    [("mp3", joint) for joint in JOINTS] + [(name, "") for name in ("ogg", "opus", *FILES_IN_A_FILE)],
+)
+def test_every_part_of_a_joined_file_keeps_level_pitch_and_channels(
+    tmp_path: Path, extension: str, joint: str
+) -> None:
+    """Stereo, mono, another rate, as a dump of a radio stream has them."""
+    forms = ((2, RATE), (1, RATE), (2, 22_050), (1, 22_050))
+    if extension == "opus":
+        forms = ((1, 48_000), (2, 48_000))
+    for order in (forms, forms[::-1]):
+        samples, warnings = read(_join(tmp_path, extension, JOINTS[joint], order))
         assert warnings == []
         assert samples.shape[1] == 2
         assert len(samples) == pytest.approx(len(order) * RATE, abs=len(order) * 3_000)
@@ -235,6 +363,52 @@ def test_every_part_of_a_joined_file_keeps_level_pitch_and_channels(tmp_path: Pa
                 assert _pitch_hz(inner) == pytest.approx(1_000, abs=3), (order, part, channel)
 
 
+@pytest.mark.parametrize("rate", [RATE, 48_000])
+@pytest.mark.parametrize("extension", [name for name in FILES_IN_A_FILE if name != "wma"])
+def test_joined_files_of_one_form_are_read_one_after_the_other(
+    tmp_path: Path, extension: str, rate: int
+) -> None:
+    options = ("-c:a", "flac") if extension == "mka" else ("-c:a", "pcm_s16le") if extension == "voc" else ()
+    content, expected = b"", []
+    for seed in (1, 2):
+        path = encode(
+            write(tmp_path / "in.wav", music(seed, 1.0, rate), rate), tmp_path / f"a.{extension}", *options
+        )
+        content += path.read_bytes()
+        expected.append(read(path)[0])
+    (tmp_path / f"joined.{extension}").write_bytes(content)
+    samples, warnings = read(tmp_path / f"joined.{extension}")
+    np.testing.assert_allclose(samples, np.concatenate(expected), atol=1e-6)
+    assert warnings == []
+
+
+def test_more_files_in_a_file_than_are_read_are_told(tmp_path: Path) -> None:
+    wav = write(tmp_path / "in.wav", music(1, 0.01)).read_bytes()
+    (tmp_path / "joined.wav").write_bytes(wav * 102)
+    samples, warnings = read(tmp_path / "joined.wav")
+    assert len(samples) == round(0.01 * RATE)
+    assert warnings == [f"another file follows at byte {len(wav)}: only the first was read"]
+
+
+def test_a_second_file_that_ends_early_is_told(tmp_path: Path) -> None:
+    wav = write(tmp_path / "in.wav", music(1, 1.0)).read_bytes()
+    (tmp_path / "joined.wav").write_bytes(wav + wav[: 44 + 2 * RATE])
+    samples, warnings = read(tmp_path / "joined.wav")
+    assert len(samples) == pytest.approx(1.5 * RATE, abs=20)
+    assert len(warnings) == 1
+    assert warnings[0].startswith("file 2 of 2 in it: truncated: header declares")
+
+
+def test_zeros_instead_of_frames_are_damage(tmp_path: Path) -> None:
+    content = bytearray(mp3(tmp_path, 1, "-write_xing", "0"))
+    frames = [found.start() for found in re.finditer(rb"\xff\xfb", content)]
+    content[frames[10] : frames[14]] = bytes(frames[14] - frames[10])
+    (tmp_path / "song.mp3").write_bytes(content)
+    samples, warnings = read(tmp_path / "song.mp3")
+    assert len(samples) > 0.85 * RATE
+    assert any(f"zeros instead of MP3 frames from byte {frames[10]} on" in text for text in warnings)
+
+
 def test_a_change_within_another_format_is_said(tmp_path: Path) -> None:
     content = b""
     for channels in (2, 1):
@@ -244,6 +418,7 @@ def test_a_change_within_another_format_is_said(tmp_path: Path) -> None:
     samples, warnings = read(tmp_path / "song.aac")
     assert len(samples) > 1.9 * RATE
     assert "changes midway from 44100 Hz, stereo to 44100 Hz, mono" in warnings[0]
+    assert "mixed into stereo: its level and channels change" in warnings[0]
 
 
 @pytest.mark.parametrize("rate", [RATE, 48_000])
@@ -263,24 +438,6 @@ def test_a_free_format_mp3_is_read_by_the_other_reader(tmp_path: Path, rate: int
     assert length == pytest.approx(RATE, abs=4_000)
     np.testing.assert_allclose(samples[3_000 : length - 3_000], expected[3_000 : length - 3_000], atol=1e-3)
     assert warnings == []
-
-
-def _end_tags() -> dict[str, bytes]:
-    item = struct.pack("<II", 8, 0) + b"REPLAYGAIN_TRACK_GAIN\x00-6.50 dB"
-    foot = b"APETAGEX" + struct.pack("<III", 2_000, len(item) + 32, 1)
-    ape = item + foot + bytes(12)
-    ape_with_header = foot + struct.pack("<I", 0xA000_0000) + bytes(8) + item + foot
-    ape_with_header += struct.pack("<I", 0x8000_0000) + bytes(8)
-    inner = b"LYRICSBEGIN" + b"IND0000300" + b"LYR00020la la la la la la la"
-    id3v1 = b"TAG" + b"Title".ljust(30, b"\0") + bytes(95)
-    return {
-        "id3v1": id3v1,
-        "ape": ape,
-        "ape with header and id3v1": ape_with_header + id3v1,
-        "lyrics3v1": b"LYRICSBEGIN" + b"la " * 50 + b"LYRICSEND" + id3v1,
-        "lyrics3v2": inner + b"%06d" % len(inner) + b"LYRICS200" + id3v1,
-        "all": ape + inner + b"%06d" % len(inner) + b"LYRICS200" + id3v1,
-    }
 
 
 @pytest.mark.parametrize("name", _end_tags())
