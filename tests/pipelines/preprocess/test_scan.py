@@ -121,14 +121,28 @@ def test_file_that_is_the_sum_of_others_is_no_stem(tmp_path: Path, subtype: str)
         assert sources[MIXTURE]["segments"] == _segments(stems["guitar"])
 
 
+@pytest.mark.parametrize("gain", [0.1, 0.8, 1.5])
+def test_file_that_is_a_sum_at_another_gain_is_no_stem(tmp_path: Path, gain: float) -> None:
+    """Files normalised by themselves; a mix hides the others, as it is a sum of them too."""
+    parts = {name: _playing(7, seed) for seed, name in enumerate(("vocals", "bass", "drums"))}
+    rest = parts["bass"] + parts["drums"]
+    stems = {**parts, "guitar": gain * rest, "piano": 0.6 * (rest + parts["vocals"])}
+    scan = _scanner(tmp_path).scan(_song(tmp_path, stems))
+    assert set(_by_stem(scan)) == {"vocals", "bass", "drums", MIXTURE}
+    assert sorted(scan["remarks"]) == [
+        "data/song: guitar.wav is left out: it is the sum of bass.wav, drums.wav",
+        "data/song: piano.wav is left out: it is the sum of bass.wav, drums.wav, vocals.wav",
+    ]
+
+
 def test_stems_that_are_no_sums_stay(tmp_path: Path) -> None:
-    """A copy, a louder sum, a sum with something of its own, and silence."""
+    """A copy, a sum of unequal gains, a sum with something of its own, and silence."""
     bass, drums, voice = (_playing(7, seed) for seed in range(3))
     stems = {
         "bass": bass,
         "drums": drums,
         "bass 2": bass,
-        "guitar": 1.5 * (bass + drums),
+        "guitar": 1.5 * bass + drums,
         "piano": bass + drums + 0.1 * voice,
         "fx": np.zeros_like(bass),
     }
