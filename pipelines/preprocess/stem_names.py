@@ -16,18 +16,38 @@ _WORDS = {  # common words in file names; the names of the classes count too
     "other_plucked": "plucked harp banjo mandolin ukulele",
     "percussion": "percussion perc shaker tambourine conga congas bongo bongos",
     "piano": "piano",
-    "vocals": "vocals vocal acapella acappella vox voice voices choir leadvox bgvox",
+    "vocals": "vocals vocal acapella acappella capella cappella vox voice voices choir leadvox bgvox",
     "wind": "wind winds brass flute sax saxophone trumpet trombone horn horns clarinet oboe",
     MIXTURE: "mixture mix master",
 }
 _OTHER_WORDS = 2
 _STEM_OF_WORD = {word: stem for stem, words in _WORDS.items() for word in words.split()}
 SUM = "sum"  # not a class: by its name, the file is the song without a stem, a sum of others
-_NEGATIONS = frozenset(["no", "minus", "without", "sans", "ohne"])
-_SUM_WORDS = frozenset(
-    {"instrumental", "instrumentals", "karaoke", "accompaniment", "minusone", "drumless", "bassless"}
+_NEGATIONS = frozenset(
+    ["no", "non", "minus", "without", "less", "sans", "ohne", "but", "except", "excluding"]
 )
-_WEAK_SUM_WORDS = frozenset({"backing"})  # a backing track is a sum, backing vocals are vocals
+_NEGATIONS_AFTER = frozenset(["removed", "off", "muted", "excluded"])  # "vocals removed"
+_BETWEEN = frozenset(["the", "a", "any", "lead", "main", "back", "backing"])  # "without the lead vocals"
+_SUM_WORDS = frozenset(
+    [
+        "instrumental",
+        "instrumentals",
+        "instrum",
+        "karaoke",
+        "accompaniment",
+        "accomp",
+        "minusone",
+        "drumless",
+        "bassless",
+        "vocalless",
+    ]
+)
+_WEAK_SUM_WORDS = frozenset(  # a backing track is a sum, backing vocals are vocals
+    ["backing", "playback", "inst", "instr"]
+)
+_NUMBERED_INSTRUMENT = re.compile(r"(?<![a-z])(inst|instr)(?=[^a-z0-9]*\d)")
+_WITHOUT = re.compile(r"(?<![a-z0-9])w[^a-z0-9]?o(?![a-z0-9])")
+_JOINED = re.compile(rf"(?:non|no|minus|without)({'|'.join(sorted(_STEM_OF_WORD, key=len, reverse=True))})")
 
 
 def nfc(text: str) -> str:
@@ -69,15 +89,23 @@ def _class_of(word: str) -> str | None:
 def _words(name: str) -> list[str]:
     """Split a name into words, without numbers; a negation and its class are one word, "no vocals"."""
     words: list[str] = []
-    before = ""
-    for part in re.split(r"[^a-z0-9]+", nfc(name).lower()):
+    negated = named = False  # by the words before; whether a class was named
+    text = _WITHOUT.sub("without", _NUMBERED_INSTRUMENT.sub("instrument", nfc(name).lower()))
+    parts = [part for part in re.split(r"[^a-z0-9]+", text) if part]
+    for part, after in zip(parts, [*parts, ""][1:], strict=True):
         word = part if part in _STEM_OF_WORD else part.rstrip("0123456789")
-        negated = before in _NEGATIONS and (word in _STEM_OF_WORD or (before, word) == ("minus", "one"))
-        if negated and not any(_STEM_OF_WORD.get(earlier, MIXTURE) != MIXTURE for earlier in words):
-            words[-1] = f"no {word}"
+        if joined := _JOINED.fullmatch(word):
+            negated, word = True, joined[1]
+        if word in _NEGATIONS_AFTER and after != "axis" and words and words[-1] in _STEM_OF_WORD:
+            words[-1] = f"no {words[-1]}"
+        elif negated and not named and (word in _STEM_OF_WORD or (words[-1:], word) == (["minus"], "one")):
+            while words and (words[-1] in _NEGATIONS or words[-1] in _BETWEEN):
+                words.pop()
+            words.append(f"no {word}")
         elif word:
             words.append(word)
-        before = part
+            named |= _STEM_OF_WORD.get(word, MIXTURE) != MIXTURE
+        negated = part in _NEGATIONS or (negated and part in _BETWEEN)
     return words
 
 
