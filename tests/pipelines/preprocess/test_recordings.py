@@ -90,7 +90,17 @@ def test_other_stem_files_are_refused_with_what_to_do(tmp_path: Path) -> None:
 # folders named after splits
 
 
-@pytest.mark.parametrize("names", [("train", "validation", "test"), ("Training", "val", "Testing")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train", "validation", "test"),
+        ("Training", "val", "Testing"),
+        ("Training Set", "Development Set", "Test Set"),
+        ("train_data", "dev-set", "eval"),
+        ("trainset", "validset", "Evaluation"),
+        ("TRAIN", "VAL", "held-out"),
+    ],
+)
 def test_songs_in_folders_named_after_splits_keep_them_with_a_remark(
     tmp_path: Path, names: tuple[str, ...]
 ) -> None:
@@ -103,6 +113,19 @@ def test_songs_in_folders_named_after_splits_keep_them_with_a_remark(
         assert (splits[f"Song {number}"], splits[f"S{number}"]) == (split, split)
     assert discovered.remarks == [
         f"{tmp_path}/set: 6 songs below folders named after splits keep these splits"
+    ]
+
+
+def test_folders_and_files_beside_those_of_splits_get_a_remark(tmp_path: Path) -> None:
+    _touch(tmp_path, "set/train/One.flac", "set/test/Two.flac", "set/extra/deep/Three.flac", "set/Four.flac")
+    discovered = _find(tmp_path)
+    splits = {song.title: song.split for song in discovered.songs}
+    assert splits == {"One": "train", "Two": "test", "Three": None, "Four": None}
+    beside = "its 1 songs may be in any split: they are beside folders named after splits"
+    assert discovered.remarks == [
+        f"{tmp_path}/set: 2 songs below folders named after splits keep these splits",
+        f"{tmp_path}/set: {beside}",
+        f"{tmp_path}/set/extra: {beside}",
     ]
 
 
