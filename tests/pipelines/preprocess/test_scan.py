@@ -190,6 +190,23 @@ def test_bad_stem_is_rejected_with_the_sum_and_the_others_stay(tmp_path: Path, d
     assert all(sources[stem]["segments"] == _segments(stems[stem]) for stem in sources)
 
 
+def test_what_a_header_declares_wrongly_is_a_remark_of_the_scan(tmp_path: Path) -> None:
+    song = _song(tmp_path, {"drums": _playing(7, 0), "bass": _playing(7, 1)}, "PCM_16")
+    paths = [Path(files[0].name) for files in song.sources.values()]
+    for path, size in zip(paths, (14 * RATE, 0), strict=True):  # half of the samples, and none
+        content = bytearray(path.read_bytes())
+        at = content.find(b"data") + 4
+        content[at : at + 4] = size.to_bytes(4, "little")
+        path.write_bytes(content)
+    for _ in range(2):  # the second time, the decoded file is in the cache
+        scan = _scanner(tmp_path).scan(song)
+        assert [remark.partition(", ")[0] for remark in scan["remarks"]] == [
+            f"{paths[0]}: header declares {14 * RATE} bytes of samples",
+            f"{paths[1]}: unfinished: header declares no samples; the {28 * RATE} bytes present were read",
+        ]
+        assert scan["rejects"] == []
+
+
 def test_bad_mixture_file_costs_itself_alone(tmp_path: Path) -> None:
     song = _song(tmp_path, {name: _playing(7, 0) for name in ("drums", "vocals", "mixture")})
     (tmp_path / "data/song/mixture.wav").write_bytes(b"text")
