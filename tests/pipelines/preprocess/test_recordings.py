@@ -170,6 +170,128 @@ def test_folders_for_stems_below_train_and_test_are_collections_too(tmp_path: Pa
     assert {song.split for song in songs} == {"train", "test"}
 
 
+@pytest.mark.parametrize("above", ["stems", "data/set", "train/stems"])
+@pytest.mark.parametrize("name", ["{stem}_{n}", "{n}", "Artist {n} - Title {n}"])
+def test_folders_for_stems_at_one_place_are_a_collection_at_any_depth(
+    tmp_path: Path, above: str, name: str
+) -> None:
+    for stem in STEMS:
+        _touch(tmp_path, *[f"{above}/{stem}/{name.format(stem=stem, n=n)}.wav" for n in "123"])
+    discovered = _find(tmp_path)
+    assert len(discovered.songs) == 12
+    assert all(len(files) == 1 for song in discovered.songs for files in song.sources.values())
+    assert len({song.recording for song in discovered.songs}) == (12 if "stem" in name else 3)
+    assert (
+        f"{tmp_path}/{above}: each file of its folders bass, drums, other, vocals is a song of its own"
+        in (discovered.remarks)
+    )
+
+
+def test_folders_for_stems_at_several_places_are_collections_if_titles_are_the_same(tmp_path: Path) -> None:
+    for place in ("one", "two"):
+        _touch(tmp_path, *[f"{place}/{s}/{t} of {place}.wav" for s in STEMS for t in ("A", "B", "C")])
+    songs = _find(tmp_path).songs
+    assert len(songs) == 24
+    assert len({song.recording for song in songs}) == 6
+
+
+def test_numbered_takes_in_folders_of_several_songs_are_summed_with_a_remark(tmp_path: Path) -> None:
+    for song in ("One", "Two"):
+        _touch(tmp_path, *[f"set/{song}/{s}/{s}_{n}.wav" for s in ("drums", "bass") for n in "12"])
+    discovered = _find(tmp_path / "set")
+    assert [song.song_id for song in discovered.songs] == ["set/One", "set/Two"]
+    assert discovered.remarks == [
+        "4 stems are the sum of files that may be of different songs by name: "
+        "set/One/bass (bass_1.wav + bass_2.wav …)"
+    ]
+
+
+def test_takes_are_summed_without_a_remark(tmp_path: Path) -> None:
+    parts = ("Kick In", "Kick Out", "Snare Top", "Gtr L", "Gtr R", "Lead Vox", "Backing Vox", "Bass")
+    for song in ("One", "Two"):
+        _touch(tmp_path, *[f"set/{song}/{part}.wav" for part in parts])
+        _touch(tmp_path, *[f"set/{song} deep/drums/{part}.wav" for part in ("kick", "take 2")])
+        _touch(tmp_path, f"set/{song} deep/vocals/a.wav")
+    discovered = _find(tmp_path / "set")
+    assert [song.song_id for song in discovered.songs] == [
+        f"set/{name}" for name in ("One", "One deep", "Two", "Two deep")
+    ]
+    assert [remark for remark in discovered.remarks if "Kick" in remark] == []
+
+
+# files named after song and stem in one folder
+
+
+@pytest.mark.parametrize("folder", ["", "deep/er/"])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "{song} - {stem}",
+        "{song}_{stem}",
+        "1_{song}_({stem})",
+        "{stem} - {song}",
+        "Some Artist With A Long Name - {song} - {stem}",
+    ],
+)
+def test_files_named_after_song_and_stem_are_the_stems_of_these_songs(
+    tmp_path: Path, folder: str, pattern: str
+) -> None:
+    titles = ("Song A", "Say No", "曲")
+    names = [pattern.format(song=title, stem=stem) for title in titles for stem in STEMS]
+    _touch(tmp_path / "set", *[f"{folder}{name}.wav" for name in names])
+    discovered = _find(tmp_path / "set")
+    assert {song.title for song in discovered.songs} == {
+        pattern.format(song=title, stem="").rpartition("Long Name - ")[2].strip(" -_()") for title in titles
+    }
+    for song in discovered.songs:
+        assert {stem: len(files) for stem, files in song.sources.items()} == dict.fromkeys(STEMS, 1)
+        assert song.recording == f"{tmp_path}/{song.song_id}"
+    place = f"{tmp_path}/set/{folder}".rstrip("/")
+    assert discovered.remarks == [f"{place}: its files are the stems of 3 songs, by their names"]
+
+
+def test_pairs_of_vocals_and_the_rest_in_one_folder_are_songs(tmp_path: Path) -> None:
+    """As separators write them."""
+    kinds = ("Vocals", "Instrumental")
+    _touch(tmp_path / "set", *[f"{n}_Song {n}_({kind}).wav" for n in "123" for kind in kinds])
+    songs = _find(tmp_path / "set").songs
+    assert [(song.song_id, _names(song), song.complete) for song in songs] == [
+        (f"set/{n}_Song {n}", {"vocals": [f"{n}_Song {n}_(Vocals).wav"]}, False) for n in "123"
+    ]
+
+
+def test_mixes_and_songs_beside_files_named_after_song_and_stem(tmp_path: Path) -> None:
+    _touch(tmp_path / "set", *[f"Song {n} - {stem}.wav" for n in "AB" for stem in STEMS])
+    _touch(tmp_path / "set", "Song A.wav", "Song B (mix).wav", "Song C.wav", "Song D - vocals.wav")
+    songs = _by_id(tmp_path / "set")
+    assert {name: set(song.sources) for name, song in songs.items()} == {
+        "set/Song A": {*STEMS, MIXTURE},
+        "set/Song B": {*STEMS, MIXTURE},
+        "set/Song C": {MIXTURE},
+        "set/Song D - vocals": {"vocals"},
+    }
+
+
+@pytest.mark.parametrize(
+    "numbers, songs",
+    [("12", ["set"]), ("123", ["set/1", "set/2", "set/3"])],
+    ids=["takes", "songs"],
+)
+def test_files_named_after_a_stem_and_a_number_are_songs_from_three_on(
+    tmp_path: Path, numbers: str, songs: list[str]
+) -> None:
+    _touch(tmp_path / "set", *[f"{stem}_{n}.wav" for stem in ("vocals", "bass") for n in numbers])
+    discovered = _find(tmp_path / "set")
+    assert [song.song_id for song in discovered.songs] == songs
+    assert len(discovered.remarks) == 1
+
+
+def test_numbered_takes_of_songs_in_folders_of_their_own_stay_together(tmp_path: Path) -> None:
+    for song in ("One", "Two"):
+        _touch(tmp_path, *[f"set/{song}/{stem} {n}.wav" for stem in ("vocals", "bass") for n in "123"])
+    assert [song.song_id for song in _find(tmp_path / "set").songs] == ["set/One", "set/Two"]
+
+
 def test_files_of_one_name_in_a_collection_are_one_recording(tmp_path: Path) -> None:
     _touch(tmp_path, *[f"{stem}/{name}.wav" for stem in ("vocals", "instrumental") for name in ("A", "B")])
     recordings = {(song.title, song.recording) for song in _find(tmp_path).songs}
@@ -286,6 +408,60 @@ def test_files_below_one_songs_folder_are_one_recording(tmp_path: Path, files: t
         _touch(tmp_path, *[f"set/{name}/{file}" for file in files])
     songs = _find(tmp_path).songs
     assert {song.recording for song in songs} == {f"{tmp_path}/set/One", f"{tmp_path}/set/Two"}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("{0}/{0}.wav", "{0}/stems/01.wav", "{0}/stems/02.wav"),
+        ("{0}/{0}.wav", "{0}/01.wav", "{0}/02.wav"),
+        ("{0}/{0} (Mix).wav", "{0}/tracks/a.wav", "{0}/raw/b.wav"),
+        ("{0}/Other Name.wav", "{0}/stems/a.wav", "{0}/stems/b.wav"),
+        ("{0}/Other Name_MIX.wav", "{0}/01.wav", "{0}/02.wav"),
+        ("{0}/{0}.wav", "{0}/stems/vocals.wav", "{0}/stems/drums.wav"),
+        ("{0}.wav", "{0}/01.wav", "{0}/02.wav"),
+        ("{0}.wav", "{0}/vocals.wav", "{0}/drums.wav"),
+        ("{0} (Master).wav", "{0}/stems/01.wav", "{0}/stems/02.wav"),
+        ("{0}.wav", "{0}_1.wav", "{0}_2.wav"),
+        ("x/{0}.wav", "x/{0} 01.wav", "x/{0} 02.wav", "x/Another.wav"),
+        ("{0}/stems/01.wav", "{0}/stems/02.wav"),
+        ("{0}/{0}_MIX.wav", "{0}/{0}_STEMS/{0}_STEM_01.wav", "{0}/{0}_RAW/{0}_RAW_01_01.wav"),
+    ],
+)
+def test_a_mix_and_stems_whose_names_say_nothing_are_one_recording(
+    tmp_path: Path, files: tuple[str, ...]
+) -> None:
+    songs = ("Song 1", "Song 2", "Song 10")
+    for song in songs:
+        _touch(tmp_path / "set", *[file.format(song) for file in files])
+    recordings: dict[str, set[str]] = {}
+    for song in _find(tmp_path / "set").songs:
+        path = next(iter(song.sources.values()))[0].name
+        name = next((name for name in reversed(songs) if name in path), "")
+        recordings.setdefault(name, set()).add(song.recording)
+    recordings.pop("", None)  # another song in the same folder
+    assert all(len(found) == 1 for found in recordings.values())
+    assert len(set.union(*recordings.values()) - {""}) == len(songs)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("Thriller/Thriller.flac", "Thriller/Beat It.flac", "Thriller/Billie Jean.flac"),
+        ("Single/Single.flac", "Single/B-Side.flac"),
+        ("アルバム/アルバム.flac", "アルバム/曲一.flac", "アルバム/曲二.flac"),
+        ("tracks/0001.flac", "tracks/0002.flac", "One.flac"),
+        ("a/raw/0001.flac", "a/raw/0002.flac", "b/raw/0001.flac", "b/raw/0002.flac"),
+        ("Artist.flac", "Artist/Album/One.flac", "Artist/Album/Two.flac"),
+        ("One.flac", "One 2.flac"),
+        ("album/One (Master).flac", "album/Two (Master).flac", "album/03.flac", "album/04.flac"),
+    ],
+)
+def test_albums_are_songs_of_their_own(tmp_path: Path, files: tuple[str, ...]) -> None:
+    _touch(tmp_path / "set", *files)
+    songs = _find(tmp_path / "set").songs
+    assert len(songs) == len(files)
+    assert {song.recording for song in songs} == {""}
 
 
 def test_a_root_with_a_mix_and_numbered_stems_is_one_recording(tmp_path: Path) -> None:
