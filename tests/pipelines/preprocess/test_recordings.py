@@ -546,3 +546,69 @@ def test_other_metadata_is_ignored_and_counted(tmp_path: Path) -> None:
     _touch(tmp_path, "album/metadata.yaml", "album/One.flac")
     discovered = _find(tmp_path)
     assert ([song.title for song in discovered.songs], discovered.ignored_files) == (["One"], 1)
+
+
+# MedleyDB
+
+MEDLEY_METADATA = b"""
+artist: Some Artist
+mix_filename: Art_Title_MIX.wav
+stems:
+  S01: {component: melody, filename: Art_Title_STEM_01.wav, instrument: female singer}
+  S02: {component: bass, filename: Art_Title_STEM_02.wav, instrument: electric bass}
+  S03: {component: '', filename: Art_Title_STEM_03.wav, instrument: drum set}
+  S04: {component: '', filename: Art_Title_STEM_04.wav, instrument: clean electric guitar}
+  S05: {component: '', filename: Art_Title_STEM_05.wav, instrument: bass clarinet}
+  S06: {component: '', filename: Art_Title_STEM_06.wav, instrument: vocalists}
+  S07: {component: '', filename: Art_Title_STEM_07.wav, instrument: [a, b]}
+"""
+
+
+def _medley(root: Path, metadata: bytes = MEDLEY_METADATA, extension: str = "wav") -> None:
+    _touch(root, "Art_Title_METADATA.yaml", content=metadata)
+    stems = [f"Art_Title_STEMS/Art_Title_STEM_0{n}.{extension}" for n in range(1, 8)]
+    _touch(root, f"Art_Title_MIX.{extension}", *stems, "Art_Title_RAW/Art_Title_RAW_01_01.wav")
+
+
+@pytest.mark.parametrize("extension", ["wav", "FLAC"])
+def test_medleydb_has_the_classes_of_its_metadata(tmp_path: Path, extension: str) -> None:
+    _medley(tmp_path / "V1/Art_Title", extension=extension)
+    discovered = _find(tmp_path)
+    (song,) = discovered.songs
+    assert (song.song_id, song.artist, song.title) == ("medleydb/Art_Title", "Art", "Title")
+    assert _names(song) == {
+        stem: [f"Art_Title_STEM_{n}.{extension}" for n in numbers]
+        for stem, numbers in {
+            "vocals": ("01", "06"),
+            "bass": ("02",),
+            "drums": ("03",),
+            "guitar": ("04",),
+            "wind": ("05",),
+            "other": ("07",),
+        }.items()
+    } | {MIXTURE: [f"Art_Title_MIX.{extension}"]}
+    assert (song.complete, discovered.ignored_files) == (True, 1)  # the raw track
+
+
+@pytest.mark.parametrize("name", ["../Art_Title_MIX.wav", "/etc/outside.wav", "", "[a, b]", "*a"])
+def test_medleydb_song_with_a_missing_stem_is_not_complete(tmp_path: Path, name: str) -> None:
+    stem = b"filename: Art_Title_STEM_03.wav"
+    anchor = b"a: &a [x]" if name == "*a" else b""
+    _medley(tmp_path / "A", anchor + MEDLEY_METADATA.replace(stem, f"filename: {name}".encode()))
+    discovered = _find(tmp_path)
+    (song,) = discovered.songs
+    assert ("drums" in song.sources, song.complete) == (False, False)
+    assert discovered.rejects == [
+        ("medleydb/Art_Title/S03", "Art_Title_METADATA.yaml names a stem that is missing", "listing")
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"stems: 5", b"\xff"])
+def test_medleydb_song_with_broken_metadata_is_rejected(tmp_path: Path, content: bytes) -> None:
+    _medley(tmp_path / "A", content)
+    _touch(tmp_path, "One.flac")
+    discovered = _find(tmp_path)
+    assert [song.title for song in discovered.songs] == ["One"]
+    ((name, reason, kind),) = discovered.rejects
+    assert (name, kind) == ("medleydb/Art_Title", "listing")
+    assert reason.startswith("Art_Title_METADATA.yaml cannot be read: ")
