@@ -55,6 +55,7 @@ _PARTS = (  # of a song or of an instrument, or how it was recorded
 )
 _PART_WORDS = _LEADING | frozenset(_PARTS.split())
 _NUMBERED_INSTRUMENT = re.compile(r"(?<![a-z])(inst|instr)(?=[^a-z0-9]*\d)")
+_BREAK = re.compile(r"\s-\s|[(\[{]")  # "Say No - Drums" is a title and a stem
 _WITHOUT = re.compile(r"(?<![a-z0-9])w[^a-z0-9]?o(?![a-z0-9])")
 _JOINED = re.compile(rf"(?:non|no|minus|without)({'|'.join(sorted(_STEM_OF_WORD, key=len, reverse=True))})")
 
@@ -114,12 +115,15 @@ def _words(name: str) -> list[str]:
     words: list[str] = []
     negated = named = False  # by the words before; whether a class was named
     text = _WITHOUT.sub("without", _NUMBERED_INSTRUMENT.sub("instrument", nfc(name).lower()))
-    parts = [part for part in re.split(r"[^a-z0-9]+", text) if part]
-    for part, after in zip(parts, [*parts, ""][1:], strict=True):
+    before = 0
+    for token in re.finditer(r"[a-z0-9]+", text):
+        part, gap, before = token[0], text[before : token.start()], token.end()
         word = part if part in _STEM_OF_WORD else part.rstrip("0123456789")
+        if _BREAK.search(gap):
+            negated = False
         if joined := _JOINED.fullmatch(word):
             negated, word = True, joined[1]
-        if word in NEGATIONS_AFTER and after != "axis" and words and words[-1] in _STEM_OF_WORD:
+        if _is_negated_by(part, gap, text[before:]) and words and words[-1] in _STEM_OF_WORD:
             words[-1] = f"no {words[-1]}"
         elif negated and not named and (word in _STEM_OF_WORD or (words[-1:], word) == (["minus"], "one")):
             while words and (words[-1] in _NEGATIONS or words[-1] in _BETWEEN):
@@ -130,6 +134,11 @@ def _words(name: str) -> list[str]:
             named |= _STEM_OF_WORD.get(word, MIXTURE) != MIXTURE
         negated = part in _NEGATIONS or (negated and part in _BETWEEN)
     return words
+
+
+def _is_negated_by(part: str, gap: str, rest: str) -> bool:
+    """Return whether a word negates the class before it: "vocals off", not "Guitars - Off", "off axis"."""
+    return part in NEGATIONS_AFTER and not _BREAK.search(gap) and "axis" not in rest
 
 
 def is_plain(name: str) -> bool:

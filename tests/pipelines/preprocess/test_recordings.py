@@ -346,6 +346,8 @@ def test_a_root_that_is_one_song_keeps_its_takes_together(tmp_path: Path) -> Non
         ("Inst 1", None),
         ("inst guitar", "guitar"),
         ("vocalless", SUM),
+        ("Two Guitars - Off", "guitar"),
+        ("Say No - Drums", "drums"),
     ],
 )
 def test_names_that_negate_or_sum_are_understood(name: str, stem: str | None) -> None:
