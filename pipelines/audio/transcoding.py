@@ -147,7 +147,7 @@ def _link_or_download(path: str, source: str) -> None:
 def _decode(
     source: str, target: str, layout: str, program: str, stream: int, *, strict: bool
 ) -> tuple[int, list[str]]:
-    """Write a file's samples to a FLAC; return their number per channel, and the formats midway."""
+    """Write samples to a FLAC; return their number per channel, and the formats that follow the first."""
     frames = 0
     with (
         Decoder(
@@ -168,7 +168,7 @@ def _decode(
                 )
             flac.write(samples)
             frames += len(samples)
-        return frames, decoder.messages.formats
+        return frames, [changed for _, changed in decoder.messages.changes]
 
 
 def trim_cache(cache: Folder, *, keep: set[str], limit_bytes: int) -> None:
