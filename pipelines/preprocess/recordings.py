@@ -42,6 +42,9 @@ class Recordings:
         for folder in self._names:
             for above in _above(folder):
                 self._below[above].add(folder)
+        self._by_base: dict[str, list[str]] = defaultdict(list)  # by its own name
+        for folder in self._names:
+            self._by_base[nfc(posixpath.basename(folder))].append(folder)
         self._collections = collections
         self._songs = songs
         self._outer = set(songs)
@@ -124,10 +127,19 @@ class Recordings:
                     if self._holds_parts(place):
                         self._outer.add(place)
                         yield (folder, name), place
+                yield from self._find_stems_elsewhere(folder, name)
                 parts = [part for part in numbered.get(name, []) if part != name]
                 if len(parts) >= _LEAST_PARTS:
                     key = posixpath.join(folder, name)
                     yield from (((folder, part), key) for part in (name, *parts))
+
+    def _find_stems_elsewhere(self, folder: str, name: str) -> Iterator[tuple[tuple[str, str], str]]:
+        """Yield a mix whose stems are in a folder of its name elsewhere: mixes/One.wav, stems/One/01.wav."""
+        if _MIX_WORD.search(posixpath.basename(folder)) and folder not in self._songs:
+            places = [at for at in self._by_base.get(name, []) if self._holds_parts(at)]
+            if len(places) == 1:
+                self._outer.add(places[0])
+                yield (folder, name), places[0]
 
     def _holds_parts(self, folder: str) -> bool:
         """Return whether a folder beside a file of its name has the song's stems, or numbered files."""

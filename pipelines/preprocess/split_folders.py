@@ -13,6 +13,7 @@ _SPLITS = {
     **dict.fromkeys(("valid", "validation", "validate", "val", "dev", "development"), "valid"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation", "evaluate", "heldout", "holdout"), "test"),
 }
+_DEVELOPMENT = frozenset(["dev", "development"])  # the training songs where there is no folder for these
 _ADDED = re.compile(r"(set|sets|data|dataset|split|songs|tracks|files|audio)$")  # "Test Set", "train_data"
 
 
@@ -30,7 +31,7 @@ class SplitFolders:
                 for parent, name in _folders(root, folder):
                     if (split := _split_named(name)) is not None:
                         found[parent].add(split)
-        self._parents = {parent for parent, splits in found.items() if len(splits) > 1}
+        self._parents = {parent: splits for parent, splits in found.items() if len(splits) > 1}
         self._kept: dict[str, int] = defaultdict(int)
         self._beside: dict[str, int] = defaultdict(int)
         self._alone: set[str] = set()
@@ -44,7 +45,8 @@ class SplitFolders:
             split = _split_named(name)
             if parent in self._parents and split is not None:
                 self._kept[parent] += 1
-                return split
+                is_train = _plain(name) in _DEVELOPMENT and "train" not in self._parents[parent]
+                return "train" if is_train else split
             if parent in self._parents:
                 beside.append(place)
             elif split not in (None, "train"):
@@ -80,7 +82,11 @@ def is_split_name(name: str) -> bool:
 def _split_named(name: str) -> str | None:
     """Return the split that a folder's name means: "train", "Test Set", "held-out", "eval_data"."""
     letters = re.sub(r"[\W_]+", "", name.casefold())
-    return _SPLITS.get(letters) or _SPLITS.get(_ADDED.sub("", letters))
+    return _SPLITS.get(letters) or _SPLITS.get(_plain(name))
+
+
+def _plain(name: str) -> str:
+    return _ADDED.sub("", re.sub(r"[\W_]+", "", name.casefold()))
 
 
 def _folders(root: str, folder: str) -> Iterator[tuple[str, str]]:

@@ -116,6 +116,15 @@ def test_songs_in_folders_named_after_splits_keep_them_with_a_remark(
     ]
 
 
+def test_dev_beside_test_alone_is_train(tmp_path: Path) -> None:
+    """As in DSD100."""
+    _touch(tmp_path, *[f"{kind}/{s}/{s} song/guitar.wav" for kind in ("A", "B") for s in ("Dev", "Test")])
+    assert {song.title: song.split for song in _find(tmp_path).songs} == {
+        "Dev song": "train",
+        "Test song": "test",
+    }
+
+
 def test_folders_and_files_beside_those_of_splits_get_a_remark(tmp_path: Path) -> None:
     _touch(tmp_path, "set/train/One.flac", "set/test/Two.flac", "set/extra/deep/Three.flac", "set/Four.flac")
     discovered = _find(tmp_path)
@@ -427,6 +436,8 @@ def test_files_below_one_songs_folder_are_one_recording(tmp_path: Path, files: t
         ("{0}.wav", "{0}_1.wav", "{0}_2.wav"),
         ("x/{0}.wav", "x/{0} 01.wav", "x/{0} 02.wav", "x/Another.wav"),
         ("{0}/stems/01.wav", "{0}/stems/02.wav"),
+        ("mixes/{0}.wav", "stems/{0}/01.wav", "stems/{0}/02.wav"),
+        ("Full Mixes/{0}.wav", "parts/{0}/vocals.wav", "parts/{0}/drums.wav"),
         ("{0}/{0}_MIX.wav", "{0}/{0}_STEMS/{0}_STEM_01.wav", "{0}/{0}_RAW/{0}_RAW_01_01.wav"),
     ],
 )
