@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 
 from apollo.audio import mp3
-from apollo.audio.end_tags import skip_id3
+from apollo.audio.end_tags import after_id3
 from apollo.audio.parts import find_parts
 from apollo.audio.probing import AudioInfo, measure_packets
 
@@ -68,7 +68,7 @@ def read_bitstream(path: str, program: str, info: AudioInfo, seconds: float) -> 
         FfmpegError: ffmpeg timed out.
     """
     with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        start = skip_id3(content)
+        start = after_id3(content)
         head = content[start : start + _HEAD_BYTES]
         container, encoder = _name_container(head), _read_vendor(head)
         if info.codec == "mp3" and not container:

@@ -15,7 +15,7 @@ _NOT_ZERO = re.compile(rb"[^\0]")
 Content = bytes | mmap
 
 
-def skip_id3(stream: Content) -> int:
+def after_id3(stream: Content) -> int:
     """Return where an ID3v2 tag ends that a file begins with, 0 if it begins with none."""
     if stream[:3] != b"ID3" or len(stream) < 10:
         return 0
@@ -29,7 +29,7 @@ def after_tags_and_zeros(stream: Content, at: int) -> tuple[int, bool]:
     while at < len(stream):
         start = stream[at : at + 32]
         if start[:3] == b"ID3":
-            at += skip_id3(start)
+            at += after_id3(start)
         elif start[:3] == b"TAG":
             at += _ID3V1_EXTENDED_BYTES if start[3:4] == b"+" else _ID3V1_BYTES
         elif start[:1] == b"\0":

@@ -7,7 +7,7 @@ bytes at offset 21).
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from apollo.audio.end_tags import Content, after_tags_and_zeros, skip_id3
+from apollo.audio.end_tags import Content, after_id3, after_tags_and_zeros
 
 _BITRATES_KBPS = {  # by MPEG version: Layer III, indices 1 to 14
     1: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -43,7 +43,7 @@ class Mp3Info:
         missing_frames: Frames that the tag declares and the stream does not contain.
         sections: Frames that must be decoded apart.
         constant: Whether all frames have the same bitrate.
-        encoder: Name in the gapless tag, such as `LAME3.100`; empty if there is none.
+        encoder: Name in the first gapless tag, such as `LAME3.100`; empty if there is none.
         hole: Position of zeros within a stream, None if there are none.
     """
 
@@ -136,11 +136,11 @@ class _Parsing:
     def __init__(self, stream: Content) -> None:
         self._stream = stream
         self.frames = self.bits = self.missing = 0
-        self.bitrates: set[int] = set()
-        self.encoder = ""
         self.samples: list[int | None] = []
         self.sections: list[Section] = []
         self.hole: int | None = None
+        self.bitrates: set[int] = set()
+        self.encoder = ""
 
     def read_stream(self, at: int) -> int | None:
         """Read the frames from `at` on, and return where those of another stream begin, None if none do."""
@@ -150,6 +150,7 @@ class _Parsing:
         tagged = tag[:4] in (b"Xing", b"Info")
         if first is not None and tagged:
             at += first.length
+            self.encoder = self.encoder or _read_encoder(tag)
         following = None
         while True:
             header, end = _header(stream, at), at
@@ -165,14 +166,11 @@ class _Parsing:
                 self.sections.append(Section(start, end, form[1]))
                 start = at
             form = header.form
-            self.bitrates.add(header.bitrate_bps)
             frames, self.bits, at = frames + 1, self.bits + header.bitrate_bps, at + header.length
+            self.bitrates.add(header.bitrate_bps)
         if form is not None:
             self.sections.append(Section(start, at, form[1]))
-        samples, missing = None, 0
-        if first is not None and tagged:
-            samples, missing = _gapless(tag, first.samples, frames)
-            self.encoder = self.encoder or _read_encoder(tag)
+        samples, missing = _gapless(tag, first.samples, frames) if first is not None and tagged else (None, 0)
         self.samples.append(samples)
         self.frames, self.missing = self.frames + frames, self.missing + missing
         return following
@@ -212,7 +210,7 @@ def _find_next(stream: Content, at: int) -> _Next | None:
 
 def find_start(stream: Content) -> int | None:
     """Return where the first frame begins, after tags and zeros; None if something else does."""
-    if _header(stream, at := skip_id3(stream)) is not None:
+    if _header(stream, at := after_id3(stream)) is not None:
         return at
     found = _find_next(stream, 0)
     return None if found is None else found.at
@@ -220,7 +218,7 @@ def find_start(stream: Content) -> int | None:
 
 def starts_plainly(stream: Content) -> bool:
     """Return whether nothing precedes the first frame but an ID3 tag."""
-    return find_start(stream) == skip_id3(stream)
+    return find_start(stream) == after_id3(stream)
 
 
 def _find_encoder(tag: bytes) -> int:

@@ -34,6 +34,7 @@ class Probe:
         lossy: Whether its coding is lossy.
         windowed: Whether it can be read exactly in windows as it is: uncompressed or FLAC of a known length,
             44.1 kHz, mono or stereo.
+        remark: What the header declares wrongly, though no sample that it declares is missing.
     """
 
     sample_rate: int
@@ -41,6 +42,7 @@ class Probe:
     frames: int
     lossy: bool
     windowed: bool
+    remark: str | None = None
 
 
 def open_binary(path: str) -> BinaryIO:
@@ -131,7 +133,8 @@ def probe(path: str) -> Probe | None:
             and sound.seekable()
         )
         frames = sound.frames if has_length(sound) else 0
-        return Probe(sound.samplerate, sound.channels, frames, lossy, windowed)
+        remark = None if samples is None else samples.find_excess()
+        return Probe(sound.samplerate, sound.channels, frames, lossy, windowed, remark)
 
 
 def open_source_file(path: str) -> BinaryIO:

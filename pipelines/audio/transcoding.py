@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import soundfile
 
+from apollo.audio.containers import read_sample_bytes
 from apollo.audio.decoding import Decoder
 from apollo.audio.parts import find_damage
 from apollo.audio.probing import AudioInfo, find_missing_end, probe
@@ -32,11 +33,19 @@ _DURATION_SLACK_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class TranscodedFile:
-    """A file of the cache: name, length in samples per channel, and whether the original was lossy."""
+    """A file of the cache: name, length in samples per channel, and whether the original was lossy.
+
+    Args:
+        name: Name in the cache.
+        frames: Samples per channel.
+        lossy: Whether the original is lossy.
+        remark: What its header declares wrongly, and a change of its sample rate midway.
+    """
 
     name: str
     frames: int
     lossy: bool
+    remark: str | None = None
 
 
 def cache_name(path: str, size: int, mtime_ns: int, stream: int = 0) -> str:
@@ -59,8 +68,8 @@ def transcode(
         audio_stream: Number of the audio stream in the file, from 0.
 
     Raises:
-        AudioError: the file cannot be decoded, has no such stream, differs in length from its header, or
-            exceeds the headroom.
+        AudioError: the file cannot be decoded, has no such stream, differs in length from its header, changes
+            its channels midway, or exceeds the headroom.
     """
     with tempfile.TemporaryDirectory(prefix="apollo-ingest-") as scratch:
         source = os.path.join(scratch, "input")
@@ -73,11 +82,39 @@ def transcode(
                 f"has {stream.num_streams} audio streams, {audio_stream + 1} are needed", RejectKind.DAMAGED
             )
         target = os.path.join(scratch, "output.flac")
-        frames = _decode(source, target, stream.layout, program, audio_stream)
+        with open(source, "rb") as file:
+            declared = read_sample_bytes(file, os.path.getsize(source))
+        unfinished = declared is not None and declared.declared == 0
+        try:
+            frames, formats = _decode(
+                source, target, stream.layout, program, audio_stream, strict=not unfinished
+            )
+        except AudioError as error:
+            if unfinished:
+                raise AudioError(f"unfinished: header declares no samples: {error}", error.kind) from error
+            raise
+        remarks = [declared.find_excess() if declared else None, _find_change(stream, formats)]
         if damage := _compare_length(frames / SAMPLE_RATE, known, stream, source, program):
             raise AudioError(damage, RejectKind.DAMAGED)
         cache.put(name, target)
-    return TranscodedFile(name, frames, stream.lossy)
+    return TranscodedFile(name, frames, stream.lossy, "; ".join(filter(None, remarks)) or None)
+
+
+def _find_change(stream: AudioInfo, formats: list[str]) -> str | None:
+    """Return that the sample rate changes midway, None if nothing does.
+
+    Raises:
+        AudioError: the channels may change: their conversion to the first ones changes the level.
+    """
+    if not formats:
+        return None
+    initial = f"{stream.sample_rate} Hz, {stream.layout}"
+    # ffmpeg may have taken the properties of a later format for the initial ones
+    change = f"changes midway {f'from {initial} ' if formats[0] != initial else ''}to {formats[0]}"
+    layouts = {format.partition(", ")[2] for format in formats}
+    if formats[0] == initial or layouts != {stream.layout}:
+        raise AudioError(f"{change}: the level is not kept", RejectKind.DAMAGED)
+    return f"{change}: resampled"
 
 
 def _compare_length(
@@ -107,12 +144,14 @@ def _link_or_download(path: str, source: str) -> None:
         shutil.copyfileobj(stream, copy, 1 << 22)
 
 
-def _decode(source: str, target: str, layout: str, program: str, stream: int) -> int:
-    """Write a file's samples to a FLAC and return their number per channel."""
+def _decode(
+    source: str, target: str, layout: str, program: str, stream: int, *, strict: bool
+) -> tuple[int, list[str]]:
+    """Write samples to a FLAC; return their number per channel, and the formats that follow the first."""
     frames = 0
     with (
         Decoder(
-            source, program, sample_rate=SAMPLE_RATE, stereo=layout, strict=True, stream=stream
+            source, program, sample_rate=SAMPLE_RATE, stereo=layout, strict=strict, stream=stream
         ) as decoder,
         soundfile.SoundFile(target, "w", SAMPLE_RATE, CHANNELS, "PCM_24", format="FLAC") as flac,
     ):
@@ -129,7 +168,7 @@ def _decode(source: str, target: str, layout: str, program: str, stream: int) ->
                 )
             flac.write(samples)
             frames += len(samples)
-    return frames
+        return frames, [changed for _, changed in decoder.messages.changes]
 
 
 def trim_cache(cache: Folder, *, keep: set[str], limit_bytes: int) -> None:

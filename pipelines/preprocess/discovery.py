@@ -10,7 +10,7 @@ from itertools import count
 from apollo.audio.decoding import EXTENSIONS
 from apollo.audio.rejects import RejectKind
 from pipelines.errors import UsageError
-from pipelines.preprocess.layouts import METADATA_FILES, group_into_songs
+from pipelines.preprocess.layouts import group_into_songs, is_metadata
 from pipelines.preprocess.songs import DiscoveryResult, Reject, Song
 from pipelines.preprocess.split_folders import SplitFolders
 from pipelines.storage.folder import Entry, Folder, is_uri
@@ -41,7 +41,8 @@ def _refuse(roots: list[str], discovered: DiscoveryResult) -> None:
     if not discovered.rejects:
         raise UsageError(
             f"no audio below {', '.join(roots)}. Expected MUSDB18-HQ (train/<song>/mixture.wav …), "
-            "MoisesDB (<song>/data.json …), Slakh2100 (<song>/metadata.yaml …), folders of stems "
+            "MoisesDB (<song>/data.json …), Slakh2100 (<song>/metadata.yaml …), MedleyDB "
+            "(<song>/<song>_METADATA.yaml …), folders of stems "
             "(<song>/vocals.flac …), or songs"
         )
 
@@ -52,7 +53,7 @@ def _walk(root: str, discovered: DiscoveryResult) -> Iterator[Entry]:
         name = entry.name
         base = posixpath.basename(name)
         extension = base.rpartition(".")[2].lower()
-        if base.startswith(".") or (base not in METADATA_FILES and extension not in EXTENSIONS):
+        if base.startswith(".") or (not is_metadata(base) and extension not in EXTENSIONS):
             discovered.ignored_files += 1
         elif name.encode(errors="surrogateescape") != name.encode(errors="replace"):
             discovered.rejects.append(Reject(ascii(name), "the name is not valid UTF-8", RejectKind.OTHER))

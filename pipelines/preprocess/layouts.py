@@ -1,8 +1,9 @@
-"""Layouts of data sets: MoisesDB here; MUSDB18, Slakh2100, loose stems and songs in their own modules.
+"""Layouts of data sets: MoisesDB here; MUSDB18, Slakh2100, MedleyDB, loose stems and songs in their modules.
 
 A data set is recognised by its folders and by names without extensions.
 
-Source: moises-db's `data.json`. Of all files, only `data.json` and Slakh2100's `metadata.yaml` are read.
+Source: moises-db's `data.json`. Of all files, only this, Slakh2100's `metadata.yaml` and MedleyDB's
+`*_METADATA.yaml` are read.
 """
 
 import json
@@ -11,6 +12,7 @@ from collections import defaultdict
 from typing import Any
 
 from pipelines.preprocess.loose_songs import add_loose_songs
+from pipelines.preprocess.medleydb import METADATA_ENDING, add_medleydb_song, find_metadata
 from pipelines.preprocess.musdb import add_musdb_song, has_musdb_song, take_stem_files
 from pipelines.preprocess.slakh import METADATA, add_slakh_song
 from pipelines.preprocess.songs import DiscoveryResult, Song, SourceFile, full_file
@@ -21,7 +23,13 @@ from pipelines.storage.folder import Entry, Folder
 from pipelines.storage.object_store import StoreError
 
 MOISESDB = "moisesdb"
-METADATA_FILES = frozenset({"data.json", METADATA})
+LISTING = "data.json"
+
+
+def is_metadata(name: str) -> bool:
+    """Return whether a file is called as one that lists the stems of a song."""
+    base = posixpath.basename(name)
+    return base in (LISTING, METADATA) or base.endswith(METADATA_ENDING)
 
 
 def group_into_songs(
@@ -40,14 +48,17 @@ def group_into_songs(
         folders[posixpath.dirname(entry.name)].append(entry)
     listings = _find_listings(root, folders, discovered)
     slakh = {folder for folder in folders if _has_slakh_song(folder, folders)} - listings.keys()
-    owners = listings.keys() | slakh
+    medley = {folder for folder in folders if find_metadata(folder, folders)} - listings.keys() - slakh
+    owners = listings.keys() | slakh | medley
     musdb: list[str] = []
     loose: dict[str, list[Entry]] = {}
     for folder, files in sorted(folders.items()):
         if any(not owner or folder == owner or folder.startswith(f"{owner}/") for owner in owners):
             continue
-        audio = [file for file in files if posixpath.basename(file.name) not in METADATA_FILES]
-        discovered.ignored_files += sum(posixpath.basename(file.name) == METADATA for file in files)
+        audio = [file for file in files if not is_metadata(file.name)]
+        discovered.ignored_files += sum(
+            is_metadata(file.name) and posixpath.basename(file.name) != LISTING for file in files
+        )
         audio = take_stem_files(root, folder, audio, discovered)
         if has_musdb_song(root, folder, audio):
             musdb.append(folder)
@@ -59,6 +70,8 @@ def group_into_songs(
             _add_moises_song(root, folder, listing, splits.split_of(root, folder), folders, discovered)
     for folder in sorted(slakh):
         add_slakh_song(root, folder, splits.split_of(root, folder), folders, discovered)
+    for folder in sorted(medley):
+        add_medleydb_song(root, folder, splits.split_of(root, folder), folders, discovered)
     add_loose_songs(root, loose, musdb, splits, discovered)
 
 
@@ -68,8 +81,8 @@ def _find_listings(
     """Read every data.json; one that cannot be read, in a folder like MoisesDB's, is empty and a reject."""
     listings: dict[str, dict[str, Any]] = {}
     for folder, files in folders.items():
-        if any(posixpath.basename(file.name) == "data.json" for file in files):
-            listing, problem = _read_listing(root, posixpath.join(folder, "data.json"))
+        if any(posixpath.basename(file.name) == LISTING for file in files):
+            listing, problem = _read_listing(root, posixpath.join(folder, LISTING))
             if listing is not None:
                 listings[folder] = listing
             elif any(posixpath.join(folder, stem) in folders for stem in STEMS):
@@ -137,7 +150,7 @@ def _add_moises_song(
     if not wanted:
         discovered.reject_listing(song_id, "names no tracks")
     used = sum(len(files) for files in sources.values())
-    discovered.ignored_files += sum(posixpath.basename(name) not in METADATA_FILES for name in found) - used
+    discovered.ignored_files += sum(not is_metadata(name) for name in found) - used
     if sources:
         song = Song(MOISESDB, song_id, nfc(artist), nfc(title), split, sources, complete)
         discovered.songs.append(song)

@@ -1,13 +1,15 @@
 """Songs of folders that are no known data set: stems and songs, by names alone.
 
 A folder whose files are named after stems is a song; so is one with a folder for each stem. Folders for stems
-that lie directly below the root (or train, valid, test) and hold many files are collections: each file is a
-song of that class. Every other file is a song. What lies below the folder of one recording stays together.
+that hold many songs are collections: each file is a song of that class. Files of one folder that are named
+after several songs and their stems are these songs. Every other file is a song. What belongs to one recording
+stays together.
 """
 
 import posixpath
 from collections import defaultdict
 
+from pipelines.preprocess.recordings import Recordings
 from pipelines.preprocess.songs import (
     DiscoveryResult,
     Song,
@@ -16,16 +18,9 @@ from pipelines.preprocess.songs import (
     full_name,
     name_without_extension,
 )
-from pipelines.preprocess.split_folders import SplitFolders, is_split_name
-from pipelines.preprocess.stem_names import (
-    SUM,
-    are_takes,
-    differ_in_numbers,
-    guess_stem,
-    guess_stems,
-    is_plain,
-    nfc,
-)
+from pipelines.preprocess.split_folders import SplitFolders
+from pipelines.preprocess.stem_collections import find_collections, find_titles, stem_of_folder
+from pipelines.preprocess.stem_names import SUM, are_parts, are_takes, guess_stems, nfc
 from pipelines.schema import MIXTURE, STEMS
 from pipelines.storage.folder import Entry
 
@@ -44,18 +39,24 @@ class _LooseSongs:
     def __init__(self, root: str, folders: _Folders, musdb: list[str]) -> None:
         self._root = root
         self.dataset = nfc(posixpath.basename(root.rstrip("/"))) or "folder"
-        self.collections = _find_collections(folders)
+        self.collections = find_collections(folders)
+        self.titles = find_titles(folders)
+        self.places: dict[str, str] = {}  # folder of a song of a folder of several songs
         self.stems: dict[str, dict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
         self.sums: dict[str, list[Entry]] = {}  # by song: named as a sum of its stems
         self.songs: list[tuple[str, Entry, str]] = []  # folder, file, class
         for folder, files in folders.items():
-            self._sort(folder, files)
-        self._recordings = {*musdb, *(folder for folder in self.stems if folder)}
-        self._mixes = {folder for folder, files in folders.items() if _is_recording(folder, files)}
+            if folder in self.titles:
+                self._sort_titles(folder, files)
+            else:
+                self._sort(folder, files)
+        songs = {*musdb, *(folder for folder in self.stems if folder and folder not in self.places)}
+        base = posixpath.basename(root.rstrip("/"))
+        self._recordings = Recordings(base, folders, songs, self.collections | self.titles.keys())
 
     def _sort(self, folder: str, files: list[Entry]) -> None:
         parent, last = posixpath.split(folder)
-        if (stem := _stem_of_folder(folder)) is not None:
+        if (stem := stem_of_folder(folder)) is not None:
             if parent in self.collections:
                 self.songs += [(folder, file, stem) for file in files]
             else:
@@ -71,45 +72,36 @@ class _LooseSongs:
             else:
                 self.stems[folder][guessed or "other"].append(file)
 
+    def _sort_titles(self, folder: str, files: list[Entry]) -> None:
+        """Sort the files of a folder of several songs: each title with a stem is one of them."""
+        for title, found in self.titles[folder].items():
+            song = posixpath.join(folder, title)
+            if not title or len(found) == 1 or {stem for _, stem in found} <= {MIXTURE, SUM}:
+                stems = [stem if stem in STEMS else MIXTURE for _, stem in found]
+                self.songs += [
+                    (folder, files[place], stem) for (place, _), stem in zip(found, stems, strict=True)
+                ]
+                continue
+            self.places[song] = folder
+            for place, stem in found:
+                if stem == SUM:
+                    self.sums.setdefault(song, []).append(files[place])
+                else:
+                    self.stems[song][stem].append(files[place])
+
     def recording_of(self, folder: str, name: str = "") -> str:
-        """Return the recording that a folder, or a file in a folder of a collection, belongs to."""
-        parent = posixpath.dirname(folder)
-        if name and parent in self.collections:  # vocals/One.flac and bass/One.flac
-            return full_name(self._root, posixpath.join(parent, nfc(name)))
-        above = [folder] if folder else [""]
-        while above[-1]:
-            above.append(posixpath.dirname(above[-1]))
-        songs = [place for place in above if place in self._recordings]  # the outermost one is the song
-        found = songs[-1:] or [place for place in above if place in self._mixes][:1]
-        return full_name(self._root, found[0]) if found else ""
+        """Return the recording that a song belongs to.
 
-
-def _stem_of_folder(folder: str) -> str | None:
-    last = posixpath.basename(folder).lower()
-    return last if last in (*STEMS, MIXTURE) else None
-
-
-def _find_collections(folders: _Folders) -> set[str]:
-    """Return the folders whose folders for stems hold many songs each: the root, train, valid and test."""
-    found = set()
-    for folder, files in folders.items():
-        parent = posixpath.dirname(folder)
-        top = folder and (not parent or is_split_name(posixpath.basename(parent)))
-        many = len(files) > 1 and not are_takes([name_without_extension(file) for file in files])
-        if top and many and _stem_of_folder(folder) and parent not in folders:
-            found.add(parent)
-    return found
-
-
-def _is_recording(folder: str, files: list[Entry]) -> bool:
-    """Return whether a file is named after a class or the mixture, so that the others are parts of it too."""
-    names = [name_without_extension(file) for file in files]
-    plain = [name for name in names if is_plain(name)]
-    if folder:
-        return bool(plain)
-    others = [name for name in names if name not in plain]  # songs may lie beside a mix in the root
-    is_mix = len(plain) == 1 and guess_stem(plain[0]) == MIXTURE
-    return is_mix and len(others) > 1 and differ_in_numbers(others)
+        Args:
+            folder: The song's, or that of its file.
+            name: Of its file without extension; empty if the folder is the song's.
+        """
+        if name and posixpath.dirname(folder) in self.collections:  # vocals/One.flac and bass/One.flac
+            return full_name(self._root, posixpath.join(posixpath.dirname(folder), nfc(name)))
+        found = self._recordings.find(self.places.get(folder, folder), name)
+        if found is None and folder in self.places:
+            found = folder
+        return "" if found is None else full_name(self._root, found)
 
 
 def add_loose_songs(
@@ -151,7 +143,7 @@ def add_loose_songs(
                 f"{loose.dataset}/{nfc(folder)}".rstrip("/"),
                 artist,
                 title,
-                splits.split_of(root, folder),
+                splits.split_of(root, loose.places.get(folder, folder)),
                 sources,
                 complete=folder not in loose.sums or len(sources.keys() - {MIXTURE}) > 1,
                 recording=loose.recording_of(folder),
@@ -173,4 +165,25 @@ def _remark(root: str, loose: _LooseSongs, discovered: DiscoveryResult) -> None:
         place = nfc(full_name(root, folder)).rstrip("/")
         discovered.remarks.append(
             f"{place}: each file of its folders {', '.join(sorted(stems))} is a song of its own"
+        )
+    for folder in sorted(set(loose.places.values())):
+        number = sum(place == folder for place in loose.places.values())
+        place = nfc(full_name(root, folder)).rstrip("/")
+        discovered.remarks.append(f"{place}: its files are the stems of {number} songs, by their names")
+    _remark_on_added_files(loose, discovered)
+
+
+def _remark_on_added_files(loose: _LooseSongs, discovered: DiscoveryResult) -> None:
+    """Add a remark on files of one class that are summed though their names do not tell parts of a song."""
+    added = []
+    for folder, by_stem in sorted(loose.stems.items()):
+        for stem, files in sorted(by_stem.items()):
+            names = [name_without_extension(file) for file in files]
+            if len(files) > 1 and not are_takes(names) and not are_parts(names):
+                first, second = sorted(posixpath.basename(file.name) for file in files)[:2]
+                song = f"{loose.dataset}/{nfc(folder)}".rstrip("/")
+                added.append(nfc(f"{song}/{stem} ({first} + {second} …)"))
+    if added:
+        discovered.remarks.append(
+            f"{len(added)} stems are the sum of files that may be of different songs by name: {added[0]}"
         )

@@ -116,15 +116,16 @@ class SongScanner:
         rejects: list[dict[str, str]] = []
         sources: dict[str, list[dict[str, Any]]] = {}
         lossy: dict[str, bool] = {}
+        remarks: list[str] = []
         for stem, entries in song.sources.items():
             try:
-                opened = [self._prepare(entry) for entry in entries]
+                opened = [self._prepare(entry, remarks) for entry in entries]
             except RejectError as error:
                 self._reject(rejects, song, stem, entries, error)
                 continue
             sources[stem] = [file for file, _ in opened]
             lossy[stem] = any(is_lossy for _, is_lossy in opened)
-        remarks = drop_sums(song.song_id, sources, SourceReader(self._cache.location))
+        remarks += drop_sums(song.song_id, sources, SourceReader(self._cache.location))
         tallies, words = self._measure(song, sources, rejects)
         rows = [
             self._row(song, stem, sources.get(stem), lossy.get(stem, any(lossy.values())), tally)
@@ -142,10 +143,11 @@ class SongScanner:
             "print": print_bytes,
         }
 
-    def _prepare(self, entry: SourceFile) -> tuple[dict[str, Any], bool]:
+    def _prepare(self, entry: SourceFile, remarks: list[str]) -> tuple[dict[str, Any], bool]:
+        """Return the row of a file and whether it is lossy; decode it if needed, and add remarks about it."""
         known = reading.probe(entry.name)
         if known is not None and known.windowed:
-            readable, scale, frames, lossy = entry.name, 1.0, known.frames, False
+            readable, scale, frames, lossy, remark = entry.name, 1.0, known.frames, False, known.remark
         else:
             name = _cache_name(entry)
             if {name, name + transcoding.INFO_SUFFIX} <= self._cached:
@@ -163,9 +165,12 @@ class SongScanner:
                 )
                 self._cache.write(name + transcoding.INFO_SUFFIX, json.dumps(asdict(made)).encode())
                 transcoding.check_cache_size(self._cache, self._cache_bytes)
-            readable, scale, frames, lossy = name, transcoding.HEADROOM, made.frames, made.lossy
+            readable, scale, frames = name, transcoding.HEADROOM, made.frames
+            lossy, remark = made.lossy, made.remark
         if not frames:
             raise AudioError("the file holds no samples", RejectKind.EMPTY)
+        if remark:
+            remarks.append(f"{entry.name}: {remark}")
         file = {
             "path": entry.name,
             "readable": readable,

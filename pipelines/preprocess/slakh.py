@@ -2,9 +2,6 @@
 
 import posixpath
 from collections import defaultdict
-from typing import Any
-
-import yaml
 
 from pipelines.preprocess.songs import (
     DiscoveryResult,
@@ -15,9 +12,9 @@ from pipelines.preprocess.songs import (
     name_without_extension,
 )
 from pipelines.preprocess.stem_names import nfc
+from pipelines.preprocess.yaml_listing import read_yaml_listing
 from pipelines.schema import MIXTURE
-from pipelines.storage.folder import Entry, Folder
-from pipelines.storage.object_store import StoreError
+from pipelines.storage.folder import Entry
 
 SLAKH, METADATA = "slakh2100", "metadata.yaml"
 _STEM_OF_CLASS = {  # of its inst_class, without capitals; what is not named here is `other`
@@ -44,14 +41,14 @@ def add_slakh_song(
     """Add the song of a folder with metadata.yaml and stems/; a reject if its metadata cannot be read."""
     title = nfc(posixpath.basename(folder) or posixpath.basename(root.rstrip("/")))
     song_id = f"{SLAKH}/{title}"
-    listing, problem = _read_metadata(root, posixpath.join(folder, METADATA))
+    listing, problem = read_yaml_listing(root, posixpath.join(folder, METADATA))
     if listing is None:
         discovered.reject_listing(song_id, f"cannot be read: {problem}", file=METADATA)
         return
     files = {name_without_extension(file): file for file in folders[posixpath.join(folder, "stems")]}
     sources: dict[str, list[SourceFile]] = defaultdict(list)
     complete = True
-    for stem, facts in sorted(listing.items()):
+    for stem, facts in sorted((str(stem), facts) for stem, facts in listing["stems"].items()):
         if stem in files:
             name = facts.get("inst_class")  # of any type: the text of nested aliases can be endless
             instrument = name.lower() if isinstance(name, str) else ""
@@ -70,17 +67,3 @@ def add_slakh_song(
         discovered.songs.append(
             Song(SLAKH, song_id, "", title, split, entries, complete, recording=full_name(root, folder))
         )
-
-
-def _read_metadata(root: str, name: str) -> tuple[dict[str, dict[str, Any]] | None, str]:
-    """Read the stems of a song's metadata.yaml; None and the reason if it has none."""
-    try:
-        listing = yaml.safe_load(Folder(root).read(name))
-    except StoreError:
-        raise  # not an error of the song
-    except (ValueError, RecursionError, OSError, yaml.YAMLError) as error:
-        return None, f"{type(error).__name__}: {error}".partition("\n")[0]
-    stems = listing.get("stems") if isinstance(listing, dict) else None
-    if not isinstance(stems, dict) or not all(isinstance(facts, dict) for facts in stems.values()):
-        return None, "it has no stems"
-    return {str(stem): facts for stem, facts in stems.items()}, ""

@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import cache
 
 from pipelines.schema import MIXTURE, STEMS
 
@@ -16,18 +17,47 @@ _WORDS = {  # common words in file names; the names of the classes count too
     "other_plucked": "plucked harp banjo mandolin ukulele",
     "percussion": "percussion perc shaker tambourine conga congas bongo bongos",
     "piano": "piano",
-    "vocals": "vocals vocal acapella acappella vox voice voices choir leadvox bgvox",
+    "vocals": "vocals vocal acapella acappella capella cappella vox voice voices choir leadvox bgvox",
     "wind": "wind winds brass flute sax saxophone trumpet trombone horn horns clarinet oboe",
     MIXTURE: "mixture mix master",
 }
 _OTHER_WORDS = 2
 _STEM_OF_WORD = {word: stem for stem, words in _WORDS.items() for word in words.split()}
 SUM = "sum"  # not a class: by its name, the file is the song without a stem, a sum of others
-_NEGATIONS = frozenset(["no", "minus", "without", "sans", "ohne"])
-_SUM_WORDS = frozenset(
-    {"instrumental", "instrumentals", "karaoke", "accompaniment", "minusone", "drumless", "bassless"}
+_NEGATIONS = frozenset(
+    ["no", "non", "minus", "without", "less", "sans", "ohne", "but", "except", "excluding"]
 )
-_WEAK_SUM_WORDS = frozenset({"backing"})  # a backing track is a sum, backing vocals are vocals
+NEGATIONS_AFTER = frozenset(["removed", "off", "muted", "excluded"])  # "vocals removed"
+_LEADING = frozenset(["lead", "main", "back", "backing"])
+_BETWEEN = _LEADING | {"the", "a", "any"}  # "without the lead vocals"
+_SUM_WORDS = frozenset(
+    [
+        "instrumental",
+        "instrumentals",
+        "instrum",
+        "karaoke",
+        "accompaniment",
+        "accomp",
+        "minusone",
+        "drumless",
+        "bassless",
+        "vocalless",
+    ]
+)
+_WEAK_SUM_WORDS = frozenset(  # a backing track is a sum, backing vocals are vocals
+    ["backing", "playback", "inst", "instr"]
+)
+BESIDE_STEMS = _NEGATIONS | _BETWEEN | {"everything", "all"}  # "everything but the vocals"
+_PARTS = (  # of a song or of an instrument, or how it was recorded
+    "take takes l r left right mono stereo in out top bottom di amp mic close room far near rhythm solo "
+    "double dbl dub harmony acoustic electric clean dry wet high low mid bg intro verse chorus bridge hook "
+    "outro"
+)
+_PART_WORDS = _LEADING | frozenset(_PARTS.split())
+_NUMBERED_INSTRUMENT = re.compile(r"(?<![a-z])(inst|instr)(?=[^a-z0-9]*\d)")
+_BREAK = re.compile(r"\s-\s|[(\[{]")  # "Say No - Drums" is a title and a stem
+_WITHOUT = re.compile(r"(?<![a-z0-9])w[^a-z0-9]?o(?![a-z0-9])")
+_JOINED = re.compile(rf"(?:non|no|minus|without)({'|'.join(sorted(_STEM_OF_WORD, key=len, reverse=True))})")
 
 
 def nfc(text: str) -> str:
@@ -66,19 +96,49 @@ def _class_of(word: str) -> str | None:
     return _STEM_OF_WORD.get(word)
 
 
+@cache
+def stem_of_word(word: str) -> str | None:
+    """Return the class that a word names, SUM for words such as "instrumental" and "novocals"."""
+    if word in STEMS:
+        return word
+    found = _words(word)
+    return _class_of(found[0]) if found else None
+
+
+def is_part_word(word: str) -> bool:
+    """Return whether a word tells parts of one song apart: "lead", "left", "take"."""
+    return word in _PART_WORDS
+
+
 def _words(name: str) -> list[str]:
     """Split a name into words, without numbers; a negation and its class are one word, "no vocals"."""
     words: list[str] = []
-    before = ""
-    for part in re.split(r"[^a-z0-9]+", nfc(name).lower()):
+    negated = named = False  # by the words before; whether a class was named
+    text = _WITHOUT.sub("without", _NUMBERED_INSTRUMENT.sub("instrument", nfc(name).lower()))
+    before = 0
+    for token in re.finditer(r"[a-z0-9]+", text):
+        part, gap, before = token[0], text[before : token.start()], token.end()
         word = part if part in _STEM_OF_WORD else part.rstrip("0123456789")
-        negated = before in _NEGATIONS and (word in _STEM_OF_WORD or (before, word) == ("minus", "one"))
-        if negated and not any(_STEM_OF_WORD.get(earlier, MIXTURE) != MIXTURE for earlier in words):
-            words[-1] = f"no {word}"
+        if _BREAK.search(gap):
+            negated = False
+        if joined := _JOINED.fullmatch(word):
+            negated, word = True, joined[1]
+        if _is_negated_by(part, gap, text[before:]) and words and words[-1] in _STEM_OF_WORD:
+            words[-1] = f"no {words[-1]}"
+        elif negated and not named and (word in _STEM_OF_WORD or (words[-1:], word) == (["minus"], "one")):
+            while words and (words[-1] in _NEGATIONS or words[-1] in _BETWEEN):
+                words.pop()
+            words.append(f"no {word}")
         elif word:
             words.append(word)
-        before = part
+            named |= _STEM_OF_WORD.get(word, MIXTURE) != MIXTURE
+        negated = part in _NEGATIONS or (negated and part in _BETWEEN)
     return words
+
+
+def _is_negated_by(part: str, gap: str, rest: str) -> bool:
+    """Return whether a word negates the class before it: "vocals off", not "Guitars - Off", "off axis"."""
+    return part in NEGATIONS_AFTER and not _BREAK.search(gap) and "axis" not in rest
 
 
 def is_plain(name: str) -> bool:
@@ -92,9 +152,25 @@ def are_takes(names: Sequence[str]) -> bool:
     return all(map(is_plain, names)) and len({frozenset(_words(name)) for name in names}) > 1
 
 
+def are_parts(names: Sequence[str]) -> bool:
+    """Return whether names of files of one class tell parts of one song apart, other than by numbers."""
+    words = [frozenset(_words(name)) for name in names]
+    shared = frozenset.intersection(*words)
+    return len(set(words)) == len(words) and all(
+        word in _STEM_OF_WORD or is_part_word(word) for found in words for word in found - shared
+    )
+
+
+def names_part(name: str) -> bool:
+    """Return whether a name is that of an instrument or a part without a number: "kick", "take 2"."""
+    has_number = re.search(r"\d", name) is not None
+    return (is_plain(name) and not has_number) or any(map(is_part_word, _words(name)))
+
+
 def differ_in_numbers(names: Sequence[str]) -> bool:
-    """Return whether names are the same but for numbers: S00, S01."""
-    return len({tuple(_words(name)) for name in names}) == 1
+    """Return whether names are the same but for their numbers: S00, S01."""
+    letters = {re.sub(r"[\W\d_]+", "", nfc(name).casefold()) for name in names}
+    return len(letters) == 1 and all(re.search(r"\d", name) for name in names)
 
 
 def guess_stems(names: Sequence[str]) -> list[str | None] | None:

@@ -14,7 +14,7 @@ from pipelines.schema import MIXTURE, SAMPLE_RATE
 
 _EXCERPTS, _EXCERPT_FRAMES = 8, SAMPLE_RATE // 4
 _MAX_FILES = 64  # of a song; with more, nothing is compared
-_WEIGHT_TOLERANCE = 0.05  # of a part's weight in the sum, which is 1
+_WEIGHT_TOLERANCE = 0.05  # of a part's weight in the sum
 _MAX_RESIDUAL = 1e-3  # -30 dB, the power that the sum does not explain: rounding to 16 bits, lossy codecs
 _SILENCE = 1e-8  # mean power, -80 dB
 
@@ -60,10 +60,11 @@ def _excerpts(reader: SourceReader, file: dict[str, Any], starts: list[int]) -> 
 
 
 def find_sums(samples: NDArray[np.float32]) -> dict[int, list[int]]:
-    """Find rows that are the sum of two or more others.
+    """Find rows that are the sum of two or more others, all at the same gain.
 
-    A sum has more power than its parts, so each row is compared with the rows of less power that are no sums,
-    from the weakest on. The parts, which are differences of a sum and other parts, are thus never found.
+    Each row is fitted by the others with weights of at least 0. A part is a difference of a sum and other
+    parts, so that it needs negative weights and is never found. A sum may hide another one (a mix is the sum
+    of the vocals and of the rest at another gain), so rows are compared again without the sums found.
 
     Args:
         samples: [files, samples].
@@ -73,22 +74,47 @@ def find_sums(samples: NDArray[np.float32]) -> dict[int, list[int]]:
     """
     products = (samples @ samples.T).astype(np.float64) / samples.shape[1]
     power = np.diag(products)
+    rows = [row for row in np.argsort(power, kind="stable").tolist() if power[row] >= _SILENCE]
     sums: dict[int, list[int]] = {}
-    smaller: list[int] = []
-    for row in np.argsort(power, kind="stable").tolist():
-        if power[row] < _SILENCE:
-            continue
-        if len(smaller) > 1:
-            weights = np.linalg.lstsq(products[np.ix_(smaller, smaller)], products[smaller, row], rcond=1e-9)[
-                0
-            ]
-            parts = [part for part, weight in zip(smaller, weights, strict=True) if round(weight) == 1]
-            total = [row, *parts]
-            signs = np.array([1.0] + [-1.0] * len(parts))
-            residual = signs @ products[np.ix_(total, total)] @ signs
-            exact = np.abs(weights - np.isin(smaller, parts)).max() < _WEIGHT_TOLERANCE
-            if len(parts) > 1 and exact and residual < _MAX_RESIDUAL * power[row]:
-                sums[row] = sorted(parts)
-                continue
-        smaller.append(row)
+    found = True
+    while found:
+        found = False
+        for row in rows:
+            others = [other for other in rows if other != row and other not in sums]
+            if row not in sums and len(others) > 1 and (parts := _find_parts(products, row, others)):
+                sums[row], found = parts, True
     return sums
+
+
+def _find_parts(products: NDArray[np.float64], row: int, others: list[int]) -> list[int]:
+    """Return the rows that a row is the sum of, at one gain; empty if it is no sum.
+
+    Args:
+        products: Mean products of all pairs of rows.
+        row: The row.
+        others: Rows that it may be the sum of.
+    """
+    weights = _fit(products, row, others)
+    if not (gain := float(weights.max())) > 0:
+        return []
+    parts = [part for part, weight in zip(others, weights, strict=True) if weight > gain / 2]
+    gain = float(weights[np.isin(others, parts)].mean())
+    total = [row, *parts]
+    signs = np.array([1.0] + [-gain] * len(parts))
+    residual = signs @ products[np.ix_(total, total)] @ signs
+    equal = np.abs(weights - gain * np.isin(others, parts)).max() < _WEIGHT_TOLERANCE * gain
+    exact = residual < _MAX_RESIDUAL * products[row, row]
+    return sorted(parts) if len(parts) > 1 and equal and exact else []
+
+
+def _fit(products: NDArray[np.float64], row: int, others: list[int]) -> NDArray[np.float64]:
+    """Return weights of at least 0 with which the others are closest to the row."""
+    from scipy.optimize import nnls
+
+    places = [*others, row]
+    scale = 1 / np.sqrt(np.diag(products)[places])
+    values, vectors = np.linalg.eigh(products[np.ix_(places, places)] * np.outer(scale, scale))
+    columns = np.sqrt(np.maximum(values, 0))[:, np.newaxis] * vectors.T  # with these products
+    weights = nnls(columns[:, :-1], columns[:, -1])[0]
+    fitted: NDArray[np.float64] = weights * scale[:-1] / scale[-1]
+    return fitted

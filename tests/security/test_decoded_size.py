@@ -28,18 +28,17 @@ from apollo.checkpoints.checkpoint import load
 from apollo.audio.formats import SongsConfig
 from apollo.audio.songs import SongJob, restore_songs
 from pipelines.audio.codec import CodecError, decode
-from pipelines.preprocess.songs import Song
+from pipelines.preprocess.songs import Song, SourceFile
 from pipelines.evaluation.pair_items import PairItems
 from pipelines.preprocess.scan import SongScanner
 from pipelines.registry.pyfunc_model import RequestError, RestorationModel
-from pipelines.storage.folder import Entry
 
 folder, model = Path(sys.argv[1]), sys.argv[2]
 generator = load(model)
 
 def scan(path):
     scanner = SongScanner(str(folder / "out"), str(folder / "cache"), 1 << 30, None, software_versions(None))
-    entry = Entry(str(path), path.stat().st_size, 0)
+    entry = SourceFile(str(path), path.stat().st_size, 0)
     song = Song("set", path.name, "", path.name, None, {"mixture": (entry,)})
     found = scanner.scan(song)
     reasons = [reject["reason"] for reject in found["rejects"]]

@@ -88,7 +88,7 @@ def test_an_interrupt_ends_all_processes_and_leaves_no_partial_file(tmp_path: Pa
     for number in range(3):
         write(tmp_path / f"in/{number}.wav", np.tile(music(number, 0.5), (600, 1)))
     command = [sys.executable, "-m", "apollo", "restore", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
-    command += ["--checkpoint", str(checkpoint), "--jobs", "2"]
+    command += ["--checkpoint", str(checkpoint), "--jobs", "2", "--force"]
     with subprocess.Popen(
         command,
         stderr=subprocess.PIPE,

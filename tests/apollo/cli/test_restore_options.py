@@ -38,7 +38,7 @@ def test_compare_writes_a_page_beside_each_result(
     samples = music(1, 12.0)
     write(album / "one & <b>two.wav", samples, subtype="FLOAT")
     write(album / "short.wav", music(2, 0.1))
-    assert restore(album, checkpoint, "--compare") == 0
+    assert restore(album, checkpoint, "--compare", "--force") == 0
     assert "warning" not in capsys.readouterr().err
     names = ["one & <b>two.compare.html", "one & <b>two.wav", "short.compare.html", "short.wav"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
@@ -54,7 +54,7 @@ def test_compare_writes_a_page_beside_each_result(
     gain = (heard * restored[: len(heard)]).sum() / (restored[: len(heard)] ** 2).sum()
     np.testing.assert_allclose(heard, gain * restored[: len(heard)], atol=1e-4)
     again = [path.stat().st_mtime_ns for path in sorted((tmp_path / "out").iterdir())]
-    assert restore(album, checkpoint, "--compare") == 0  # both are skipped
+    assert restore(album, checkpoint, "--compare", "--force") == 0  # both are skipped
     assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "out").iterdir())] == again
 
 

@@ -416,3 +416,82 @@ def test_whole_files_with_something_beside_the_audio_are_not_damaged(
         seconds = 2 * SECONDS
     made = _ingest(path, tmp_path / "cache")
     assert made.frames == pytest.approx(seconds * RATE, abs=1_100)  # AAC fills its last frame
+
+
+# changes of format midway, and sizes that a header declares wrongly
+
+
+@pytest.mark.parametrize("extension, options", [("aac", ("-b:a", "128k")), ("ac3", ("-b:a", "192k"))])
+@pytest.mark.parametrize("channels", [(2, 1), (1, 2)])
+def test_file_whose_channels_change_midway_is_refused(
+    encoded: Path, tmp_path: Path, extension: str, options: tuple[str, ...], channels: tuple[int, int]
+) -> None:
+    """ffmpeg converts the rest to the channels that it began with: mono becomes 3 dB lower."""
+    parts = [
+        _encode(encoded / "original.wav", tmp_path / f"{number}.{extension}", *options, "-ac", str(number))
+        for number in channels
+    ]
+    path = tmp_path / f"joined.{extension}"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with pytest.raises(AudioError, match=r"changes midway .*to 44100 Hz, \w+: the level is not kept"):
+        _ingest(path, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_file_whose_sample_rate_alone_changes_midway_gets_a_remark(encoded: Path, tmp_path: Path) -> None:
+    rates = ("44100", "32000")
+    parts = [
+        _encode(encoded / "original.wav", tmp_path / f"{rate}.aac", "-b:a", "192k", "-ar", rate)
+        for rate in rates
+    ]
+    (tmp_path / "x.aac").write_bytes(b"".join(part.read_bytes() for part in parts))
+    made = _ingest(tmp_path / "x.aac", tmp_path / "cache")
+    assert made.remark == "changes midway from 44100 Hz, stereo to 32000 Hz, stereo: resampled"
+    assert made.frames == pytest.approx(2 * SECONDS * RATE, abs=5_000)
+    samples = _samples(tmp_path / "cache", made)
+    halves = [samples[int(start * RATE) : int((start + 1) * RATE)] for start in (0.5, 2.6)]
+    first, second = (np.sqrt((half**2).mean()) for half in halves)
+    assert second == pytest.approx(first, rel=0.2)
+
+
+@pytest.mark.parametrize("rate", [RATE, 48_000])
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+def test_unfinished_wav_is_read_to_its_end_with_a_remark(tmp_path: Path, rate: int, subtype: str) -> None:
+    """A recorder that was killed leaves sizes of 0."""
+    music = _music(rate=rate)
+    soundfile.write(tmp_path / "x.wav", music, rate, subtype=subtype)
+    content = bytearray((tmp_path / "x.wav").read_bytes())
+    at = content.find(b"data") + 4
+    content[4:8] = content[at : at + 4] = bytes(4)
+    (tmp_path / "x.wav").write_bytes(content)
+    made = _ingest(tmp_path / "x.wav", tmp_path / "cache")
+    assert made.frames == SECONDS * RATE
+    assert made.remark is not None and made.remark.startswith("unfinished: header declares no samples")
+    if rate == RATE:
+        assert _samples(tmp_path / "cache", made) == pytest.approx(music, abs=1e-4)
+
+
+def test_unfinished_au_is_read_to_its_end_with_a_remark(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "x.au", _music(), RATE)
+    content = bytearray((tmp_path / "x.au").read_bytes())
+    content[8:12] = bytes(4)
+    (tmp_path / "x.au").write_bytes(content)
+    made = _ingest(tmp_path / "x.au", tmp_path / "cache")
+    assert made.frames == len(_music())
+    assert made.remark is not None and made.remark.startswith("unfinished: header declares no samples")
+
+
+@pytest.mark.parametrize("rate", [RATE, 48_000])
+def test_samples_beyond_those_that_a_header_declares_are_a_remark(tmp_path: Path, rate: int) -> None:
+    soundfile.write(tmp_path / "x.wav", _music(rate=rate), rate)
+    content = bytearray((tmp_path / "x.wav").read_bytes())
+    at = content.find(b"data") + 4
+    content[at : at + 4] = (4 * rate).to_bytes(4, "little")  # 1 of 2 s
+    (tmp_path / "x.wav").write_bytes(content)
+    known = probe(str(tmp_path / "x.wav"))
+    assert known is not None
+    remark = known.remark if known.windowed else _ingest(tmp_path / "x.wav", tmp_path / "cache").remark
+    assert (known.windowed, known.frames) == (rate == RATE, rate)
+    assert remark is not None and remark.startswith(
+        f"header declares {4 * rate} bytes of samples, {4 * rate}"
+    )

@@ -90,7 +90,17 @@ def test_other_stem_files_are_refused_with_what_to_do(tmp_path: Path) -> None:
 # folders named after splits
 
 
-@pytest.mark.parametrize("names", [("train", "validation", "test"), ("Training", "val", "Testing")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train", "validation", "test"),
+        ("Training", "val", "Testing"),
+        ("Training Set", "Development Set", "Test Set"),
+        ("train_data", "dev-set", "eval"),
+        ("trainset", "validset", "Evaluation"),
+        ("TRAIN", "VAL", "held-out"),
+    ],
+)
 def test_songs_in_folders_named_after_splits_keep_them_with_a_remark(
     tmp_path: Path, names: tuple[str, ...]
 ) -> None:
@@ -103,6 +113,28 @@ def test_songs_in_folders_named_after_splits_keep_them_with_a_remark(
         assert (splits[f"Song {number}"], splits[f"S{number}"]) == (split, split)
     assert discovered.remarks == [
         f"{tmp_path}/set: 6 songs below folders named after splits keep these splits"
+    ]
+
+
+def test_dev_beside_test_alone_is_train(tmp_path: Path) -> None:
+    """As in DSD100."""
+    _touch(tmp_path, *[f"{kind}/{s}/{s} song/guitar.wav" for kind in ("A", "B") for s in ("Dev", "Test")])
+    assert {song.title: song.split for song in _find(tmp_path).songs} == {
+        "Dev song": "train",
+        "Test song": "test",
+    }
+
+
+def test_folders_and_files_beside_those_of_splits_get_a_remark(tmp_path: Path) -> None:
+    _touch(tmp_path, "set/train/One.flac", "set/test/Two.flac", "set/extra/deep/Three.flac", "set/Four.flac")
+    discovered = _find(tmp_path)
+    splits = {song.title: song.split for song in discovered.songs}
+    assert splits == {"One": "train", "Two": "test", "Three": None, "Four": None}
+    beside = "its 1 songs may be in any split: they are beside folders named after splits"
+    assert discovered.remarks == [
+        f"{tmp_path}/set: 2 songs below folders named after splits keep these splits",
+        f"{tmp_path}/set: {beside}",
+        f"{tmp_path}/set/extra: {beside}",
     ]
 
 
@@ -147,6 +179,128 @@ def test_folders_for_stems_below_train_and_test_are_collections_too(tmp_path: Pa
     assert {song.split for song in songs} == {"train", "test"}
 
 
+@pytest.mark.parametrize("above", ["stems", "data/set", "train/stems"])
+@pytest.mark.parametrize("name", ["{stem}_{n}", "{n}", "Artist {n} - Title {n}"])
+def test_folders_for_stems_at_one_place_are_a_collection_at_any_depth(
+    tmp_path: Path, above: str, name: str
+) -> None:
+    for stem in STEMS:
+        _touch(tmp_path, *[f"{above}/{stem}/{name.format(stem=stem, n=n)}.wav" for n in "123"])
+    discovered = _find(tmp_path)
+    assert len(discovered.songs) == 12
+    assert all(len(files) == 1 for song in discovered.songs for files in song.sources.values())
+    assert len({song.recording for song in discovered.songs}) == (12 if "stem" in name else 3)
+    assert (
+        f"{tmp_path}/{above}: each file of its folders bass, drums, other, vocals is a song of its own"
+        in (discovered.remarks)
+    )
+
+
+def test_folders_for_stems_at_several_places_are_collections_if_titles_are_the_same(tmp_path: Path) -> None:
+    for place in ("one", "two"):
+        _touch(tmp_path, *[f"{place}/{s}/{t} of {place}.wav" for s in STEMS for t in ("A", "B", "C")])
+    songs = _find(tmp_path).songs
+    assert len(songs) == 24
+    assert len({song.recording for song in songs}) == 6
+
+
+def test_numbered_takes_in_folders_of_several_songs_are_summed_with_a_remark(tmp_path: Path) -> None:
+    for song in ("One", "Two"):
+        _touch(tmp_path, *[f"set/{song}/{s}/{s}_{n}.wav" for s in ("drums", "bass") for n in "12"])
+    discovered = _find(tmp_path / "set")
+    assert [song.song_id for song in discovered.songs] == ["set/One", "set/Two"]
+    assert discovered.remarks == [
+        "4 stems are the sum of files that may be of different songs by name: "
+        "set/One/bass (bass_1.wav + bass_2.wav …)"
+    ]
+
+
+def test_takes_are_summed_without_a_remark(tmp_path: Path) -> None:
+    parts = ("Kick In", "Kick Out", "Snare Top", "Gtr L", "Gtr R", "Lead Vox", "Backing Vox", "Bass")
+    for song in ("One", "Two"):
+        _touch(tmp_path, *[f"set/{song}/{part}.wav" for part in parts])
+        _touch(tmp_path, *[f"set/{song} deep/drums/{part}.wav" for part in ("kick", "take 2")])
+        _touch(tmp_path, f"set/{song} deep/vocals/a.wav")
+    discovered = _find(tmp_path / "set")
+    assert [song.song_id for song in discovered.songs] == [
+        f"set/{name}" for name in ("One", "One deep", "Two", "Two deep")
+    ]
+    assert [remark for remark in discovered.remarks if "Kick" in remark] == []
+
+
+# files named after song and stem in one folder
+
+
+@pytest.mark.parametrize("folder", ["", "deep/er/"])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "{song} - {stem}",
+        "{song}_{stem}",
+        "1_{song}_({stem})",
+        "{stem} - {song}",
+        "Some Artist With A Long Name - {song} - {stem}",
+    ],
+)
+def test_files_named_after_song_and_stem_are_the_stems_of_these_songs(
+    tmp_path: Path, folder: str, pattern: str
+) -> None:
+    titles = ("Song A", "Say No", "曲")
+    names = [pattern.format(song=title, stem=stem) for title in titles for stem in STEMS]
+    _touch(tmp_path / "set", *[f"{folder}{name}.wav" for name in names])
+    discovered = _find(tmp_path / "set")
+    assert {song.title for song in discovered.songs} == {
+        pattern.format(song=title, stem="").rpartition("Long Name - ")[2].strip(" -_()") for title in titles
+    }
+    for song in discovered.songs:
+        assert {stem: len(files) for stem, files in song.sources.items()} == dict.fromkeys(STEMS, 1)
+        assert song.recording == f"{tmp_path}/{song.song_id}"
+    place = f"{tmp_path}/set/{folder}".rstrip("/")
+    assert discovered.remarks == [f"{place}: its files are the stems of 3 songs, by their names"]
+
+
+def test_pairs_of_vocals_and_the_rest_in_one_folder_are_songs(tmp_path: Path) -> None:
+    """As separators write them."""
+    kinds = ("Vocals", "Instrumental")
+    _touch(tmp_path / "set", *[f"{n}_Song {n}_({kind}).wav" for n in "123" for kind in kinds])
+    songs = _find(tmp_path / "set").songs
+    assert [(song.song_id, _names(song), song.complete) for song in songs] == [
+        (f"set/{n}_Song {n}", {"vocals": [f"{n}_Song {n}_(Vocals).wav"]}, False) for n in "123"
+    ]
+
+
+def test_mixes_and_songs_beside_files_named_after_song_and_stem(tmp_path: Path) -> None:
+    _touch(tmp_path / "set", *[f"Song {n} - {stem}.wav" for n in "AB" for stem in STEMS])
+    _touch(tmp_path / "set", "Song A.wav", "Song B (mix).wav", "Song C.wav", "Song D - vocals.wav")
+    songs = _by_id(tmp_path / "set")
+    assert {name: set(song.sources) for name, song in songs.items()} == {
+        "set/Song A": {*STEMS, MIXTURE},
+        "set/Song B": {*STEMS, MIXTURE},
+        "set/Song C": {MIXTURE},
+        "set/Song D - vocals": {"vocals"},
+    }
+
+
+@pytest.mark.parametrize(
+    "numbers, songs",
+    [("12", ["set"]), ("123", ["set/1", "set/2", "set/3"])],
+    ids=["takes", "songs"],
+)
+def test_files_named_after_a_stem_and_a_number_are_songs_from_three_on(
+    tmp_path: Path, numbers: str, songs: list[str]
+) -> None:
+    _touch(tmp_path / "set", *[f"{stem}_{n}.wav" for stem in ("vocals", "bass") for n in numbers])
+    discovered = _find(tmp_path / "set")
+    assert [song.song_id for song in discovered.songs] == songs
+    assert len(discovered.remarks) == 1
+
+
+def test_numbered_takes_of_songs_in_folders_of_their_own_stay_together(tmp_path: Path) -> None:
+    for song in ("One", "Two"):
+        _touch(tmp_path, *[f"set/{song}/{stem} {n}.wav" for stem in ("vocals", "bass") for n in "123"])
+    assert [song.song_id for song in _find(tmp_path / "set").songs] == ["set/One", "set/Two"]
+
+
 def test_files_of_one_name_in_a_collection_are_one_recording(tmp_path: Path) -> None:
     _touch(tmp_path, *[f"{stem}/{name}.wav" for stem in ("vocals", "instrumental") for name in ("A", "B")])
     recordings = {(song.title, song.recording) for song in _find(tmp_path).songs}
@@ -180,7 +334,29 @@ def test_a_root_that_is_one_song_keeps_its_takes_together(tmp_path: Path) -> Non
         ("vocals no fx", "vocals"),
         ("No. 5 Bass", "bass"),
         ("acapella", "vocals"),
+        ("a cappella", "vocals"),
         ("no", None),
+        ("non-vocals", SUM),
+        ("novocals", SUM),
+        ("nodrums 2", SUM),
+        ("no lead vocal", SUM),
+        ("vocals removed", SUM),
+        ("Drums removed", SUM),
+        ("vocals off", SUM),
+        ("drums off axis", "drums"),
+        ("kick out", "drums"),
+        ("w/o vocals", SUM),
+        ("w_o vocals", SUM),
+        ("everything but vocals", SUM),
+        ("One (everything but the vocals)", SUM),
+        ("all except drums", SUM),
+        ("Inst", SUM),
+        ("One (Instr.)", SUM),
+        ("Inst 1", None),
+        ("inst guitar", "guitar"),
+        ("vocalless", SUM),
+        ("Two Guitars - Off", "guitar"),
+        ("Say No - Drums", "drums"),
     ],
 )
 def test_names_that_negate_or_sum_are_understood(name: str, stem: str | None) -> None:
@@ -243,6 +419,62 @@ def test_files_below_one_songs_folder_are_one_recording(tmp_path: Path, files: t
         _touch(tmp_path, *[f"set/{name}/{file}" for file in files])
     songs = _find(tmp_path).songs
     assert {song.recording for song in songs} == {f"{tmp_path}/set/One", f"{tmp_path}/set/Two"}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("{0}/{0}.wav", "{0}/stems/01.wav", "{0}/stems/02.wav"),
+        ("{0}/{0}.wav", "{0}/01.wav", "{0}/02.wav"),
+        ("{0}/{0} (Mix).wav", "{0}/tracks/a.wav", "{0}/raw/b.wav"),
+        ("{0}/Other Name.wav", "{0}/stems/a.wav", "{0}/stems/b.wav"),
+        ("{0}/Other Name_MIX.wav", "{0}/01.wav", "{0}/02.wav"),
+        ("{0}/{0}.wav", "{0}/stems/vocals.wav", "{0}/stems/drums.wav"),
+        ("{0}.wav", "{0}/01.wav", "{0}/02.wav"),
+        ("{0}.wav", "{0}/vocals.wav", "{0}/drums.wav"),
+        ("{0} (Master).wav", "{0}/stems/01.wav", "{0}/stems/02.wav"),
+        ("{0}.wav", "{0}_1.wav", "{0}_2.wav"),
+        ("x/{0}.wav", "x/{0} 01.wav", "x/{0} 02.wav", "x/Another.wav"),
+        ("{0}/stems/01.wav", "{0}/stems/02.wav"),
+        ("mixes/{0}.wav", "stems/{0}/01.wav", "stems/{0}/02.wav"),
+        ("Full Mixes/{0}.wav", "parts/{0}/vocals.wav", "parts/{0}/drums.wav"),
+        ("{0}/{0}_MIX.wav", "{0}/{0}_STEMS/{0}_STEM_01.wav", "{0}/{0}_RAW/{0}_RAW_01_01.wav"),
+    ],
+)
+def test_a_mix_and_stems_whose_names_say_nothing_are_one_recording(
+    tmp_path: Path, files: tuple[str, ...]
+) -> None:
+    songs = ("Song 1", "Song 2", "Song 10")
+    for song in songs:
+        _touch(tmp_path / "set", *[file.format(song) for file in files])
+    recordings: dict[str, set[str]] = {}
+    for song in _find(tmp_path / "set").songs:
+        path = next(iter(song.sources.values()))[0].name
+        name = next((name for name in reversed(songs) if name in path), "")
+        recordings.setdefault(name, set()).add(song.recording)
+    recordings.pop("", None)  # another song in the same folder
+    assert all(len(found) == 1 for found in recordings.values())
+    assert len(set.union(*recordings.values()) - {""}) == len(songs)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("Thriller/Thriller.flac", "Thriller/Beat It.flac", "Thriller/Billie Jean.flac"),
+        ("Single/Single.flac", "Single/B-Side.flac"),
+        ("アルバム/アルバム.flac", "アルバム/曲一.flac", "アルバム/曲二.flac"),
+        ("tracks/0001.flac", "tracks/0002.flac", "One.flac"),
+        ("a/raw/0001.flac", "a/raw/0002.flac", "b/raw/0001.flac", "b/raw/0002.flac"),
+        ("Artist.flac", "Artist/Album/One.flac", "Artist/Album/Two.flac"),
+        ("One.flac", "One 2.flac"),
+        ("album/One (Master).flac", "album/Two (Master).flac", "album/03.flac", "album/04.flac"),
+    ],
+)
+def test_albums_are_songs_of_their_own(tmp_path: Path, files: tuple[str, ...]) -> None:
+    _touch(tmp_path / "set", *files)
+    songs = _find(tmp_path / "set").songs
+    assert len(songs) == len(files)
+    assert {song.recording for song in songs} == {""}
 
 
 def test_a_root_with_a_mix_and_numbered_stems_is_one_recording(tmp_path: Path) -> None:
@@ -327,3 +559,69 @@ def test_other_metadata_is_ignored_and_counted(tmp_path: Path) -> None:
     _touch(tmp_path, "album/metadata.yaml", "album/One.flac")
     discovered = _find(tmp_path)
     assert ([song.title for song in discovered.songs], discovered.ignored_files) == (["One"], 1)
+
+
+# MedleyDB
+
+MEDLEY_METADATA = b"""
+artist: Some Artist
+mix_filename: Art_Title_MIX.wav
+stems:
+  S01: {component: melody, filename: Art_Title_STEM_01.wav, instrument: female singer}
+  S02: {component: bass, filename: Art_Title_STEM_02.wav, instrument: electric bass}
+  S03: {component: '', filename: Art_Title_STEM_03.wav, instrument: drum set}
+  S04: {component: '', filename: Art_Title_STEM_04.wav, instrument: clean electric guitar}
+  S05: {component: '', filename: Art_Title_STEM_05.wav, instrument: bass clarinet}
+  S06: {component: '', filename: Art_Title_STEM_06.wav, instrument: vocalists}
+  S07: {component: '', filename: Art_Title_STEM_07.wav, instrument: [a, b]}
+"""
+
+
+def _medley(root: Path, metadata: bytes = MEDLEY_METADATA, extension: str = "wav") -> None:
+    _touch(root, "Art_Title_METADATA.yaml", content=metadata)
+    stems = [f"Art_Title_STEMS/Art_Title_STEM_0{n}.{extension}" for n in range(1, 8)]
+    _touch(root, f"Art_Title_MIX.{extension}", *stems, "Art_Title_RAW/Art_Title_RAW_01_01.wav")
+
+
+@pytest.mark.parametrize("extension", ["wav", "FLAC"])
+def test_medleydb_has_the_classes_of_its_metadata(tmp_path: Path, extension: str) -> None:
+    _medley(tmp_path / "V1/Art_Title", extension=extension)
+    discovered = _find(tmp_path)
+    (song,) = discovered.songs
+    assert (song.song_id, song.artist, song.title) == ("medleydb/Art_Title", "Art", "Title")
+    assert _names(song) == {
+        stem: [f"Art_Title_STEM_{n}.{extension}" for n in numbers]
+        for stem, numbers in {
+            "vocals": ("01", "06"),
+            "bass": ("02",),
+            "drums": ("03",),
+            "guitar": ("04",),
+            "wind": ("05",),
+            "other": ("07",),
+        }.items()
+    } | {MIXTURE: [f"Art_Title_MIX.{extension}"]}
+    assert (song.complete, discovered.ignored_files) == (True, 1)  # the raw track
+
+
+@pytest.mark.parametrize("name", ["../Art_Title_MIX.wav", "/etc/outside.wav", "", "[a, b]", "*a"])
+def test_medleydb_song_with_a_missing_stem_is_not_complete(tmp_path: Path, name: str) -> None:
+    stem = b"filename: Art_Title_STEM_03.wav"
+    anchor = b"a: &a [x]" if name == "*a" else b""
+    _medley(tmp_path / "A", anchor + MEDLEY_METADATA.replace(stem, f"filename: {name}".encode()))
+    discovered = _find(tmp_path)
+    (song,) = discovered.songs
+    assert ("drums" in song.sources, song.complete) == (False, False)
+    assert discovered.rejects == [
+        ("medleydb/Art_Title/S03", "Art_Title_METADATA.yaml names a stem that is missing", "listing")
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"stems: 5", b"\xff"])
+def test_medleydb_song_with_broken_metadata_is_rejected(tmp_path: Path, content: bytes) -> None:
+    _medley(tmp_path / "A", content)
+    _touch(tmp_path, "One.flac")
+    discovered = _find(tmp_path)
+    assert [song.title for song in discovered.songs] == ["One"]
+    ((name, reason, kind),) = discovered.rejects
+    assert (name, kind) == ("medleydb/Art_Title", "listing")
+    assert reason.startswith("Art_Title_METADATA.yaml cannot be read: ")

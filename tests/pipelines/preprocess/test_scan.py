@@ -121,14 +121,28 @@ def test_file_that_is_the_sum_of_others_is_no_stem(tmp_path: Path, subtype: str)
         assert sources[MIXTURE]["segments"] == _segments(stems["guitar"])
 
 
+@pytest.mark.parametrize("gain", [0.1, 0.8, 1.5])
+def test_file_that_is_a_sum_at_another_gain_is_no_stem(tmp_path: Path, gain: float) -> None:
+    """Files normalised by themselves; a mix hides the others, as it is a sum of them too."""
+    parts = {name: _playing(7, seed) for seed, name in enumerate(("vocals", "bass", "drums"))}
+    rest = parts["bass"] + parts["drums"]
+    stems = {**parts, "guitar": gain * rest, "piano": 0.6 * (rest + parts["vocals"])}
+    scan = _scanner(tmp_path).scan(_song(tmp_path, stems))
+    assert set(_by_stem(scan)) == {"vocals", "bass", "drums", MIXTURE}
+    assert sorted(scan["remarks"]) == [
+        "data/song: guitar.wav is left out: it is the sum of bass.wav, drums.wav",
+        "data/song: piano.wav is left out: it is the sum of bass.wav, drums.wav, vocals.wav",
+    ]
+
+
 def test_stems_that_are_no_sums_stay(tmp_path: Path) -> None:
-    """A copy, a louder sum, a sum with something of its own, and silence."""
+    """A copy, a sum of unequal gains, a sum with something of its own, and silence."""
     bass, drums, voice = (_playing(7, seed) for seed in range(3))
     stems = {
         "bass": bass,
         "drums": drums,
         "bass 2": bass,
-        "guitar": 1.5 * (bass + drums),
+        "guitar": 1.5 * bass + drums,
         "piano": bass + drums + 0.1 * voice,
         "fx": np.zeros_like(bass),
     }
@@ -174,6 +188,23 @@ def test_bad_stem_is_rejected_with_the_sum_and_the_others_stay(tmp_path: Path, d
     sources = _by_stem(scan)
     assert set(sources) == {"drums", "bass"}
     assert all(sources[stem]["segments"] == _segments(stems[stem]) for stem in sources)
+
+
+def test_what_a_header_declares_wrongly_is_a_remark_of_the_scan(tmp_path: Path) -> None:
+    song = _song(tmp_path, {"drums": _playing(7, 0), "bass": _playing(7, 1)}, "PCM_16")
+    paths = [Path(files[0].name) for files in song.sources.values()]
+    for path, size in zip(paths, (14 * RATE, 0), strict=True):  # half of the samples, and none
+        content = bytearray(path.read_bytes())
+        at = content.find(b"data") + 4
+        content[at : at + 4] = size.to_bytes(4, "little")
+        path.write_bytes(content)
+    for _ in range(2):  # the second time, the decoded file is in the cache
+        scan = _scanner(tmp_path).scan(song)
+        assert [remark.partition(", ")[0] for remark in scan["remarks"]] == [
+            f"{paths[0]}: header declares {14 * RATE} bytes of samples",
+            f"{paths[1]}: unfinished: header declares no samples; the {28 * RATE} bytes present were read",
+        ]
+        assert scan["rejects"] == []
 
 
 def test_bad_mixture_file_costs_itself_alone(tmp_path: Path) -> None:
