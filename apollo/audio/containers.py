@@ -5,7 +5,7 @@ header of AU. They are read here, not from a decoder's messages, which repeat wh
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 _UNKNOWN_32 = range(0x7FFF_0000, 1 << 32)  # writers to pipes leave the largest value, or nearly
@@ -18,6 +18,7 @@ _NAMES = (  # of chunks that may follow the samples, and whose size may be wrong
 )
 _CHUNKS = frozenset(_NAMES[at : at + 4] for at in range(0, len(_NAMES), 4))
 _MAX_CHUNKS = 10_000
+_FORMAT_BYTES = 16  # fewer do not include the bits of a sample
 
 
 @dataclass(frozen=True)
@@ -102,15 +103,19 @@ class SampleBytes:
         present: What is there of them, or up to the end of the file where nothing or 0 is declared.
         extra: Bytes after them that belong to no chunk.
         end: Position after the declared samples where other content follows them, None elsewhere.
+        format_bytes: Size of the chunk that says what a sample is, in WAV and W64.
     """
 
     declared: int | None
     present: int
     extra: int = 0
     end: int | None = None
+    format_bytes: int = _FORMAT_BYTES
 
     def find_truncation(self) -> str | None:
-        """Return that the file ends before its samples do, None if it does not."""
+        """Return that the file ends before its samples do, or its form is incomplete; None if not."""
+        if self.format_bytes < _FORMAT_BYTES:
+            return f"damaged: the fmt chunk has {self.format_bytes} bytes, so the size of a sample is unknown"
         if self.declared is None or self.declared <= self.present:
             return None
         return f"truncated: header declares {self.declared} bytes of samples, {self.present} are present"
@@ -156,7 +161,7 @@ def _read_au(stream: Readable, size: int, offset: int, declared: int) -> SampleB
 
 
 def _read_chunks(stream: Readable, size: int, structure: _Structure) -> SampleBytes | None:
-    at, long_size = structure.first, None
+    at, long_size, format_bytes = structure.first, None, _FORMAT_BYTES
     for _ in range(_MAX_CHUNKS):
         chunk = _read_header(stream, at, structure)
         if chunk is None:
@@ -165,10 +170,13 @@ def _read_chunks(stream: Readable, size: int, structure: _Structure) -> SampleBy
         if name == b"ds64":
             fields = stream.read(16)
             long_size = struct.unpack_from("<8xQ", fields)[0] if len(fields) == 16 else None
+        if name == b"fmt ":
+            format_bytes = length
         if name == structure.samples:
             if length == 0xFFFF_FFFF and long_size is not None:
                 length = long_size
-            return _measure(stream, size, structure, content, length)
+            found = _measure(stream, size, structure, content, length)
+            return replace(found, format_bytes=format_bytes)
         at = _next_chunk(content, length, structure)
         if at >= size:
             return None

@@ -7,6 +7,7 @@ Shape legend: samples are [frames, channels].
 import base64
 import hashlib
 import json
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -77,6 +78,13 @@ def find_uncached_songs(output: Folder, cache: Folder) -> set[str]:
 def scan_name(song: Song) -> str:
     """Return the name of a song's scan."""
     return f"{SCANS}/{hashlib.sha256(song.song_id.encode()).hexdigest()[:32]}.json"
+
+
+def _count_frames(sources: dict[str, list[dict[str, Any]]], stems: Collection[str]) -> int:
+    """Return the length of the longest of some stems; a rejected one may have declared any."""
+    return max(
+        (file["frames"] for stem, files in sources.items() if stem in stems for file in files), default=0
+    )
 
 
 class SongScanner:
@@ -184,8 +192,8 @@ class SongScanner:
         if summed and sources:
             tallies[MIXTURE] = _Tally()
         extractor = fingerprints.FingerprintExtractor()
-        frames = max((file["frames"] for files in sources.values() for file in files), default=0)
-        for start in range(0, frames, _BLOCK):
+        start = 0
+        while start < (frames := _count_frames(sources, tallies)):
             blocks: dict[str, NDArray[np.float32]] = {}
             for stem, files in sources.items():
                 if stem not in tallies:
@@ -207,6 +215,7 @@ class SongScanner:
                     blocks[MIXTURE] = whole
             for stem, samples in blocks.items():
                 tallies[stem].add(samples)
+            start += _BLOCK
         reader.close()
         return tallies, extractor.sub_fingerprints()
 

@@ -214,6 +214,16 @@ def test_a_few_samples_more_than_declared_are_told_too(tmp_path: Path, extension
     assert len(warnings) == 1
 
 
+def test_a_format_without_the_size_of_a_sample_is_damage(tmp_path: Path) -> None:
+    wav = write(tmp_path / "in.wav", music(1, 1.0))
+    content = bytearray(encode(wav, tmp_path / "song.w64").read_bytes())
+    at = content.find(b"fmt ") + 16
+    content[at : at + 8] = struct.pack("<Q", 24 + 14)
+    (tmp_path / "song.w64").write_bytes(content)
+    _, warnings = read(tmp_path / "song.w64")
+    assert warnings == ["damaged: the fmt chunk has 14 bytes, so the size of a sample is unknown"]
+
+
 @pytest.mark.parametrize("rate", [RATE, 48_000])
 @pytest.mark.parametrize("declared", [0.25, 9.0])
 def test_a_flac_that_declares_another_length_keeps_every_sample(

@@ -363,3 +363,17 @@ def test_stem_file_with_too_few_streams_costs_those_that_it_lacks(tmp_path: Path
         "musdb18/A - One/vocals": "has 3 audio streams, 5 are needed",
     }
     assert set(_by_stem(scan)) == {MIXTURE, "drums", "bass"}
+
+
+@pytest.mark.timeout(60)
+def test_a_stem_that_claims_days_is_rejected_without_waiting_for_them(tmp_path: Path) -> None:
+    _song(tmp_path, {"vocals": _playing(4, 1), "drums": _playing(4, 2)})
+    path = tmp_path / "data/song/bass.flac"
+    soundfile.write(path, _playing(4, 3), RATE, subtype="PCM_16")
+    content = bytearray(path.read_bytes())
+    content[21] |= 8  # 2^35 samples, in the STREAMINFO
+    path.write_bytes(content)
+    scan = _scanner(tmp_path).scan(_found(tmp_path))
+    assert [reject["path"].rpartition("/")[2] for reject in scan["rejects"]] == ["bass.flac"]
+    assert {source["stem"] for source in scan["sources"]} == {"vocals", "drums"}
+    assert all(source["frames"] == 4 * RATE for source in scan["sources"])
