@@ -4,7 +4,9 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 some files could not be restored while 
 """
 
 import argparse
+import io
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +20,7 @@ from apollo.cli.options import (
     INTERRUPTED,
     PARTLY,
     USAGE,
+    OutputError,
     UsageError,
     add_device_options,
     add_generator_options,
@@ -43,6 +46,7 @@ _EXAMPLES = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    _prepare_streams()
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     run: Callable[[argparse.Namespace], int] = options.run
@@ -63,6 +67,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of the output is gone
         return FAILED
+    except OutputError as error:
+        print(f"apollo: standard output cannot be written: {error}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is buffered must not fail again at the end
+        return FAILED
+
+
+def _prepare_streams() -> None:
+    """Let names in any encoding be printed, and replace a standard error that was closed."""
+    try:
+        os.fstat(2)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - to the end of the process
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _interrupt(*_: object) -> NoReturn:

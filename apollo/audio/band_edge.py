@@ -4,6 +4,7 @@ Shape legend: samples are [channels, samples], full scale 1; levels [bins], in d
 noise that rounding to 16 bits makes.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -96,4 +97,6 @@ def _find_edge(levels: Tensor, hz_per_bin: float) -> tuple[float, float] | None:
     drops = passed - above[first + stopped :]
     at = int(drops.argmax())
     drop_db = float(drops[at])
-    return None if drop_db < _MIN_DROP_DB else ((first + at) * hz_per_bin, drop_db)
+    if not drop_db >= _MIN_DROP_DB or math.isinf(drop_db):  # samples near the largest number overflow
+        return None
+    return (first + at) * hz_per_bin, drop_db

@@ -121,6 +121,8 @@ class SongsConfig:
         Raises:
             ValueError: a field is out of its range.
         """
+        if not self.output:
+            raise ValueError("output is empty: it must be a folder")
         for name, allowed in (("format", FORMAT_NAMES), ("clip", CLIP_MODES), ("rate", RATES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: it must be one of {', '.join(allowed)}")

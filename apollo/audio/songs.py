@@ -108,6 +108,8 @@ def list_songs(inputs: Sequence[str], config: SongsConfig) -> tuple[dict[Path, P
     found: dict[Path, Path] = {}
     problems: list[SongJob] = []
     for name in inputs:
+        if not name:
+            raise ValueError("an input is empty: name a file or a folder")
         path = _absolute(name)
         if not os.path.lexists(path):
             raise ValueError(f"{name}: no such file or folder")
@@ -187,7 +189,14 @@ def _problem(
 
 def is_pending(job: SongJob, config: SongsConfig) -> bool:
     """Return whether a job remains to be done."""
-    return job.problem is None and (config.overwrite or not job.target.exists())
+    return job.problem is None and (config.overwrite or not _exists(job.target))
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long, or a folder that may not be entered
+        return False
 
 
 def restore_songs(

@@ -13,7 +13,7 @@ from apollo.audio.tag_reading import describe, guess_mime
 from apollo.audio.tags import RESTORATION, Picture, SongTags
 
 _FLAC_BLOCK_BYTES = (1 << 24) - 1
-_OPUS_BYTES = 120 << 20  # a reader may refuse more (RFC 7845, 5.2)
+_OPUS_BYTES = 22 << 20  # in base64; readers may refuse 120 MiB (RFC 7845), mutagen takes minutes to write it
 _ID3_BYTES = (1 << 28) - 1
 _WAV_BYTES = (1 << 32) - (1 << 16)
 _MP4_BYTES = (1 << 32) - 1
@@ -58,7 +58,7 @@ def _fitting(path: Path, container: str, tags: SongTags) -> tuple[list[Picture],
     """Return the pictures that a format can hold, and warnings about the others."""
     limit, text = {
         "FLAC": (_FLAC_BLOCK_BYTES, "16 MiB in FLAC"),
-        "opus": (_OPUS_BYTES, "90 MiB in Opus"),
+        "opus": (_OPUS_BYTES, "16 MiB in Opus"),
         "mp3": (_ID3_BYTES, "256 MiB in MP3"),
         "WAV": (min(_ID3_BYTES, _WAV_BYTES - path.stat().st_size), "256 MiB in WAV, of 4 GiB in all"),
         "ipod": (_MP4_BYTES, "4 GiB in M4A"),

@@ -2,13 +2,13 @@
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
 from apollo.audio.formats import SongsConfig
 from apollo.audio.inspection import Inspection, inspect_files
 from apollo.audio.songs import list_songs
+from apollo.cli.options import print_line
 
 
 def inspect(inputs: Sequence[str], *, as_json: bool) -> list[Inspection]:
@@ -22,14 +22,13 @@ def inspect(inputs: Sequence[str], *, as_json: bool) -> list[Inspection]:
     for result in inspect_files(str(path) for path in found):
         results.append(result)
         if not as_json:
-            print(describe(result), flush=True)
+            print_line(describe(result))
     for job in problems:
         results.append(Inspection(input=str(job.source), problem=job.problem, kind=job.kind))
         if not as_json:
-            print(describe(results[-1]), flush=True)
+            print_line(describe(results[-1]))
     if as_json:
-        json.dump([asdict(result) for result in results], sys.stdout, indent=2)
-        print(flush=True)
+        print_line(json.dumps([asdict(result) for result in results], indent=2, allow_nan=False))
     return results
 
 

@@ -11,6 +11,24 @@ if TYPE_CHECKING:
 DONE, FAILED, USAGE, PARTLY, INTERRUPTED = 0, 1, 2, 3, 130
 
 
+class OutputError(Exception):
+    """Standard output cannot be written."""
+
+
+def print_line(text: str) -> None:
+    """Print a line on standard output at once.
+
+    Raises:
+        OutputError: it cannot be written, such as on a full disk.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(error.strerror or str(error)) from error
+
+
 class UsageError(Exception):
     """Invalid options, inputs or checkpoint."""
 

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apollo.audio.formats import BIT_DEPTHS, CLIP_MODES, FORMAT_NAMES, RATES, SongsConfig
-from apollo.cli.options import DONE, FAILED, PARTLY, UsageError, add_generator_options, load_generator
+from apollo.cli.options import (
+    DONE,
+    FAILED,
+    PARTLY,
+    UsageError,
+    add_generator_options,
+    load_generator,
+    print_line,
+)
 from apollo.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -115,7 +123,7 @@ def restore(options: argparse.Namespace) -> int:
             outcomes.append(outcome)
             print(_format_result(outcome), file=sys.stderr, flush=True)
             if options.json:
-                print(json.dumps(asdict(outcome)), flush=True)
+                print_line(json.dumps(asdict(outcome)))
     counts = {status: sum(one.status == status for one in outcomes) for status in _STATUSES}
     print(", ".join(f"{count} {status}" for status, count in counts.items() if count), file=sys.stderr)
     if not counts["failed"]:

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -99,3 +100,44 @@ def test_keep_below_restores_only_above(rate: int, checkpoint: Path, tmp_path: P
         spectrum, original = (np.abs(np.fft.rfft(one[:, 0])) for one in (found, samples))
         band = slice(50, 2_500)  # of 2 Hz: up to 5 kHz
         np.testing.assert_allclose(spectrum[band] / 2, original[band], atol=0.01 * original.max())
+
+
+def test_a_name_that_is_too_long_costs_its_song_alone(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    album = tmp_path / "album"
+    write(album / f"{'y' * 249}.wav", music(1, 0.1))
+    write(album / "z.wav", music(2, 0.1))
+    assert restore(album, checkpoint, "--force", "--filename", "{name}-restored") == 3
+    said = capsys.readouterr().err
+    assert "cannot be written: File name too long" in said and "1 restored, 1 failed" in said
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["z.wav-restored.wav"]
+
+
+def test_empty_names_are_usage_errors(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in (["restore", ""], ["inspect", ""], ["restore", str(tmp_path), "-o", ""]):
+        assert main(arguments) == 2
+        assert "is empty" in capsys.readouterr().err
+
+
+def test_results_go_on_without_standard_error_and_end_without_room_for_standard_output(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    song = write(tmp_path / "söng.wav", music(1, 0.1))
+    command = f"'{sys.executable}' -m apollo"
+    options = f"'{song}' -o '{tmp_path}/out' --checkpoint '{checkpoint}' --force --json"
+    for line, code, lines in (
+        (f"{command} restore {options} 2>&-", 0, 1),
+        (f"{command} restore {options} --overwrite 2>&1 >/dev/full", 1, None),
+        (f"{command} inspect '{song}' 2>&1 >/dev/full", 1, None),
+        (f"PYTHONIOENCODING=ascii {command} inspect '{song}'", 0, None),
+    ):
+        ended = subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True, check=False)
+        assert ended.returncode == code, (line, ended.stdout, ended.stderr)
+        assert "Traceback" not in ended.stdout + ended.stderr
+        if lines:
+            assert [json.loads(text)["status"] for text in ended.stdout.splitlines()] == ["restored"]
+        elif code:
+            assert "standard output cannot be written: No space left on device" in ended.stdout
