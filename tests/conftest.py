@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.runtime import logs
+from pipelines.runtime.environment import environment
 from tests.support import datasets, fault_proxy, s3_server
 from tests.support.in_process_actors import replace_actors
 
@@ -117,3 +118,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def logging_as_in_jobs() -> None:
     """Write log records to stderr; a training worker of the test before may have forwarded them."""
     logs.configure("INFO")
+
+
+@pytest.fixture(autouse=True)
+def tracking_uri_as_before() -> Iterator[None]:
+    """Restore the MLflow server that a test names: later ones, and jobs that they start, must not take it."""
+    with environment({"MLFLOW_TRACKING_URI": None}):
+        yield
