@@ -90,8 +90,10 @@ def transcode(
                 source, target, stream.layout, program, audio_stream, strict=not unfinished
             )
         except AudioError as error:
-            if unfinished:
-                raise AudioError(f"unfinished: header declares no samples: {error}", error.kind) from error
+            if unfinished and error.kind != RejectKind.EMPTY:
+                raise AudioError(
+                    f"unfinished: header declares no samples: {error}", RejectKind.DAMAGED
+                ) from error
             raise
         remarks = [declared.find_excess() if declared else None, _find_change(stream, formats)]
         if damage := _compare_length(frames / SAMPLE_RATE, known, stream, source, program):
