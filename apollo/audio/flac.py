@@ -1,4 +1,4 @@
-"""Number of samples that a FLAC stream contains, told from its last frame.
+"""Number of samples that a FLAC stream contains, read from its last frame.
 
 Source: RFC 9639 (STREAMINFO, frame header, CRC-8 of the header and CRC-16 of the frame). Encoders that could
 not seek, and editors that cut, leave another number in STREAMINFO.

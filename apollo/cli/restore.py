@@ -168,7 +168,7 @@ def _choose_num_processes(options: argparse.Namespace, generator: "Generator | N
     """Return how many songs are restored at a time.
 
     Raises:
-        UsageError: the option is no number, or more than 1 and the device is no CPU.
+        UsageError: the option is not a number, or more than 1 and the device is no CPU.
     """
     if options.jobs != "auto" and not (options.jobs.isdecimal() and int(options.jobs)):
         raise UsageError(f"--jobs is {options.jobs!r}: it must be a number from 1, or auto")

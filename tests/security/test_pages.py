@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from pipelines.runtime.outcome import Exit, Outcome
 from pipelines.storage.folder import Folder
 from pipelines.storage.parquet import parquet_bytes
 from tests.support import shard_outputs
+from tests.support.html_pages import ParsedPage
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = (
@@ -31,37 +31,6 @@ HOSTILE = (
 )
 NAME = HOSTILE.replace("/", "\\")  # what a file can be called
 ALLOWED = {"data", "#", "shards", "decision", "evaluation", "restored", "songs", "songs-clean", "pictures"}
-
-
-class Parsed(HTMLParser):
-    """What a browser would make of a page."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.loaded: list[str] = []
-        self.policy = ""
-        self.code: dict[str, list[str]] = {"script": [], "style": []}
-        self.seen = ""
-        self._inside = ""
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        given = dict(attributes)
-        assert not [name for name in given if name.startswith("on") or name == "style"]
-        self.tags.append(tag)
-        self.loaded += [str(given[name]) for name in ("src", "href", "data-source") if name in given]
-        self.policy += str(given["content"]) if given.get("http-equiv") == "Content-Security-Policy" else ""
-        self._inside = tag if tag in self.code else ""
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._inside:
-            self.code[self._inside].append(data)
-        else:
-            self.seen += data
 
 
 def digests(code: list[str]) -> set[str]:
@@ -113,7 +82,7 @@ def test_names_and_tags_are_text(page: str, tmp_path: Path) -> None:
             return write_report(tmp_path / folder, text)
         return write_road(tmp_path / folder, name, text)
 
-    hostile, tame = Parsed(write("hostile", NAME, HOSTILE)), Parsed(write("tame", "tame", "tame"))
+    hostile, tame = ParsedPage(write("hostile", NAME, HOSTILE)), ParsedPage(write("tame", "tame", "tame"))
     assert hostile.tags == tame.tags
     assert hostile.seen.count(HOSTILE) + hostile.seen.count(NAME) >= 4
     assert "49" not in re.sub(re.escape(HOSTILE), "", hostile.seen)

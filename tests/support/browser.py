@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,7 @@ window.hear = () => {
   return levels[strongest] > -70 ? strongest * window.ear.context.sampleRate / 2048 : 0;
 };
 """
+SLOPE_HZ = 1_000.0  # Hz per second, of a sweep: its frequency identifies version and position
 LAG_SECONDS = 0.023  # of the middle of those 46 ms
 
 
@@ -49,3 +50,20 @@ def until(page: Any, condition: str) -> None:
     while not page.evaluate(condition):
         assert time.monotonic() < end, condition
         page.wait_for_timeout(10)
+
+
+def find_playing_version(page: Any, bases_hz: Mapping[str, float], seconds: float) -> str:
+    """Return which version plays, from the audio; check its position against the page's.
+
+    Args:
+        page: With a player whose versions are sweeps.
+        bases_hz: Frequency at the start of each version's sweep.
+        seconds: Length of the sweeps.
+    """
+    page.wait_for_timeout(90)  # of a fade, and of what the ear still remembers
+    hertz, position = page.evaluate("[hear(), apolloPlayer.position]")
+    places = [(hertz - base) / SLOPE_HZ + LAG_SECONDS for base in bases_hz.values()]
+    label, by_ear = next(one for one in zip(bases_hz, places) if -0.1 <= one[1] <= seconds + 0.1)
+    apart = abs(by_ear - position)
+    assert min(apart, seconds - apart) < 0.05  # the end of the loop is its beginning
+    return label

@@ -9,13 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.browser import EAR, LAG_SECONDS, start_browser, until
+from tests.support.browser import EAR, SLOPE_HZ, find_playing_version, start_browser, until
 from tests.support.song_pages import RATE, make_page, noise
 
 HOSTILE = '</script><script>window.hacked=1</script>"\'><img src=x onerror="window.hacked=1">\u2028'
 SECONDS = 3.0
 BASES_HZ = {"input": 1_000.0, "restored": 6_000.0}  # a sweep each: frequency tells version and position
-SLOPE_HZ = 1_000.0  # Hz per second
 VOLUME = """() => {
   const samples = new Float32Array(2048);
   window.ear.getFloatTimeDomainData(samples);
@@ -80,14 +79,8 @@ def play(page: Any) -> Any:
 
 
 def heard(page: Any) -> str:
-    """Return which version plays, from the audio; check its position against the page's."""
-    page.wait_for_timeout(90)  # of a fade, and of what the ear still remembers
-    hertz, position = page.evaluate("[hear(), apolloPlayer.position]")
-    places = [(hertz - base) / SLOPE_HZ + LAG_SECONDS for base in BASES_HZ.values()]
-    label, by_ear = next(one for one in zip(BASES_HZ, places) if -0.1 <= one[1] <= SECONDS + 0.1)
-    apart = abs(by_ear - position)
-    assert min(apart, SECONDS - apart) < 0.05  # the end of the loop is its beginning
-    return label
+    """Return which version plays; check its position."""
+    return find_playing_version(page, BASES_HZ, SECONDS)
 
 
 def test_one_click_or_key_switches_and_keeps_the_position(visit: Any) -> None:

@@ -6,7 +6,6 @@ import json
 import re
 import struct
 import zlib
-from html.parser import HTMLParser
 
 import pytest
 import soundfile
@@ -18,42 +17,12 @@ from apollo.listening.html import content_digest
 from apollo.listening.loudness import loudness_lufs
 from apollo.listening.pictures import clock, spectrogram_png
 from apollo.listening.song_page import MAX_PAGE_BYTES
+from tests.support.html_pages import ParsedPage
 from tests.support.song_pages import RATE, make_page, noise
 
 HOSTILE = (
     '</script></title><script>window.hacked=1</script>"\'><img src=x onerror="hacked=1">&amp;$style {{7*7}}'
 )
-
-
-class Parsed(HTMLParser):
-    """What a browser would make of a page."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.loaded: list[str] = []
-        self.policy = ""
-        self.code: dict[str, list[str]] = {"script": [], "style": []}
-        self.seen = ""
-        self._inside = ""
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        given = dict(attributes)
-        assert not [name for name in given if name.startswith("on") or name == "style"]
-        self.tags.append(tag)
-        self.loaded += [str(given[name]) for name in ("src", "href", "data-source") if name in given]
-        self.policy += str(given["content"]) if given.get("http-equiv") == "Content-Security-Policy" else ""
-        self._inside = tag if tag in self.code and given.get("type") != "application/json" else ""
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._inside:
-            self.code[self._inside].append(data)
-        else:
-            self.seen += data
 
 
 def sounds(page: str) -> list[list[Tensor]]:
@@ -104,7 +73,7 @@ def test_both_are_equally_loud_and_the_gain_is_told() -> None:
 
 
 def test_page_loads_nothing_and_runs_its_own_script_alone() -> None:
-    parsed = Parsed(make_page(*changed_song()))
+    parsed = ParsedPage(make_page(*changed_song()), json_is_code=False)
     assert {address.partition(",")[0] for address in parsed.loaded} == {"data:image/png;base64"}
     assert "http://" not in parsed.seen and "https://" not in "".join(parsed.code["script"])
     assert not re.search(r"https?://|url\(|@import|\bfetch\b|XMLHttpRequest", str(parsed.code))
@@ -115,8 +84,8 @@ def test_page_loads_nothing_and_runs_its_own_script_alone() -> None:
 
 def test_hostile_names_are_text() -> None:
     samples = noise(0.5)
-    hostile = Parsed(make_page(samples, samples, title=HOSTILE))
-    tame = Parsed(make_page(samples, samples, title="tame"))
+    hostile = ParsedPage(make_page(samples, samples, title=HOSTILE), json_is_code=False)
+    tame = ParsedPage(make_page(samples, samples, title="tame"), json_is_code=False)
     assert hostile.tags == tame.tags and hostile.code == tame.code
     assert hostile.seen.count(HOSTILE) == 2
     assert "caf?" in make_page(samples, samples, title="caf\udce9")
@@ -130,12 +99,12 @@ def test_page_is_bounded_by_shorter_excerpts() -> None:
 
 
 @pytest.mark.parametrize(
-    "channels, told", [(1, "mono"), (2, "stereo"), (6, "6 channels, here mixed to mono")]
+    "channels, shown", [(1, "mono"), (2, "stereo"), (6, "6 channels, here mixed to mono")]
 )
-def test_channels(channels: int, told: str) -> None:
+def test_channels(channels: int, shown: str) -> None:
     samples = noise(1.0, channels=channels)
     page = make_page(samples, samples)
-    assert f"0:01, {told}, 44.1 kHz" in page
+    assert f"0:01, {shown}, 44.1 kHz" in page
     assert [one.shape for one in sounds(page)[0]] == [(2 if channels == 2 else 1, RATE)] * 2
 
 

@@ -10,12 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from pipelines.evaluation.listening_page import Comparison, Page, Table, write_page
-from tests.support.browser import EAR, LAG_SECONDS, start_browser, until
+from tests.support.browser import EAR, SLOPE_HZ, find_playing_version, start_browser, until
 
 RATE = 44_100
 SECONDS = 3.0
-BASES_HZ = {"clean": 1_000.0, "untouched": 6_000.0, "ours": 11_000.0}  # every version is a sweep of its own,
-SLOPE_HZ = 1_000.0  # Hz per second: the frequency identifies the version and the position
+BASES_HZ = {"clean": 1_000.0, "untouched": 6_000.0, "ours": 11_000.0}  # a sweep for each version
 LABELS = ("clean", "MP3", "ours")
 HOSTILE = '</script><script>window.hacked=1</script>"\'><img src=x onerror="window.hacked=1">\u2028'
 
@@ -89,14 +88,8 @@ def play(page: Any, card: int = 0) -> Any:
 
 
 def heard(page: Any) -> str:
-    """Return which version plays, from the audio; check its position against the page's."""
-    page.wait_for_timeout(90)  # of a fade, and of what the ear still remembers
-    hertz, position = page.evaluate("[hear(), apolloPlayer.position]")
-    places = [(hertz - base) / SLOPE_HZ + LAG_SECONDS for base in BASES_HZ.values()]
-    label, by_ear = next(one for one in zip(LABELS, places) if -0.1 <= one[1] <= SECONDS + 0.1)
-    apart = abs(by_ear - position)
-    assert min(apart, SECONDS - apart) < 0.05  # the end of the loop is its beginning
-    return label
+    """Return which version plays; check its position."""
+    return find_playing_version(page, dict(zip(LABELS, BASES_HZ.values(), strict=True)), SECONDS)
 
 
 def seek(card: Any, share: float) -> float:

@@ -96,7 +96,7 @@ def test_command_writes_the_same_file(output: Path, file: Path, tmp_path: Path) 
     first, second = torch.load(file, weights_only=True), torch.load(target, weights_only=True)
     assert first["names"] == second["names"]
     assert torch.equal(first["degraded"], second["degraded"])
-    for wrong in ("99", "many"):  # more than there are, and no number
+    for wrong in ("99", "many"):  # more than there are, and not a number
         refused = subprocess.run([*command, f"--file={target}", "--examples", wrong], check=False, cwd=ROOT)
         result = json.loads(target.with_name("examples.pt.result.json").read_text())
         assert (refused.returncode, result["exit_code"], result["status"]) == (2, 2, "usage")
