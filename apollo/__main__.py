@@ -1,4 +1,4 @@
-"""The `apollo` command: restore or inspect songs, restore a stream, describe a checkpoint, check a machine.
+"""The `apollo` command: restore or inspect songs, restore a stream, describe or publish checkpoints.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 some files could not be restored while others were, 130 interrupted.
 """
@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from apollo import __version__
 from apollo.cli import PCM_FORMATS
+from apollo.cli.models import add_models_options, add_push_options, models, push
 from apollo.cli.options import (
     DONE,
     FAILED,
@@ -39,6 +40,12 @@ _EXAMPLES = {
     "inspect": """examples:
   apollo inspect song.flac                         is it what it says?
   apollo inspect album/ --json > album.json""",
+    "models": """examples:
+  apollo models                                    names, sizes, licences
+  apollo models JusperLee/Apollo                   download, print the path""",
+    "push": """examples:
+  apollo push me/my-model --checkpoint runs/best --license cc-by-4.0 -o look     what would be published
+  apollo push me/my-model --checkpoint runs/best --license cc-by-4.0 --card card.md""",
     "stream": """example:
   ffmpeg -i radio.mp3 -f f32le -ar 44100 -ac 2 - | apollo stream --checkpoint runs/causal | ffplay ...""",
 }
@@ -116,6 +123,9 @@ def _parser() -> argparse.ArgumentParser:
     info = _command(commands, "info", "describe a checkpoint", _info)
     info.add_argument("checkpoint", metavar="CHECKPOINT")
     info.add_argument("--json", action="store_true", help="as JSON")
+
+    add_models_options(_command(commands, "models", "list models known by name, or download them", models))
+    add_push_options(_command(commands, "push", "publish a checkpoint on Hugging Face", push))
 
     doctor = _command(commands, "doctor", "check packages, ffmpeg, device and speed of this machine", _doctor)
     add_device_options(doctor)

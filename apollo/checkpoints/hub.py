@@ -4,60 +4,93 @@ from pathlib import Path
 
 from apollo.checkpoints.container import CheckpointError
 from apollo.checkpoints.io import file_sha256
+from apollo.checkpoints.known_models import find_known
 
-KNOWN = {  # SHA-256 of published files
-    (
-        "JusperLee/Apollo",
-        "pytorch_model.bin",
-    ): "99d9af7f1ff20e63c393035513a655392818d66b4d7fc23d658175c1f15e8d76",
-}
+FOLDER_FILES = ("MANIFEST.json", "config.json", "weights.safetensors")  # what `apollo push` uploads
 _USUAL_NAMES = ("model.safetensors", "pytorch_model.bin")
+
+
+def require_hub(name: str) -> None:
+    """Check that the package huggingface_hub is installed.
+
+    Args:
+        name: What it is needed for; begins the message.
+
+    Raises:
+        CheckpointError: it is not installed.
+    """
+    try:
+        import huggingface_hub  # noqa: F401
+    except ImportError as error:
+        raise CheckpointError(
+            f"{name} needs the extra `hub`: pip install 'apollo-restoration[hub]'"
+        ) from error
 
 
 def download(name: str) -> Path:
     """Download a checkpoint from Hugging Face to its cache, unless it is there.
 
+    A connection that is lost is opened again, and the download goes on where it stopped.
+
     Args:
         name: `owner/name`, or `owner/name/path/to/file`.
+
+    Returns:
+        A checkpoint folder, where the repository holds one; or a file.
 
     Raises:
         CheckpointError: huggingface_hub is not installed, the hub is unreachable, the file does not exist, or
             its SHA-256 is not the published one.
     """
-    try:
-        import huggingface_hub
-        from huggingface_hub.errors import (
-            EntryNotFoundError,
-            HfHubHTTPError,
-            HFValidationError,
-            LocalEntryNotFoundError,
-        )
-    except ImportError as error:
-        raise CheckpointError(
-            f"{name}: no such file or folder. Downloading from Hugging Face needs the extra `hub`: "
-            "pip install 'apollo-restoration[hub]'"
-        ) from error
-    owner, _, rest = name.partition("/")
-    repository, _, filename = rest.partition("/")
-    candidates = [filename] if filename else [known[1] for known in KNOWN if known[0] == name] or _USUAL_NAMES
+    require_hub(f"{name}: no such file or folder. Downloading from Hugging Face")
+    known = find_known(name)
+    repository, file = "/".join(name.split("/")[:2]), "/".join(name.split("/")[2:])
+    file = file or (known.file if known else "")
+    if not file and _fetch(repository, FOLDER_FILES[0], name) is not None:
+        return _fetch_folder(repository, name)
+    candidates = (file,) if file else _USUAL_NAMES
     for candidate in candidates:
-        try:
-            path = Path(huggingface_hub.hf_hub_download(f"{owner}/{repository}", candidate))
-        except LocalEntryNotFoundError as error:  # no connection, too
-            raise CheckpointError(
-                f"{name}: no such file or folder, and Hugging Face is unreachable. Download {candidate} of "
-                f"{owner}/{repository} on another machine and pass its path"
-            ) from error
-        except EntryNotFoundError:
-            continue
-        except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise CheckpointError(
-                f"{name}: no such file or folder, and downloading it from Hugging Face failed: {reason}"
-            ) from error
-        _check(path, KNOWN.get((f"{owner}/{repository}", candidate)))
-        return path
-    raise CheckpointError(f"{owner}/{repository} on Hugging Face has no {' or '.join(candidates)}")
+        path = _fetch(repository, candidate, name)
+        if path is not None:
+            _check(path, known.sha256 if known else None)
+            return path
+    raise CheckpointError(f"{repository} on Hugging Face has no {' or '.join(candidates)}")
+
+
+def _fetch_folder(repository: str, name: str) -> Path:
+    """Download the files of a checkpoint folder; `checkpoint.load` compares them with its manifest."""
+    paths = {file: _fetch(repository, file, name) for file in FOLDER_FILES}
+    folders = {path.parent for path in paths.values() if path is not None}
+    missing = [file for file, path in paths.items() if path is None]
+    if missing or len(folders) != 1:
+        raise CheckpointError(f"{repository} on Hugging Face has no {' or '.join(missing)}, or just changed")
+    return folders.pop()
+
+
+def _fetch(repository: str, file: str, name: str) -> Path | None:
+    """Download one file; None where the repository has no such file."""
+    import huggingface_hub
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HFValidationError,
+        HTTPError,
+        LocalEntryNotFoundError,
+    )
+
+    try:
+        return Path(huggingface_hub.hf_hub_download(repository, file))
+    except LocalEntryNotFoundError as error:  # no connection, too
+        raise CheckpointError(
+            f"{name}: no such file or folder, and Hugging Face is unreachable. Download {file} of "
+            f"{repository} on another machine and pass its path"
+        ) from error
+    except EntryNotFoundError:
+        return None
+    except (HTTPError, HFValidationError, OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise CheckpointError(
+            f"{name}: no such file or folder, and downloading it from Hugging Face failed: {reason}"
+        ) from error
 
 
 def _check(path: Path, expected: str | None) -> None:

@@ -17,11 +17,13 @@ OUTER = (
     "apollo/listening/",
     "apollo/checkpoints/hub.py",
     "apollo/checkpoints/io.py",
+    "apollo/checkpoints/sharing.py",
 )
 OUTER_PACKAGES = {
     "soundfile", "safetensors", "huggingface_hub", "ffmpeg", "imageio_ffmpeg", "matplotlib", "tqdm",
-    "mutagen", "soxr",
+    "mutagen", "soxr", "yaml",
 }  # fmt: skip
+NEEDS_AN_EXTRA = ("apollo/checkpoints/sharing.py",)  # a class of the extra is a base of one of its own
 MAY_IMPORT_IN_PIPELINES = {
     "ray": ("cluster/", "runtime/prometheus.py", "evaluation/tune_trials.py"),
     "mlflow": ("tracking/", "registry/"),
@@ -93,6 +95,7 @@ def test_apollo_can_be_imported_with_everything_else_blocked() -> None:
     names = [
         ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for p in modules("apollo")
+        if str(p.relative_to(ROOT)) not in NEEDS_AN_EXTRA
     ]
     code = f"""
 import sys
