@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.evaluation.analysis import paper_results
+from pipelines.evaluation.analysis import published_results
 from pipelines.evaluation.analysis.result_table import Cell, ScoreTable
 from pipelines.evaluation.analysis.scores import PAPER_METRICS, label, unit
 from pipelines.evaluation.analysis.tables import ALL
@@ -111,15 +111,15 @@ def _draw_model(
 def _draw_paper(axes: "Axes", metric: str, degradations: Sequence[str], bitrates: dict[str, Cell]) -> None:
     """Draw the paper's values at the bitrates of MP3 that were scored."""
     places = [
-        (place, paper_results.BITRATES_BPS.index(bitrate))
+        (place, published_results.BITRATES_BPS.index(bitrate))
         for place, name in enumerate(degradations)
         if isinstance(bitrate := bitrates[name], int)
-        and bitrate in paper_results.BITRATES_BPS
+        and bitrate in published_results.BITRATES_BPS
         and _is_mp3(name)
     ]
     if not places:
         return
-    for model in paper_results.MODELS:
+    for model in published_results.PAPER:
         values = [model.figure2[metric][number] for _, number in places]
         axes.plot(
             [place for place, _ in places],
@@ -128,7 +128,7 @@ def _draw_paper(axes: "Axes", metric: str, degradations: Sequence[str], bitrates
             marker="_" if len(places) == 1 else None,
             color="#999999",
             linewidth=1,
-            label=f"{model.name}, {paper_results.OTHER_TEST_SET}",
+            label=model.label,
         )
 
 

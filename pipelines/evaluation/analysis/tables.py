@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 import pyarrow as pa
 
-from pipelines.evaluation.analysis import paper_results
+from pipelines.evaluation.analysis import published_results
 from pipelines.evaluation.analysis.bootstrap import Bootstrap, Interval
 from pipelines.evaluation.analysis.result_table import Cell, ScoreTable
 from pipelines.evaluation.analysis.scores import (
@@ -97,12 +97,12 @@ def table2(scores: Scores, models: Mapping[str, ModelFacts], *, with_paper: bool
         f"44.1 kHz, mean over that number of runs. {_DEFINITIONS}"
     )
     if with_paper:
-        rows += [_paper_row(model, columns) for model in paper_results.MODELS]
-        texts = ", ".join(f"{model.rtf_text_ms} ms for {model.name}" for model in paper_results.MODELS)
+        rows += [_published_row(model, columns) for model in published_results.MODELS]
+        texts = ", ".join(f"{model.rtf_text_ms} ms for {model.name}" for model in published_results.PAPER)
         note += (
-            " Rows of the paper are for another test set, which is not published; their real-time factors "
-            "are those of the authors' repository, on a GPU that is not named (the paper's text: "
-            f"{texts})."
+            " Published rows are for other test sets: the paper's, which is not published, and MedleyDB at "
+            "24 to 128 kbps by the authors of MPASCNet (a mean, not of these categories). Their real-time "
+            f"factors are of GPUs that are not named (in the paper's text: {texts})."
         )
     return ScoreTable("table2", "Scores by kind of music (Table II)", note, tuple(columns), tuple(rows))
 
@@ -140,9 +140,9 @@ def _missing(means: Mapping[str, list[float | None]]) -> str | None:
     return f"no overall without {', '.join(parts)}" if parts else None
 
 
-def _paper_row(model: paper_results.PaperModel, columns: list[str]) -> tuple[Cell, ...]:
+def _published_row(model: published_results.PublishedModel, columns: list[str]) -> tuple[Cell, ...]:
     record: dict[str, Cell] = {
-        "model": f"{model.name}, {paper_results.OTHER_TEST_SET}",
+        "model": model.label,
         "parameters_millions": model.parameters,
         "rtf_cuda_ms": model.rtf_ms,
     }
