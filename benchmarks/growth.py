@@ -20,7 +20,7 @@ import pyarrow as pa
 import pipelines.preprocess.report  # noqa: F401 - imported here, not while a step is measured
 from benchmarks.measurement import Cost, measure
 from pipelines import schema
-from pipelines.audio.codec import CodecConfig, Mp3Encoder
+from pipelines.audio.codec import CodecConfig, Encoder
 from pipelines.audio.fingerprints import HOP
 from pipelines.dataset.plan import PLAN, RECIPES, planned_shards, read_recipes
 from pipelines.dataset.sampling import ShuffledOrder
@@ -115,7 +115,7 @@ def _click_row() -> dict[str, Any]:
     clicks[:: SAMPLE_RATE // 10] = 8_000
     row: dict[str, Any] = {"stems": ["vocals"], "mix_gain_db": 0.0, "sample_rate": SAMPLE_RATE}
     row |= {"frames": len(clicks), "clean": to_flac(clicks)}
-    for name, mp3 in Mp3Encoder(_CODEC).encode(clicks).items():
+    for name, mp3 in Encoder(_CODEC).encode(clicks).items():
         row |= {name: mp3.stream, f"{name}_gain": mp3.gain, f"{name}_bitrate_bps": mp3.bitrate_bps}
     return row
 

@@ -29,7 +29,7 @@ from apollo.audio.decoding import EXTENSIONS
 from apollo.audio.ffmpeg import FfmpegError
 from apollo.audio.reading import AudioReader
 from apollo.audio.rejects import AudioError
-from pipelines.audio.codec import CodecConfig, CodecError, Encoded, Mp3Encoder
+from pipelines.audio.codec import CodecConfig, CodecError, Encoded, Encoder
 from pipelines.schema import CHANNELS, SAMPLE_RATE
 
 _FULL_SCALE = 32_767
@@ -146,7 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"test_pairs: {problem}", file=sys.stderr)
         return 1
     bitrates = sorted(values.bitrates)
-    encoder = Mp3Encoder(CodecConfig(bitrates_bps=tuple(bitrates)))
+    encoder = Encoder(CodecConfig(bitrates_bps=tuple(bitrates)))
     left_out = 0
     for name, path in songs.items():
         try:

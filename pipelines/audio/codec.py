@@ -1,41 +1,32 @@
-"""Codec simulation: encode an excerpt at every bitrate, verify each bitstream and measure its level.
+"""Codec simulation: degrade an excerpt in every configured way, verify each bitstream and measure its level.
 
 Shape legend: samples are [frames, channels], 44,100 Hz.
-
-LAME writes delay and padding into a tag at the start of the file at the end of encoding, so the encoder's
-outputs must be seekable: an MP3 written to a pipe is 1,105 samples late. The outputs are unlinked temporary
-files that ffmpeg opens by descriptor, so a killed process leaves no files.
 """
 
 import io
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
-import ffmpeg
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
 from apollo.audio import ffmpeg as ffmpeg_process
 from apollo.audio import mp3
-from apollo.audio.rejects import RejectError, RejectKind
-from pipelines.audio.codec_gain import gain_spectrum, measure_gain
-from pipelines.schema import CHANNELS, SAMPLE_RATE
+from pipelines.audio.bitstream import CodecError, decode
+from pipelines.audio.codec_gain import gain_spectrum, measure_gain, measure_level
+from pipelines.audio.degradations import CODECS, Step, column, parse
+from pipelines.audio.ffmpeg_encoder import OPUS_RATE, FfmpegEncoder, check_encoders
+from pipelines.audio.filters import apply_filter
+from pipelines.audio.payload import measure_bitrate
+from pipelines.schema import SAMPLE_RATE
+
+__all__ = ["CodecConfig", "CodecError", "Encoded", "Encoder", "decode"]
 
 _HALF_RATE = SAMPLE_RATE // 2
-_LONGEST_EXTRA = 1_152  # tiny inputs come back up to a frame longer: LAME's tag cannot hold all their padding
-_LOWEST_RATE = 8_000  # Hz: MP3 has none below
-# By format: samples decoded before a piece. At 32 kbps an MP3 frame may need the bits of 8 frames before it
-# (511 bytes, of 68 a frame), and the overlap of one more.
-_SEEKABLE = {"FLAC": 0, "MP3": 12 * 1_152}
-
-
-class CodecError(RejectError):
-    """A bitstream is damaged, misaligned, or of the wrong length."""
-
-    kind = RejectKind.DAMAGED
+_MP3_FRAME = 1_152  # samples: what tiny inputs may be longer, since LAME's tag cannot hold all their padding
+_Steps = tuple[Step, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +34,11 @@ class CodecConfig:
     """Configuration of the degradations.
 
     Args:
-        bitrates_bps: Requested MP3 bitrates, in bits per second. MPEG-1 has none below 32,000: at 44.1 kHz
-            LAME encodes 24,000 at 32,000, and the shard records that.
-        sample_rate: 44100 keeps that rate for all. `auto` encodes bitrates below 48,000 at 22.05 kHz, as
+        bitrates_bps: Requested MP3 bitrates, in bits per second, where `degradations` names none. MPEG-1 has
+            none below 32,000: at 44.1 kHz LAME encodes 24,000 at 32,000, and the shard records that.
+        degradations: Their names: mp3_64000, mp3_v5, aac_64000, opus_48000, vorbis_64000, lowpass_8000,
+            resample_22050, clip_6, bits_8, chains such as mp3_64000>aac_96000 (docs/data.md).
+        sample_rate: 44100 keeps that rate for all. `auto` encodes MP3 bitrates below 48,000 at 22.05 kHz, as
             streaming services do; only then is 24,000 really 24,000.
         quality: LAME's algorithm quality, 0 (best) to 9 (fastest).
         ffmpeg: Executable on every node; unset uses the bundled one.
@@ -53,18 +46,17 @@ class CodecConfig:
     """
 
     bitrates_bps: tuple[int, ...] = (24_000, 32_000, 48_000, 64_000, 96_000, 128_000)
+    degradations: tuple[str, ...] = ()
     sample_rate: Literal[44100, "auto"] = 44100
     quality: int = 5
     ffmpeg: str | None = None
     timeout_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        wrong = [rate for rate in self.bitrates_bps if not 8_000 <= rate <= 320_000]
-        if wrong or not self.bitrates_bps or len(set(self.bitrates_bps)) < len(self.bitrates_bps):
-            raise ValueError(
-                f"codec.bitrates_bps is {list(self.bitrates_bps)}: use one or more different bitrates of "
-                "8000 to 320000 bits per second (24 kbps is 24000)"
-            )
+        if self.degradations:
+            self._check_degradations()
+        else:
+            self._name_bitrates()
         if not 0 <= self.quality <= 9:
             raise ValueError(
                 f"codec.quality is {self.quality}: LAME's range is 0 (best) to 9 (fastest), its default 5"
@@ -72,15 +64,44 @@ class CodecConfig:
         if self.timeout_seconds <= 0:
             raise ValueError(f"codec.timeout_seconds is {self.timeout_seconds}: it must be above 0")
 
-    @property
-    def degradations(self) -> tuple[str, ...]:
-        """Names of the degradations, which are columns of the shards."""
-        return tuple(f"mp3_{rate}" for rate in self.bitrates_bps)
+    def _check_degradations(self) -> None:
+        names = tuple(map(column, self.degradations))
+        if len(set(names)) < len(names):
+            raise ValueError(f"codec.degradations is {list(names)}: each may be named once")
+        try:
+            steps = [parse(name) for name in names]
+        except ValueError as error:
+            raise ValueError(f"codec.degradations: {error}") from error
+        constant = [one[0].value for name, one in zip(names, steps) if name == f"mp3_{one[0].value}"]
+        object.__setattr__(self, "degradations", names)
+        # one form of one configuration: bitrates alone where all are MP3 at constant bitrates
+        object.__setattr__(self, "bitrates_bps", tuple(constant) if len(constant) == len(names) else ())
 
-    def encoded_rate(self, bitrate_bps: int) -> int:
-        """Return the sample rate, in Hz, that a bitrate is encoded at."""
-        low = self.sample_rate == "auto" and bitrate_bps < 48_000
-        return _HALF_RATE if low else SAMPLE_RATE
+    def _name_bitrates(self) -> None:
+        wrong = [rate for rate in self.bitrates_bps if not 8_000 <= rate <= 320_000]
+        if wrong or not self.bitrates_bps or len(set(self.bitrates_bps)) < len(self.bitrates_bps):
+            raise ValueError(
+                f"codec.bitrates_bps is {list(self.bitrates_bps)}: use one or more different bitrates of "
+                "8000 to 320000 bits per second (24 kbps is 24000)"
+            )
+        object.__setattr__(self, "degradations", tuple(f"mp3_{rate}" for rate in self.bitrates_bps))
+
+    def encoded_rate(self, step: Step) -> int:
+        """Return the sample rate, in Hz, that a codec encodes at."""
+        if step.kind == "opus":
+            return OPUS_RATE
+        low = self.sample_rate == "auto" and step.kind == "mp3" and (step.bitrate_bps or SAMPLE_RATE) < 48_000
+        return _HALF_RATE if low and not step.variable else SAMPLE_RATE
+
+    def check_available(self) -> None:
+        """Check that ffmpeg has the encoders of all degradations.
+
+        Raises:
+            ValueError: it has not.
+            FfmpegMissingError: there is no ffmpeg.
+        """
+        steps = [step for name in self.degradations for step in parse(name)]
+        check_encoders(ffmpeg_process.find_ffmpeg(self.ffmpeg), steps)
 
 
 @dataclass(frozen=True)
@@ -90,148 +111,107 @@ class Encoded:
     Args:
         stream: The whole file.
         gain: Level of the decoded signal over the clean one's, linear, measured where the codec kept it.
-        bitrate_bps: The real bitrate, from the frame headers.
+        bitrate_bps: The real bitrate, of the last codec; None where the last step is none.
     """
 
     stream: bytes
     gain: float
-    bitrate_bps: int
+    bitrate_bps: int | None
 
 
-class Encoder(Protocol):
-    """Interface of a codec."""
+class Encoder:
+    """Degrades excerpts in all configured ways.
 
-    def encode(self, clean: NDArray[np.int16]) -> Mapping[str, Encoded]:
-        """Encode samples [frames, channels] once per degradation; the keys are the degradations' names."""
+    First codecs of all degradations are encoded by one process. In a chain, every further step takes what
+    the ones before give.
 
-
-class Mp3Encoder:
-    """libmp3lame in ffmpeg: one process per excerpt, one output per bitrate."""
+    Raises:
+        ValueError: ffmpeg has no encoder for a degradation.
+        FfmpegMissingError: there is no ffmpeg.
+    """
 
     def __init__(self, config: CodecConfig) -> None:
         self._config = config
-        self._outputs = [tempfile.TemporaryFile() for _ in config.bitrates_bps]  # noqa: SIM115
-        self._command = self._build(ffmpeg_process.find_ffmpeg(config.ffmpeg))
+        self._chains = {name: parse(name) for name in config.degradations}
+        first = {steps[0]: None for steps in self._chains.values() if steps[0].kind in CODECS}
+        later = {step: None for steps in self._chains.values() for step in steps[1:] if step.kind in CODECS}
+        program = ffmpeg_process.find_ffmpeg(config.ffmpeg)
+        self._first = tuple(first)
+        self._first_encoder = self._make(program, self._first) if first else None
+        self._encoders = {step: self._make(program, (step,)) for step in later}
 
-    def _build(self, program: str) -> list[str]:
-        samples = ffmpeg.input(
-            "pipe:0", format="s16le", ar=SAMPLE_RATE, ac=CHANNELS, probesize=32, analyzeduration=0
+    def _make(self, program: str, steps: _Steps) -> FfmpegEncoder:
+        return FfmpegEncoder(
+            program,
+            steps,
+            [self._config.encoded_rate(step) for step in steps],
+            quality=self._config.quality,
+            timeout_seconds=self._config.timeout_seconds,
         )
-        # the encoder wants planar samples: converting before the split does it once
-        copies = samples.filter("aformat", sample_fmts="s16p").filter_multi_output(
-            "asplit", len(self._outputs)
-        )
-        outputs = []
-        for index, (bitrate_bps, file) in enumerate(
-            zip(self._config.bitrates_bps, self._outputs, strict=True)
-        ):
-            copy, rate = copies[index], self._config.encoded_rate(bitrate_bps)
-            if rate != SAMPLE_RATE:
-                copy = copy.filter("aresample", rate, resampler="soxr")
-            outputs.append(
-                copy.output(
-                    f"/dev/fd/{file.fileno()}",
-                    format="mp3",
-                    acodec="libmp3lame",
-                    audio_bitrate=bitrate_bps,
-                    compression_level=self._config.quality,
-                    id3v2_version=0,
-                )
-            )
-        quiet = ("-hide_banner", "-loglevel", "error", "-filter_complex_threads", "1")
-        command: list[str] = (
-            ffmpeg.merge_outputs(*outputs).global_args(*quiet).overwrite_output().compile(cmd=program)
-        )
-        return command
 
-    def encode(self, clean: NDArray[np.int16]) -> dict[str, Encoded]:
-        """Encode samples [frames, channels] once per bitrate.
+    def encode(self, clean: NDArray[np.int16]) -> Mapping[str, Encoded]:
+        """Degrade samples [frames, channels] once per degradation; the keys are the degradations' names.
 
         Raises:
             FfmpegError: the encoder failed or took too long.
             CodecError: a bitstream is damaged, has no gapless tag, or a wrong length.
         """
-        for file in self._outputs:
-            file.truncate(0)  # an ffmpeg that fails silently must not leave the excerpt before
-        ffmpeg_process.run(
-            self._command,
-            timeout_seconds=self._config.timeout_seconds,
-            stdin=np.ascontiguousarray(clean, dtype="<i2").tobytes(),
-            pass_fds=[file.fileno() for file in self._outputs],
-        )
-        streams = []
-        for file in self._outputs:
-            file.seek(0)
-            streams.append(file.read())
+        streams: dict[_Steps, bytes] = {}
+        if self._first_encoder is not None:
+            first = self._first_encoder.encode(clean)
+            streams = {(step,): stream for step, stream in zip(self._first, first, strict=True)}
         reference = gain_spectrum(clean.astype(np.float32) / np.float32(32_768))
-        return {
-            name: self._verify_and_measure(name, stream, reference, len(clean), bitrate_bps)
-            for name, stream, bitrate_bps in zip(
-                self._config.degradations, streams, self._config.bitrates_bps, strict=True
-            )
-        }
+        return {name: self._finish(name, clean, streams, reference) for name in self._chains}
 
-    def _verify_and_measure(
-        self, name: str, stream: bytes, reference: NDArray[np.complex64], frames: int, bitrate_bps: int
+    def _finish(
+        self,
+        name: str,
+        clean: NDArray[np.int16],
+        streams: dict[_Steps, bytes],
+        reference: NDArray[np.complex64],
     ) -> Encoded:
+        """Apply the steps of a degradation that nothing has applied before; verify and measure the result."""
+        steps, samples = self._chains[name], clean
+        bitrate_bps: int | None = None
+        for number, step in enumerate(steps, 1):
+            done = steps[:number]
+            if done not in streams:
+                streams[done] = self._apply(step, samples)
+            if step.kind in CODECS:
+                label = name if len(steps) == 1 else f"{name}, {step}"
+                bitrate_bps = self._verify(label, step, streams[done], len(clean))
+            decoded = decode(streams[done], frames=len(clean))
+            if number < len(steps):
+                samples = _to_16_bit(decoded)
+        measure = measure_gain if [step.kind for step in steps] == ["mp3"] else measure_level
+        gain = round(measure(reference, gain_spectrum(decoded)), 4)  # the same on every processor
+        return Encoded(streams[steps], gain, bitrate_bps if steps[-1].kind in CODECS else None)
+
+    def _apply(self, step: Step, samples: NDArray[np.int16]) -> bytes:
+        if step.kind in CODECS:
+            return self._encoders[step].encode(samples)[0]
+        filtered = apply_filter(step, samples.astype(np.float32) / np.float32(32_768))
+        stream = io.BytesIO()
+        soundfile.write(stream, _to_16_bit(filtered), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+        return stream.getvalue()
+
+    def _verify(self, name: str, step: Step, stream: bytes, frames: int) -> int:
+        """Check that a bitstream is complete; return its real bitrate."""
         try:
+            if step.kind != "mp3":
+                return measure_bitrate(stream, frames / SAMPLE_RATE)
             headers = mp3.parse(stream)
         except ValueError as error:
             raise CodecError(f"{name}: {error}") from error
-        rate = self._config.encoded_rate(bitrate_bps)
+        rate = self._config.encoded_rate(step)
         expected = -(-frames * rate // SAMPLE_RATE)
         if headers.samples is None or headers.missing_frames or headers.sample_rate != rate:
             raise CodecError(f"{name}: not a complete stream at {rate} Hz with a gapless tag: {headers}")
-        if not expected <= headers.samples < expected + _LONGEST_EXTRA:
+        if not expected <= headers.samples < expected + _MP3_FRAME:
             raise CodecError(f"{name}: {headers.samples} samples, {expected} expected")
-        decoded = decode(stream, frames=frames)
-        gain = round(measure_gain(reference, gain_spectrum(decoded)), 4)  # the same on every processor
-        return Encoded(stream, gain, headers.bitrate_bps)
+        return headers.bitrate_bps
 
 
-def decode(stream: bytes, *, frames: int, piece: slice | None = None) -> NDArray[np.float32]:
-    """Decode a bitstream or FLAC of a shard at 44.1 kHz, aligned with the encoded excerpt and as long.
-
-    Args:
-        stream: The whole file.
-        frames: Length of the encoded excerpt.
-        piece: Range of samples to return, the same as of the whole; FLAC and MP3 at 44.1 kHz are not decoded
-            far beyond it.
-
-    Returns:
-        Samples [frames, channels], or of the piece.
-
-    Raises:
-        CodecError: the file is damaged, or shorter or longer than it must be.
-    """
-    if piece == slice(0, frames):
-        piece = None  # the whole, which is decoded to its end and checked there
-    try:
-        with soundfile.SoundFile(io.BytesIO(stream)) as file:
-            rate, found = file.samplerate, file.frames
-            most = frames * rate // SAMPLE_RATE + _LONGEST_EXTRA + 2
-            if found > most or rate < _LOWEST_RATE or file.channels > CHANNELS:  # a few bytes may hold hours
-                raise CodecError(
-                    f"decodes to {found} samples of {file.channels} channels at {rate} Hz, {frames} expected"
-                )
-            if piece is not None and rate == SAMPLE_RATE and file.format in _SEEKABLE and frames <= found:
-                return _read_piece(file, piece)
-            samples = file.read(dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise CodecError(f"cannot be decoded: {error.error_string}", RejectKind.UNDECODABLE) from error
-    if rate != SAMPLE_RATE:
-        import soxr
-
-        samples = soxr.resample(samples, rate, SAMPLE_RATE)
-    if not frames <= len(samples) < frames + _LONGEST_EXTRA * SAMPLE_RATE / rate + 2:
-        raise CodecError(f"decodes to {len(samples)} samples, {frames} expected")
-    return np.asarray(samples[:frames][piece or slice(None)], np.float32)
-
-
-def _read_piece(file: soundfile.SoundFile, piece: slice) -> NDArray[np.float32]:
-    first = max(piece.start - _SEEKABLE[file.format], 0)
-    file.seek(first)
-    samples: NDArray[np.float32] = file.read(piece.stop - first, dtype="float32", always_2d=True)
-    if len(samples) < piece.stop - first:
-        raise CodecError(f"ends {piece.stop - first - len(samples)} samples before the end of its piece")
-    return samples[piece.start - first :]
+def _to_16_bit(samples: NDArray[np.float32]) -> NDArray[np.int16]:
+    scaled: NDArray[np.float32] = np.rint(samples * np.float32(32_768)).clip(-32_768, 32_767)
+    return scaled.astype(np.int16)

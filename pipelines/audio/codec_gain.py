@@ -11,6 +11,7 @@ from pipelines.schema import SAMPLE_RATE
 NOMINAL_GAIN = 0.95  # LAME scales its input by this at every constant bitrate up to 160 kbps
 _BAND_HZ = (100.0, 16_000.0)
 _WINDOW, _WINDOWS = 4_096, 8
+_BAND_BINS = 64  # 690 Hz
 _SILENT_POWER = (1e-4 * _WINDOW / 4) ** 2  # a bin's power for a sine at -80 dBFS
 
 
@@ -25,6 +26,21 @@ def gain_spectrum(samples: NDArray[np.float32]) -> NDArray[np.complex64]:
     return spectrum.astype(np.complex64)
 
 
+def measure_level(clean: NDArray[np.complex64], decoded: NDArray[np.complex64]) -> float:
+    """Measure the gain by the energies of the strong bands, for codecs that keep energies but not phases.
+
+    Opus and AAC replace parts of a band by noise at low bitrates: by single bins, `measure_gain` finds 0.8
+    where the level is that of the clean signal.
+
+    Returns:
+        Linear gain; 1 where the excerpt is silent.
+    """
+    bands = np.arange(0, clean.shape[2], _BAND_BINS)
+    energy, found = (np.add.reduceat(np.abs(one) ** 2, bands, axis=2) for one in (clean, decoded))
+    strong = _strong(energy, _BAND_BINS * _SILENT_POWER)
+    return float(found[strong].sum() / energy[strong].sum()) ** 0.5 if strong.any() else 1.0
+
+
 def measure_gain(clean: NDArray[np.complex64], decoded: NDArray[np.complex64]) -> float:
     """Estimate the codec's gain from the bins that it quantised finely.
 
@@ -35,10 +51,14 @@ def measure_gain(clean: NDArray[np.complex64], decoded: NDArray[np.complex64]) -
     Returns:
         Linear gain; the nominal 0.95 where the excerpt is silent or nearly nothing strong was kept.
     """
-    power = np.abs(clean) ** 2
-    loudest = power.max(axis=(1, 2), keepdims=True)
-    strong = (power >= 0.1 * loudest) & (loudest > max(1e-6 * float(power.max()), _SILENT_POWER))
+    strong = _strong(np.abs(clean) ** 2, _SILENT_POWER)
     kept = strong & (np.abs(decoded) > 0.5 * np.abs(clean))
     if kept.sum() <= 0.1 * strong.sum():
         return NOMINAL_GAIN
     return float(np.median((decoded[kept] / clean[kept]).real))
+
+
+def _strong(power: NDArray[np.float32], silent: float) -> NDArray[np.bool_]:
+    """Return which powers are within 10 dB of the strongest of their window, where that is not silent."""
+    loudest = power.max(axis=(1, 2), keepdims=True)
+    return np.asarray((power >= 0.1 * loudest) & (loudest > max(1e-6 * float(power.max()), silent)), np.bool_)

@@ -5,6 +5,7 @@ import json
 import re
 
 from pipelines import schema
+from pipelines.audio.degradations import sort_key
 from pipelines.dataset.manifest import read_committed
 from pipelines.dataset.plan import PLAN, planned_shards
 from pipelines.dataset.shard_reader import ShardReader
@@ -55,9 +56,9 @@ class CommittedSplit:
         if unknown := [name for name in degradations if name not in available]:
             raise UsageError(
                 f"the shards of {output} have no degradation {', '.join(unknown)}; available: "
-                f"{', '.join(sorted(available, key=_bitrate_key))}"
+                f"{', '.join(sorted(available, key=sort_key))}"
             )
-        self.degradations = degradations or tuple(sorted(available, key=_bitrate_key))
+        self.degradations = degradations or tuple(sorted(available, key=sort_key))
         damaged = {commit.key for commit in find_damaged_shards(folder, self.commits, content=False)}
         self.damaged = {number for number, commit in enumerate(self.commits) if commit.key in damaged}
         self.reader = ShardReader(folder, self.commits, self.damaged)
@@ -81,8 +82,3 @@ def _check_complete(folder: Folder, split: str, committed: set[int]) -> None:
             f"committed, the first is {schema.shard_name(split, missing[0])}: wait for preprocess to finish, "
             "or run it again"
         )
-
-
-def _bitrate_key(name: str) -> tuple[str, int, str]:
-    codec, _, bitrate = name.rpartition("_")
-    return codec, int(bitrate) if bitrate.isdigit() else 0, name

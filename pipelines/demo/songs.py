@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 
-from pipelines.audio.codec import CodecConfig, Mp3Encoder
+from pipelines.audio.codec import CodecConfig, Encoder
 from pipelines.audio.reading import SourceReader
 from pipelines.preprocess.render import to_16_bit, to_flac
 from pipelines.schema import MIXTURE, SAMPLE_RATE
@@ -35,7 +35,7 @@ def write_songs(folder: str, shards: str, *, songs: int, seconds: float, bitrate
     chosen = table.filter((pc.field("split") == "test") & (pc.field("stem") == MIXTURE))
     whole = [row for row in chosen.to_pylist() if row["left_out"] is None]
     rows = sorted(whole, key=lambda row: row["source_id"])[:songs]
-    encoder = Mp3Encoder(CodecConfig(bitrates_bps=(bitrate_bps,)))
+    encoder = Encoder(CodecConfig(bitrates_bps=(bitrate_bps,)))
     reader, names = SourceReader(join(shards, "cache")), []
     for number, row in enumerate(rows):
         title = re.sub(r"[^\w -]+", "", row["title"] or "").strip()[:_LONGEST_TITLE]

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines import schema
+from pipelines.audio.degradations import requested_bitrate
 from pipelines.dataset.shard_reader import CorruptRowError, decode
 from pipelines.dataset.shards import sha256_hex
 from pipelines.dataset.split import CommittedSplit
@@ -41,8 +42,7 @@ class ShardItems:
     def __init__(self, output: str, split: str, degradations: tuple[str, ...], limit: int | None) -> None:
         self._split = CommittedSplit(output, split, degradations)
         self.degradations = tuple(
-            Degradation(name, int(rate) if (rate := name.rpartition("_")[2]).isdigit() else None)
-            for name in self._split.degradations
+            Degradation(name, requested_bitrate(name)) for name in self._split.degradations
         )
         rows = _list_rows(Folder(output), self._split)
         chosen = choose_evenly([item.category for item, _, _ in rows], limit)

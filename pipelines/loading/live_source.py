@@ -19,7 +19,7 @@ from apollo import rng
 from apollo.audio.ffmpeg import FfmpegError
 from apollo.audio.rejects import RejectError, RejectKind
 from apollo.training.data import Example
-from pipelines.audio.codec import CodecConfig, CodecError, Mp3Encoder
+from pipelines.audio.codec import CodecConfig, CodecError, Encoder
 from pipelines.audio.reading import SourceReader
 from pipelines.cluster.actor_pool import stream_actors
 from pipelines.dataset.bad_rows import BadRowLog, CorruptDataError, Reject
@@ -68,8 +68,7 @@ class ExampleMixer:
         self._sources = read_sources(Folder(task.output))
         self._reader = SourceReader(task.cache)
         self._encoders = {
-            name: Mp3Encoder(replace(task.codec, bitrates_bps=(bitrate_bps,)))
-            for name, bitrate_bps in zip(task.codec.degradations, task.codec.bitrates_bps, strict=True)
+            name: Encoder(replace(task.codec, degradations=(name,))) for name in task.codec.degradations
         }
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -142,6 +141,7 @@ class LiveSource:
         codec = {
             **planned["codec"],
             "bitrates_bps": tuple(planned["codec"]["bitrates_bps"]),
+            "degradations": tuple(planned["codec"].get("degradations", ())),
             "ffmpeg": ffmpeg,
         }
         self._task = MixTask(

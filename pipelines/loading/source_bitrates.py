@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from pipelines.audio.degradations import requested_bitrate
 from pipelines.dataset.plan import RECIPES
 from pipelines.dataset.split import CommittedSplit
 from pipelines.schema import SAMPLE_RATE
@@ -69,15 +70,13 @@ def lowest_bitrate(components: Iterable[Mapping[str, Any]], bitrates: Mapping[st
 
 
 def usable_degradations(degradations: Sequence[str], bitrate_bps: float) -> Sequence[str]:
-    """Return the degradations below a bitrate; if there are none, the lowest."""
-    usable = [name for name in degradations if _requested(name) < bitrate_bps]
-    return usable or [min(degradations, key=_requested)]
+    """Return the degradations below a bitrate; if there are none, the lowest. Names without one are below."""
 
+    def requested(name: str) -> int:
+        return requested_bitrate(name) or 0
 
-def _requested(degradation: str) -> int:
-    """Return the bitrate in the name of a degradation; 0 if it has none."""
-    bitrate = degradation.rpartition("_")[2]
-    return int(bitrate) if bitrate.isdigit() else 0
+    usable = [name for name in degradations if requested(name) < bitrate_bps]
+    return usable or [min(degradations, key=requested)]
 
 
 def _bitrate(file: Mapping[str, Any]) -> float:

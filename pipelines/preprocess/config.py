@@ -72,4 +72,6 @@ class PreprocessConfig:
             ("sources", "cache_gb"),
         ):
             del parts[part][name]
+        if self.codec.bitrates_bps:
+            del parts["codec"]["degradations"]  # the bitrates name them
         return parts

@@ -8,7 +8,8 @@ import numpy as np
 from apollo.audio.rejects import AudioError
 from pipelines import schema
 from pipelines.audio import reading
-from pipelines.audio.codec import CodecConfig, Mp3Encoder
+from pipelines.audio.codec import CodecConfig, Encoder
+from pipelines.audio.degradations import parse, requested_bitrate
 from pipelines.dataset.plan import count_shards
 from pipelines.dataset.shards import ShardsConfig
 from pipelines.preprocess.recipes import RecipesConfig
@@ -20,6 +21,7 @@ _PROBING_THREADS = 16
 _TRIALS = 4
 _NO_STEMS = 1
 _FLAC_SHARE = 0.65  # of 16-bit PCM; measured on the recordings described in docs/data.md
+_VBR_BPS, _VBR_STEP_BPS = 245_000, 20_000  # of LAME at quality 0, and less for each further quality
 _OTHER_WORK = 1.15  # reading, mixing and writing, relative to encoding; docs/benchmarks.md
 
 
@@ -64,7 +66,7 @@ def make_estimate(
     categories = len(schema.CATEGORIES) - 1 if has_stems else _NO_STEMS
     planned = {"train": recipes.train, "valid": recipes.valid, "test": recipes.test_per_category * categories}
     bytes_each = _FLAC_SHARE * schema.EXCERPT_FRAMES * schema.CHANNELS * 2
-    bytes_each += sum(max(rate, 32_000) for rate in codec.bitrates_bps) / 8 * schema.EXCERPT_SECONDS
+    bytes_each += sum(map(_estimate_bytes, codec.degradations))
     total = sum(planned.values())
     return Estimate(
         songs=len(discovered.songs),
@@ -79,6 +81,16 @@ def make_estimate(
     )
 
 
+def _estimate_bytes(degradation: str) -> float:
+    """Estimate the bytes of an excerpt by the bitrate that is asked for; of FLAC where there is none."""
+    bitrate = requested_bitrate(degradation)
+    if bitrate is None and (quality := parse(degradation)[-1]).variable:
+        bitrate = _VBR_BPS - quality.value * _VBR_STEP_BPS
+    if bitrate is None:
+        return _FLAC_SHARE * schema.EXCERPT_FRAMES * schema.CHANNELS * 2
+    return max(bitrate, 32_000) / 8 * schema.EXCERPT_SECONDS
+
+
 def _seconds(entry: Entry) -> float | None:
     """Return a file's duration; None if it must be decoded first, 0 if it cannot be read."""
     try:
@@ -89,7 +101,7 @@ def _seconds(entry: Entry) -> float | None:
 
 
 def _seconds_per_recipe(codec: CodecConfig) -> float:
-    encoder = Mp3Encoder(codec)
+    encoder = Encoder(codec)
     noise = np.random.default_rng(0).normal(0, 3_000, (schema.EXCERPT_FRAMES, schema.CHANNELS))
     excerpt = np.cumsum(noise, axis=0, dtype=np.float64)
     excerpt = (excerpt / np.abs(excerpt).max() * 20_000 + noise).clip(-32_768, 32_767).astype(np.int16)

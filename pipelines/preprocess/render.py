@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from apollo.audio.ffmpeg import FfmpegError
 from apollo.audio.rejects import RejectError, RejectKind
-from pipelines.audio.codec import CodecConfig, CodecError, Encoder, Mp3Encoder
+from pipelines.audio.codec import CodecConfig, CodecError, Encoder
 from pipelines.audio.reading import SourceReader
 from pipelines.dataset.plan import RECIPES, read_recipes
 from pipelines.dataset.shards import ShardCommit, ShardsConfig, commit_shard, encode_shard, sha256_hex
@@ -78,7 +78,7 @@ class ShardRenderer:
         self._task = task
         self._output = Folder(task.output)
         check_versions(task.versions, task.codec.ffmpeg)
-        self._encoder: Encoder = Mp3Encoder(task.codec)
+        self._encoder = Encoder(task.codec)
         self._encode_seconds: list[float] = []
         self._reader = SourceReader(task.cache)
         self._sources = read_sources(self._output)
@@ -121,7 +121,7 @@ class ShardRenderer:
             sha256=sha256_hex(content),
             rejected=rejected,
             bitrates_bps={
-                name: sorted({row[f"{name}_bitrate_bps"] for row in rows}) for name in degradations
+                name: sorted({row[f"{name}_bitrate_bps"] for row in rows} - {None}) for name in degradations
             },
             cpu_seconds=round(cpu_seconds() - before, 3),
         )

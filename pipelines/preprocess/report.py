@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from apollo.listening.html import data_uri
 from pipelines import schema
 from pipelines.audio.bandwidth import measure_cutoff_hz, power_spectrogram
+from pipelines.audio.bitstream import media_type
 from pipelines.audio.codec import CodecConfig, decode
+from pipelines.audio.degradations import requested_bitrate
 from pipelines.reporting.html import template_environment
 from pipelines.reporting.spectrograms import draw_spectrograms
 from pipelines.storage import parquet
@@ -123,19 +125,19 @@ def _degradation_rows(
     return [
         {
             "name": name,
-            "requested": f"{requested:,}",
+            "requested": "" if (bitrate := requested_bitrate(name)) is None else f"{bitrate:,}",
             "actual": ", ".join(f"{rate:,}" for rate in report["real_bitrates_bps"].get(name, [])),
             "cutoff": "" if cutoffs_hz[name] is None else f"{cutoffs_hz[name] / 1000:.1f}",  # type: ignore[operator]
             "gain": f"{np.median([row[f'{name}_gain'] for row in rows]):.3f}" if rows else "",
         }
-        for name, requested in zip(codec.degradations, codec.bitrates_bps, strict=True)
+        for name in codec.degradations
     ]
 
 
 def _example(row: dict[str, Any], degradations: tuple[str, ...]) -> dict[str, Any]:
     components = " + ".join(f"{part['stem']} {part['gain_db']:+.1f} dB" for part in row["components"])
     versions = [("clean", data_uri(row["clean"], "audio/flac"))]
-    versions += [(name, data_uri(row[name], "audio/mpeg")) for name in degradations]
+    versions += [(name, data_uri(row[name], media_type(row[name]))) for name in degradations]
     return {
         "category": row["category"],
         "split": row["split"],

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import schema
-from pipelines.audio.codec import CodecConfig, Mp3Encoder
+from pipelines.audio.codec import CodecConfig, Encoder
 from pipelines.dataset.shards import ShardCommit, commit_shard, encode_shard, sha256_hex
 from pipelines.preprocess.render import to_16_bit, to_flac
 from pipelines.storage.folder import Folder
@@ -26,7 +26,7 @@ def excerpt(number: int, seconds: float = 3.0) -> dict[str, Any]:
     """Encode one of a few excerpts: the columns of a row that hold audio."""
     clean, gain_db = to_16_bit(datasets.music(number, seconds=seconds).astype(np.float32))
     row: dict[str, Any] = {"clean": to_flac(clean), "frames": len(clean), "mix_gain_db": gain_db}
-    for name, made in Mp3Encoder(CodecConfig(bitrates_bps=BITRATES)).encode(clean).items():
+    for name, made in Encoder(CodecConfig(bitrates_bps=BITRATES)).encode(clean).items():
         row |= {name: made.stream, f"{name}_gain": made.gain, f"{name}_bitrate_bps": made.bitrate_bps}
     return row
 

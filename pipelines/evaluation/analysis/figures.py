@@ -2,11 +2,13 @@
 
 import io
 import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines.audio.degradations import sort_key
 from pipelines.evaluation.analysis import published_results
 from pipelines.evaluation.analysis.result_table import Cell, ScoreTable
 from pipelines.evaluation.analysis.scores import PAPER_METRICS, label, unit
@@ -22,6 +24,7 @@ _MARKERS = "sD^vPX"  # the untouched codec has the circle
 _GREY = "#666666"
 _PAPER_STYLES = {"Apollo": "--", "SR-GAN": ":"}
 _LONGEST_NAME = 40
+_MP3 = re.compile(r"(mp3_?)?\d+k?(bps|hz)?")
 
 
 def draw_figure2(table: ScoreTable, *, with_paper: bool = True) -> bytes:
@@ -66,17 +69,20 @@ def draw_figure2(table: ScoreTable, *, with_paper: bool = True) -> bytes:
     return _png(figure)
 
 
-def _by_bitrate(row: dict[str, Cell]) -> tuple[bool, int, str]:
-    bitrate = row["bitrate_bps"]
-    return bitrate is None, int(bitrate or 0), str(row["degradation"])
+def _by_bitrate(row: dict[str, Cell]) -> tuple[bool, str, int, str]:
+    """Return a key that sorts MP3 first, other codecs one after the other, and what has no bitrate last."""
+    name, bitrate = str(row["degradation"]), row["bitrate_bps"]
+    codec = "" if _is_mp3(name) else sort_key(name)[0]
+    return bitrate is None, codec, int(bitrate or 0), name
 
 
 def _tick(name: str, bitrate: Cell) -> str:
     if bitrate is None:
         return _short(name)
-    codec = name.rpartition("_")[0]
-    plain = f"{int(bitrate) / 1000:g}"
-    return plain if codec in ("", "mp3") else f"{codec} {plain}"
+    codec, plain = name.rpartition("_")[0], f"{int(bitrate) / 1000:g}"
+    if _is_mp3(name):
+        return plain
+    return f"{codec} {plain}" if name == f"{codec}_{bitrate}" and codec.isalnum() else _short(name)
 
 
 def _style(model: str, models: Sequence[str]) -> dict[str, Any]:
@@ -133,8 +139,8 @@ def _draw_paper(axes: "Axes", metric: str, degradations: Sequence[str], bitrates
 
 
 def _is_mp3(degradation: str) -> bool:
-    """Return whether a degradation is MP3: `mp3_24000`, or `24k` of the paper's clips."""
-    return degradation.lower().startswith("mp3") or degradation[:1].isdecimal()
+    """Return whether a degradation is MP3 at a constant bitrate: `mp3_24000`, or `24k`."""
+    return _MP3.fullmatch(degradation.lower()) is not None
 
 
 def draw_bands(table: ScoreTable) -> bytes:

@@ -56,14 +56,6 @@ def least_difference(metric: str) -> float:
     return {"points": 0.1}.get(unit(metric), 0.01)
 
 
-def describe(degradation: str) -> str:
-    """Return a degradation's name for display: `MP3 at 24 kbps` for `mp3_24000`."""
-    codec, _, bitrate = degradation.rpartition("_")
-    if codec and bitrate.isdecimal():
-        return f"{codec.upper()} at {int(bitrate) / 1000:g} kbps"
-    return f"codec's output ({degradation})"
-
-
 @dataclass(frozen=True)
 class Scores:
     """The sorted table.

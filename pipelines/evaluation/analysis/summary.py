@@ -2,10 +2,10 @@
 
 import pyarrow as pa
 
+from pipelines.audio.degradations import describe
 from pipelines.evaluation.analysis.bootstrap import Bootstrap, Interval
 from pipelines.evaluation.analysis.scores import (
     Scores,
-    describe,
     difference,
     exact_mean,
     label,

@@ -15,10 +15,11 @@ from pipelines.audio.codec import (
     CodecConfig,
     CodecError,
     Encoded,
-    Mp3Encoder,
+    Encoder,
     decode,
 )
 from pipelines.audio.codec_gain import NOMINAL_GAIN, gain_spectrum, measure_gain
+from pipelines.audio.degradations import Step
 from pipelines.preprocess.render import to_flac
 
 EDGE_LENGTHS = [1, 2, 575, 576, 577, 1_151, 1_152, 1_153, 1_199, 2_305, 5_000]
@@ -31,13 +32,13 @@ BLOCK = 500
 
 
 @pytest.fixture(scope="module")
-def encoder() -> Mp3Encoder:
-    return Mp3Encoder(CodecConfig())
+def encoder() -> Encoder:
+    return Encoder(CodecConfig())
 
 
 @pytest.fixture(scope="module")
-def auto_encoder() -> Mp3Encoder:
-    return Mp3Encoder(CodecConfig(sample_rate="auto"))
+def auto_encoder() -> Encoder:
+    return Encoder(CodecConfig(sample_rate="auto"))
 
 
 def _noise(frames: int, seed: int = 0) -> NDArray[np.int16]:
@@ -58,7 +59,7 @@ def _lag(clean: NDArray[np.int16], decoded: NDArray[np.float32]) -> int:
     return peak if peak < len(clean) else peak - 2 * len(clean)
 
 
-def _assert_aligned(encoder: Mp3Encoder, frames: int) -> dict[str, Encoded]:
+def _assert_aligned(encoder: Encoder, frames: int) -> dict[str, Encoded]:
     clean = _noise(frames)
     encoded = encoder.encode(clean)
     for name, result in encoded.items():
@@ -72,15 +73,13 @@ def _assert_aligned(encoder: Mp3Encoder, frames: int) -> dict[str, Encoded]:
 
 @pytest.mark.parametrize("frames", EDGE_LENGTHS + RANDOM_LENGTHS)
 def test_every_bitrate_is_aligned_and_as_long_at_edge_and_random_lengths(
-    encoder: Mp3Encoder, frames: int
+    encoder: Encoder, frames: int
 ) -> None:
     assert len(_assert_aligned(encoder, frames)) == 6
 
 
 @pytest.mark.parametrize("frames", [16, 50, 210, 575])
-def test_lengths_too_short_to_tell_a_lag_alone_are_aligned_on_average(
-    encoder: Mp3Encoder, frames: int
-) -> None:
+def test_lengths_too_short_to_tell_a_lag_alone_are_aligned_on_average(encoder: Encoder, frames: int) -> None:
     total = {name: np.zeros(2 * frames) for name in CodecConfig().degradations}
     for seed in range(DRAWS):
         clean = _noise(frames, seed)
@@ -90,7 +89,7 @@ def test_lengths_too_short_to_tell_a_lag_alone_are_aligned_on_average(
 
 
 @pytest.mark.parametrize("frames", LONG_LENGTHS)
-def test_every_bitrate_is_aligned_and_as_long_at_long_lengths(encoder: Mp3Encoder, frames: int) -> None:
+def test_every_bitrate_is_aligned_and_as_long_at_long_lengths(encoder: Encoder, frames: int) -> None:
     assert len(_assert_aligned(encoder, frames)) == 6
 
 
@@ -100,7 +99,7 @@ def test_piece_is_that_of_the_whole_bit_for_bit(rate: Literal[44100, "auto"]) ->
     clean = _noise(frames)
     clean[: frames // 2] //= 100  # quiet, so that bits are saved for later frames
     config = CodecConfig(bitrates_bps=(24_000, 32_000, 64_000, 320_000), sample_rate=rate)
-    streams = {name: made.stream for name, made in Mp3Encoder(config).encode(clean).items()}
+    streams = {name: made.stream for name, made in Encoder(config).encode(clean).items()}
     streams["flac"] = to_flac(clean)
     draw = np.random.default_rng(1)
     for name, stream in streams.items():
@@ -113,7 +112,7 @@ def test_piece_is_that_of_the_whole_bit_for_bit(rate: Literal[44100, "auto"]) ->
             assert np.array_equal(piece, whole[first:end]), (name, first, end)
 
 
-def test_piece_of_a_truncated_stream_is_an_error(encoder: Mp3Encoder) -> None:
+def test_piece_of_a_truncated_stream_is_an_error(encoder: Encoder) -> None:
     stream = encoder.encode(_noise(88_200))["mp3_64000"].stream
     for piece in (slice(80_000, 88_200), slice(0, 88_200)):
         with pytest.raises(CodecError):
@@ -122,12 +121,12 @@ def test_piece_of_a_truncated_stream_is_an_error(encoder: Mp3Encoder) -> None:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("first", range(1, 5_001, BLOCK))
-def test_every_length_from_1_to_5000_is_aligned_and_as_long(encoder: Mp3Encoder, first: int) -> None:
+def test_every_length_from_1_to_5000_is_aligned_and_as_long(encoder: Encoder, first: int) -> None:
     for frames in range(first, first + BLOCK):
         _assert_aligned(encoder, frames)
 
 
-def test_recorded_bitrate_is_the_one_in_the_frame_headers(encoder: Mp3Encoder) -> None:
+def test_recorded_bitrate_is_the_one_in_the_frame_headers(encoder: Encoder) -> None:
     config = CodecConfig()
     encoded = encoder.encode(_noise(44_100))
     assert tuple(encoded) == config.degradations
@@ -138,11 +137,11 @@ def test_recorded_bitrate_is_the_one_in_the_frame_headers(encoder: Mp3Encoder) -
 
 
 @pytest.mark.parametrize("frames", [1, 2, 575, 1_153, 5_000, 44_101])
-def test_auto_rate_is_aligned_and_as_long(auto_encoder: Mp3Encoder, frames: int) -> None:
+def test_auto_rate_is_aligned_and_as_long(auto_encoder: Encoder, frames: int) -> None:
     _assert_aligned(auto_encoder, frames)
 
 
-def test_auto_rate_gives_true_low_bitrates_at_half_the_rate(auto_encoder: Mp3Encoder) -> None:
+def test_auto_rate_gives_true_low_bitrates_at_half_the_rate(auto_encoder: Encoder) -> None:
     encoded = auto_encoder.encode(_noise(44_100))
     headers = {name: mp3.parse(result.stream) for name, result in encoded.items()}
     assert {name: (found.bitrate_bps, found.sample_rate) for name, found in headers.items()} == {
@@ -155,18 +154,18 @@ def test_auto_rate_gives_true_low_bitrates_at_half_the_rate(auto_encoder: Mp3Enc
     }
 
 
-def test_same_samples_give_the_same_bytes_whatever_was_encoded_before(encoder: Mp3Encoder) -> None:
+def test_same_samples_give_the_same_bytes_whatever_was_encoded_before(encoder: Encoder) -> None:
     clean = _noise(30_000)
     first = encoder.encode(clean)
     encoder.encode(_noise(90_000))
-    again = Mp3Encoder(CodecConfig()).encode(clean)
+    again = Encoder(CodecConfig()).encode(clean)
     assert {name: result.stream for name, result in encoder.encode(clean).items()} == {
         name: result.stream for name, result in again.items()
     }
     assert first == again
 
 
-def test_left_and_right_stay_on_their_sides(encoder: Mp3Encoder) -> None:
+def test_left_and_right_stay_on_their_sides(encoder: Encoder) -> None:
     clean = _noise(44_100)
     clean[:, 1] = 0
     for result in encoder.encode(clean).values():
@@ -174,7 +173,7 @@ def test_left_and_right_stay_on_their_sides(encoder: Mp3Encoder) -> None:
         assert power[1] < 1e-3 * power[0]
 
 
-def test_gain_of_the_real_codec_is_near_lames_scale(encoder: Mp3Encoder) -> None:
+def test_gain_of_the_real_codec_is_near_lames_scale(encoder: Encoder) -> None:
     time_seconds = np.arange(3 * 44_100) / 44_100
     tones = sum(np.sin(2 * np.pi * 220 * k * time_seconds + k) / k for k in range(1, 12))
     clean = np.rint(np.stack([tones, 0.7 * tones], axis=1) / 3 * 20_000).astype(np.int16)
@@ -182,7 +181,7 @@ def test_gain_of_the_real_codec_is_near_lames_scale(encoder: Mp3Encoder) -> None
         assert result.gain == pytest.approx(NOMINAL_GAIN, abs=0.02), name  # steady tones are coded finely
 
 
-def test_gain_of_silence_is_the_nominal_one(encoder: Mp3Encoder) -> None:
+def test_gain_of_silence_is_the_nominal_one(encoder: Encoder) -> None:
     for result in encoder.encode(np.zeros((44_100, 2), np.int16)).values():
         assert result.gain == NOMINAL_GAIN
 
@@ -235,11 +234,13 @@ def test_wrong_configuration_is_named(wrong: dict[str, object], message: str) ->
 def test_columns_are_named_after_the_requested_bitrates() -> None:
     config = CodecConfig(bitrates_bps=(64_000, 320_000), sample_rate="auto")
     assert config.degradations == ("mp3_64000", "mp3_320000")
-    assert [config.encoded_rate(rate) for rate in (32_000, 47_999, 48_000)] == [22_050, 22_050, 44_100]
+    steps = [Step("mp3", rate) for rate in (32_000, 47_999, 48_000)]
+    assert [config.encoded_rate(step) for step in steps] == [22_050, 22_050, 44_100]
+    assert config.encoded_rate(Step("mp3", 5, variable=True)) == 44_100
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "short", "long"])
-def test_decoding_what_is_not_whole_is_an_error(encoder: Mp3Encoder, damage: str) -> None:
+def test_decoding_what_is_not_whole_is_an_error(encoder: Encoder, damage: str) -> None:
     stream = encoder.encode(_noise(20_000))["mp3_64000"].stream
     damaged = {"empty": b"", "text": b"no audio at all", "short": stream, "long": stream}[damage]
     frames = {"short": 40_000, "long": 10_000}.get(damage, 20_000)
@@ -247,7 +248,7 @@ def test_decoding_what_is_not_whole_is_an_error(encoder: Mp3Encoder, damage: str
         decode(damaged, frames=frames)
 
 
-def _lying_encoder(folder: Path, script: str, timeout_seconds: float = 20) -> Mp3Encoder:
+def _lying_encoder(folder: Path, script: str, timeout_seconds: float = 20) -> Encoder:
     """An encoder whose ffmpeg is a shell script; $REAL is the real one, $OUTPUTS what it must write to."""
     program = folder / "ffmpeg"
     program.write_text(
@@ -257,7 +258,7 @@ def _lying_encoder(folder: Path, script: str, timeout_seconds: float = 20) -> Mp
         f'echo $$ > "$PIDS"\n{script}\n'
     )
     program.chmod(0o755)
-    return Mp3Encoder(CodecConfig(ffmpeg=str(program), timeout_seconds=timeout_seconds))
+    return Encoder(CodecConfig(ffmpeg=str(program), timeout_seconds=timeout_seconds))
 
 
 @pytest.mark.parametrize(
@@ -324,4 +325,4 @@ def test_ffmpeg_that_cannot_run_is_named_at_once(tmp_path: Path, kind: str) -> N
     if kind == "not-executable":
         program.write_text("#!/bin/sh\n")
     with pytest.raises(FfmpegMissingError, match=r"does not exist or is not executable.*--codec\.ffmpeg"):
-        Mp3Encoder(CodecConfig(ffmpeg=str(program)))
+        Encoder(CodecConfig(ffmpeg=str(program)))

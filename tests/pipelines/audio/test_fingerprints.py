@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from pipelines.audio.codec import CodecConfig, Mp3Encoder, decode
+from pipelines.audio.codec import CodecConfig, Encoder, decode
 from pipelines.audio.fingerprints import HOP, FingerprintExtractor, find_same_recordings
 
 RATE, SECONDS = 44_100, 15
@@ -80,7 +80,7 @@ def test_same_recording_in_mono_or_16_bits_matches(music: NDArray[np.float32]) -
 
 def test_same_recording_through_mp3_at_every_bitrate_matches(music: NDArray[np.float32]) -> None:
     clean = np.rint(music / np.abs(music).max() * 30_000).astype(np.int16)
-    encoded = Mp3Encoder(CodecConfig()).encode(clean)
+    encoded = Encoder(CodecConfig()).encode(clean)
     prints = [_print(music), *(_print(decode(e.stream, frames=len(clean))) for e in encoded.values())]
     assert find_same_recordings(prints) == [(i, j) for i in range(7) for j in range(i + 1, 7)]
 

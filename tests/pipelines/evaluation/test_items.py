@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from pipelines.audio.bandwidth import measure_cutoff_hz, power_spectrogram
-from pipelines.audio.codec import CodecConfig, Mp3Encoder, decode
+from pipelines.audio.codec import CodecConfig, Encoder, decode
 from pipelines.errors import UsageError
 from pipelines.evaluation.items import EvaluationItem, ItemSource, find_cutoff_hz
 from pipelines.evaluation.models import load_models
@@ -101,7 +101,7 @@ def test_missing_sources_are_refused(tmp_path: Path) -> None:
 def test_cutoff_equals_the_codecs_low_pass(bitrate: int, edge: float) -> None:
     noise = 0.1 * np.random.default_rng(0).standard_normal((RATE * 3, 2))
     clean = np.round(noise.clip(-1, 1) * 32_767).astype(np.int16)
-    made = Mp3Encoder(CodecConfig(bitrates_bps=(bitrate,))).encode(clean)[f"mp3_{bitrate}"]
+    made = Encoder(CodecConfig(bitrates_bps=(bitrate,))).encode(clean)[f"mp3_{bitrate}"]
     decoded = decode(made.stream, frames=len(clean))
     powers = [power_spectrogram(one).mean(1) for one in (clean / np.float32(32_768), decoded)]
     assert measure_cutoff_hz(*powers) == pytest.approx(edge, rel=0.12)

@@ -372,7 +372,7 @@ def test_epoch_needs_examples(output: Path) -> None:
 
 def test_real_recordings_decode_to_aligned_pairs(recordings: Path, tmp_path: Path) -> None:
     """A shard of real music, made here from the first seconds of some songs."""
-    from pipelines.audio.codec import CodecConfig, Mp3Encoder
+    from pipelines.audio.codec import CodecConfig, Encoder
     from pipelines.preprocess.render import to_flac
 
     rows = []
@@ -381,9 +381,7 @@ def test_real_recordings_decode_to_aligned_pairs(recordings: Path, tmp_path: Pat
         if rate != schema.SAMPLE_RATE or samples.shape != (schema.EXCERPT_FRAMES, schema.CHANNELS):
             continue
         row = shard_outputs.make_row("train", 0, number, clean=to_flac(samples))
-        for name, made in (
-            Mp3Encoder(CodecConfig(bitrates_bps=shard_outputs.BITRATES)).encode(samples).items()
-        ):
+        for name, made in Encoder(CodecConfig(bitrates_bps=shard_outputs.BITRATES)).encode(samples).items():
             row |= {name: made.stream, f"{name}_gain": made.gain}
         rows.append(row)
     if not rows:

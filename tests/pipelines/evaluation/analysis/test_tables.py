@@ -11,10 +11,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from pipelines.audio.degradations import describe
 from pipelines.evaluation.analysis import published_results, tables
 from pipelines.evaluation.analysis.bootstrap import Bootstrap
 from pipelines.evaluation.analysis.result_table import ScoreTable
-from pipelines.evaluation.analysis.scores import LOWER_IS_BETTER, PAPER_METRICS, describe, label, read_scores
+from pipelines.evaluation.analysis.scores import LOWER_IS_BETTER, PAPER_METRICS, label, read_scores
 from pipelines.evaluation.analysis.summary import summarize
 from pipelines.evaluation.analysis.tables import ModelFacts, build_tables
 from pipelines.schema import CATEGORIES, METRICS, SCORES, UNTOUCHED
