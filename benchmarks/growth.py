@@ -121,8 +121,8 @@ def _click_row() -> dict[str, Any]:
 
 
 def _commit(output: Folder, row: dict[str, Any], shard: int, recipe: dict[str, Any]) -> None:
-    content = encode_shard([row | recipe], _CODEC.degradations, 1)
-    bitrates = {name: [row[f"{name}_bitrate_bps"]] for name in _CODEC.degradations}
+    content = encode_shard([row | recipe], _CODEC.columns, 1)
+    bitrates = {name: [row[f"{name}_bitrate_bps"]] for name in _CODEC.columns}
     digest = sha256_hex(content)
     commit = ShardCommit(
         split="train", shard=shard, rows=1, bytes=len(content), sha256=digest, bitrates_bps=bitrates

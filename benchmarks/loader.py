@@ -75,7 +75,8 @@ def read_rounds(
     shards: str, workers: int, rounds: int, examples: int, clock: Callable[[], float]
 ) -> list[float]:
     """Return the seconds of each round of reading examples, as worker 0 of `workers`."""
-    from pipelines.loading.shard_source import LoaderConfig, ShardSource
+    from pipelines.loading.config import LoaderConfig
+    from pipelines.loading.shard_source import ShardSource
 
     source = ShardSource(shards, LoaderConfig(decode_threads=1, fetch_threads=1), epoch_examples=10**6)
     stream = source.read(0, range(0, 10**6, workers))
@@ -87,7 +88,8 @@ def read_piece_rounds(shards: str, rounds: int, batches: int, clock: Callable[[]
     """Return the seconds of each round of reading batches of mono pieces."""
     from apollo.training.augmentation import LevelsConfig
     from apollo.training.data import collate
-    from pipelines.loading.shard_source import LoaderConfig, ShardSource
+    from pipelines.loading.config import LoaderConfig
+    from pipelines.loading.shard_source import ShardSource
 
     config = LoaderConfig(
         decode_threads=1,

@@ -54,7 +54,7 @@ def main() -> None:
         config = album_config(Path(scratch), train=_RECIPES, valid=_ITEMS, rows=_SHARD_ROWS)
         rates = Rates(
             machine=_machine(),
-            degradations=len(config.codec.degradations),
+            degradations=len(config.codec.columns),
             **measure_preprocess(config),
             start_seconds=measure_start(),
             load_seconds=measure_load(config.output),
@@ -141,7 +141,7 @@ def measure_mix(config: PreprocessConfig) -> float:
     """Return the CPU seconds of mixing an example live."""
     from pipelines.loading.live_source import ExampleMixer, MixTask
 
-    versions, names = software_versions(None), config.codec.degradations
+    versions, names = software_versions(None), config.codec.columns
     mixer = ExampleMixer(MixTask(config.output, join(config.output, "cache"), config.codec, versions))
     with Folder(config.output).open(RECIPES) as file:
         recipes = parquet.read_table(file).to_pylist()[:_MIXES]

@@ -15,6 +15,7 @@ from apollo.training.losses import magnitude_loss
 from apollo.training.spectra import Spectra, limit_bandwidth
 
 STFT_LOSS, SI_SNR, LSD, VISQOL = "valid/stft", "valid/si_snr", "valid/lsd_above_5khz", "valid/visqol"
+_SCORES = (STFT_LOSS, SI_SNR, LSD)
 SCORES_COMPLETE = "valid/settled"  # 1 once all asynchronous scores of a step have arrived
 GENERATOR_STEPS = "valid/generator_steps"  # optimizer steps of the generator so far
 DEGRADED_SUFFIX = "/degraded"  # suffix of the degraded input's score
@@ -45,9 +46,13 @@ def validate(
 
     Returns:
         Means over examples, the same on all ranks: STFT loss, SI-SNR in dB, log-spectral distance above 5 kHz
-        in dB; each also for the input, with the suffix `/degraded`.
+        in dB; each also for the input, with the suffix `/degraded`, and for the examples of each degradation,
+        with its name as suffix, where there are several.
     """
     sums: dict[str, float] = {}
+    counts: dict[str, float] = {}
+    kinds: tuple[str, ...] = getattr(source, "degradations", ())  # of sources that have some
+    kinds = kinds if len(kinds) > 1 else ()
     rate = generator.config.sample_rate
     for example in source.read(0, context.shard(range(examples))):
         clean, degraded = (samples[None].to(context.device) for samples in (example.clean, example.degraded))
@@ -57,12 +62,20 @@ def validate(
             scores = _score(limit(generator(degraded)), clean, rate)
             before = _score(limit(degraded), clean, rate)
             scores |= {name + DEGRADED_SUFFIX: value for name, value in before.items()}
+        kind = example.name.rpartition("/")[2]
+        scores |= {f"{name}/{kind}": scores[name] for name in _SCORES if kind in kinds}
         for name, value in scores.items():
             sums[name] = sums.get(name, 0.0) + value
-    names = sorted({name + ending for name in (STFT_LOSS, SI_SNR, LSD) for ending in ("", DEGRADED_SUFFIX)})
-    local = torch.tensor([sums.get(name, 0.0) for name in names], dtype=torch.float64, device=context.device)
-    means = (context.all_reduce(local) / examples).tolist()
-    return dict(zip(names, means, strict=True))
+            counts[name] = counts.get(name, 0.0) + 1
+    endings = ("", DEGRADED_SUFFIX, *(f"/{kind}" for kind in kinds))
+    names = sorted({name + ending for name in _SCORES for ending in endings})
+    local = torch.tensor(
+        [[one.get(name, 0.0) for name in names] for one in (sums, counts)],
+        dtype=torch.float64,
+        device=context.device,
+    )
+    total, number = context.all_reduce(local).tolist()
+    return {name: value / many for name, value, many in zip(names, total, number, strict=True) if many}
 
 
 def restore_examples(

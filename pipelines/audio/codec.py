@@ -6,7 +6,7 @@ Shape legend: samples are [frames, channels], 44,100 Hz.
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import soundfile
@@ -53,10 +53,7 @@ class CodecConfig:
     timeout_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        if self.degradations:
-            self._check_degradations()
-        else:
-            self._name_bitrates()
+        _check_names(self.degradations) if self.degradations else _check_bitrates(self.bitrates_bps)
         if not 0 <= self.quality <= 9:
             raise ValueError(
                 f"codec.quality is {self.quality}: LAME's range is 0 (best) to 9 (fastest), its default 5"
@@ -64,27 +61,19 @@ class CodecConfig:
         if self.timeout_seconds <= 0:
             raise ValueError(f"codec.timeout_seconds is {self.timeout_seconds}: it must be above 0")
 
-    def _check_degradations(self) -> None:
-        names = tuple(map(column, self.degradations))
-        if len(set(names)) < len(names):
-            raise ValueError(f"codec.degradations is {list(names)}: each may be named once")
-        try:
-            steps = [parse(name) for name in names]
-        except ValueError as error:
-            raise ValueError(f"codec.degradations: {error}") from error
-        constant = [one[0].value for name, one in zip(names, steps) if name == f"mp3_{one[0].value}"]
-        object.__setattr__(self, "degradations", names)
-        # one form of one configuration: bitrates alone where all are MP3 at constant bitrates
-        object.__setattr__(self, "bitrates_bps", tuple(constant) if len(constant) == len(names) else ())
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the degradations, which are columns of the shards."""
+        return tuple(map(column, self.degradations)) or tuple(f"mp3_{rate}" for rate in self.bitrates_bps)
 
-    def _name_bitrates(self) -> None:
-        wrong = [rate for rate in self.bitrates_bps if not 8_000 <= rate <= 320_000]
-        if wrong or not self.bitrates_bps or len(set(self.bitrates_bps)) < len(self.bitrates_bps):
-            raise ValueError(
-                f"codec.bitrates_bps is {list(self.bitrates_bps)}: use one or more different bitrates of "
-                "8000 to 320000 bits per second (24 kbps is 24000)"
-            )
-        object.__setattr__(self, "degradations", tuple(f"mp3_{rate}" for rate in self.bitrates_bps))
+    def to_dict(self) -> dict[str, Any]:
+        """Return what decides the bytes, as plain values; one form for the same degradations."""
+        constant = [name.removeprefix("mp3_") for name in self.columns if name.startswith("mp3_")]
+        plain = len(constant) == len(self.columns) and all(map(str.isdecimal, constant))
+        named = (
+            {"bitrates_bps": [int(rate) for rate in constant]} if plain else {"degradations": self.columns}
+        )
+        return {**named, "sample_rate": self.sample_rate, "quality": self.quality}
 
     def encoded_rate(self, step: Step) -> int:
         """Return the sample rate, in Hz, that a codec encodes at."""
@@ -100,8 +89,27 @@ class CodecConfig:
             ValueError: it has not.
             FfmpegMissingError: there is no ffmpeg.
         """
-        steps = [step for name in self.degradations for step in parse(name)]
+        steps = [step for name in self.columns for step in parse(name)]
         check_encoders(ffmpeg_process.find_ffmpeg(self.ffmpeg), steps)
+
+
+def _check_names(names: tuple[str, ...]) -> None:
+    if len(set(map(column, names))) < len(names):
+        raise ValueError(f"codec.degradations is {list(names)}: each may be named once")
+    try:
+        for name in names:
+            parse(name)
+    except ValueError as error:
+        raise ValueError(f"codec.degradations: {error}") from error
+
+
+def _check_bitrates(bitrates_bps: tuple[int, ...]) -> None:
+    wrong = [rate for rate in bitrates_bps if not 8_000 <= rate <= 320_000]
+    if wrong or not bitrates_bps or len(set(bitrates_bps)) < len(bitrates_bps):
+        raise ValueError(
+            f"codec.bitrates_bps is {list(bitrates_bps)}: use one or more different bitrates of "
+            "8000 to 320000 bits per second (24 kbps is 24000)"
+        )
 
 
 @dataclass(frozen=True)
@@ -132,7 +140,7 @@ class Encoder:
 
     def __init__(self, config: CodecConfig) -> None:
         self._config = config
-        self._chains = {name: parse(name) for name in config.degradations}
+        self._chains = {name: parse(name) for name in config.columns}
         first = {steps[0]: None for steps in self._chains.values() if steps[0].kind in CODECS}
         later = {step: None for steps in self._chains.values() for step in steps[1:] if step.kind in CODECS}
         program = ffmpeg_process.find_ffmpeg(config.ffmpeg)

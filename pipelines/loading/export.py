@@ -32,7 +32,7 @@ from pipelines.dataset.sampling import RowRef, SequentialOrder, ShuffledOrder
 from pipelines.dataset.shard_reader import CorruptRowError, decode
 from pipelines.dataset.split import CommittedSplit
 from pipelines.errors import UsageError
-from pipelines.loading.shard_source import LoaderConfig
+from pipelines.loading.config import LoaderConfig
 from pipelines.loading.source_bitrates import read_row_bitrates, usable_degradations
 from pipelines.runtime.outcome import RESULT, Exit, Outcome, result_json
 from pipelines.runtime.run import absolute_location

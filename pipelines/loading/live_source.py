@@ -25,9 +25,9 @@ from pipelines.cluster.actor_pool import stream_actors
 from pipelines.dataset.bad_rows import BadRowLog, CorruptDataError, Reject
 from pipelines.dataset.shard_reader import CorruptRowError, EncodedRow
 from pipelines.errors import UsageError
+from pipelines.loading.config import LoaderConfig
 from pipelines.loading.examples import make_training_example
 from pipelines.loading.prefetch import check_increasing, submit_ahead
-from pipelines.loading.shard_source import LoaderConfig
 from pipelines.loading.source_bitrates import lowest_bitrate, read_source_bitrates, usable_degradations
 from pipelines.preprocess.catalog import Catalog
 from pipelines.preprocess.mixing import mix, read_sources
@@ -68,7 +68,7 @@ class ExampleMixer:
         self._sources = read_sources(Folder(task.output))
         self._reader = SourceReader(task.cache)
         self._encoders = {
-            name: Encoder(replace(task.codec, degradations=(name,))) for name in task.codec.degradations
+            name: Encoder(replace(task.codec, degradations=(name,))) for name in task.codec.columns
         }
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -140,20 +140,20 @@ class LiveSource:
         planned = _read_config(Folder(output))
         codec = {
             **planned["codec"],
-            "bitrates_bps": tuple(planned["codec"]["bitrates_bps"]),
-            "degradations": tuple(planned["codec"].get("degradations", ())),
+            **{name: tuple(planned["codec"].get(name, ())) for name in ("bitrates_bps", "degradations")},
             "ffmpeg": ffmpeg,
         }
         self._task = MixTask(
             output, cache or join(output, "cache"), CodecConfig(**codec), software_versions(ffmpeg)
         )
         self._recipes_config = RecipesConfig(**planned["recipes"])
-        self.degradations = self.config.degradations or self._task.codec.degradations
-        if unknown := [name for name in self.degradations if name not in self._task.codec.degradations]:
+        self.degradations = self.config.degradations or self._task.codec.columns
+        if unknown := [name for name in self.degradations if name not in self._task.codec.columns]:
             raise UsageError(
                 f"{output} has no degradation {', '.join(unknown)}; available: "
-                f"{', '.join(self._task.codec.degradations)}"
+                f"{', '.join(self._task.codec.columns)}"
             )
+        self._choice = self.config.choose_degradations(self.degradations, seed)
         self._catalog = _read_catalog(Folder(output))
         limited = self.config.below_source_bitrate
         self._bitrates = read_source_bitrates(Folder(output)) if limited else {}
@@ -215,11 +215,10 @@ class LiveSource:
                 number = epoch * self._epoch_examples + first + offset
                 lowest = lowest_bitrate(row["components"], self._bitrates)
                 usable = usable_degradations(self.degradations, lowest)
-                kind = rng.integer_below(len(usable), number, self._seed, "degradation")
                 yield {
                     "number": number,
                     "recipe_id": row["recipe_id"],
-                    "degradation": usable[kind],
+                    "degradation": self._choice.draw(usable, number),
                     "components": json.dumps(row["components"]),
                 }
             first += len(batch)

@@ -7,80 +7,17 @@ threads, while the model computes.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Literal
 
-from apollo import rng
-from apollo.training.augmentation import LevelsConfig
 from apollo.training.data import Example
-from pipelines import schema
 from pipelines.dataset.bad_rows import BadRowLog, CorruptDataError, Reject
 from pipelines.dataset.sampling import Order, RowRef, SequentialOrder, ShuffledOrder
 from pipelines.dataset.shard_reader import CorruptRowError, EncodedRow, Rows, decode
 from pipelines.dataset.split import CommittedSplit
+from pipelines.loading.config import LoaderConfig
 from pipelines.loading.examples import make_training_example
 from pipelines.loading.prefetch import check_increasing, drain, submit_ahead
 from pipelines.loading.source_bitrates import read_row_bitrates, usable_degradations
 from pipelines.storage.folder import Folder
-
-_LEAST_SECONDS = 0.1  # of a piece
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoaderConfig:
-    """Configuration of the loader.
-
-    Memory: two windows of compressed rows, of which a worker keeps its own share (a row with one degradation
-    is about 0.35 MB: 360 MB for a lone worker at 8 shards of 64 rows, 45 MB for one of eight), 2 MB for every
-    example of 3 s decoded ahead, and some 70 MB for the row groups that are being read.
-
-    Args:
-        degradations: Names of those to train on, such as mp3_24000; empty for all in the shards.
-        below_source_bitrate: Use only degradations below the bitrates of the lossy sources that a row is
-            mixed from, or the lowest where none is; see `sources.allow_lossy` of preprocess.
-        levels: Levels and augmentation.
-        piece_seconds: Length of the piece that is taken of each training row, at a random place; 0 takes the
-            whole row. Validation takes whole rows.
-        window_shards: Number of shards that are shuffled together. More shuffle better and take more memory.
-        look_ahead: Number of examples that are decoded ahead.
-        decode_threads: Number of decoding threads.
-        fetch_threads: Number of shards that are fetched at a time.
-        corrupt: Policy for corrupt rows: `stop` ends the run, `skip` replaces the row by the next valid one
-            in the order and lists it.
-        max_corrupt_share: Largest share of the rows that may be skipped; above it the run ends.
-    """
-
-    degradations: tuple[str, ...] = ()
-    below_source_bitrate: bool = True
-    levels: LevelsConfig = field(default_factory=LevelsConfig)
-    piece_seconds: float = 0.0
-    window_shards: int = 8
-    look_ahead: int = 16
-    decode_threads: int = 2
-    fetch_threads: int = 4
-    corrupt: Literal["stop", "skip"] = "stop"
-    max_corrupt_share: float = 0.01
-
-    def __post_init__(self) -> None:
-        for name in ("window_shards", "look_ahead", "decode_threads", "fetch_threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"loader.{name} is {getattr(self, name)}: it must be at least 1")
-        if self.piece_seconds and not _LEAST_SECONDS <= self.piece_seconds <= schema.EXCERPT_SECONDS:
-            raise ValueError(
-                f"loader.piece_seconds is {self.piece_seconds}: it must be from {_LEAST_SECONDS} to "
-                f"{schema.EXCERPT_SECONDS}, the length of a row, or 0 for whole rows"
-            )
-        if self.corrupt not in ("stop", "skip"):
-            raise ValueError(f"loader.corrupt is {self.corrupt!r}: choose stop or skip")
-        if not 0 <= self.max_corrupt_share < 1:
-            raise ValueError(
-                f"loader.max_corrupt_share is {self.max_corrupt_share}: it must be at least 0 and below 1"
-            )
-
-    @property
-    def piece_samples(self) -> int:
-        """Length of a piece in samples; 0 for whole rows."""
-        return round(self.piece_seconds * schema.SAMPLE_RATE)
 
 
 class _ShardExamples:
@@ -222,6 +159,7 @@ class ShardSource(_ShardExamples):
             raise ValueError(f"epoch_examples is {epoch_examples}: it must be at least 1")
         super().__init__(output, config or LoaderConfig(), split, on_reject)
         self._epoch_examples, self._seed = epoch_examples, seed
+        self._choice = self.config.choose_degradations(self.degradations, seed)
         window = self.config.window_shards
         self._shuffled = ShuffledOrder(self._split.rows, seed=seed, window_shards=window)
 
@@ -235,8 +173,7 @@ class ShardSource(_ShardExamples):
         return self._shuffled
 
     def _degradation(self, ref: RowRef) -> str:
-        usable = self._usable(ref)
-        return usable[rng.integer_below(len(usable), ref.position, self._seed, "degradation")]
+        return self._choice.draw(self._usable(ref), ref.position)
 
     def _example(self, row: EncodedRow, index: int) -> Example:
         levels, piece_samples = self.config.levels, self.config.piece_samples

@@ -65,13 +65,6 @@ class PreprocessConfig:
         parts = {
             name: plain[name] for name in ("data", "seed", "recipes", "codec", "sources", "splits", "shards")
         }
-        for part, name in (
-            ("codec", "ffmpeg"),
-            ("codec", "timeout_seconds"),
-            ("sources", "cache"),
-            ("sources", "cache_gb"),
-        ):
-            del parts[part][name]
-        if self.codec.bitrates_bps:
-            del parts["codec"]["degradations"]  # the bitrates name them
-        return parts
+        for name in ("cache", "cache_gb"):
+            del parts["sources"][name]
+        return parts | {"codec": self.codec.to_dict()}

@@ -66,7 +66,7 @@ def make_estimate(
     categories = len(schema.CATEGORIES) - 1 if has_stems else _NO_STEMS
     planned = {"train": recipes.train, "valid": recipes.valid, "test": recipes.test_per_category * categories}
     bytes_each = _FLAC_SHARE * schema.EXCERPT_FRAMES * schema.CHANNELS * 2
-    bytes_each += sum(map(_estimate_bytes, codec.degradations))
+    bytes_each += sum(map(_estimate_bytes, codec.columns))
     total = sum(planned.values())
     return Estimate(
         songs=len(discovered.songs),

@@ -111,7 +111,7 @@ class ShardRenderer:
                 rows.append(self.render_recipe(recipe))
             except RejectError as error:
                 rejected.append({"recipe_id": recipe["recipe_id"], "reason": str(error), "kind": error.kind})
-        degradations = self._task.codec.degradations
+        degradations = self._task.codec.columns
         content = encode_shard(rows, degradations, self._task.shards.row_group_rows) if rows else b""
         commit = ShardCommit(
             split=split,

@@ -37,14 +37,12 @@ def render_page(output: Folder, report: dict[str, Any], codec: CodecConfig) -> s
     featured = [
         next(row for row in examples if row["category"] == name) for name in _FEATURED if _has(examples, name)
     ]
-    cutoffs_hz = measure_cutoffs_hz(rows[:_MEASURED], codec.degradations)
+    cutoffs_hz = measure_cutoffs_hz(rows[:_MEASURED], codec.columns)
     rejects = _rejects(output)
     figures = {"balance": _balance_figure(report), "gains": _gain_figure(output, rows)}
     if featured:
         row = featured[0]
-        versions = [
-            (name, decode(row[name], frames=row["frames"]).T) for name in ("clean", *codec.degradations)
-        ]
+        versions = [(name, decode(row[name], frames=row["frames"]).T) for name in ("clean", *codec.columns)]
         figures["spectrograms"] = data_uri(draw_spectrograms(versions, schema.SAMPLE_RATE), "image/png")
     return (
         template_environment()
@@ -54,10 +52,10 @@ def render_page(output: Folder, report: dict[str, Any], codec: CodecConfig) -> s
             cards=_cards(report),
             remarks=report["remarks"],
             categories=schema.CATEGORIES,
-            degradations=codec.degradations,
+            degradations=codec.columns,
             degradation_rows=_degradation_rows(report, rows, cutoffs_hz, codec),
             measured=min(len(rows), _MEASURED),
-            examples=[_example(row, codec.degradations) for row in featured],
+            examples=[_example(row, codec.columns) for row in featured],
             figures=figures,
             rejects=rejects[:_REJECTS_SHOWN],
             more_rejects=max(len(rejects) - _REJECTS_SHOWN, 0),
@@ -130,7 +128,7 @@ def _degradation_rows(
             "cutoff": "" if cutoffs_hz[name] is None else f"{cutoffs_hz[name] / 1000:.1f}",  # type: ignore[operator]
             "gain": f"{np.median([row[f'{name}_gain'] for row in rows]):.3f}" if rows else "",
         }
-        for name in codec.degradations
+        for name in codec.columns
     ]
 
 

@@ -24,6 +24,7 @@ from pipelines.cluster.connection import Cluster, connect
 from pipelines.dataset.manifest import REPORT
 from pipelines.dataset.plan import PLAN, planned_shards
 from pipelines.dataset.shards import ShardCommit, read_commits
+from pipelines.errors import UsageError
 from pipelines.preprocess import audit
 from pipelines.preprocess.config import PreprocessConfig
 from pipelines.preprocess.discovery import find_songs
@@ -81,9 +82,17 @@ def status(output: str) -> str:
 
 
 class PreprocessRun:
-    """One run over one output, which must be locked meanwhile."""
+    """One run over one output, which must be locked meanwhile.
+
+    Raises:
+        UsageError: ffmpeg has no encoder for a degradation.
+    """
 
     def __init__(self, config: PreprocessConfig) -> None:
+        try:
+            config.codec.check_available()
+        except ValueError as error:
+            raise UsageError(f"codec.degradations: {error}") from error
         self.config = config
         self.output = Folder(config.output)
         self.cache = Folder(config.sources.cache or join(config.output, "cache"))

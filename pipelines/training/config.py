@@ -12,7 +12,7 @@ from apollo.model.config import DiscriminatorConfig, GeneratorConfig
 from apollo.training.config import FitConfig, GanConfig
 from pipelines.cluster.resources import WorkersConfig
 from pipelines.errors import UsageError
-from pipelines.loading.shard_source import LoaderConfig
+from pipelines.loading.config import LoaderConfig
 from pipelines.registry.registry import RegistryConfig
 from pipelines.runtime.run import absolute_location
 from pipelines.schema import CHANNELS, SAMPLE_RATE

@@ -83,7 +83,14 @@ def _upgrade_fingerprint(stored: dict[str, Any]) -> dict[str, Any]:
     loader = stored.get("loader", {})
     levels = loader.get("levels", {})
     mode = levels.get("mode")
-    drawn = {"piece_seconds": 0.0, "below_source_bitrate": False, **loader}
+    drawn = {
+        "piece_seconds": 0.0,
+        "below_source_bitrate": False,
+        "degradation_weights": {},
+        "first_degradation_weights": {},
+        "weights_change_examples": 0,
+        **loader,
+    }
     drawn["levels"] = {
         "channels": "stereo",
         "tilt_db": [0.0, 0.0],

@@ -12,7 +12,8 @@ from apollo.training.data import Example
 from pipelines import schema
 from pipelines.audio import codec
 from pipelines.dataset.bad_rows import CorruptDataError, Reject
-from pipelines.loading.shard_source import LoaderConfig, ShardSource, ValidationSource
+from pipelines.loading.config import LoaderConfig
+from pipelines.loading.shard_source import ShardSource, ValidationSource
 from tests.support import shard_outputs
 
 ROWS = {0: 4, 1: 3, 2: 4, 3: 0, 4: 4}

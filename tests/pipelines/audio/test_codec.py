@@ -80,7 +80,7 @@ def test_every_bitrate_is_aligned_and_as_long_at_edge_and_random_lengths(
 
 @pytest.mark.parametrize("frames", [16, 50, 210, 575])
 def test_lengths_too_short_to_tell_a_lag_alone_are_aligned_on_average(encoder: Encoder, frames: int) -> None:
-    total = {name: np.zeros(2 * frames) for name in CodecConfig().degradations}
+    total = {name: np.zeros(2 * frames) for name in CodecConfig().columns}
     for seed in range(DRAWS):
         clean = _noise(frames, seed)
         for name, result in encoder.encode(clean).items():
@@ -129,8 +129,8 @@ def test_every_length_from_1_to_5000_is_aligned_and_as_long(encoder: Encoder, fi
 def test_recorded_bitrate_is_the_one_in_the_frame_headers(encoder: Encoder) -> None:
     config = CodecConfig()
     encoded = encoder.encode(_noise(44_100))
-    assert tuple(encoded) == config.degradations
-    for name, asked in zip(config.degradations, config.bitrates_bps, strict=True):
+    assert tuple(encoded) == config.columns
+    for name, asked in zip(config.columns, config.bitrates_bps, strict=True):
         stream = mp3.parse(encoded[name].stream)
         assert encoded[name].bitrate_bps == stream.bitrate_bps == REAL_BITRATES.get(asked, asked)
         assert (stream.sample_rate, stream.samples) == (44_100, 44_100)
@@ -233,7 +233,7 @@ def test_wrong_configuration_is_named(wrong: dict[str, object], message: str) ->
 
 def test_columns_are_named_after_the_requested_bitrates() -> None:
     config = CodecConfig(bitrates_bps=(64_000, 320_000), sample_rate="auto")
-    assert config.degradations == ("mp3_64000", "mp3_320000")
+    assert config.columns == ("mp3_64000", "mp3_320000")
     steps = [Step("mp3", rate) for rate in (32_000, 47_999, 48_000)]
     assert [config.encoded_rate(step) for step in steps] == [22_050, 22_050, 44_100]
     assert config.encoded_rate(Step("mp3", 5, variable=True)) == 44_100

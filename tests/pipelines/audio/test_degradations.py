@@ -1,5 +1,7 @@
 """Degradations other than MP3 at constant bitrates: names, alignment, lengths, levels, bitrates, chains."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -192,9 +194,15 @@ def test_unknown_degradations_are_refused_with_the_list(names: tuple[str, ...], 
 
 
 def test_bitrates_are_the_short_form() -> None:
-    long = CodecConfig(degradations=("mp3_24000", "mp3_64000"))
-    assert long == CodecConfig(bitrates_bps=(24_000, 64_000))
-    assert CodecConfig(degradations=("mp3_64000", "opus_48000")).bitrates_bps == ()
+    long, short = (
+        CodecConfig(degradations=("mp3_24000", "mp3_64000")),
+        CodecConfig(bitrates_bps=(24_000, 64_000)),
+    )
+    assert long.columns == short.columns and long.to_dict() == short.to_dict()
+    mixed = CodecConfig(degradations=("mp3_64000", "mp3_64000>opus_48000"))
+    assert mixed.to_dict()["degradations"] == ("mp3_64000", "mp3_64000-opus_48000")
+    assert CodecConfig(**mixed.to_dict()).columns == mixed.columns
+    assert CodecConfig(**{**asdict(CodecConfig()), "bitrates_bps": (64_000,)}).columns == ("mp3_64000",)
 
 
 def test_an_encoder_that_ffmpeg_lacks_is_named() -> None:

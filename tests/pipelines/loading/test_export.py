@@ -16,8 +16,9 @@ from pipelines.audio import codec
 from pipelines.dataset.bad_rows import CorruptDataError
 from pipelines.dataset.sampling import ShuffledOrder
 from pipelines.errors import UsageError
+from pipelines.loading.config import LoaderConfig
 from pipelines.loading.export import ExportConfig, export
-from pipelines.loading.shard_source import LoaderConfig, ShardSource, ValidationSource
+from pipelines.loading.shard_source import ShardSource, ValidationSource
 from pipelines.storage.atomic import temporary_files
 from tests.support import shard_outputs
 

@@ -21,8 +21,8 @@ from pipelines.cluster import actor_pool
 from pipelines.dataset.bad_rows import CorruptDataError
 from pipelines.errors import UsageError
 from pipelines.loading import live_source
+from pipelines.loading.config import LoaderConfig
 from pipelines.loading.live_source import ExampleMixer, LiveSource
-from pipelines.loading.shard_source import LoaderConfig
 from pipelines.preprocess.mixing import read_sources
 from pipelines.storage.folder import Folder
 

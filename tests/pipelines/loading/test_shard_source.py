@@ -22,7 +22,8 @@ from pipelines.audio import codec
 from pipelines.dataset.sampling import RowRef
 from pipelines.dataset.shard_reader import EncodedRow
 from pipelines.errors import UsageError
-from pipelines.loading.shard_source import LoaderConfig, ShardSource, ValidationSource
+from pipelines.loading.config import LoaderConfig
+from pipelines.loading.shard_source import ShardSource, ValidationSource
 from pipelines.storage.folder import Folder
 from tests.support import shard_outputs
 

@@ -13,8 +13,9 @@ from apollo.training.example_file import ExampleFileSource, ExampleFileValidatio
 from pipelines import schema
 from pipelines.dataset.shards import ShardCommit, commit_shard, encode_shard, sha256_hex
 from pipelines.dataset.split import CommittedSplit
+from pipelines.loading.config import LoaderConfig
 from pipelines.loading.export import ExportConfig, export
-from pipelines.loading.shard_source import LoaderConfig, ShardSource, ValidationSource
+from pipelines.loading.shard_source import ShardSource, ValidationSource
 from pipelines.loading.source_bitrates import read_row_bitrates, read_source_bitrates, usable_degradations
 from pipelines.storage.folder import Folder
 from pipelines.storage.parquet import parquet_bytes

@@ -172,7 +172,7 @@ def test_shard_rows_match_their_recipes(planned: Path) -> None:
         assert row["mix_gain_db"] == pytest.approx(20 * np.log10(scale), abs=1e-3)
         assert (row["frames"], row["sample_rate"]) == (EXCERPT_FRAMES, RATE)
         assert row["stems"] == [component["stem"] for component in recipe["components"]]
-        for name in CODEC.degradations:
+        for name in CODEC.columns:
             decode(row[name], frames=EXCERPT_FRAMES)
             assert 0.7 < row[f"{name}_gain"] < 1.1
 
