@@ -29,7 +29,7 @@ test-faults: $(READY)
 	$(BIN)/python -m pytest tests/faults tests/pipelines/audio/test_codec.py tests/pipelines/runtime/test_observed_runs.py tests/pipelines/cluster/test_placement_run.py \
 		tests/pipelines/audio/test_visqol.py tests/pipelines/preprocess/test_job.py --timeout 900
 
-# An hour of files with mutated headers and tags; a failure names its seed.
+# An hour of files with mutated headers, tags and chunks; a failure names its seed, and shows the shortest such change.
 fuzz: $(READY)
 	APOLLO_FUZZ_SECONDS=3600 $(BIN)/python -m pytest tests/faults/test_fuzz.py --timeout 7200
 

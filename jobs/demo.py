@@ -15,9 +15,11 @@ from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
-import pipelines  # noqa: F401 - reports what is not installed
+from pipelines.runtime.signals import defer_signals
 
-# isort: split
+if __name__ == "__main__":
+    defer_signals()  # while the imports below take seconds
+
 from jsonargparse import ArgumentParser
 
 from pipelines.demo.run import DemoConfig, run_demo

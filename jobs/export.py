@@ -7,9 +7,11 @@ Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted; FILE.result.json says th
 
 import sys
 
-import pipelines  # noqa: F401 - reports what is not installed
+from pipelines.runtime.signals import defer_signals
 
-# isort: split
+if __name__ == "__main__":
+    defer_signals()  # while the imports below take seconds
+
 from jsonargparse import ArgumentParser
 
 from pipelines.loading.export import ExportConfig, export, write_export_result

@@ -9,9 +9,11 @@ rejects than allowed, 130 interrupted; also in OUTPUT/result.json.
 
 import sys
 
-import pipelines  # noqa: F401 - reports what is not installed
+from pipelines.runtime.signals import defer_signals
 
-# isort: split
+if __name__ == "__main__":
+    defer_signals()  # while the imports below take seconds
+
 from jsonargparse import ArgumentParser
 
 from pipelines.preprocess.config import PreprocessConfig

@@ -11,9 +11,11 @@ says the same, OUTPUT/rejects.jsonl why.
 
 import sys
 
-import pipelines  # noqa: F401 - reports what is not installed
+from pipelines.runtime.signals import defer_signals
 
-# isort: split
+if __name__ == "__main__":
+    defer_signals()  # while the imports below take seconds
+
 from jsonargparse import ArgumentParser
 
 from pipelines.restoration.run import RestoreConfig, describe, restore

@@ -13,9 +13,11 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import pipelines  # noqa: F401 - reports what is not installed
+from pipelines.runtime.signals import defer_signals
 
-# isort: split
+if __name__ == "__main__":
+    defer_signals()  # while the imports below take seconds
+
 from jsonargparse import ArgumentParser
 
 from pipelines.capacity.estimate import Plan, Rates, estimate

@@ -9,9 +9,11 @@ interrupted; OUTPUT/result.json says the same.
 
 import sys
 
-import pipelines  # noqa: F401 - reports what is not installed
+from pipelines.runtime.signals import defer_signals
 
-# isort: split
+if __name__ == "__main__":
+    defer_signals()  # while the imports below take seconds
+
 from jsonargparse import ArgumentParser
 
 from pipelines.runtime.command_line import add_log_level, parse, run_job

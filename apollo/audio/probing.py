@@ -180,13 +180,13 @@ def describe_change(rate: int, changes: Sequence[tuple[str, str]]) -> str | None
         rate: Its sample rate, in Hz.
         changes: Of `Messages`.
     """
-    for layout, changed in changes:
-        if changed == f"{rate} Hz, {layout}":
-            continue
-        text = f"changes midway from {rate} Hz, {layout} to {changed}: what follows is resampled"
-        kept = changed.endswith(f" Hz, {layout}")
-        return text if kept else f"{text}, and mixed into {layout}: its level and channels change"
-    return None
+    resampled = [change for change in changes if change[1] != f"{rate} Hz, {change[0]}"]
+    mixed = [(layout, changed) for layout, changed in resampled if not changed.endswith(f" Hz, {layout}")]
+    if not resampled:
+        return None
+    layout, changed = (mixed or resampled)[0]
+    text = f"changes midway from {rate} Hz, {layout} to {changed}: what follows is resampled"
+    return f"{text}, and mixed into {layout}: its level and channels change" if mixed else text
 
 
 def describe_choice(info: AudioInfo, path: str, program: str) -> str | None:

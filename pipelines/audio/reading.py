@@ -14,6 +14,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from apollo.audio.containers import read_sample_bytes
+from apollo.audio.joined_files import find_joined_files
 from apollo.audio.rejects import AudioError, RejectKind
 from apollo.audio.soundfiles import has_length, is_lossless, reads_in_pieces
 from pipelines.schema import CHANNELS, SAMPLE_RATE
@@ -21,6 +22,7 @@ from pipelines.storage.folder import is_uri, join, open_filesystem
 from pipelines.storage.object_store import StoreError, read_ranges, translate_store_errors
 
 _OPEN_FILES = 256
+_MOST_HEADER_BYTES = 1 << 12  # of a file without pictures
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class Probe:
         channels: Number of channels.
         frames: Samples per channel at the file's own rate, 0 if unknown.
         lossy: Whether its coding is lossy.
-        windowed: Whether it can be read exactly in windows as it is: uncompressed or FLAC of a known length,
-            44.1 kHz, mono or stereo.
+        windowed: Whether it can be read exactly in windows as it is: a single file, uncompressed or FLAC of a
+            known length, 44.1 kHz, mono or stereo.
         remark: What the header declares wrongly, though no sample that it declares is missing.
     """
 
@@ -117,6 +119,8 @@ def probe(path: str) -> Probe | None:
         if not size:
             raise AudioError("the file is empty", RejectKind.EMPTY)
         samples = read_sample_bytes(stream, size)
+        filled = samples is not None and samples.declared and size - samples.present <= _MOST_HEADER_BYTES
+        joined = not filled and len(find_joined_files(stream)) > 1  # of a FLAC, all is searched
     if samples is not None and (damage := samples.find_truncation()):
         raise AudioError(damage, RejectKind.DAMAGED)
     try:
@@ -127,12 +131,13 @@ def probe(path: str) -> Probe | None:
         lossy = not is_lossless(sound)
         windowed = (
             reads_in_pieces(sound)
+            and not joined
             and not lossy
             and sound.samplerate == SAMPLE_RATE
             and sound.channels <= CHANNELS
             and sound.seekable()
         )
-        frames = sound.frames if has_length(sound) else 0
+        frames = sound.frames if has_length(sound) and not joined else 0
         remark = None if samples is None else samples.find_excess()
         return Probe(sound.samplerate, sound.channels, frames, lossy, windowed, remark)
 

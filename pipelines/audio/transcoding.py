@@ -18,7 +18,7 @@ import soundfile
 
 from apollo.audio.containers import read_sample_bytes
 from apollo.audio.decoding import Decoder
-from apollo.audio.parts import find_damage
+from apollo.audio.parts import find_parts
 from apollo.audio.probing import AudioInfo, find_missing_end, probe
 from apollo.audio.rejects import AudioError, RejectKind
 from pipelines.audio.reading import Probe, open_binary, open_source_file
@@ -74,8 +74,9 @@ def transcode(
     with tempfile.TemporaryDirectory(prefix="apollo-ingest-") as scratch:
         source = os.path.join(scratch, "input")
         _link_or_download(path, source)
-        if damage := find_damage(source):
-            raise AudioError(damage, RejectKind.DAMAGED)
+        found = find_parts(source)
+        if found.damage:
+            raise AudioError(found.damage, RejectKind.DAMAGED)
         stream = probe(source, program)
         if audio_stream >= stream.num_streams:
             raise AudioError(
@@ -95,7 +96,7 @@ def transcode(
                     f"unfinished: header declares no samples: {error}", RejectKind.DAMAGED
                 ) from error
             raise
-        remarks = [declared.find_excess() if declared else None, _find_change(stream, formats)]
+        remarks = [*found.remarks, _find_change(stream, formats)]
         if damage := _compare_length(frames / SAMPLE_RATE, known, stream, source, program):
             raise AudioError(damage, RejectKind.DAMAGED)
         cache.put(name, target)

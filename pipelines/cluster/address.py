@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from pipelines.errors import UsageError
 
 _SECONDS = 10.0
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)  # and empty settings
-_SETTINGS_FRAME, _TYPE = 4, 3  # type of the frame that a gRPC server begins with, and where it stands
 _HOST_AND_PORT = re.compile(r"(?P<client>ray://)?[^/]+:\d{1,5}")
+_METHOD = "/ray.rpc.NodeInfoGcsService/GetClusterId"
+_CLIENT_METHOD = "/ray.rpc.RayletDriver/ClusterInfo"  # at ray://
+_OF_OTHER_SERVERS = {"UNIMPLEMENTED", "UNAVAILABLE", "INTERNAL", "UNKNOWN"}  # Ray's refuse the missing token
 _ADVICE = (
     "Set RAY_ADDRESS to HOST:6379 of `ray start --head`, start the cluster, or set RAY_ADDRESS=local to "
     "compute on this machine alone"
@@ -37,16 +38,33 @@ def check_reachable(address: str) -> None:
     host, _, port = (address[len("ray://") :] if match["client"] else resolve_loopback(address)).rpartition(
         ":"
     )
-    encrypted = os.environ.get("RAY_USE_TLS", "0") != "0"
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS) as connection:
-            connection.sendall(b"" if encrypted else _PREFACE)
-            answer = b"" if encrypted else connection.recv(_TYPE + 1)
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS):
+            pass
     except OSError as error:
         reason = "no answer" if isinstance(error, TimeoutError) else (error.strerror or str(error))
         raise UsageError(f"no Ray cluster answers at {address}: {reason}. {_ADVICE}") from None
-    if not encrypted and answer[_TYPE:] != bytes([_SETTINGS_FRAME]):
-        raise UsageError(f"{address} is not a Ray cluster: unexpected response. {_ADVICE}")
+    if os.environ.get("RAY_USE_TLS", "0") == "0":
+        _call(address, f"{host}:{port}", _CLIENT_METHOD if match["client"] else _METHOD)
+
+
+def _call(address: str, target: str, method: str) -> None:
+    """Call a method that Ray's servers have, without arguments and without a token.
+
+    Raises:
+        UsageError: the server does not have it, or does not answer.
+    """
+    import grpc
+
+    with grpc.insecure_channel(target, [("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            channel.unary_unary(method)(b"", timeout=_SECONDS)
+        except grpc.RpcError as error:
+            code, text = error.code().name, " ".join((error.details() or "").split())
+            if code == "DEADLINE_EXCEEDED":
+                raise UsageError(f"no Ray cluster answers at {address}: no answer. {_ADVICE}") from None
+            if code in _OF_OTHER_SERVERS:
+                raise UsageError(f"{address} is not a Ray cluster: {code}, {text}. {_ADVICE}") from None
 
 
 @contextmanager

@@ -55,6 +55,34 @@ def share(value: Any) -> Shared:
     return Shared(ray.put(value))
 
 
+def check_cluster() -> None:
+    """Check that the cluster to join answers, if there is one; jobs do it before they look at their data.
+
+    Raises:
+        UsageError: RAY_ADDRESS, or the address that `ray start` left, is not that of a cluster that answers.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        _find_cluster()
+
+
+def _find_cluster() -> str | None:
+    """Return the address of the cluster to join, None if there is none.
+
+    Raises:
+        UsageError: no cluster answers there.
+    """
+    from pipelines.cluster.ray_internals import find_cluster
+
+    with explain_ray_errors(os.environ.get("RAY_ADDRESS") or None):
+        address = find_cluster()
+    with explain_ray_errors(address):
+        if address is not None:
+            check_reachable(address)
+    return address
+
+
 def connect() -> Cluster:
     """Join the cluster of RAY_ADDRESS or of this machine; start a local one where there is none.
 
@@ -64,21 +92,14 @@ def connect() -> Cluster:
     """
     import ray
 
-    from pipelines.cluster.ray_internals import (
-        find_cluster,
-        handle_worker_output,
-        is_external_cluster,
-        on_loopback,
-    )
+    from pipelines.cluster.ray_internals import handle_worker_output, is_external_cluster, on_loopback
 
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     if not ray.is_initialized():
         settings = {"logging_level": logging.WARNING, "log_to_driver": True}
-        with explain_ray_errors(os.environ.get("RAY_ADDRESS") or None):
-            address = find_cluster()
+        address = _find_cluster()
         with explain_ray_errors(address):
             if address is not None:
-                check_reachable(address)
                 ray.init(**settings)
             else:
                 _protect_token()

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from apollo.checkpoints.container import CheckpointError
+from pipelines.cluster.connection import check_cluster
 from pipelines.demo.album import album_folders
 from pipelines.demo.page import TITLES, Step, write_page
 from pipelines.demo.songs import write_songs
@@ -106,9 +107,10 @@ class _Demo:
         """Build the configurations of all jobs, so that errors in any are reported first.
 
         Raises:
-            UsageError: one of them is wrong.
+            UsageError: one of them is wrong, or no cluster answers at RAY_ADDRESS.
         """
         config, settings = self.config, self.settings
+        check_cluster()
         self.uri = resolve_uri(config.tracking_uri or sqlite_uri(config.path("mlflow.db")), config.output)
         check_uri(self.uri, nodes=1)
         tracking = TrackingConfig(uri=self.uri, experiment="apollo-demo")

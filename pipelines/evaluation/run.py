@@ -22,6 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.cluster.connection import check_cluster
 from pipelines.dataset.manifest import read_committed
 from pipelines.errors import OutputTakenError, UsageError, root_cause
 from pipelines.evaluation import promotion
@@ -79,6 +80,7 @@ class _Evaluation:
     def prepare(self) -> Outcome | None:
         """Load items and models, and check the output's fingerprint."""
         config = self.config
+        check_cluster()
         self.uri = promotion.resolve_tracking_uri(config)
         self.item_source = open_items(
             config.data, config.split, config.degradations, config.limit, align=config.align_pairs

@@ -42,7 +42,7 @@ def _refuse(roots: list[str], discovered: DiscoveryResult) -> None:
         raise UsageError(
             f"no audio below {', '.join(roots)}. Expected MUSDB18-HQ (train/<song>/mixture.wav …), "
             "MoisesDB (<song>/data.json …), Slakh2100 (<song>/metadata.yaml …), MedleyDB "
-            "(<song>/<song>_METADATA.yaml …), folders of stems "
+            "(<song>/<song>_METADATA.yaml …), URMP (<piece>/AuSep_1_vn_<piece>.wav …), folders of stems "
             "(<song>/vocals.flac …), or songs"
         )
 

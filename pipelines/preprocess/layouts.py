@@ -1,4 +1,4 @@
-"""Layouts of data sets: MoisesDB here; MUSDB18, Slakh2100, MedleyDB, loose stems and songs in their modules.
+"""Layouts of data sets: MoisesDB here; those of others, loose stems and songs in their modules.
 
 A data set is recognised by its folders and by names without extensions.
 
@@ -18,6 +18,7 @@ from pipelines.preprocess.slakh import METADATA, add_slakh_song
 from pipelines.preprocess.songs import DiscoveryResult, Song, SourceFile, full_file
 from pipelines.preprocess.split_folders import SplitFolders
 from pipelines.preprocess.stem_names import nfc
+from pipelines.preprocess.urmp import take_urmp_pieces
 from pipelines.schema import STEMS
 from pipelines.storage.folder import Entry, Folder
 from pipelines.storage.object_store import StoreError
@@ -60,6 +61,7 @@ def group_into_songs(
             is_metadata(file.name) and posixpath.basename(file.name) != LISTING for file in files
         )
         audio = take_stem_files(root, folder, audio, discovered)
+        audio = take_urmp_pieces(root, folder, audio, splits, discovered)
         if has_musdb_song(root, folder, audio):
             musdb.append(folder)
             add_musdb_song(root, folder, audio, discovered)

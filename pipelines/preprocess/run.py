@@ -20,7 +20,7 @@ from typing import Any
 from pipelines import schema
 from pipelines.audio.transcoding import trim_cache
 from pipelines.cluster.actor_pool import run_actors
-from pipelines.cluster.connection import Cluster, connect
+from pipelines.cluster.connection import Cluster, check_cluster, connect
 from pipelines.dataset.manifest import REPORT
 from pipelines.dataset.plan import PLAN, planned_shards
 from pipelines.dataset.shards import ShardCommit, read_commits
@@ -126,8 +126,10 @@ class PreprocessRun:
             The outcome if the output is complete already.
 
         Raises:
-            UsageError: the output belongs to another configuration or other files.
+            UsageError: the output belongs to another configuration or other files, or no cluster answers at
+                RAY_ADDRESS.
         """
+        check_cluster()
         with self._timed("find"):
             self._discovered = find_songs(self.config.data)
         self._check_fingerprint()

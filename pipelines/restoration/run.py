@@ -134,9 +134,11 @@ class _Run:
     def prepare(self) -> Outcome | None:
         """Find the songs, load the weights, check the fingerprint, and find what is pending."""
         from apollo.inference.crossover import check_keep_below
+        from pipelines.cluster.connection import check_cluster
         from pipelines.restoration.records import split_pending
         from pipelines.restoration.songs import find_songs
 
+        check_cluster()
         self.tasks = find_songs(self.config.data, self.config.songs)
         self.weights = _load(self.config.checkpoint)
         config = self.config

@@ -9,6 +9,7 @@ from typing import Any
 from apollo.model.config import DiscriminatorConfig, GeneratorConfig
 from apollo.training.augmentation import OLD_MODES
 from apollo.training.config import RESUMABLE_FIT_OVERRIDES, RESUMABLE_GAN_OVERRIDES, GanConfig
+from pipelines.cluster.connection import check_cluster
 from pipelines.errors import UsageError
 from pipelines.runtime.outcome import Exit, Outcome, read_finished
 from pipelines.runtime.run import check_fingerprint
@@ -56,9 +57,11 @@ def resolve(config: TrainConfig) -> ResolvedTraining:
     """Check a configuration against data and output, and claim the output for it.
 
     Raises:
-        UsageError: the output was created with a different configuration, or its metrics have no place.
+        UsageError: the output was created with a different configuration, its metrics have no place, or no
+            cluster answers at RAY_ADDRESS.
         ValueError: shards, checkpoint or shapes do not fit.
     """
+    check_cluster()
     sync = CheckpointSync(config.output, config.folder) if is_uri(config.output) else None
     if sync:
         _check_tracking(config)

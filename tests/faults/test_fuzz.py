@@ -1,10 +1,13 @@
 """Mutated headers and tags: every file is restored, or fails with a reason: no crash, hang or wrong exit.
 
 Random changes of bytes, and wrong values of the fields that declare lengths: of these files no sample may be
-missing or invented without a word. APOLLO_FUZZ_SECONDS (`make fuzz`: an hour, divided among the tests) goes
-on with other seeds. A failure names the seed; the files of a seed are always the same.
+missing or invented without a word. Changes of chunks, which are shrunk to a short example and printed.
+APOLLO_FUZZ_SECONDS (`make fuzz`: an hour, divided among the tests) goes on with other seeds. A failure names
+the seed; the files of a seed are always the same.
 """
 
+import contextlib
+import io
 import json
 import os
 import random
@@ -15,18 +18,20 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import soundfile
 import torch
 from numpy.typing import NDArray
 
+from apollo.__main__ import main
 from apollo.audio.reading import AudioReader
 from apollo.audio.rejects import AudioError
 from pipelines.preprocess.scan import SongScanner
 from pipelines.preprocess.songs import Song, SourceFile
 from pipelines.runtime.versions import software_versions
-from tests.support import header_mutants, restoration_jobs
+from tests.support import container_mutants, header_mutants, restoration_jobs
 from tests.support.datasets import encode, music, write
 
 SECONDS = 0.4
@@ -44,6 +49,7 @@ FILES = {  # ten small files: ffmpeg's options
 }
 MUTANTS = 10  # of each file
 LENGTHS = 150  # wrong ones
+EXAMPLES = 100  # of changed chunks
 TOLERANCE = 1e-4
 START, END = 600, 200  # headers and tags are here
 MOST_SECONDS = 60.0
@@ -104,8 +110,8 @@ def _check(result: "subprocess.CompletedProcess[str]", output: Path) -> None:
 
 
 def _seeds() -> Iterator[int]:
-    """Yield 0, or new seeds for a third of APOLLO_FUZZ_SECONDS."""
-    seconds = float(os.environ.get("APOLLO_FUZZ_SECONDS", "0")) / 3
+    """Yield 0, or new seeds for a quarter of APOLLO_FUZZ_SECONDS."""
+    seconds = float(os.environ.get("APOLLO_FUZZ_SECONDS", "0")) / 4
     end = time.monotonic() + seconds
     seed = 0 if seconds < 1 else int(time.time())
     while True:
@@ -193,3 +199,54 @@ def test_scans_of_preprocess_measure_or_reject_the_same_files(tmp_path: Path) ->
             path.unlink()
         for path in (tmp_path / "cache").iterdir():
             path.unlink()
+
+
+def _run(*arguments: str) -> tuple[int, str]:
+    """Run the command in this process, which is faster; return its exit code and output."""
+    output, errors = io.StringIO(), io.StringIO()
+    start = time.monotonic()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        code = main(arguments)
+    assert time.monotonic() - start < MOST_SECONDS, arguments
+    assert "Traceback" not in errors.getvalue(), errors.getvalue()[-3_000:]
+    return code, output.getvalue()
+
+
+@pytest.mark.timeout(7_200)
+def test_files_with_changed_chunks_are_restored_inspected_and_scanned_or_refused(tmp_path: Path) -> None:
+    hypothesis.configuration.set_hypothesis_home_dir(tmp_path / "hypothesis")
+    weights = str(restoration_jobs.save_generator(tmp_path / "weights"))
+    originals = {path.name: path.read_bytes() for path in _write_originals(tmp_path).iterdir()}
+    scanner = SongScanner(
+        str(tmp_path / "output"), str(tmp_path / "cache"), 10**9, None, software_versions(None)
+    )
+
+    @hypothesis.settings(
+        max_examples=EXAMPLES,
+        database=None,
+        deadline=None,
+        print_blob=False,
+        phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
+        suppress_health_check=tuple(hypothesis.HealthCheck),
+    )
+    @hypothesis.given(container_mutants.mutants(originals))
+    def check(mutant: container_mutants.Mutant) -> None:
+        path, restored = tmp_path / mutant.original, tmp_path / "restored"
+        for left in (*restored.glob("*"), *(tmp_path / "cache").glob("*")):
+            left.unlink()
+        path.write_bytes(mutant.make(originals[mutant.original]))
+        options = ("-o", str(restored), "--json", "--force", "--overwrite", "--device", "cpu")
+        code, printed = _run("restore", str(path), *options, "--checkpoint", weights)
+        song = json.loads(printed)
+        assert code == (0 if song["status"] == "restored" else 1), song
+        if code:
+            assert song["reason"] and song["reason"].isprintable(), song
+        else:
+            assert soundfile.info(song["output"]).frames == song["samples"] > 0, song
+        code, printed = _run("inspect", str(path), "--json")
+        (facts,) = json.loads(printed)
+        assert code == (1 if facts["problem"] else 0), facts
+        _scan(scanner, path)
+
+    for seed in _seeds():
+        hypothesis.seed(seed)(check)()

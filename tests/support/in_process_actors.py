@@ -36,6 +36,7 @@ class _Pool(NamedTuple):
 def replace_actors(patch: pytest.MonkeyPatch) -> None:
     """Let preprocess, restore and evaluate work without Ray, which takes seconds to start each actor."""
     patch.setattr(connection, "connect", _connect)
+    patch.setattr(connection, "_find_cluster", lambda: None)
     patch.setattr(connection, "share", _Here)
     patch.setattr(actor_pool, "run_actors", _run_actors)
     patch.setattr(preprocess_run, "connect", _connect)

@@ -419,16 +419,22 @@ def test_zeros_instead_of_frames_are_damage(tmp_path: Path) -> None:
     assert any(f"zeros instead of MP3 frames from byte {frames[10]} on" in text for text in warnings)
 
 
-def test_a_change_within_another_format_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize("extension", ["aac", "ac3", "eac3", "mp2"])
+@pytest.mark.parametrize("first_rate", [RATE, 48_000])
+@pytest.mark.parametrize("channels", [(2, 1), (1, 2)])
+def test_a_change_within_another_format_is_said(
+    tmp_path: Path, extension: str, first_rate: int, channels: tuple[int, int]
+) -> None:
     content = b""
-    for channels in (2, 1):
-        wav = write(tmp_path / "in.wav", tone(1.0, RATE, channels))
-        content += encode(wav, tmp_path / "part.aac", "-b:a", "96k").read_bytes()
-    (tmp_path / "song.aac").write_bytes(content)
-    samples, warnings = read(tmp_path / "song.aac")
+    for rate, number in zip((first_rate, RATE), channels, strict=True):
+        wav = write(tmp_path / "in.wav", tone(1.0, rate, number), rate)
+        content += encode(wav, tmp_path / f"part.{extension}", "-b:a", "96k").read_bytes()
+    (tmp_path / f"song.{extension}").write_bytes(content)
+    samples, warnings = read(tmp_path / f"song.{extension}")
     assert len(samples) > 1.9 * RATE
-    assert "changes midway from 44100 Hz, stereo to 44100 Hz, mono" in warnings[0]
-    assert "mixed into stereo: its level and channels change" in warnings[0]
+    first, second = ("stereo", "mono") if channels == (2, 1) else ("mono", "stereo")
+    assert re.search(rf"changes midway from \d+ Hz, {first} to \d+ Hz, {second}", warnings[0])
+    assert f"mixed into {first}: its level and channels change" in warnings[0]
 
 
 @pytest.mark.parametrize("rate", [RATE, 48_000])

@@ -455,6 +455,23 @@ def test_file_whose_sample_rate_alone_changes_midway_gets_a_remark(encoded: Path
 
 
 @pytest.mark.parametrize("rate", [RATE, 48_000])
+@pytest.mark.parametrize("extension", ["wav", "flac", "aiff", "au", "caf", "w64", "tta"])
+def test_joined_files_are_read_one_after_the_other(tmp_path: Path, extension: str, rate: int) -> None:
+    """As `cat a.flac b.flac` makes them, and as `apollo restore` reads them."""
+    soundfile.write(tmp_path / "in.wav", _music(rate=rate), rate)
+    content = _encode(tmp_path / "in.wav", tmp_path / f"x.{extension}").read_bytes()
+    (tmp_path / f"joined.{extension}").write_bytes(content * 2)
+    known = probe(str(tmp_path / f"joined.{extension}"))
+    assert known is None or not known.windowed
+    made = _ingest(tmp_path / f"joined.{extension}", tmp_path / "cache")
+    assert made.remark is None
+    assert made.frames == 2 * SECONDS * RATE
+    if rate == RATE:
+        expected = np.concatenate([_music(), _music()])
+        assert _samples(tmp_path / "cache", made) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("rate", [RATE, 48_000])
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
 def test_unfinished_wav_is_read_to_its_end_with_a_remark(tmp_path: Path, rate: int, subtype: str) -> None:
     """A recorder that was killed leaves sizes of 0."""

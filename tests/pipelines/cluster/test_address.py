@@ -3,15 +3,29 @@
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
+import grpc
 import pytest
 import ray
 from ray._private.utils import validate_socket_filepath
 
 from pipelines.cluster import address, connection
+from pipelines.demo.run import DemoConfig, run_demo
 from pipelines.errors import UsageError
+from pipelines.evaluation.config import EvaluateConfig
+from pipelines.evaluation.run import evaluate
+from pipelines.preprocess.config import PreprocessConfig
+from pipelines.preprocess.run import preprocess
+from pipelines.restoration.run import RestoreConfig, restore
+from pipelines.runtime.outcome import Exit, Outcome
+from pipelines.training.config import TrainConfig
+from pipelines.training.run import train
+
+_SETTINGS = bytes(3) + b"\x04" + bytes(5)  # with which a server of HTTP/2 begins
 
 
 @pytest.fixture(autouse=True)
@@ -66,8 +80,43 @@ def test_34_an_address_where_nothing_answers_is_refused_in_time(monkeypatch: pyt
         unused = f"127.0.0.1:{server.getsockname()[1]}"
     for dead in (unused, f"ray://{unused}"):
         assert f"no Ray cluster answers at {dead}: Connection refused" in _refusal(monkeypatch, dead)
+    with _server(_SETTINGS) as silent:
+        assert f"no Ray cluster answers at {silent}: no answer" in _refusal(monkeypatch, silent)
     with _server(b"HTTP/1.1 400 Bad Request\r\n\r\n") as web:
         assert f"{web} is not a Ray cluster" in _refusal(monkeypatch, web)
+
+
+@pytest.mark.parametrize("kind", ["", "ray://"])
+def test_34_another_server_of_grpc_is_refused_with_its_answer(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    other = grpc.server(ThreadPoolExecutor(1))
+    place = f"{kind}127.0.0.1:{other.add_insecure_port('0.0.0.0:0')}"
+    other.start()
+    try:
+        text = _refusal(monkeypatch, place)
+    finally:
+        other.stop(None)
+    assert f"{place} is not a Ray cluster: UNIMPLEMENTED, Method not found!" in text
+
+
+def test_34_every_job_checks_the_address_before_its_data(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    missing, output = str(tmp_path / "missing"), str(tmp_path / "output")
+    settings = {"train": {}, "evaluate": {}, "preprocess": {}}
+    jobs: dict[str, Callable[[], Outcome]] = {
+        "preprocess": lambda: preprocess(PreprocessConfig(data=[missing], output=output)),
+        "train": lambda: train(TrainConfig(shards=missing, output=output)),
+        "evaluate": lambda: evaluate(EvaluateConfig(data=missing, models=("compact",), output=output)),
+        "restore": lambda: restore(RestoreConfig(data=[missing], output=output)),
+        "demo": lambda: run_demo(DemoConfig(data=(missing,), output=output), settings),
+    }
+    for name, job in jobs.items():
+        outcome = job()
+        assert outcome.code == Exit.USAGE, name
+        assert "no Ray cluster answers at 127.0.0.1:1: Connection refused" in outcome.message, name
 
 
 def test_34_a_temporary_folder_that_is_too_long_is_named() -> None:

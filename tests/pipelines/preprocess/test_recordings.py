@@ -625,3 +625,39 @@ def test_medleydb_song_with_broken_metadata_is_rejected(tmp_path: Path, content:
     ((name, reason, kind),) = discovered.rejects
     assert (name, kind) == ("medleydb/Art_Title", "listing")
     assert reason.startswith("Art_Title_METADATA.yaml cannot be read: ")
+
+
+# URMP
+
+
+def test_urmp_has_the_classes_of_its_instruments(tmp_path: Path) -> None:
+    piece = tmp_path / "Dataset/38_Jerusalem_fl_vn_vn_va_db"
+    codes = ("fl", "vn", "vn", "va", "db")
+    tracks = [f"AuSep_{n}_{code}_38_Jerusalem.wav" for n, code in enumerate(codes, 1)]
+    rest = ("Vid_38_Jerusalem_fl_vn_vn_va_db.mp4", "Sco_38_Jerusalem_fl_vn_vn_va_db.pdf")
+    _touch(piece, "AuMix_38_Jerusalem_fl_vn_vn_va_db.wav", *tracks, *rest)
+    _touch(tmp_path / "Dataset/01_Jupiter_vn_vc", "AuMix_01_Jupiter_vn_vc.wav")
+    _touch(tmp_path / "Dataset/01_Jupiter_vn_vc", "AuSep_1_vn_01_Jupiter.wav", "AuSep_2_vc_01_Jupiter.wav")
+    discovered = _find(tmp_path)
+    second, first = sorted(discovered.songs, key=lambda song: song.title, reverse=True)
+    assert (first.song_id, first.dataset, first.title) == ("urmp/01_Jupiter", "urmp", "01_Jupiter")
+    assert _names(first) == {
+        "bowed_strings": ["AuSep_1_vn_01_Jupiter.wav", "AuSep_2_vc_01_Jupiter.wav"],
+        MIXTURE: ["AuMix_01_Jupiter_vn_vc.wav"],
+    }
+    assert _names(second) == {
+        "wind": tracks[:1],
+        "bowed_strings": tracks[1:4],
+        "bass": tracks[4:],
+        MIXTURE: ["AuMix_38_Jerusalem_fl_vn_vn_va_db.wav"],
+    }
+    assert (discovered.ignored_files, discovered.rejects) == (2, [])  # the video and the score
+
+
+def test_pieces_of_urmp_in_one_folder_are_songs_of_their_own(tmp_path: Path) -> None:
+    names = ["AuMix_01_Jupiter_vn_vc", "AuSep_1_vn_01_Jupiter", "AuSep_2_vc_01_Jupiter"]
+    names += ["AuMix_02_Sonata_vn_vn", "AuSep_1_vn_02_Sonata", "AuSep_2_vn_02_Sonata", "AuSep_1_xy_03_Song"]
+    _touch(tmp_path, *(f"{name}.wav" for name in names))
+    songs = _find(tmp_path).songs
+    assert [song.song_id for song in songs][-2:] == ["urmp/01_Jupiter", "urmp/02_Sonata"]
+    assert len({song.recording for song in songs}) == len(songs) == 3
