@@ -1,4 +1,4 @@
-"""The `apollo` command: restore or inspect songs, restore a stream, describe a checkpoint, check a machine.
+"""The `apollo` command: restore or inspect songs, restore a stream, describe or export a model, and others.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 some files could not be restored while others were, 130 interrupted.
 """
@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from apollo import __version__
 from apollo.cli import PCM_FORMATS
+from apollo.cli.export import add_export_options, export
 from apollo.cli.options import (
     DONE,
     FAILED,
@@ -39,6 +40,10 @@ _EXAMPLES = {
     "inspect": """examples:
   apollo inspect song.flac                         is it what it says?
   apollo inspect album/ --json > album.json""",
+    "export": """examples:
+  apollo export -o model.onnx                      for ONNX Runtime: the next samples and a state in
+  apollo export -o model.onnx --whole              a whole signal in
+  apollo export -o model.onnx --int8 --checkpoint JusperLee/Apollo""",
     "stream": """example:
   ffmpeg -i radio.mp3 -f f32le -ar 44100 -ac 2 - | apollo stream --checkpoint runs/causal | ffplay ...""",
 }
@@ -116,6 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     info = _command(commands, "info", "describe a checkpoint", _info)
     info.add_argument("checkpoint", metavar="CHECKPOINT")
     info.add_argument("--json", action="store_true", help="as JSON")
+
+    add_export_options(_command(commands, "export", "write a model for other programs", export))
 
     doctor = _command(commands, "doctor", "check packages, ffmpeg, device and speed of this machine", _doctor)
     add_device_options(doctor)

@@ -15,12 +15,13 @@ OUTER = (
     "apollo/audio/",
     "apollo/cli/",
     "apollo/listening/",
+    "apollo/onnx/",
     "apollo/checkpoints/hub.py",
     "apollo/checkpoints/io.py",
 )
 OUTER_PACKAGES = {
     "soundfile", "safetensors", "huggingface_hub", "ffmpeg", "imageio_ffmpeg", "matplotlib", "tqdm",
-    "mutagen", "soxr",
+    "mutagen", "soxr", "onnx", "onnxruntime",
 }  # fmt: skip
 MAY_IMPORT_IN_PIPELINES = {
     "ray": ("cluster/", "runtime/prometheus.py", "evaluation/tune_trials.py"),
@@ -32,6 +33,7 @@ LAYERS = {  # a package imports only what stands above it; those on one line nev
         "model",
         "inference",
         "checkpoints",
+        "onnx",
         "training",
         "listening",
         "audio",
