@@ -7,12 +7,12 @@ whole: samples of any length in, restored samples out.
     strength  [1]                          of the noise
     restored  [batch, channels, samples]
 
-streaming: whole hops of samples in, as many restored samples out, `delay_samples` later (`OnnxGenerator`).
+streaming: whole hops of samples in, as many restored samples out, look-ahead + 2 hops later.
 
     samples   [batch, channels, hops * hop]
     valid     [hops]                       1 where a hop completes a frame of the signal, 0 before and after
     noise     [2, hops * hop]
-    strength  []
+    strength  [1]
     state     [batch * channels, size]     zeros at first, then what came out
     restored  [batch, channels, hops * hop]
     next_state
@@ -31,7 +31,7 @@ from apollo.onnx.frames import Chunk, Frames, WholeSignal
 from apollo.onnx.graph import END, GraphBuilder
 from apollo.onnx.level_and_noise import add_amplitude, add_level, add_noise
 from apollo.onnx.transforms import add_analysis, add_synthesis
-from apollo.onnx.trunks import Complex, add_trunk
+from apollo.onnx.trunks import Complex, add_trunk, multiply, split_parts
 
 if TYPE_CHECKING:
     import onnx
@@ -110,14 +110,14 @@ def _add_network(
         normalized = graph.op("Div", spectrum, graph.op("Sqrt", squared))
         aligned, sizes = [spectrum, level, *shares], [2 * config.bins, 1, *(1 for _ in shares)]
     since = frames.delay
-    prediction, log_gains = add_trunk(graph, frames, generator.trunk, _parts(graph, normalized))
+    prediction, log_gains = add_trunk(graph, frames, generator.trunk, split_parts(graph, normalized))
     joined = frames.align(graph.concat(*aligned, axis=2), sum(sizes), since)
     degraded, *level_and_share = graph.split(joined, sizes, axis=2)
-    output = _combine(graph, generator, _parts(graph, degraded), prediction, level_and_share)
+    output = _combine(graph, generator, split_parts(graph, degraded), prediction, level_and_share)
     if log_gains is not None and noise is not None:
         level, share = level_and_share
         amplitude = graph.op("Mul", add_amplitude(graph, log_gains, config.noise_limit), level)
-        spectra = _parts(graph, add_analysis(graph, noise, config.window_samples))
+        spectra = split_parts(graph, add_analysis(graph, noise, config.window_samples))
         mixed = add_noise(graph, spectra, amplitude, share)
         output = Complex(*(graph.op("Add", *pair) for pair in zip(output, mixed)))
     return add_synthesis(graph, graph.concat(*output, axis=2), config.window_samples)
@@ -128,17 +128,9 @@ def _combine(
 ) -> Complex:
     """Add what makes the deterministic part of the output from the trunk's prediction."""
     if generator.config.output == "mask_and_noise":
-        (real, imaginary), mask = degraded, prediction
-        products = [[graph.op("Mul", part, factor) for factor in mask] for part in (real, imaginary)]
-        prediction = Complex(
-            graph.op("Sub", products[0][0], products[1][1]), graph.op("Add", products[0][1], products[1][0])
-        )
+        prediction = multiply(graph, degraded, prediction)
     elif generator.normalizes_level:
         prediction = Complex(*(graph.op("Mul", part, level[0]) for part in prediction))
     if generator.config.output == "direct":
         return prediction
     return Complex(*(graph.op("Add", *pair) for pair in zip(degraded, prediction)))
-
-
-def _parts(graph: GraphBuilder, spectrum: str) -> Complex:
-    return Complex(*graph.ops("Split", spectrum, num_outputs=2, axis=2))

@@ -11,7 +11,7 @@ from apollo.model.level import LEVEL_FRAMES
 from apollo.model.noise import KEPT_POWER, LEAST_MAGNITUDE
 from apollo.onnx.frames import Frames
 from apollo.onnx.graph import FLOAT, GraphBuilder
-from apollo.onnx.trunks import Complex, add_power
+from apollo.onnx.trunks import Complex, add_power, split_parts
 
 _LEAST_SHARE = 1e-3  # of frames of the signal in an average: before a signal's first there are none
 
@@ -31,7 +31,7 @@ def add_level(
     Returns:
         The level, and the side's share if there are samples, 0 where there are no two channels.
     """
-    parts = Complex(*graph.ops("Split", spectrum, num_outputs=2, axis=2))
+    parts = split_parts(graph, spectrum)
     power = graph.op("ReduceMean", add_power(graph, parts), axes=[2], keepdims=1)
     ones = graph.op("Expand", graph.number(1.0), graph.op("Shape", power))
     quantities = [ones, power]

@@ -51,6 +51,18 @@ def add_power(graph: GraphBuilder, spectrum: Complex) -> str:
     return graph.op("Add", *squares)
 
 
+def multiply(graph: GraphBuilder, one: Complex, other: Complex) -> Complex:
+    """Add the product of complex values."""
+    products = [[graph.op("Mul", part, factor) for factor in other] for part in one]
+    real = graph.op("Sub", products[0][0], products[1][1])
+    return Complex(real, graph.op("Add", products[0][1], products[1][0]))
+
+
+def split_parts(graph: GraphBuilder, spectrum: str) -> Complex:
+    """Add real and imaginary parts of a spectrum [rows, frames, 2 * bins]."""
+    return Complex(*graph.ops("Split", spectrum, num_outputs=2, axis=2))
+
+
 def _add_frame_convolution(
     graph: GraphBuilder, frames: Frames, trunk: FrameConvolutionTrunk, spectrum: Complex
 ) -> tuple[Complex, str | None]:
@@ -63,7 +75,7 @@ def _add_frame_convolution(
     x = _add_layer_norm(graph, x, trunk.norm)
     gains = None if trunk.gains is None else _add_linear(graph, x, trunk.gains, "gains")
     merged = _add_linear(graph, x, trunk.merge, "merge")
-    return Complex(*graph.ops("Split", merged, num_outputs=2, axis=2)), gains
+    return split_parts(graph, merged), gains
 
 
 def _add_frame_block(graph: GraphBuilder, frames: Frames, block: FrameBlock, x: str) -> str:
@@ -77,12 +89,7 @@ def _add_frame_block(graph: GraphBuilder, frames: Frames, block: FrameBlock, x: 
     error = graph.op("Erf", graph.op("Div", hidden, graph.number(2.0**0.5)))
     doubled = graph.op("Mul", hidden, graph.op("Add", error, graph.number(1.0)))
     hidden = graph.op("Mul", doubled, graph.number(0.5))
-    scaled = nn.utils.skip_init(nn.Linear, block.contract.in_features, dim)
-    scaled.weight.data, scaled.bias.data = (
-        block.contract.weight * block.scale[:, None],
-        block.contract.bias * block.scale,
-    )
-    return graph.op("Add", x, _add_linear(graph, hidden, scaled, "contract"))
+    return graph.op("Add", x, _add_linear(graph, hidden, block.contract, "contract", block.scale))
 
 
 def _add_band_sequence(
@@ -193,10 +200,8 @@ def _add_rotation(graph: GraphBuilder, x: str, attention: BandAttention) -> str:
     """Rotate the pairs of queries and keys [rows, bands, heads, first and second members] by band."""
     freqs = attention.rotary_freqs[:, 0]  # [bands, 1, pairs]
     cos, sin = graph.weight(freqs.real, "cos"), graph.weight(freqs.imag, "sin")
-    first, second = graph.ops("Split", x, num_outputs=2, axis=3)
-    products = [[graph.op("Mul", part, factor) for factor in (cos, sin)] for part in (first, second)]
-    real = graph.op("Sub", products[0][0], products[1][1])
-    return graph.concat(real, graph.op("Add", products[0][1], products[1][0]), axis=3)
+    pairs = Complex(*graph.ops("Split", x, num_outputs=2, axis=3))
+    return graph.concat(*multiply(graph, pairs, Complex(cos, sin)), axis=3)
 
 
 def _add_time_block(graph: GraphBuilder, frames: Frames, block: TimeBlock, x: str, bands: int) -> str:
@@ -218,10 +223,12 @@ def _add_convolution(graph: GraphBuilder, image: str, weight: Tensor, bias: Tens
     return graph.op("Conv", image, *constants, group=len(weight))
 
 
-def _add_linear(graph: GraphBuilder, x: str, layer: nn.Linear, name: str) -> str:
+def _add_linear(graph: GraphBuilder, x: str, layer: nn.Linear, name: str, scale: Tensor | None = None) -> str:
+    """Add a linear layer, with its outputs scaled."""
+    factors = torch.ones(layer.out_features) if scale is None else scale
     with graph.scope(name):
-        y = graph.op("MatMul", x, graph.weight(layer.weight.t(), "weight"))
-        return y if layer.bias is None else graph.op("Add", y, graph.weight(layer.bias, "bias"))
+        y = graph.op("MatMul", x, graph.weight(layer.weight.t() * factors, "weight"))
+        return y if layer.bias is None else graph.op("Add", y, graph.weight(layer.bias * factors, "bias"))
 
 
 def _add_layer_norm(graph: GraphBuilder, x: str, norm: nn.LayerNorm) -> str:
