@@ -197,10 +197,10 @@ def describe_weights(source: str) -> dict[str, str]:
         CheckpointError: it does not exist.
     """
     path = _follow(locate(source))
+    name = path.name if os.path.exists(source) else source
+    licence = "Apache-2.0" if path == Path(__file__).with_name(COMPACT) else "that of the checkpoint"
     if path.is_dir():
         path = path / (SAFETENSORS if (path / SAFETENSORS).exists() else WEIGHTS)
-    licence = "Apache-2.0" if source == COMPACT else "that of the checkpoint"
-    name = source if source == COMPACT else path.name
     return {"weights": name, "weights_sha256": file_sha256(path), "licence": licence}
 
 

@@ -87,7 +87,7 @@ def load_generator(options: argparse.Namespace) -> "Generator | OnnxGenerator":
 
 def _load_onnx_generator(options: argparse.Namespace) -> "OnnxGenerator":
     """Load a generator for ONNX Runtime; one that is no ONNX file is exported in memory."""
-    from apollo.checkpoints.checkpoint import CheckpointError, load
+    from apollo.checkpoints.checkpoint import CheckpointError, load, locate
     from apollo.onnx.export import to_onnx_bytes
     from apollo.onnx.onnx_generator import OnnxGenerator, load_onnx
 
@@ -97,7 +97,7 @@ def _load_onnx_generator(options: argparse.Namespace) -> "OnnxGenerator":
         raise UsageError(f"--precision {options.precision} is for --backend torch; see apollo export --int8")
     try:
         if options.checkpoint.endswith(ONNX_SUFFIX):
-            return load_onnx(options.checkpoint)
+            return load_onnx(locate(options.checkpoint))
         return OnnxGenerator(to_onnx_bytes(load(options.checkpoint)), options.checkpoint)
     except CheckpointError as error:
         raise UsageError(error) from error

@@ -47,9 +47,7 @@ class OnnxGenerator:
         with torch.device("meta"):  # for its properties, without weights
             self._network = Generator(self.config)
         self.trunk = self._network.trunk
-        self._names = {one.name for one in self._session.get_inputs()}
-        self._check_inputs(name)
-        self.state_size = int(self._session.get_inputs()[-1].shape[1])
+        self.state_size = self._read_state_size(name)
 
     @property
     def device(self) -> torch.device:
@@ -100,14 +98,17 @@ class OnnxGenerator:
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{name} is damaged: its metadata `config`: {error}") from error
 
-    def _check_inputs(self, name: str) -> None:
+    def _read_state_size(self, name: str) -> int:
+        """Return the numbers of a row's state, after a check of the inputs."""
+        shapes = {one.name: one.shape for one in self._session.get_inputs()}
         expected = {"samples", "valid", "state"}
         if self.config.output == "mask_and_noise":
             expected |= {"noise", "strength"}
-        if self._names != expected:
-            raise CheckpointError(
-                f"{name} is damaged: its inputs are {sorted(self._names)}, not {sorted(expected)}"
-            )
+        size = shapes.get("state", [None])[-1]
+        if set(shapes) != expected or not isinstance(size, int):
+            raise CheckpointError(f"{name} is damaged: its inputs {shapes} do not fit its metadata")
+        self._names = expected
+        return size
 
 
 def load_onnx(path: str | os.PathLike[str]) -> OnnxGenerator:

@@ -211,14 +211,14 @@ def changed(path: Path, exported: Path, **facts: str) -> None:
 @pytest.mark.parametrize(
     "kind, message",
     [
-        ("missing", "No such file or directory"),
+        ("missing", "no such file or folder"),
         ("text", "is no ONNX file, or is damaged"),
         ("empty", "is no ONNX file, or is damaged"),
         ("truncated", "is no ONNX file, or is damaged"),
         ("foreign", "was not written by `apollo export`"),
         ("whole", "export it without --whole"),
         ("config", "is damaged: its metadata `config`"),
-        ("other config", "is damaged: its inputs"),
+        ("other config", "do not fit its metadata"),
     ],
 )
 def test_files_that_are_no_streaming_model_are_refused(
