@@ -48,6 +48,7 @@ class OnnxGenerator:
             self._network = Generator(self.config)
         self.trunk = self._network.trunk
         self.state_size = self._read_state_size(name)
+        self._names = {one.name for one in self._session.get_inputs()}
 
     @property
     def device(self) -> torch.device:
@@ -59,7 +60,7 @@ class OnnxGenerator:
         """Frames after a frame that it depends on."""
         return self._network.lookahead_frames
 
-    def frames_at_a_time(self, rows: int, device: torch.device) -> int | None:
+    def frames_at_a_time(self, rows: int, device: torch.device) -> int:
         """Return how many frames are computed at a time, so that they stay in a CPU's cache."""
         num_values = self.trunk.features_per_frame
         if self.config.trunk == "band_sequence":  # scores of attention, which torch never holds as a whole
@@ -107,7 +108,6 @@ class OnnxGenerator:
         size = shapes.get("state", [None])[-1]
         if set(shapes) != expected or not isinstance(size, int):
             raise CheckpointError(f"{name} is damaged: its inputs {shapes} do not fit its metadata")
-        self._names = expected
         return size
 
 
@@ -169,7 +169,7 @@ class OnnxStreamRestorer(BaseStreamRestorer):
         if final:
             valid[hops:] = 0.0
             new = torch.nn.functional.pad(new, (0, lookahead * hop))
-        at_a_time = self.generator.frames_at_a_time(len(samples), self.generator.device) or len(valid)
+        at_a_time = self.generator.frames_at_a_time(len(samples), self.generator.device)
         parts = []
         for begin in range(0, len(valid), at_a_time):
             some = valid[begin : begin + at_a_time]
