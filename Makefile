@@ -56,6 +56,7 @@ hosts: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.compact
+	$(BIN)/python -m benchmarks.portable
 	$(BIN)/python -m benchmarks.forward --batch 1 --compile
 	$(BIN)/python -m benchmarks.gan_step
 	$(BIN)/python -m benchmarks.loader

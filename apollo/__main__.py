@@ -1,4 +1,4 @@
-"""The `apollo` command: restore or inspect songs, restore a stream, describe or publish checkpoints.
+"""The `apollo` command: restore or inspect songs, restore a stream, describe, export or publish models.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 some files could not be restored while others were, 130 interrupted.
 """
@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from apollo import __version__
 from apollo.cli import PCM_FORMATS
+from apollo.cli.export import add_export_options, export
 from apollo.cli.models import add_models_options, add_push_options, models, push
 from apollo.cli.options import (
     DONE,
@@ -46,6 +47,10 @@ _EXAMPLES = {
     "push": """examples:
   apollo push me/my-model --checkpoint runs/best --license cc-by-4.0 -o look     what would be published
   apollo push me/my-model --checkpoint runs/best --license cc-by-4.0 --card card.md""",
+    "export": """examples:
+  apollo export -o model.onnx                      for ONNX Runtime: the next samples and a state in
+  apollo export -o model.onnx --whole              a whole signal in
+  apollo export -o model.onnx --int8 --checkpoint JusperLee/Apollo""",
     "stream": """example:
   ffmpeg -i radio.mp3 -f f32le -ar 44100 -ac 2 - | apollo stream --checkpoint runs/causal | ffplay ...""",
 }
@@ -126,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_models_options(_command(commands, "models", "list models known by name, or download them", models))
     add_push_options(_command(commands, "push", "publish a checkpoint on Hugging Face", push))
+    add_export_options(_command(commands, "export", "write a model for other programs", export))
 
     doctor = _command(commands, "doctor", "check packages, ffmpeg, device and speed of this machine", _doctor)
     add_device_options(doctor)

@@ -16,7 +16,7 @@ from apollo.audio.resampling import Resampler
 from apollo.audio.tag_reading import read_tags
 from apollo.audio.tags import SongTags
 from apollo.audio.writing import AudioWriter
-from apollo.model.generator import Generator
+from apollo.inference.streaming import StreamableGenerator
 
 
 class SongOutput:
@@ -40,7 +40,13 @@ class SongOutput:
     """
 
     def __init__(
-        self, target: Path, song: AudioReader, config: SongsConfig, *, generator: Generator, model: str
+        self,
+        target: Path,
+        song: AudioReader,
+        config: SongsConfig,
+        *,
+        generator: StreamableGenerator,
+        model: str,
     ) -> None:
         rate = generator.config.sample_rate
         wanted = song.source_rate if config.rate == "same" else rate

@@ -27,6 +27,7 @@ from apollo.audio.songs import SongJob, SongResult, is_pending, restore_songs
 from apollo.inference.memory import free_system_memory_bytes
 from apollo.model.config import GeneratorConfig
 from apollo.model.generator import Generator
+from apollo.onnx.onnx_generator import OnnxGenerator
 
 PROCESS_BYTES = 1 << 30  # of a process with libraries, weights and a chunk: measured: 0.3 to 0.5 GB
 _END_SECONDS = 10.0
@@ -41,10 +42,10 @@ def choose_num_processes(num_songs: int) -> int:
 
 @dataclass(frozen=True)
 class _Task:
-    """What a process needs: plain values, and weights as `torch.save` writes them."""
+    """What a process needs: plain values, and weights: of `torch.save` or, without a precision, in ONNX."""
 
     generator: GeneratorConfig
-    precision: torch.dtype
+    precision: torch.dtype | None
     weights: bytes
     songs: SongsConfig
     num_threads: int
@@ -63,7 +64,7 @@ class _Worker:
 
 
 def restore_songs_in_processes(
-    generator: Generator,
+    generator: Generator | OnnxGenerator,
     jobs: Sequence[SongJob],
     config: SongsConfig,
     *,
@@ -90,8 +91,7 @@ def restore_songs_in_processes(
     waiting = deque(job for job in jobs if is_pending(job, config))
     task = _Task(
         generator.config,
-        next(module.weight.dtype for module in generator.modules() if type(module) is nn.Linear),
-        _save_weights(generator),
+        *_save_weights(generator),
         config,
         max(torch.get_num_threads() // num_processes, 1),
         model,
@@ -208,10 +208,22 @@ def _delete_unfinished(worker: _Worker) -> None:
             path.unlink(missing_ok=True)
 
 
-def _save_weights(generator: Generator) -> bytes:
+def _save_weights(generator: Generator | OnnxGenerator) -> tuple[torch.dtype | None, bytes]:
+    """Return precision and weights of a task."""
+    if isinstance(generator, OnnxGenerator):
+        return None, generator.content
     stream = io.BytesIO()
     torch.save(generator.state_dict(), stream)
-    return stream.getvalue()
+    precision = next(module.weight.dtype for module in generator.modules() if type(module) is nn.Linear)
+    return precision, stream.getvalue()
+
+
+def _load_weights(task: _Task) -> Generator | OnnxGenerator:
+    if task.precision is None:
+        return OnnxGenerator(task.weights, task.model)
+    generator = Generator(task.generator).with_precision(task.precision)
+    generator.load_state_dict(torch.load(io.BytesIO(task.weights), weights_only=True))
+    return generator
 
 
 def _work(connection: Connection, task: _Task) -> None:
@@ -220,8 +232,7 @@ def _work(connection: Connection, task: _Task) -> None:
     torch.set_num_threads(task.num_threads)
     with suppress(KeyboardInterrupt, EOFError, OSError):  # ended by the parent, or the parent is gone
         connection.send(("prefix", writing.PART_PREFIX))
-        generator = Generator(task.generator).with_precision(task.precision)
-        generator.load_state_dict(torch.load(io.BytesIO(task.weights), weights_only=True))
+        generator = _load_weights(task)
 
         def progress(_: SongJob, done: float, total: float | None) -> None:
             connection.send(("progress", done, total))

@@ -24,9 +24,9 @@ from apollo.audio.song_output import SongOutput
 from apollo.audio.writing import WriteError
 from apollo.inference.chunks import ChunkLength, restore_chunks
 from apollo.inference.memory import is_out_of_memory
-from apollo.inference.streaming import StreamRestorer
 from apollo.model.generator import Generator
 from apollo.model.noise import NoiseOptions
+from apollo.onnx.onnx_generator import OnnxGenerator, make_restorer
 
 logger = logging.getLogger(__name__)
 
@@ -200,7 +200,7 @@ def _exists(path: Path) -> bool:
 
 
 def restore_songs(
-    generator: Generator | None,
+    generator: Generator | OnnxGenerator | None,
     jobs: Sequence[SongJob],
     config: SongsConfig,
     *,
@@ -251,7 +251,7 @@ def restore_songs(
 
 
 def _restore(
-    generator: Generator,
+    generator: Generator | OnnxGenerator,
     job: SongJob,
     config: SongsConfig,
     outcome: SongResult,
@@ -262,7 +262,7 @@ def _restore(
     rate = generator.config.sample_rate
     with AudioReader(str(job.source), rate) as song:
         noise = NoiseOptions(strength=config.strength, seed=config.seed, channels=song.channels)
-        restorer = StreamRestorer(generator, noise, keep_below_hz=config.keep_below)
+        restorer = make_restorer(generator, noise, keep_below_hz=config.keep_below)
         output = SongOutput(job.target, song, config, generator=generator, model=model)
         side_files = SideFiles(config, song.estimated_frames, rate)
         received = 0

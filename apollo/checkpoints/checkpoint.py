@@ -187,6 +187,23 @@ def describe(source: str | os.PathLike[str]) -> dict[str, Any]:
     return facts
 
 
+def describe_weights(source: str) -> dict[str, str]:
+    """Return where weights are from: their name, SHA-256 and licence, for files made of them.
+
+    Args:
+        source: As for `load`.
+
+    Raises:
+        CheckpointError: it does not exist.
+    """
+    path = _follow(locate(source))
+    name = path.name if os.path.exists(source) else source
+    licence = "Apache-2.0" if path == Path(__file__).with_name(COMPACT) else "that of the checkpoint"
+    if path.is_dir():
+        path = path / (SAFETENSORS if (path / SAFETENSORS).exists() else WEIGHTS)
+    return {"weights": name, "weights_sha256": file_sha256(path), "licence": licence}
+
+
 def locate(source: str) -> Path:
     """Resolve a source to a path, downloading it if needed.
 
@@ -249,6 +266,10 @@ def _read_states(path: Path) -> dict[str, Any]:
 
 
 def _load_file(path: Path) -> Generator:
+    if path.suffix == ".onnx":
+        raise CheckpointError(
+            f"{path} is an exported model, no checkpoint: it is for apollo restore and apollo stream"
+        )
     if path.suffix == ".safetensors":
         container: dict[str, Any] = read_safetensors(path)
     else:

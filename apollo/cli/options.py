@@ -7,8 +7,11 @@ from apollo.model.config import COMPACT, DEVICES, PRECISIONS
 
 if TYPE_CHECKING:
     from apollo.model.generator import Generator
+    from apollo.onnx.onnx_generator import OnnxGenerator
 
 DONE, FAILED, USAGE, PARTLY, INTERRUPTED = 0, 1, 2, 3, 130
+BACKENDS = ("auto", "torch", "onnx")
+ONNX_SUFFIX = ".onnx"
 
 
 class OutputError(Exception):
@@ -38,7 +41,14 @@ def add_generator_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         default=COMPACT,
-        help="compact (installed), checkpoint folder or file, Hugging Face name, MLflow URI (%(default)s)",
+        help="compact (installed), checkpoint folder or file, Hugging Face name, MLflow URI, .onnx file "
+        "(%(default)s)",
+    )
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default=BACKENDS[0],
+        help="what computes: torch, or ONNX Runtime on the CPU; auto: onnx for .onnx files (%(default)s)",
     )
     add_device_options(parser)
 
@@ -54,7 +64,7 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_generator(options: argparse.Namespace) -> "Generator":
+def load_generator(options: argparse.Namespace) -> "Generator | OnnxGenerator":
     """Load the generator that the options choose, on its device.
 
     Raises:
@@ -63,8 +73,31 @@ def load_generator(options: argparse.Namespace) -> "Generator":
     from apollo.checkpoints.checkpoint import CheckpointError, load
     from apollo.model.device import choose_device, choose_precision
 
+    is_onnx_file = options.checkpoint.endswith(ONNX_SUFFIX)
+    if options.backend == "onnx" or (options.backend == "auto" and is_onnx_file):
+        return _load_onnx_generator(options)
+    if is_onnx_file:
+        raise UsageError(f"{options.checkpoint} is for --backend onnx, not torch")
     try:
         device = choose_device(options.device)
         return load(options.checkpoint).with_precision(choose_precision(options.precision, device)).to(device)
     except (CheckpointError, ValueError) as error:
+        raise UsageError(error) from error
+
+
+def _load_onnx_generator(options: argparse.Namespace) -> "OnnxGenerator":
+    """Load a generator for ONNX Runtime; one that is no ONNX file is exported in memory."""
+    from apollo.checkpoints.checkpoint import CheckpointError, load, locate
+    from apollo.onnx.export import to_onnx_bytes
+    from apollo.onnx.onnx_generator import OnnxGenerator, load_onnx
+
+    if options.device not in ("auto", "cpu"):
+        raise UsageError(f"--device {options.device}: ONNX Runtime is used on the CPU here")
+    if options.precision not in ("auto", "float32"):
+        raise UsageError(f"--precision {options.precision} is for --backend torch; see apollo export --int8")
+    try:
+        if options.checkpoint.endswith(ONNX_SUFFIX):
+            return load_onnx(locate(options.checkpoint))
+        return OnnxGenerator(to_onnx_bytes(load(options.checkpoint)), options.checkpoint)
+    except CheckpointError as error:
         raise UsageError(error) from error

@@ -26,6 +26,7 @@ from apollo.cli.progress import Progress
 if TYPE_CHECKING:
     from apollo.audio.songs import SongJob, SongResult
     from apollo.model.generator import Generator
+    from apollo.onnx.onnx_generator import OnnxGenerator
 
 _STATUSES = ("restored", "skipped", "failed")
 
@@ -132,7 +133,7 @@ def restore(options: argparse.Namespace) -> int:
 
 
 def _start(
-    generator: "Generator | None",
+    generator: "Generator | OnnxGenerator | None",
     jobs: "list[SongJob]",
     config: SongsConfig,
     num_processes: int,
@@ -164,7 +165,9 @@ def _choose_skip(options: argparse.Namespace) -> "Callable[[str], str | None] | 
     return describe_undamaged if options.only_damaged else describe_lossless
 
 
-def _choose_num_processes(options: argparse.Namespace, generator: "Generator | None", num_songs: int) -> int:
+def _choose_num_processes(
+    options: argparse.Namespace, generator: "Generator | OnnxGenerator | None", num_songs: int
+) -> int:
     """Return how many songs are restored at a time.
 
     Raises:
@@ -174,7 +177,7 @@ def _choose_num_processes(options: argparse.Namespace, generator: "Generator | N
         raise UsageError(f"--jobs is {options.jobs!r}: it must be a number from 1, or auto")
     if generator is None or options.jobs == "1":
         return 1
-    device = next(generator.parameters()).device.type
+    device = generator.device.type
     if options.jobs == "auto":
         from apollo.audio.song_processes import choose_num_processes
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from apollo.cli import PCM_FORMATS
-from apollo.inference.streaming import StreamRestorer
 from apollo.model.generator import Generator
 from apollo.model.noise import NoiseOptions
+from apollo.onnx.onnx_generator import OnnxGenerator, make_restorer
 
 _DTYPES = dict(zip(PCM_FORMATS, (torch.float32, torch.int16), strict=True))
 _READ_BYTES = 1 << 16
@@ -55,14 +55,14 @@ class StreamReport:
         return self.busy_seconds / self.seconds if self.seconds else 0.0
 
 
-def restore_standard_input(generator: Generator, *, channels: int, pcm: str) -> None:
+def restore_standard_input(generator: Generator | OnnxGenerator, *, channels: int, pcm: str) -> None:
     """Restore samples from standard input to standard output, and report to standard error.
 
     Raises:
         ValueError: a sample is non-finite.
     """
     rate = generator.config.sample_rate
-    latency = StreamRestorer(generator).latency_samples / rate
+    latency = make_restorer(generator, NoiseOptions()).latency_samples / rate
     print(f"apollo: {pcm} at {rate} Hz, latency {latency * 1000:.0f} ms", file=sys.stderr, flush=True)
     source = cast(ByteInput, sys.stdin.buffer)
     report = restore_pcm(generator, source, sys.stdout.buffer, channels=channels, pcm=pcm)
@@ -76,7 +76,7 @@ def restore_standard_input(generator: Generator, *, channels: int, pcm: str) -> 
 
 
 def restore_pcm(
-    generator: Generator, source: ByteInput, sink: ByteOutput, *, channels: int, pcm: str
+    generator: Generator | OnnxGenerator, source: ByteInput, sink: ByteOutput, *, channels: int, pcm: str
 ) -> StreamReport:
     """Restore interleaved samples until the input ends; writes as many samples as it reads.
 
@@ -90,8 +90,7 @@ def restore_pcm(
     Raises:
         ValueError: a sample is non-finite.
     """
-    device = next(generator.parameters()).device
-    restorer = StreamRestorer(generator, NoiseOptions(channels=channels))
+    restorer = make_restorer(generator, NoiseOptions(channels=channels))
     state = restorer.start(channels)
     width = channels * _DTYPES[pcm].itemsize
     rest, busy = b"", 0.0
@@ -100,7 +99,7 @@ def restore_pcm(
         whole = len(data) // width * width
         data, rest = data[:whole], data[whole:]
         began = time.perf_counter()
-        restored, state = restorer.push(state, _decode(data, channels, pcm).to(device))
+        restored, state = restorer.push(state, _decode(data, channels, pcm).to(generator.device))
         coded = _encode(restored, pcm)
         busy += time.perf_counter() - began
         sink.write(coded)

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from apollo.inference.memory import free_memory_bytes, is_out_of_memory
-from apollo.inference.streaming import StreamRestorer, StreamState
-from apollo.model.generator import Generator
+from apollo.inference.streaming import BaseStreamRestorer, StreamableGenerator, StreamState
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +37,9 @@ class ChunkLength:
             computes at a time; None chooses it.
     """
 
-    def __init__(self, generator: Generator, seconds: float | None = None) -> None:
+    def __init__(self, generator: StreamableGenerator, seconds: float | None = None) -> None:
         self._generator, self._seconds = generator, seconds
-        self._device = next(generator.parameters()).device
+        self._device = generator.device
         self._halvings = 0
 
     def frames(self, channels: int) -> int:
@@ -98,7 +97,7 @@ def _halve(frames: int, unit: int | None) -> int:
 
 
 def restore_chunks(
-    restorer: StreamRestorer, blocks: Iterable[Tensor], channels: int, length: ChunkLength
+    restorer: BaseStreamRestorer, blocks: Iterable[Tensor], channels: int, length: ChunkLength
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Restore a song; a chunk that does not fit in memory is restored again in halves.
 
@@ -114,7 +113,7 @@ def restore_chunks(
     Raises:
         MemoryError: not even the shortest chunk fits in memory.
     """
-    device = next(restorer.generator.parameters()).device
+    device = restorer.generator.device
     hop = restorer.generator.config.hop_samples
     state = restorer.start(channels)
     for chunk in _cut(blocks, length.frames(channels) * hop):
@@ -133,7 +132,9 @@ def restore_chunks(
     yield rest[:, :0], rest
 
 
-def _push(restorer: StreamRestorer, state: StreamState, chunk: Tensor) -> tuple[Tensor, StreamState] | None:
+def _push(
+    restorer: BaseStreamRestorer, state: StreamState, chunk: Tensor
+) -> tuple[Tensor, StreamState] | None:
     """Restore a chunk; return None if it does not fit in memory, with what it allocated freed."""
     try:
         restored, state = restorer.push(state, chunk)

@@ -7,16 +7,39 @@ state between calls, so streams can be saved, copied and restarted.
 Shape legend: samples [batch, samples]; rows are channels, of one stream or of several synchronous ones.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from apollo.inference.crossover import Crossover, CrossoverState
 from apollo.model import stft
+from apollo.model.band_sequence import BandSequenceTrunk
+from apollo.model.config import GeneratorConfig
+from apollo.model.frame_convolution import FrameConvolutionTrunk
 from apollo.model.generator import Generator, padded_length
 from apollo.model.generator_state import GeneratorState
 from apollo.model.noise import NoiseOptions
+
+
+class StreamableGenerator(Protocol):
+    """What streams need to know of a generator, whatever runs it."""
+
+    config: GeneratorConfig
+    trunk: BandSequenceTrunk | FrameConvolutionTrunk
+
+    @property
+    def device(self) -> torch.device:
+        """Where it takes and returns samples."""
+
+    @property
+    def lookahead_frames(self) -> int:
+        """Frames after a frame that it depends on."""
+
+    def frames_at_a_time(self, rows: int, device: torch.device) -> int | None:
+        """Return how many frames are computed at a time; None if all are."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +66,11 @@ class StreamState:
     crossover: CrossoverState | None = None
 
 
-class StreamRestorer:
-    """Restores streams; holds no state itself.
+class BaseStreamRestorer(ABC):
+    """Restores streams, with a generator that a subclass runs; holds no state itself.
 
     Args:
-        generator: Any generator; a causal one for 20 ms of latency.
+        generator: What restores.
         noise: Strength and seed of the noise, and how many consecutive rows are the channels of one item.
         keep_below_hz: Frequency below which the input is kept; None keeps nothing of it.
 
@@ -56,7 +79,11 @@ class StreamRestorer:
     """
 
     def __init__(
-        self, generator: Generator, noise: NoiseOptions | None = None, *, keep_below_hz: float | None = None
+        self,
+        generator: StreamableGenerator,
+        noise: NoiseOptions | None = None,
+        *,
+        keep_below_hz: float | None = None,
     ) -> None:
         self.generator, self.noise = generator, noise or NoiseOptions()
         self._hop = generator.config.hop_samples
@@ -69,13 +96,9 @@ class StreamRestorer:
         delay = 0 if self._crossover is None else self._crossover.delay_samples
         return self.generator.config.window_samples + self.generator.lookahead_frames * self._hop + delay
 
+    @abstractmethod
     def start(self, batch: int) -> StreamState:
         """Return the initial state of `batch` rows."""
-        # a parameter of a norm: float32 or float64, whatever the linear layers compute in
-        like = next(value for name, value in self.generator.named_parameters() if "norm" in name)
-        none = like.new_empty(batch, 0)
-        crossover = None if self._crossover is None else self._crossover.start(none)
-        return StreamState(none, False, None, like.new_empty(batch, 0, self._hop), 0, 0, crossover)
 
     @torch.no_grad()
     def push(self, state: StreamState, samples: Tensor) -> tuple[Tensor, StreamState]:
@@ -142,21 +165,55 @@ class StreamRestorer:
         frames = max((state.buffer.shape[1] - 1) // self._hop - 1, 0) if state.reflected else 0
         if not frames:
             return state.buffer[:, :0], state
-        window = stft.hann_window(self.generator.config.window_samples, state.buffer)
-        spectrum = stft.analyze(state.buffer[:, 1 : 1 + (frames + 1) * self._hop], window)
-        restored, generator_state = self.generator.step(
-            spectrum, state.generator_state, final=final, noise=self.noise
+        samples, after = self._restore(state, state.buffer[:, 1 : 1 + (frames + 1) * self._hop], final)
+        return samples, replace(
+            after,
+            buffer=state.buffer[:, frames * self._hop :].clone(),
+            returned=state.returned + samples.shape[1],
         )
-        first, second = stft.windowed_halves(restored, window)
+
+    @abstractmethod
+    def _restore(self, state: StreamState, samples: Tensor, final: bool) -> tuple[Tensor, StreamState]:
+        """Restore the next frames.
+
+        Args:
+            state: Of the stream.
+            samples: [batch, (frames + 1) * hop], of these frames; the first hop was the last one before.
+            final: Whether no frames follow.
+
+        Returns:
+            The samples that became final, and the state with what the frames after these need.
+        """
+
+
+class StreamRestorer(BaseStreamRestorer):
+    """Restores streams with a generator in torch; holds no state itself.
+
+    Args:
+        generator: Any generator; a causal one for 20 ms of latency.
+        noise: Strength and seed of the noise, and how many consecutive rows are the channels of one item.
+        keep_below_hz: Frequency below which the input is kept; None keeps nothing of it.
+    """
+
+    generator: Generator
+
+    def start(self, batch: int) -> StreamState:
+        """Return the initial state of `batch` rows."""
+        # a parameter of a norm: float32 or float64, whatever the linear layers compute in
+        like = next(value for name, value in self.generator.named_parameters() if "norm" in name)
+        none = like.new_empty(batch, 0)
+        crossover = None if self._crossover is None else self._crossover.start(none)
+        return StreamState(none, False, None, like.new_empty(batch, 0, self._hop), 0, 0, crossover)
+
+    def _restore(self, state: StreamState, samples: Tensor, final: bool) -> tuple[Tensor, StreamState]:
+        window = stft.hann_window(self.generator.config.window_samples, samples)
+        spectrum, generator_state = self.generator.step(
+            stft.analyze(samples, window), state.generator_state, final=final, noise=self.noise
+        )
+        first, second = stft.windowed_halves(spectrum, window)
         if not state.returned and not state.tail.shape[1]:
             first = first[:, 1:]  # the half of frame 0 before the first sample
         second = torch.cat((state.tail, second), 1)
         hops = first.shape[1]
-        samples = stft.overlap_add(second[:, :hops], first, window)
-        return samples, replace(
-            state,
-            buffer=state.buffer[:, frames * self._hop :].clone(),
-            generator_state=generator_state,
-            tail=second[:, hops:].clone(),
-            returned=state.returned + samples.shape[1],
-        )
+        restored = stft.overlap_add(second[:, :hops], first, window)
+        return restored, replace(state, generator_state=generator_state, tail=second[:, hops:].clone())

@@ -18,7 +18,7 @@ from apollo.model.config import INITIAL_LOG_GAIN, GeneratorConfig
 KERNEL_FRAMES = 7
 LAYER_SCALE = 0.3
 POWER_FLOOR = 1e-8  # of a bin relative to the level of its frame: -80 dB
-_LOG_CENTRE, _LOG_SCALE = -8.0, 4.0  # brings log powers of music to about zero mean and unit variance
+LOG_CENTRE, LOG_SCALE = -8.0, 4.0  # brings log powers of music to about zero mean and unit variance
 
 
 class Float32Linear(nn.Linear):
@@ -115,7 +115,7 @@ class FrameConvolutionTrunk(nn.Module):
         """Compute the next chunk of frames; arguments and results as `BandSequenceTrunk.forward`."""
         with torch.autocast(spectrum.device.type, enabled=False):
             power = spectrum.real.square() + spectrum.imag.square()
-            x = self.input(((power + POWER_FLOOR).log() - _LOG_CENTRE) / _LOG_SCALE)
+            x = self.input(((power + POWER_FLOOR).log() - LOG_CENTRE) / LOG_SCALE)
         blocks = list(state)
         for number, block in enumerate(self.blocks):
             x, blocks[number] = block(x, blocks[number], final=final)

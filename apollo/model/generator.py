@@ -7,16 +7,15 @@ the output is made:
     correction       Y = X + P
     mask_and_noise   Y = X * (1 + P) + s * N * E  N: predicted amplitude; E: noise of unit power
 
-A deterministic network cannot know the phase above a codec's cut-off; noise with the right envelope stands in
-for it. Source: Li and Luo (2024), section II, for the trunk `band_sequence`; decisions where the paper is
-silent: docs/model.md. The default is the released network and computes its numbers.
+A deterministic network cannot know the phase above a codec's cut-off: noise of the right envelope stands in.
+Source: Li and Luo (2024), section II, for `band_sequence`; where the paper is silent: docs/model.md. The
+default is the released network and computes its numbers.
 
 The trunk `frame_convolution` and the output `mask_and_noise` work on the spectrum divided by its level, a
 moving average over frames: they are equivariant to the level of the signal.
 
 Only convolutions and averages look across frames, so a chunk of frames can be computed from the state of the
-previous chunk: `step` is the whole network on a chunk, `forward` is one step over everything, and streaming
-is many.
+previous one: `step` is the network on a chunk, `forward` is one step over everything, streaming is many.
 
 Shape legend: samples [batch, samples] or [batch, channels, samples], float32; spectrum [batch, frames, bins],
 complex64. Channels are restored independently, but for the noise of left and right (`_mix_noise`).
@@ -80,6 +79,11 @@ class Generator(nn.Module):
         noise = replace(noise or NoiseOptions(), channels=num_channels(samples))
         spectrum, _ = self.step(self.analyze(samples), noise=noise)
         return self._to_samples(spectrum, samples.shape)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
 
     @property
     def normalizes_level(self) -> bool:
@@ -190,11 +194,9 @@ class Generator(nn.Module):
         return restored[:, : shape[-1]].reshape(shape)
 
     def with_precision(self, dtype: torch.dtype) -> "Generator":
-        """Return a copy whose linear layers compute in `dtype`, in evaluation mode.
+        """Return a copy whose linear layers compute in float32 or bfloat16, in evaluation mode.
 
-        Args:
-            dtype: float32 or bfloat16. Residual stream, norms, convolutions, input and output layers stay
-                float32.
+        Residual stream, norms, convolutions, input and output layers stay float32.
         """
         prepared = copy.deepcopy(self).eval()
         for module in prepared.modules():

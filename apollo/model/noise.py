@@ -15,9 +15,9 @@ from torch import Tensor
 from apollo import rng
 from apollo.model import stft
 
-_KEPT_POWER = 0.918  # by overlap-add of frames with equal magnitudes, which contradict one another a little
-_LEAST_MAGNITUDE = 1e-6  # keeps a bin without noise from dividing by zero
-_UNIT_VARIANCE = 2.0 * 3.0**0.5  # width of the uniform distribution whose variance is 1
+KEPT_POWER = 0.918  # by overlap-add of frames with equal magnitudes, which contradict one another a little
+LEAST_MAGNITUDE = 1e-6  # keeps a bin without noise from dividing by zero
+UNIT_VARIANCE = 2.0 * 3.0**0.5  # width of the uniform distribution whose variance is 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ def white_noise(seed: int, channel: int, start: int, samples: int) -> Tensor:
         [samples], float32, on the CPU: SplitMix64 of the position, so any stretch can be drawn alone.
     """
     words = random_words(start, samples, seed, "noise", channel)
-    return (_shift(words, 40).to(torch.float32) * 2.0**-24 - 0.5) * _UNIT_VARIANCE
+    return (_shift(words, 40).to(torch.float32) * 2.0**-24 - 0.5) * UNIT_VARIANCE
 
 
 def random_words(start: int, samples: int, *keys: rng.Key) -> Tensor:
@@ -82,7 +82,7 @@ def noise_spectra(options: NoiseOptions, first_frame: int, frames: int, window: 
     for channel in range(2 if options.channels == 2 else 1):
         samples = white_noise(options.seed, channel, (first_frame - 1) * hop, (frames + 1) * hop)
         white = stft.analyze(samples.to(window, non_blocking=True)[None], window)[0]
-        noises.append(white / (white.abs().clamp_min(_LEAST_MAGNITUDE) * _KEPT_POWER**0.5))
+        noises.append(white / (white.abs().clamp_min(LEAST_MAGNITUDE) * KEPT_POWER**0.5))
     return tuple(noises)
 
 

@@ -15,13 +15,14 @@ OUTER = (
     "apollo/audio/",
     "apollo/cli/",
     "apollo/listening/",
+    "apollo/onnx/",
     "apollo/checkpoints/hub.py",
     "apollo/checkpoints/io.py",
     "apollo/checkpoints/sharing.py",
 )
 OUTER_PACKAGES = {
     "soundfile", "safetensors", "huggingface_hub", "ffmpeg", "imageio_ffmpeg", "matplotlib", "tqdm",
-    "mutagen", "soxr", "yaml",
+    "mutagen", "soxr", "yaml", "onnx", "onnxruntime",
 }  # fmt: skip
 NEEDS_AN_EXTRA = ("apollo/checkpoints/sharing.py",)  # a class of the extra is a base of one of its own
 MAY_IMPORT_IN_PIPELINES = {
@@ -34,6 +35,7 @@ LAYERS = {  # a package imports only what stands above it; those on one line nev
         "model",
         "inference",
         "checkpoints",
+        "onnx",
         "training",
         "listening",
         "audio",
