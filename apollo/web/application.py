@@ -1,0 +1,264 @@
+"""The routes of `apollo web`, on a store of songs and whoever does their jobs. docs/web.md describes them."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from apollo.audio.formats import FORMATS, MAX_STRENGTH
+from apollo.web.access import Access
+from apollo.web.jobs import PARTS, ResultJob
+from apollo.web.settings import WebSettings
+from apollo.web.song_folder import (
+    FAILED,
+    READY,
+    WAITING,
+    SongFolder,
+    SongGoneError,
+    SongStore,
+)
+from apollo.web.song_uploads import SongUploads, check_queue
+from apollo.web.worker import ClosingError, Worker
+
+_CLEAN_SECONDS = 30.0
+_POLL_SECONDS = 0.1
+
+
+def create_application(songs: SongStore, worker: Worker, settings: WebSettings) -> FastAPI:
+    """Return the application.
+
+    Args:
+        songs: The store.
+        worker: What does the jobs; the caller closes it.
+        settings: Limits and access.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        cleaning = asyncio.create_task(_clean(songs, settings))
+        yield
+        cleaning.cancel()
+
+    application = FastAPI(
+        title="apollo web", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan
+    )
+    _add_error_handlers(application)
+    _add_song_routes(application, songs, worker, settings)
+    _add_result_routes(application, songs, worker, settings)
+    application.mount("/", StaticFiles(directory=str(files(__package__) / "page"), html=True))
+    application.add_middleware(Access, settings=settings)
+    return application
+
+
+async def _clean(songs: SongStore, settings: WebSettings) -> None:
+    while True:
+        await run_in_threadpool(
+            songs.clean, max_age=settings.keep_seconds, upload_seconds=settings.keep_seconds
+        )
+        await asyncio.sleep(_CLEAN_SECONDS)
+
+
+def _add_error_handlers(application: FastAPI) -> None:
+    """Answer every error as JSON with its reason."""
+
+    async def refuse(_: Request, error: Exception) -> Response:
+        assert isinstance(error, StarletteHTTPException)  # noqa: S101 - registered for it
+        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+    async def refuse_values(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it
+        first = error.errors()[0]
+        return JSONResponse({"error": f"{first['loc'][-1]}: {first['msg']}"}, 422)
+
+    async def gone(*_: object) -> Response:
+        return JSONResponse({"error": "there is no such song; it may have been removed"}, 404)
+
+    async def closing(*_: object) -> Response:
+        return JSONResponse({"error": "the server is shutting down"}, 503)
+
+    async def fail(*_: object) -> Response:
+        return JSONResponse({"error": "internal error"}, 500)
+
+    application.add_exception_handler(StarletteHTTPException, refuse)
+    application.add_exception_handler(RequestValidationError, refuse_values)
+    application.add_exception_handler(SongGoneError, gone)
+    application.add_exception_handler(ClosingError, closing)
+    application.add_exception_handler(Exception, fail)
+
+
+def _add_song_routes(application: FastAPI, songs: SongStore, worker: Worker, settings: WebSettings) -> None:
+    """Add what uploads, lists, removes and plays songs."""
+    uploads = SongUploads(songs, worker, settings)
+
+    def find(song_id: str) -> SongFolder:
+        return songs.open(song_id)
+
+    Song = Annotated[SongFolder, Depends(find)]
+
+    @application.get("/api/settings")
+    def describe_settings() -> dict[str, Any]:
+        return {
+            "model": worker.describe(),
+            "formats": list(FORMATS),
+            "max_strength": MAX_STRENGTH,
+            "max_bytes": settings.max_bytes,
+            "max_seconds": settings.max_seconds,
+        }
+
+    @application.post("/api/songs", status_code=201)
+    async def add_song(request: Request, name: Annotated[str, Query(max_length=1_000)] = "song") -> Any:
+        song = await uploads.take(request, name)
+        await run_in_threadpool(worker.submit, song, PARTS)
+        return describe_song(songs, song)
+
+    @application.get("/api/songs")
+    def list_songs(request: Request) -> list[dict[str, Any]]:
+        return describe_songs(songs, songs.of_session(request.state.session))
+
+    @application.get("/api/songs/{song_id}")
+    def show_song(song: Song) -> dict[str, Any]:
+        return describe_song(songs, song)
+
+    @application.delete("/api/songs/{song_id}", status_code=204)
+    def remove_song(song: Song) -> None:
+        songs.remove(song)
+
+    @application.get("/api/songs/{song_id}/parts/{part}/{number}")
+    def send_piece(song: Song, part: str, number: int) -> Response:
+        listen = song.read_job(PARTS)
+        if part not in listen.get("parts", ()) or not 0 <= number < listen["pieces"]:
+            raise HTTPException(404, "there is no such piece")
+        return _file(song.piece(part, number), "audio/flac")
+
+    @application.get("/api/songs/{song_id}/spectrograms/{part}")
+    def send_spectrogram(song: Song, part: str) -> Response:
+        if part not in ("before", "after"):
+            raise HTTPException(404, "there is no such picture")
+        return _file(song.spectrogram(part), "image/png")
+
+
+def _add_result_routes(application: FastAPI, songs: SongStore, worker: Worker, settings: WebSettings) -> None:
+    """Add what makes files to download."""
+    uploads = SongUploads(songs, worker, settings)
+
+    def choose(format: str = "flac24", strength: float | None = None) -> ResultJob:
+        try:
+            return ResultJob.choose(format, strength)
+        except ValueError as error:
+            raise HTTPException(422, str(error)) from error
+
+    Choice = Annotated[ResultJob, Depends(choose)]
+
+    def submit(song: SongFolder, job: ResultJob) -> dict[str, Any]:
+        if song.read_job(job.name).get("status", FAILED) == FAILED:
+            check_queue(songs, settings)
+            worker.submit(song, job.name)
+        return describe_song(songs, song)
+
+    @application.post("/api/songs/{song_id}/results", status_code=202)
+    def make_result(song_id: str, job: Choice) -> dict[str, Any]:
+        return submit(songs.open(song_id), job)
+
+    @application.get("/api/songs/{song_id}/results")
+    def send_result(song_id: str, job: Choice) -> Response:
+        song = songs.open(song_id)
+        if song.read_job(job.name).get("status") != READY:
+            raise HTTPException(404, "this file has not been made")
+        return _result_file(song, job)
+
+    @application.post("/api/restore")
+    async def restore(
+        request: Request, job: Choice, name: Annotated[str, Query(max_length=1_000)] = "song"
+    ) -> Response:
+        song = await uploads.take(request, name)
+        remove = BackgroundTask(songs.remove, song)
+        try:
+            await run_in_threadpool(submit, song, job)
+            await _wait(request, song, job)
+            return _result_file(song, job, remove)
+        except BaseException:
+            await remove()
+            raise
+
+
+async def _wait(request: Request, song: SongFolder, job: ResultJob) -> None:
+    """Wait for a result.
+
+    Raises:
+        HTTPException: it failed, or the client is gone.
+        SongGoneError: the song was removed.
+    """
+    while True:
+        state = song.read_job(job.name)
+        if state.get("status") == READY:
+            return
+        if state.get("status") == FAILED:
+            raise HTTPException(422, state["reason"])
+        if not song.exists:
+            raise SongGoneError
+        if await request.is_disconnected():
+            raise HTTPException(400, "the client is gone")
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+def describe_songs(songs: SongStore, found: list[SongFolder]) -> list[dict[str, Any]]:
+    """Return the state of songs as JSON; those that were removed meanwhile are left out."""
+    described, queue = [], songs.queue()
+    for song in found:
+        try:
+            described.append(_describe(song, queue))
+        except SongGoneError:
+            continue
+    return described
+
+
+def describe_song(songs: SongStore, song: SongFolder) -> dict[str, Any]:
+    """Return the state of a song as JSON.
+
+    Raises:
+        SongGoneError: it was removed.
+    """
+    return _describe(song, songs.queue())
+
+
+def _describe(song: SongFolder, queue: list[str]) -> dict[str, Any]:
+    facts = song.describe()
+    facts |= {"id": song.id, "age_seconds": round(time.time() - facts.pop("created"), 1)}
+    states = {job: song.read_job(job) for job in song.jobs()}
+    for job, state in states.items():
+        if state.get("status") == WAITING and f"{song.id}.{job}" in queue:
+            state["position"] = queue.index(f"{song.id}.{job}")
+    facts["listening"] = states.pop(PARTS, None)
+    facts["results"] = []
+    for name, state in states.items():
+        result = ResultJob.parse(name)
+        facts["results"].append({"format": result.format, "strength": result.strength} | state)
+    return facts
+
+
+def _result_file(song: SongFolder, job: ResultJob, background: BackgroundTask | None = None) -> Response:
+    extension = FORMATS[job.format].extension
+    name = f"{Path(song.describe()['name']).stem}.{extension}"
+    return FileResponse(
+        song.result(job.name, extension),
+        filename=name,
+        media_type="application/octet-stream",
+        background=background,
+    )
+
+
+def _file(path: Path, media_type: str) -> Response:
+    if not path.exists():
+        raise SongGoneError
+    return FileResponse(path, media_type=media_type, headers={"cache-control": "private, max-age=3600"})
