@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from apollo.audio.formats import FORMATS, MAX_STRENGTH
+from apollo.listening.html import read_asset
 from apollo.web.access import Access
 from apollo.web.jobs import PARTS, ResultJob
 from apollo.web.settings import WebSettings
@@ -56,6 +57,10 @@ def create_application(songs: SongStore, worker: Worker, settings: WebSettings) 
     _add_error_handlers(application)
     _add_song_routes(application, songs, worker, settings)
     _add_result_routes(application, songs, worker, settings)
+    @application.get("/player.css")
+    def send_shared_style() -> Response:
+        return Response(read_asset("player.css"), media_type="text/css")
+
     application.mount("/", StaticFiles(directory=str(files(__package__) / "page"), html=True))
     application.add_middleware(Access, settings=settings)
     return application
@@ -114,6 +119,7 @@ def _add_song_routes(application: FastAPI, songs: SongStore, worker: Worker, set
             "max_strength": MAX_STRENGTH,
             "max_bytes": settings.max_bytes,
             "max_seconds": settings.max_seconds,
+            "keep_seconds": settings.keep_seconds,
         }
 
     @application.post("/api/songs", status_code=201)
