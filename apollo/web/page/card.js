@@ -107,6 +107,7 @@ export class Card {
     slider.max = most;
     slider.value = model.strength ?? 0;
     this.#part(".strength").hidden = !model.has_noise;
+    this.#part(".hint").hidden = !model.has_noise;
     if (model.has_noise) this.#part(".caption").textContent = `After, at strength ${model.strength}`;
     slider.addEventListener("input", () => {
       this.#mixer?.setStrength(this.#strength);
