@@ -60,6 +60,9 @@ def visit(browser: Any, port: int) -> Iterator[Callable[..., Any]]:
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         context.on("request", lambda request: asked.append(request.url))
+        page.on(
+            "filechooser", lambda _: None
+        )  # from now on they are intercepted, however slow the machine is
         page.add_init_script(EAR)
         page.goto(address)
         page.get_by_text("Up to 500 MB").wait_for()
