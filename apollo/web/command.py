@@ -42,8 +42,6 @@ def web(options: argparse.Namespace) -> int:
     Raises:
         UsageError: an option or the checkpoint is invalid.
     """
-    from apollo.checkpoints.container import CheckpointError
-
     try:
         from apollo.web.server import choose_access, serve
     except ImportError as error:
@@ -64,6 +62,6 @@ def web(options: argparse.Namespace) -> int:
         )
         place = {"host": options.host, "port": options.port, "folder": options.folder}
         serve(model, settings, **place, open_page=options.open)
-    except (CheckpointError, ValueError, OverflowError, OSError) as error:
+    except (ValueError, OverflowError, OSError) as error:
         raise UsageError(error) from error
     return DONE

@@ -33,8 +33,7 @@ def serve(
         open_page: Whether to open the browser.
 
     Raises:
-        CheckpointError: the model cannot be loaded.
-        ValueError: there is no such device or precision.
+        ValueError: the model cannot be loaded, or there is no such device or precision.
         OSError: the address cannot be listened on, or the folder not be made.
     """
     with contextlib.ExitStack() as stack:
