@@ -87,7 +87,10 @@ def test_a_name_is_text_and_no_path(client: Client, store: SongStore, name: str)
 
 @pytest.mark.parametrize("path", ["", "/results?format=flac24", "/parts/before/0", "/spectrograms/before"])
 @pytest.mark.parametrize("song_id", ["..", "%2e%2e%2f%2e%2e", "0" * 48, "x"])
-def test_an_invented_song_is_not_found(client: Client, song_id: str, path: str) -> None:
+def test_an_invented_song_is_not_found(client: Client, store: SongStore, song_id: str, path: str) -> None:
+    for folder in (store.root, store.root.parent, store.root / "songs" / "x"):
+        folder.mkdir(exist_ok=True)
+        (folder / "song.json").write_text('{"name": "a", "created": 0}')
     assert client.ask("GET", f"/api/songs/{song_id}{path}").status == 404
 
 
