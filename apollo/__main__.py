@@ -1,4 +1,4 @@
-"""The `apollo` command: restore or inspect songs, restore a stream, describe, export or publish models.
+"""The `apollo` command: restore or inspect songs, a stream, serve a page, describe, export or publish models.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 some files could not be restored while others were, 130 interrupted.
 """
@@ -29,6 +29,8 @@ from apollo.cli.options import (
     load_generator,
 )
 from apollo.cli.restore import add_restore_options, restore
+from apollo.web.command import EXAMPLES as _WEB_EXAMPLES
+from apollo.web.command import add_web_options, web
 
 _EXAMPLES = {
     "restore": """examples:
@@ -53,6 +55,7 @@ _EXAMPLES = {
   apollo export -o model.onnx --int8 --checkpoint JusperLee/Apollo""",
     "stream": """example:
   ffmpeg -i radio.mp3 -f f32le -ar 44100 -ac 2 - | apollo stream --checkpoint runs/causal | ffplay ...""",
+    "web": _WEB_EXAMPLES,
 }
 
 
@@ -124,6 +127,8 @@ def _parser() -> argparse.ArgumentParser:
     add_generator_options(stream)
     stream.add_argument("--channels", type=int, default=2, help="interleaved channels (%(default)s)")
     stream.add_argument("--pcm", choices=PCM_FORMATS, default="f32le", help="sample format (%(default)s)")
+
+    add_web_options(_command(commands, "web", "restore and hear songs on a page in the browser", web))
 
     info = _command(commands, "info", "describe a checkpoint", _info)
     info.add_argument("checkpoint", metavar="CHECKPOINT")

@@ -7,6 +7,7 @@ which the system closes when this process ends; then it kills the children that 
 
 import atexit
 import os
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
@@ -127,3 +128,16 @@ def _current_core(allowed: set[int]) -> int:
     except OSError:
         return min(allowed)
     return core if core in allowed else min(allowed)
+
+
+@contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Block Ctrl-C in processes that are started meanwhile: this one ends them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

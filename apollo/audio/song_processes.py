@@ -11,7 +11,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from apollo.audio import writing
+from apollo.audio.child_processes import interrupts_blocked
 from apollo.audio.formats import SongsConfig
 from apollo.audio.rejects import RejectKind
 from apollo.audio.songs import SongJob, SongResult, is_pending, restore_songs
@@ -162,7 +163,7 @@ def _start(task: _Task) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, task), daemon=True)
-    with _interrupts_blocked():
+    with interrupts_blocked():
         process.start()
     theirs.close()
     return _Worker(process, ours)
@@ -172,19 +173,6 @@ def _send_next(worker: _Worker, waiting: "deque[SongJob]") -> None:
     worker.job = waiting.popleft()
     with suppress(OSError):  # a process that ended is noticed when it is read from
         worker.connection.send(worker.job)
-
-
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Block Ctrl-C in processes that are started meanwhile: this one ends them."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end(workers: Sequence[_Worker]) -> None:

@@ -164,7 +164,7 @@ class BaseStreamRestorer(ABC):
         state = self._add_reflection(state)
         frames = max((state.buffer.shape[1] - 1) // self._hop - 1, 0) if state.reflected else 0
         if not frames:
-            return state.buffer[:, :0], state
+            return state.tail[:, :0].flatten(1), state
         samples, after = self._restore(state, state.buffer[:, 1 : 1 + (frames + 1) * self._hop], final)
         return samples, replace(
             after,
@@ -203,7 +203,8 @@ class StreamRestorer(BaseStreamRestorer):
         like = next(value for name, value in self.generator.named_parameters() if "norm" in name)
         none = like.new_empty(batch, 0)
         crossover = None if self._crossover is None else self._crossover.start(none)
-        return StreamState(none, False, None, like.new_empty(batch, 0, self._hop), 0, 0, crossover)
+        rows = 2 * batch if self.noise.separate else batch
+        return StreamState(none, False, None, like.new_empty(rows, 0, self._hop), 0, 0, crossover)
 
     def _restore(self, state: StreamState, samples: Tensor, final: bool) -> tuple[Tensor, StreamState]:
         window = stft.hann_window(self.generator.config.window_samples, samples)

@@ -146,9 +146,9 @@ class Generator(nn.Module):
         for number, chunk in enumerate(chunks):
             last = final and number == len(chunks) - 1
             output, amplitude, side_shares, state = self._forward_chunk(chunk, state, noise, final=last)
-            if amplitude is not None and amplitude.shape[1] and strength:
-                first = state.frames - output.shape[1]
-                output = output + strength * self._mix_noise(amplitude, side_shares, first, noise)
+            if amplitude is not None and (strength or noise.separate):
+                added = self._mix_noise(amplitude, side_shares, state.frames - output.shape[1], noise)
+                output = torch.cat((output, added)) if noise.separate else output + strength * added
             restored.append(output)
         return torch.cat(restored, 1) if len(restored) > 1 else restored[0], state
 
@@ -272,6 +272,8 @@ class Generator(nn.Module):
         Left and right get a common noise and one of opposite signs, in the proportion of the signal's own mid
         and side power: what is equal in both channels stays equal, and what is wide stays wide.
         """
+        if not amplitude.shape[1]:
+            return torch.complex(amplitude, amplitude)
         window = stft.hann_window(self.config.window_samples, amplitude)
         common, *opposite = noise_spectra(options, first_frame, amplitude.shape[1], window)
         if not opposite:

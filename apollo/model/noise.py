@@ -29,11 +29,14 @@ class NoiseOptions:
             generator's.
         seed: Another seed gives other noise.
         channels: Channels of an item: consecutive rows of a batch. Two are treated as left and right.
+        separate: Return noise at strength 1 as rows of its own, after those of the output without noise; of
+            a generator with noise.
     """
 
     strength: float | None = None
     seed: int = 0
     channels: int = 1
+    separate: bool = False
 
 
 def white_noise(seed: int, channel: int, start: int, samples: int) -> Tensor:

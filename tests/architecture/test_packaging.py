@@ -110,8 +110,9 @@ def test_the_wheel_holds_both_packages_and_their_data(wheel: Path) -> None:
     assert templates
     assets = {
         str(path.relative_to(ROOT))
-        for path in (ROOT / "apollo/listening").iterdir()
-        if path.suffix in (".css", ".html", ".js")
+        for folder in ("apollo/listening", "apollo/web/page")
+        for path in (ROOT / folder).iterdir()
+        if path.suffix in (".css", ".html", ".js", ".svg")
     }
     assert assets
     assert modules | templates | assets <= names
@@ -163,6 +164,7 @@ def test_commands_name_the_extra_that_they_need(installed: Path, checkpoint: Pat
         [*restore, "--checkpoint", str(checkpoint), "--picture"],
         ["export", "-o", str(tmp_path / "model.onnx")],
         [*restore, "--backend", "onnx"],
+        ["web"],
     ]
     code = f"""
 import sys
@@ -170,8 +172,8 @@ from apollo.__main__ import main
 print([main(arguments) for arguments in {commands!r}])
 """
     result = run(installed, "-c", code)
-    assert result.stdout.splitlines()[-1] == "[0, 2, 2, 2, 1, 2, 2]", result.stderr
-    _, models, s3, hub, picture, export, onnx = ["", *result.stderr.splitlines()]
+    assert result.stdout.splitlines()[-1] == "[0, 2, 2, 2, 1, 2, 2, 2]", result.stderr
+    _, models, s3, hub, picture, export, onnx, web = ["", *result.stderr.splitlines()]
     assert "models:/apollo@champion" in models
     assert PIPELINE in models
     assert PIPELINE in s3
@@ -180,6 +182,7 @@ print([main(arguments) for arguments in {commands!r}])
     for line in (export, onnx):
         assert "pip install 'apollo-restoration[onnx]'" in line
     assert not list(tmp_path.glob("*.onnx*"))
+    assert web == "apollo: web needs more packages: pip install 'apollo-restoration[web]'"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs").glob("*.py")), ids=lambda path: path.name)
@@ -209,7 +212,8 @@ def test_requirements_include_the_smaller_set_and_pin_each_package_once() -> Non
 
 
 @pytest.mark.parametrize(
-    "extra, files", [("", SETS[:1]), ("pipeline", SETS[:2]), ("dev", SETS[:3]), ("onnx", SETS[:3])]
+    "extra, files",
+    [("", SETS[:1]), ("pipeline", SETS[:2]), ("web", SETS[:2]), ("dev", SETS[:3]), ("onnx", SETS[:3])],
 )
 def test_direct_dependencies_are_pinned_in_their_set(extra: str, files: tuple[str, ...]) -> None:
     lines = project()["optional-dependencies"][extra] if extra else project()["dependencies"]

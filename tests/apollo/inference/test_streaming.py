@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from apollo.checkpoints.checkpoint import load
 from apollo.inference.streaming import StreamRestorer, StreamState
 from apollo.model.config import GeneratorConfig
 from apollo.model.generator import Generator
+from apollo.model.noise import NoiseOptions
 
 HOP = 441
 ROUNDING = 1e-5  # of the output's RMS: float32 sums in another order
@@ -173,3 +175,18 @@ def test_float64_generator_streams_in_float64() -> None:
     found = _stream(StreamRestorer(generator), samples, _pieces(8000, 1))
     assert found.dtype == torch.float64
     assert (found - _whole(generator, samples)).abs().max() <= 1e-12
+
+
+@pytest.mark.parametrize("frames", [1, 441, 5_000, 60_000])
+def test_separate_noise_times_strength_is_what_is_added(frames: int) -> None:
+    samples, sizes = _noise(2, frames), _pieces(frames, seed=3)
+
+    def restore(**options: Any) -> Tensor:
+        return _stream(StreamRestorer(load(), NoiseOptions(channels=2, **options)), samples, sizes)
+
+    deterministic, noise = restore(separate=True).split(2)
+    assert noise.abs().max() > 0
+    assert torch.equal(deterministic, restore(strength=0.0))
+    for strength in (0.4, 1.0, 1.5):
+        mixed = deterministic + strength * noise
+        torch.testing.assert_close(mixed, restore(strength=strength), atol=ROUNDING * 0.1, rtol=0)
