@@ -50,7 +50,7 @@ KNOWN_MODELS = (
         parameters=2_143_086,
         size_bytes=4_296_988,
         licence="Apache-2.0",
-        sha256="de8b68d1c1d07a9ed19b054cb82a10e63987c4222c9048d1e53af2716ab32148",
+        sha256="54518c5af792172bc2a9c0e46de263a2672e118f5dae2062b9c5815c49336736",
         page="docs/compact.md",
     ),
     KnownModel(
