@@ -174,7 +174,7 @@ def _choose_num_processes(options: argparse.Namespace, generator: "Generator | N
         raise UsageError(f"--jobs is {options.jobs!r}: it must be a number from 1, or auto")
     if generator is None or options.jobs == "1":
         return 1
-    device = next(generator.parameters()).device.type
+    device = generator.device.type
     if options.jobs == "auto":
         from apollo.audio.song_processes import choose_num_processes
 

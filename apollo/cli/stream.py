@@ -90,7 +90,7 @@ def restore_pcm(
     Raises:
         ValueError: a sample is non-finite.
     """
-    device = next(generator.parameters()).device
+    device = generator.device
     restorer = StreamRestorer(generator, NoiseOptions(channels=channels))
     state = restorer.start(channels)
     width = channels * _DTYPES[pcm].itemsize

@@ -40,7 +40,7 @@ class ChunkLength:
 
     def __init__(self, generator: Generator, seconds: float | None = None) -> None:
         self._generator, self._seconds = generator, seconds
-        self._device = next(generator.parameters()).device
+        self._device = generator.device
         self._halvings = 0
 
     def frames(self, channels: int) -> int:
@@ -114,7 +114,7 @@ def restore_chunks(
     Raises:
         MemoryError: not even the shortest chunk fits in memory.
     """
-    device = next(restorer.generator.parameters()).device
+    device = restorer.generator.device
     hop = restorer.generator.config.hop_samples
     state = restorer.start(channels)
     for chunk in _cut(blocks, length.frames(channels) * hop):

@@ -71,8 +71,7 @@ class StreamRestorer:
 
     def start(self, batch: int) -> StreamState:
         """Return the initial state of `batch` rows."""
-        # a parameter of a norm: float32 or float64, whatever the linear layers compute in
-        like = next(value for name, value in self.generator.named_parameters() if "norm" in name)
+        like = self.generator.empty
         none = like.new_empty(batch, 0)
         crossover = None if self._crossover is None else self._crossover.start(none)
         return StreamState(none, False, None, like.new_empty(batch, 0, self._hop), 0, 0, crossover)

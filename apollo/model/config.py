@@ -15,7 +15,12 @@ PAPER_BAND_HZ = 160.0
 COMPACT = "compact"  # preset, and name of the model that the package contains
 DEVICES = ("auto", "cuda", "mps", "cpu")
 PRECISIONS = ("auto", "float32", "bfloat16")
-OUTPUTS = ("direct", "correction", "mask_and_noise")
+TRUNKS = {  # module and class; what a class must have: apollo.model.trunk.Trunk
+    "band_sequence": "apollo.model.band_sequence:BandSequenceTrunk",
+    "frame_convolution": "apollo.model.frame_convolution:FrameConvolutionTrunk",
+}
+OUTPUTS = ("direct", "correction", "mask_and_noise", "magnitude_and_phase")  # apollo.model.outputs
+COMPRESSION = 0.3  # power of compressed magnitudes
 INITIAL_LOG_GAIN = -6.0  # of noise relative to the level: little at initialisation
 ROTARY_ROWS = 100  # rows of the released network's rotary table; a longer one continues it
 
@@ -55,7 +60,8 @@ class GeneratorConfig:
         causal: Depend on past frames only: 20 ms of latency instead of 0.56 s.
         output: `direct`: predict the restored spectrum, as published. `correction`: predict a residual that
             is added to the input's spectrum. `mask_and_noise`: predict a complex mask, and the gains of noise
-            that is added. The last two return the input at initialization, but for little noise.
+            that is added. `magnitude_and_phase`: predict a change of the compressed magnitude, and the phase
+            by two components. The last three return the input at initialization, but for little noise.
         trunk: `band_sequence`: the paper's. `frame_convolution`: convolutions over frames, without bands.
         expansion: Width of the hidden layers of `frame_convolution`, in `dim`.
         noise_strength: Default strength of the noise.
@@ -88,8 +94,8 @@ class GeneratorConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if self.window_samples < 4 or self.window_samples % 2:
             raise ValueError(f"window_samples is {self.window_samples}: it must be even and at least 4")
-        if self.trunk not in ("band_sequence", "frame_convolution"):
-            raise ValueError(f"trunk is {self.trunk!r}: it must be 'band_sequence' or 'frame_convolution'")
+        if self.trunk not in TRUNKS:
+            raise ValueError(f"trunk is {self.trunk!r}: it must be one of {', '.join(TRUNKS)}")
         for name in ("noise_strength", "noise_limit"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be 0 or more")
@@ -101,6 +107,11 @@ class GeneratorConfig:
         if self.output not in OUTPUTS:
             raise ValueError(f"output is {self.output!r}: it must be one of {', '.join(OUTPUTS)}")
         _ = self.band_widths
+
+    @property
+    def predicts_real(self) -> bool:
+        """Whether the output needs a real number of each bin, besides the complex one."""
+        return self.output in ("mask_and_noise", "magnitude_and_phase")
 
     @property
     def hop_samples(self) -> int:

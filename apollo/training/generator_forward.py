@@ -42,7 +42,7 @@ class GeneratorForward(nn.Module):
         noise = NoiseOptions(strength=1.0, seed=seed)  # the losses on spectra take it at 1 too
         if not with_parts:
             return self.generator(degraded, noise), None
-        parts = self.generator.decompose(degraded)
+        parts = self.generator.decompose(degraded, noise)
         return (self.generator.synthesize(parts, noise) if with_samples else None), parts
 
 
