@@ -12,12 +12,16 @@ from typing import Any
 RELEASED_BAND_BINS = 5
 RELEASED_BANDS = 80
 PAPER_BAND_HZ = 160.0
-COMPACT = "compact"  # preset, and name of the model that the package contains
+COMPACT = "compact"  # preset, and name of a model that the package contains
+PACKAGED = (COMPACT, "codec", "replication")  # all of these; the last two have no parameters
 DEVICES = ("auto", "cuda", "mps", "cpu")
 PRECISIONS = ("auto", "float32", "bfloat16")
 TRUNKS = {  # module and class; what a class must have: apollo.model.trunk.Trunk
     "band_sequence": "apollo.model.band_sequence:BandSequenceTrunk",
     "frame_convolution": "apollo.model.frame_convolution:FrameConvolutionTrunk",
+    "gated_convolution": "apollo.model.gated_convolution:GatedConvolutionTrunk",
+    "identity": "apollo.model.baselines:IdentityTrunk",
+    "replication": "apollo.model.baselines:ReplicationTrunk",
 }
 OUTPUTS = ("direct", "correction", "mask_and_noise", "magnitude_and_phase")  # apollo.model.outputs
 COMPRESSION = 0.3  # power of compressed magnitudes
@@ -54,7 +58,7 @@ class GeneratorConfig:
         bands: `released`: 79 bands of 5 bins (250 Hz) and one of the remaining bins. `paper`: 160 Hz, as in
             the paper's text, rounded to whole bins. Or the widths of the bands in bins, from low to high,
             with the sum `window_samples // 2 + 1`.
-        dim: Feature dimension, of a band or (`frame_convolution`) of a frame.
+        dim: Feature dimension, of a band (`band_sequence`) or of a frame.
         layers: Number of band-sequence modules or of convolution blocks.
         heads: Attention heads over bands; `dim / heads` must be even.
         causal: Depend on past frames only: 20 ms of latency instead of 0.56 s.
@@ -63,6 +67,9 @@ class GeneratorConfig:
             that is added. `magnitude_and_phase`: predict a change of the compressed magnitude, and the phase
             by two components. The last three return the input at initialization, but for little noise.
         trunk: `band_sequence`: the paper's. `frame_convolution`: convolutions over frames, without bands.
+            `gated_convolution`: dilated gated convolutions over frames, with noise, after SR-GAN. `identity`
+            and `replication` have no parameters: with the output `correction`, nothing is changed, or the
+            empty band is filled with copies of the band below it.
         expansion: Width of the hidden layers of `frame_convolution`, in `dim`.
         noise_strength: Default strength of the noise.
         noise_limit: Soft limit of the noise's gains, relative to the signal's level; 0 for none.
@@ -221,6 +228,7 @@ def _check_keys(owner: type, values: Mapping[str, Any], what: str) -> dict[str, 
     return dict(values)
 
 
+_SR_GAN = GeneratorConfig(window_samples=2048, dim=2048, layers=10, trunk="gated_convolution")
 _COMPACT = GeneratorConfig(
     dim=192, layers=12, trunk="frame_convolution", output="mask_and_noise", noise_limit=0.15
 )
@@ -231,4 +239,10 @@ PRESETS = {
     "causal": GeneratorConfig(dim=64, layers=3, causal=True, output="correction"),
     COMPACT: _COMPACT,
     "compact-causal": replace(_COMPACT, causal=True),
+    "sr_gan": _SR_GAN,
+    "sr_gan-small": replace(_SR_GAN, dim=128, output="correction"),
+    "ams": GeneratorConfig(output="magnitude_and_phase"),
+    "ams-small": GeneratorConfig(dim=96, layers=3, output="magnitude_and_phase"),
+    "codec": GeneratorConfig(trunk="identity", output="correction"),
+    "replication": GeneratorConfig(trunk="replication", output="correction"),
 }
