@@ -43,8 +43,13 @@ LOSS_WEIGHTS = {  # default weights: the paper's, and 0 for further losses
     "g/complex": 0.0,
     "g/error": 0.0,
     "g/noise_error": 0.0,
+    "g/magnitude": 0.0,
+    "g/phase": 0.0,
+    "g/compressed_complex": 0.0,
+    "g/consistency": 0.0,
     "d/real": 1.0,
     "d/fake": 1.0,
+    "d/gradient_penalty": 0.0,
 }
 
 
@@ -187,11 +192,19 @@ class DiscriminatorConfig:
         windows: STFT windows in samples; the hop is half of each.
         norm: `l2`: scale every example to unit energy, as published. `rms`: to unit RMS, with spectra divided
             by the root of the window's energy, so that the input level does not depend on the length.
+        kind: Network of each window. `convolution`: the paper's, on the plane of bins and frames.
+            `gated_convolution`: after SR-GAN, along frames, with all bins as channels; it compares a signal
+            with the degraded one, at the degraded one's level.
+        dim: Feature dimension of `gated_convolution`.
+        layers: Number of its blocks.
     """
 
     channels: int = 2
     windows: tuple[int, ...] = (32, 64, 128, 256, 512, 1024, 2048)
     norm: str = "l2"
+    kind: str = "convolution"
+    dim: int = 256
+    layers: int = 10
 
     def __post_init__(self) -> None:
         """Check all fields.
@@ -202,10 +215,20 @@ class DiscriminatorConfig:
         object.__setattr__(self, "windows", tuple(self.windows))
         if self.norm not in ("l2", "rms"):
             raise ValueError(f"norm is {self.norm!r}: it must be 'l2' or 'rms'")
-        if self.channels < 1:
-            raise ValueError(f"channels is {self.channels}: it must be at least 1")
+        for name in ("channels", "dim", "layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.kind not in ("convolution", "gated_convolution"):
+            raise ValueError(f"kind is {self.kind!r}: it must be 'convolution' or 'gated_convolution'")
+        if self.is_conditional and self.norm != "rms":
+            raise ValueError(f"norm is {self.norm!r}: the kind {self.kind!r} needs 'rms'")
         if not self.windows or any(window < 4 or window % 2 for window in self.windows):
             raise ValueError(f"windows is {self.windows}: it needs even numbers of at least 4 samples")
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether the discriminator needs the degraded signal too."""
+        return self.kind == "gated_convolution"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "DiscriminatorConfig":
