@@ -265,7 +265,7 @@ PRESETS = {
     "sr_gan": _SR_GAN,
     "sr_gan-small": replace(_SR_GAN, dim=128, output="correction"),
     "ams": GeneratorConfig(output="magnitude_and_phase"),
-    "ams-small": GeneratorConfig(dim=96, layers=3, output="magnitude_and_phase"),
+    "ams-small": GeneratorConfig(dim=96, layers=2, output="magnitude_and_phase"),
     "codec": GeneratorConfig(trunk="identity", output="correction"),
     "replication": GeneratorConfig(trunk="replication", output="correction"),
 }
