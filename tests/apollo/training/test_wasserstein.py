@@ -79,7 +79,7 @@ def test_the_gradient_penalty_is_that_worked_out_by_hand() -> None:
     found = discriminator.gradient_penalty(spectra(0.0, 9.0), spectra(4.0, 2.0), None, mix)
     # x_0 is 1 and 2; the gradients are ((3 + 2 x_0) / 2, 2): (2.5, 2) and (3.5, 2)
     expected = [(math.hypot(slope, 2) - 1) ** 2 for slope in (2.5, 3.5)]
-    assert float(found) == pytest.approx(sum(expected) / 2, rel=1e-6)
+    assert float(found.detach()) == pytest.approx(sum(expected) / 2, rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["convolution", "gated_convolution"])
