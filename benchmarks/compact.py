@@ -22,7 +22,8 @@ from apollo.training.config import GanConfig
 from apollo.training.data import Batch
 from apollo.training.distributed import DistributedContext
 from apollo.training.gan import Gan
-from apollo.training.spectral_losses import make_pair, spectral_losses
+from apollo.training.spectral_losses import spectral_losses
+from apollo.training.spectral_pair import make_pair
 from benchmarks.measurement import measure_rounds, median_and_range
 
 _CONFIG = Path(__file__).parents[1] / "jobs/configs/compact.yaml"

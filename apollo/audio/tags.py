@@ -7,7 +7,7 @@ from typing import Any
 
 from apollo import __version__
 from apollo.audio.tag_names import DROPPED, DROPPED_BEGINNINGS, STANDARD, SYNONYMS, TOTALS
-from apollo.model.config import COMPACT
+from apollo.model.config import PACKAGED
 
 RESTORATION = "RESTORATION"
 
@@ -96,7 +96,7 @@ class SongTags:
 def describe_checkpoint(name: str) -> str:
     """Return the name of a checkpoint for a tag: of a path on this machine, only its last two parts."""
     path = Path(name)
-    return name if name == COMPACT or not path.exists() else "/".join(path.resolve().parts[-2:])
+    return name if name in PACKAGED or not path.exists() else "/".join(path.resolve().parts[-2:])
 
 
 def _clean(value: object) -> str:

@@ -26,7 +26,7 @@ from apollo.checkpoints.io import atomic_write, file_sha256, read_safetensors, w
 from apollo.checkpoints.published_format import find_state_dict, infer_config, load_published
 from apollo.inference.restoration import receptive_field_samples
 from apollo.inference.streaming import StreamRestorer
-from apollo.model.config import COMPACT, GeneratorConfig
+from apollo.model.config import COMPACT, PACKAGED, GeneratorConfig
 from apollo.model.generator import Generator
 
 __all__ = ["CheckpointError", "load", "locate", "save", "save_safetensors", "verify"]
@@ -113,7 +113,8 @@ def load(source: str | os.PathLike[str] = COMPACT, *, weights: str = "ema") -> G
     """Load a generator in float32, in evaluation mode, on the CPU.
 
     Args:
-        source: `compact`, the model that the package contains; a checkpoint folder, or a folder that holds
+        source: `compact`, the model that the package contains, or `codec` or `replication`, which have no
+            parameters (docs/model.md); a checkpoint folder, or a folder that holds
             one as `best`; a published or community file (.bin, .ckpt, .pt, .safetensors); a Hugging Face name
             (`JusperLee/Apollo`, `owner/name/file.ckpt`), downloaded once; or a name that an installed package
             resolves (`models:/apollo@champion`).
@@ -212,8 +213,8 @@ def locate(source: str) -> Path:
     """
     if os.path.exists(source):
         return Path(source)
-    if source == COMPACT:
-        return Path(__file__).with_name(COMPACT)
+    if source in PACKAGED:
+        return Path(__file__).with_name(source)
     scheme, colon, _ = source.partition(":")
     if colon and scheme.isidentifier() and len(scheme) > 1:
         for entry_point in entry_points(group=RESOLVERS, name=scheme):

@@ -16,19 +16,18 @@ from torch import Tensor
 
 from apollo.inference.crossover import Crossover, CrossoverState
 from apollo.model import stft
-from apollo.model.band_sequence import BandSequenceTrunk
 from apollo.model.config import GeneratorConfig
-from apollo.model.frame_convolution import FrameConvolutionTrunk
 from apollo.model.generator import Generator, padded_length
 from apollo.model.generator_state import GeneratorState
 from apollo.model.noise import NoiseOptions
+from apollo.model.trunk import Trunk
 
 
 class StreamableGenerator(Protocol):
     """What streams need to know of a generator, whatever runs it."""
 
     config: GeneratorConfig
-    trunk: BandSequenceTrunk | FrameConvolutionTrunk
+    trunk: Trunk
 
     @property
     def device(self) -> torch.device:
@@ -199,8 +198,7 @@ class StreamRestorer(BaseStreamRestorer):
 
     def start(self, batch: int) -> StreamState:
         """Return the initial state of `batch` rows."""
-        # a parameter of a norm: float32 or float64, whatever the linear layers compute in
-        like = next(value for name, value in self.generator.named_parameters() if "norm" in name)
+        like = self.generator.empty
         none = like.new_empty(batch, 0)
         crossover = None if self._crossover is None else self._crossover.start(none)
         rows = 2 * batch if self.noise.separate else batch

@@ -28,11 +28,13 @@ class BandSequence(nn.Module):
 
 
 class BandSequenceTrunk(nn.Module):
-    """Predict one complex value a bin from a spectrum, and noise gains for the output `mask_and_noise`.
+    """Predict one complex value a bin from a spectrum, and a real one where the output needs it.
 
     Args:
         config: Shape of the generator.
     """
+
+    normalizes_level = has_noise = False
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -41,14 +43,16 @@ class BandSequenceTrunk(nn.Module):
         self.layers = nn.ModuleList(BandSequence(config) for _ in range(config.layers))
         self.merge = BandMerge(config.band_widths, config.dim)
         self.gains: BandMerge | None = None
-        if config.output == "mask_and_noise":
+        self.gain_offset = INITIAL_LOG_GAIN if config.output == "mask_and_noise" else 0.0
+        if config.predicts_real:
             self.gains = BandMerge(config.band_widths, config.dim)
+        if self.gains is not None and config.output == "mask_and_noise":
             for group in self.gains.groups:
                 nn.init.normal_(cast(Tensor, group.weight), std=0.02)
+        elif self.gains is not None:
+            _set_zero(self.gains)
         if config.output != "direct":
-            for group in self.merge.groups:
-                nn.init.zeros_(cast(Tensor, group.weight))
-                nn.init.zeros_(cast(Tensor, group.bias))
+            _set_zero(self.merge)
         self.mix_bands: Callable[[BandAttention, Tensor], Tensor] = BandAttention.forward
         self.feed_forward: Callable[[TimeBlock, Tensor, Tensor], Tensor] = TimeBlock.feed_forward
 
@@ -74,20 +78,9 @@ class BandSequenceTrunk(nn.Module):
         return tuple(like.new_zeros(len(spectrum), block.past, bands, dim) for block in self.time_blocks())
 
     def forward(
-        self, spectrum: Tensor, state: tuple[Tensor, ...], *, final: bool
+        self, spectrum: Tensor, state: tuple[Tensor, ...], *, final: bool, **_: object
     ) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
-        """Compute the next chunk of frames.
-
-        Args:
-            spectrum: [batch, frames, bins]; frames may be 0.
-            state: What the last chunk returned.
-            final: Whether no frames follow.
-
-        Returns:
-            Complex outputs [batch, frames out, bins], logarithms of noise gains of the same shape or None,
-            and the next state. Without `final` there are up to `lookahead_frames` fewer frames in all than
-            came in.
-        """
+        """Compute the next chunk of frames; see `Trunk`."""
         device, blocks = spectrum.device.type, list(state)
         with torch.autocast(device, enabled=False):  # bfloat16 would save little time here and cost accuracy
             features = self.split(spectrum)
@@ -97,7 +90,7 @@ class BandSequenceTrunk(nn.Module):
                 features = self._mix_bands(layer.bands, features)
             features, blocks[number] = self._mix_time(block, features, blocks[number], final)
         with torch.autocast(device, enabled=False):
-            gains = None if self.gains is None else self.gains(features).real + INITIAL_LOG_GAIN
+            gains = None if self.gains is None else self.gains(features).real + self.gain_offset
             return self.merge(features), gains, tuple(blocks)
 
     def time_blocks(self) -> list[TimeBlock]:
@@ -133,3 +126,10 @@ def _slices(x: Tensor) -> list[slice]:
     batch, frames, bands, dim = x.shape
     size = max(SLICE_FEATURES // (batch * bands * dim), 1) if x.device.type == "cpu" else max(frames, 1)
     return [slice(begin, begin + size) for begin in range(0, frames, size)]
+
+
+def _set_zero(merge: BandMerge) -> None:
+    """Let the layers return zero, until they are trained."""
+    for group in merge.groups:
+        nn.init.zeros_(cast(Tensor, group.weight))
+        nn.init.zeros_(cast(Tensor, group.bias))

@@ -30,7 +30,7 @@ def compile_generator(generator: Generator, *, training: bool = False) -> bool:
     mix_bands, feed_forward = trunk.mix_bands, trunk.feed_forward
     trunk.mix_bands = torch.compile(BandAttention.forward, dynamic=False)
     trunk.feed_forward = torch.compile(TimeBlock.feed_forward, dynamic=False)
-    device = next(generator.parameters()).device
+    device = generator.device
     try:
         probe = torch.zeros(1, generator.config.sample_rate, device=device)
         if training:

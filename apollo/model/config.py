@@ -12,10 +12,19 @@ from typing import Any
 RELEASED_BAND_BINS = 5
 RELEASED_BANDS = 80
 PAPER_BAND_HZ = 160.0
-COMPACT = "compact"  # preset, and name of the model that the package contains
+COMPACT = "compact"  # preset, and name of a model that the package contains
+PACKAGED = (COMPACT, "codec", "replication")  # all of these; the last two have no parameters
 DEVICES = ("auto", "cuda", "mps", "cpu")
 PRECISIONS = ("auto", "float32", "bfloat16")
-OUTPUTS = ("direct", "correction", "mask_and_noise")
+TRUNKS = {  # module and class; what a class must have: apollo.model.trunk.Trunk
+    "band_sequence": "apollo.model.band_sequence:BandSequenceTrunk",
+    "frame_convolution": "apollo.model.frame_convolution:FrameConvolutionTrunk",
+    "gated_convolution": "apollo.model.gated_convolution:GatedConvolutionTrunk",
+    "identity": "apollo.model.baselines:IdentityTrunk",
+    "replication": "apollo.model.baselines:ReplicationTrunk",
+}
+OUTPUTS = ("direct", "correction", "mask_and_noise", "magnitude_and_phase")  # apollo.model.outputs
+COMPRESSION = 0.3  # power of compressed magnitudes
 INITIAL_LOG_GAIN = -6.0  # of noise relative to the level: little at initialisation
 ROTARY_ROWS = 100  # rows of the released network's rotary table; a longer one continues it
 
@@ -34,8 +43,13 @@ LOSS_WEIGHTS = {  # default weights: the paper's, and 0 for further losses
     "g/complex": 0.0,
     "g/error": 0.0,
     "g/noise_error": 0.0,
+    "g/magnitude": 0.0,
+    "g/phase": 0.0,
+    "g/compressed_complex": 0.0,
+    "g/consistency": 0.0,
     "d/real": 1.0,
     "d/fake": 1.0,
+    "d/gradient_penalty": 0.0,
 }
 
 
@@ -49,14 +63,18 @@ class GeneratorConfig:
         bands: `released`: 79 bands of 5 bins (250 Hz) and one of the remaining bins. `paper`: 160 Hz, as in
             the paper's text, rounded to whole bins. Or the widths of the bands in bins, from low to high,
             with the sum `window_samples // 2 + 1`.
-        dim: Feature dimension, of a band or (`frame_convolution`) of a frame.
+        dim: Feature dimension, of a band (`band_sequence`) or of a frame.
         layers: Number of band-sequence modules or of convolution blocks.
         heads: Attention heads over bands; `dim / heads` must be even.
         causal: Depend on past frames only: 20 ms of latency instead of 0.56 s.
         output: `direct`: predict the restored spectrum, as published. `correction`: predict a residual that
             is added to the input's spectrum. `mask_and_noise`: predict a complex mask, and the gains of noise
-            that is added. The last two return the input at initialization, but for little noise.
+            that is added. `magnitude_and_phase`: predict a change of the compressed magnitude, and the phase
+            by two components. The last three return the input at initialization, but for little noise.
         trunk: `band_sequence`: the paper's. `frame_convolution`: convolutions over frames, without bands.
+            `gated_convolution`: dilated gated convolutions over frames, with noise, after SR-GAN. `identity`
+            and `replication` have no parameters: with the output `correction`, nothing is changed, or the
+            empty band is filled with copies of the band below it.
         expansion: Width of the hidden layers of `frame_convolution`, in `dim`.
         noise_strength: Default strength of the noise.
         noise_limit: Soft limit of the noise's gains, relative to the signal's level; 0 for none.
@@ -88,8 +106,8 @@ class GeneratorConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if self.window_samples < 4 or self.window_samples % 2:
             raise ValueError(f"window_samples is {self.window_samples}: it must be even and at least 4")
-        if self.trunk not in ("band_sequence", "frame_convolution"):
-            raise ValueError(f"trunk is {self.trunk!r}: it must be 'band_sequence' or 'frame_convolution'")
+        if self.trunk not in TRUNKS:
+            raise ValueError(f"trunk is {self.trunk!r}: it must be one of {', '.join(TRUNKS)}")
         for name in ("noise_strength", "noise_limit"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be 0 or more")
@@ -101,6 +119,11 @@ class GeneratorConfig:
         if self.output not in OUTPUTS:
             raise ValueError(f"output is {self.output!r}: it must be one of {', '.join(OUTPUTS)}")
         _ = self.band_widths
+
+    @property
+    def predicts_real(self) -> bool:
+        """Whether the output needs a real number of each bin, besides the complex one."""
+        return self.output in ("mask_and_noise", "magnitude_and_phase")
 
     @property
     def hop_samples(self) -> int:
@@ -169,11 +192,19 @@ class DiscriminatorConfig:
         windows: STFT windows in samples; the hop is half of each.
         norm: `l2`: scale every example to unit energy, as published. `rms`: to unit RMS, with spectra divided
             by the root of the window's energy, so that the input level does not depend on the length.
+        kind: Network of each window. `convolution`: the paper's, on the plane of bins and frames.
+            `gated_convolution`: after SR-GAN, along frames, with all bins as channels; it compares a signal
+            with the degraded one, at the degraded one's level.
+        dim: Feature dimension of `gated_convolution`.
+        layers: Number of its blocks.
     """
 
     channels: int = 2
     windows: tuple[int, ...] = (32, 64, 128, 256, 512, 1024, 2048)
     norm: str = "l2"
+    kind: str = "convolution"
+    dim: int = 256
+    layers: int = 10
 
     def __post_init__(self) -> None:
         """Check all fields.
@@ -184,10 +215,20 @@ class DiscriminatorConfig:
         object.__setattr__(self, "windows", tuple(self.windows))
         if self.norm not in ("l2", "rms"):
             raise ValueError(f"norm is {self.norm!r}: it must be 'l2' or 'rms'")
-        if self.channels < 1:
-            raise ValueError(f"channels is {self.channels}: it must be at least 1")
+        for name in ("channels", "dim", "layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.kind not in ("convolution", "gated_convolution"):
+            raise ValueError(f"kind is {self.kind!r}: it must be 'convolution' or 'gated_convolution'")
+        if self.is_conditional and self.norm != "rms":
+            raise ValueError(f"norm is {self.norm!r}: the kind {self.kind!r} needs 'rms'")
         if not self.windows or any(window < 4 or window % 2 for window in self.windows):
             raise ValueError(f"windows is {self.windows}: it needs even numbers of at least 4 samples")
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether the discriminator needs the degraded signal too."""
+        return self.kind == "gated_convolution"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "DiscriminatorConfig":
@@ -210,6 +251,7 @@ def _check_keys(owner: type, values: Mapping[str, Any], what: str) -> dict[str, 
     return dict(values)
 
 
+_SR_GAN = GeneratorConfig(window_samples=2048, dim=2048, layers=10, trunk="gated_convolution")
 _COMPACT = GeneratorConfig(
     dim=192, layers=12, trunk="frame_convolution", output="mask_and_noise", noise_limit=0.15
 )
@@ -220,4 +262,10 @@ PRESETS = {
     "causal": GeneratorConfig(dim=64, layers=3, causal=True, output="correction"),
     COMPACT: _COMPACT,
     "compact-causal": replace(_COMPACT, causal=True),
+    "sr_gan": _SR_GAN,
+    "sr_gan-small": replace(_SR_GAN, dim=128, output="correction"),
+    "ams": GeneratorConfig(output="magnitude_and_phase"),
+    "ams-small": GeneratorConfig(dim=96, layers=2, output="magnitude_and_phase"),
+    "codec": GeneratorConfig(trunk="identity", output="correction"),
+    "replication": GeneratorConfig(trunk="replication", output="correction"),
 }

@@ -5,7 +5,7 @@ from typing import cast
 
 from torch import nn
 
-from apollo.model.frame_convolution import FrameBlock
+from apollo.model.frame_convolution import FrameBlock, FrameConvolutionTrunk
 from apollo.model.generator import Generator
 
 
@@ -27,6 +27,6 @@ def add_layers(generator: Generator, layers: int) -> Generator:
         )
     deeper = Generator(replace(config, layers=layers))
     deeper.load_state_dict(generator.state_dict(), strict=False)
-    for block in cast(nn.ModuleList, deeper.trunk.blocks)[config.layers :]:
+    for block in cast(FrameConvolutionTrunk, deeper.trunk).blocks[config.layers :]:
         nn.init.zeros_(cast(FrameBlock, block).scale)
-    return deeper.to(next(generator.parameters()).device).train(generator.training)
+    return deeper.to(generator.device).train(generator.training)

@@ -62,12 +62,30 @@ class FrameBlock(nn.Module):
         return output, x[:, frames:].clone()
 
 
+def make_heads(config: GeneratorConfig) -> tuple[Float32Linear, Float32Linear | None]:
+    """Create the layers from features to two numbers a bin, real parts first, and to one where needed."""
+    merge, gains = Float32Linear(config.dim, 2 * config.bins), None
+    if config.predicts_real:
+        gains = Float32Linear(config.dim, config.bins)
+        nn.init.normal_(gains.weight, std=0.02)
+        nn.init.constant_(gains.bias, INITIAL_LOG_GAIN)
+    if gains is not None and config.output != "mask_and_noise":
+        nn.init.zeros_(gains.weight)
+        nn.init.zeros_(gains.bias)
+    if config.output != "direct":
+        nn.init.zeros_(merge.weight)
+        nn.init.zeros_(merge.bias)
+    return merge, gains
+
+
 class FrameConvolutionTrunk(nn.Module):
-    """Predict one complex value a bin from a level-normalized spectrum, and noise gains where needed.
+    """Predict one complex value a bin from a level-normalized spectrum, and a real one where needed.
 
     Args:
         config: Shape of the generator.
     """
+
+    normalizes_level, has_noise = True, False
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -77,15 +95,7 @@ class FrameConvolutionTrunk(nn.Module):
             FrameBlock(config.dim, config.expansion, causal=config.causal) for _ in range(config.layers)
         )
         self.norm = nn.LayerNorm(config.dim)
-        self.merge = Float32Linear(config.dim, 2 * config.bins)  # real parts, then imaginary parts
-        self.gains: Float32Linear | None = None
-        if config.output == "mask_and_noise":
-            self.gains = Float32Linear(config.dim, config.bins)
-            nn.init.normal_(self.gains.weight, std=0.02)
-            nn.init.constant_(self.gains.bias, INITIAL_LOG_GAIN)
-        if config.output != "direct":
-            nn.init.zeros_(self.merge.weight)
-            nn.init.zeros_(self.merge.bias)
+        self.merge, self.gains = make_heads(config)
 
     @property
     def lookahead_frames(self) -> int:
@@ -110,9 +120,9 @@ class FrameConvolutionTrunk(nn.Module):
         )
 
     def forward(
-        self, spectrum: Tensor, state: tuple[Tensor, ...], *, final: bool
+        self, spectrum: Tensor, state: tuple[Tensor, ...], *, final: bool, **_: object
     ) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
-        """Compute the next chunk of frames; arguments and results as `BandSequenceTrunk.forward`."""
+        """Compute the next chunk of frames; see `Trunk`."""
         with torch.autocast(spectrum.device.type, enabled=False):
             power = spectrum.real.square() + spectrum.imag.square()
             x = self.input(((power + POWER_FLOOR).log() - LOG_CENTRE) / LOG_SCALE)

@@ -1,18 +1,12 @@
 """The generator: from degraded samples to restored ones.
 
-A trunk (`band_sequence`, the paper's; or `frame_convolution`) predicts one complex number a bin, from which
-the output is made:
+A trunk (`apollo.model.trunk`) predicts one complex number a bin, and for some outputs a real one, from which
+the output is made (`apollo.model.outputs`). Source: Li and Luo (2024), section II, for the trunk
+`band_sequence`; decisions where the paper is silent: docs/model.md. The default is the released network and
+computes its numbers.
 
-    direct           Y = P                        the restored spectrum, as published
-    correction       Y = X + P
-    mask_and_noise   Y = X * (1 + P) + s * N * E  N: predicted amplitude; E: noise of unit power
-
-A deterministic network cannot know the phase above a codec's cut-off: noise of the right envelope stands in.
-Source: Li and Luo (2024), section II, for `band_sequence`; where the paper is silent: docs/model.md. The
-default is the released network and computes its numbers.
-
-The trunk `frame_convolution` and the output `mask_and_noise` work on the spectrum divided by its level, a
-moving average over frames: they are equivariant to the level of the signal.
+Some trunks and outputs work on the spectrum divided by its level, a moving average over frames: they are
+equivariant to the level of the signal.
 
 Only convolutions and averages look across frames, so a chunk of frames can be computed from the state of the
 previous one: `step` is the network on a chunk, `forward` is one step over everything, streaming is many.
@@ -23,23 +17,19 @@ complex64. Channels are restored independently, but for the noise of left and ri
 
 import copy
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from apollo.model import stft
-from apollo.model.band_sequence import BandSequenceTrunk
 from apollo.model.config import GeneratorConfig
-from apollo.model.frame_convolution import FrameConvolutionTrunk
 from apollo.model.generator_state import GeneratorState, OutputParts
-from apollo.model.level import LEVEL_FRAMES, measure_power, moving_average
+from apollo.model.level import LEVEL_FLOOR, LEVEL_FRAMES, measure_power, moving_average
 from apollo.model.noise import NoiseOptions, noise_spectra
+from apollo.model.outputs import combine, noise_amplitude
+from apollo.model.trunk import add_trunk_prefix, build_trunk
 
 CPU_CHUNK_ACTIVATIONS = 1 << 20  # of a layer, in a chunk of frames: what stays in a CPU's cache
-LEVEL_FLOOR = 1e-20  # of the mean power of a bin: keeps silence from dividing by zero
-LOG_GAIN_LIMITS = (-16.0, 3.0)
-_BAND_SEQUENCE_KEYS = ("split.", "layers.", "merge.")  # of weights saved before there were other trunks
 
 
 class Generator(nn.Module):
@@ -47,15 +37,19 @@ class Generator(nn.Module):
 
     Args:
         config: Its shape.
+
+    Attributes:
+        empty: No samples, of the type and on the device of those that it restores.
     """
+
+    empty: Tensor
 
     def __init__(self, config: GeneratorConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or GeneratorConfig()
-        self.trunk: BandSequenceTrunk | FrameConvolutionTrunk = (
-            BandSequenceTrunk(config) if config.trunk == "band_sequence" else FrameConvolutionTrunk(config)
-        )
-        self.register_load_state_dict_pre_hook(_add_trunk_prefix)  # type: ignore[no-untyped-call]
+        self.trunk = build_trunk(config)
+        self.register_buffer("empty", torch.empty(0), persistent=False)  # a trunk may have no parameters
+        self.register_load_state_dict_pre_hook(add_trunk_prefix)  # type: ignore[no-untyped-call]
 
     def forward(self, samples: Tensor, noise: NoiseOptions | None = None) -> Tensor:
         """Restore samples of any length.
@@ -82,13 +76,18 @@ class Generator(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
+        """Where it computes."""
+        return self.empty.device
+
+    @property
+    def has_noise(self) -> bool:
+        """Whether its output depends on strength and seed of noise."""
+        return self.trunk.has_noise or self.config.output == "mask_and_noise"
 
     @property
     def normalizes_level(self) -> bool:
         """Whether the trunk sees the spectrum divided by its level."""
-        return self.config.trunk == "frame_convolution" or self.config.output == "mask_and_noise"
+        return self.trunk.normalizes_level or self.config.predicts_real
 
     @property
     def level_lookahead(self) -> int:
@@ -152,19 +151,20 @@ class Generator(nn.Module):
             restored.append(output)
         return torch.cat(restored, 1) if len(restored) > 1 else restored[0], state
 
-    def decompose(self, samples: Tensor) -> OutputParts:
+    def decompose(self, samples: Tensor, noise: NoiseOptions | None = None) -> OutputParts:
         """Compute the parts of the output in one pass, for losses on spectra.
 
         Args:
             samples: [batch, channels, samples], as for `forward`.
+            noise: Strength and seed of the noise that the trunk takes.
 
         Returns:
             The parts; `synthesize` makes samples of them.
         """
-        channels = num_channels(samples)
+        noise = replace(noise or NoiseOptions(), channels=num_channels(samples))
         spectrum = self.analyze(samples)
         deterministic, amplitude, side_shares, _ = self._forward_chunk(
-            spectrum, self.initial_state(spectrum), NoiseOptions(channels=channels), final=True
+            spectrum, self.initial_state(spectrum), noise, final=True
         )
         return OutputParts(spectrum, deterministic, amplitude, side_shares, samples.shape)
 
@@ -235,7 +235,13 @@ class Generator(nn.Module):
                 (averages[..., :1].sqrt(), averages[..., 2:] / (averages[..., 1:2] + LEVEL_FLOOR)), -1
             )
             normalized = spectrum / (averages[..., :1] + LEVEL_FLOOR).sqrt()
-        prediction, log_gains, trunk = self.trunk(normalized, state.trunk, final=final)
+        prediction, real, trunk = self.trunk(
+            normalized,
+            state.trunk,
+            final=final,
+            noise=replace(noise, strength=self._strength(noise)),
+            first_frame=state.frames + state.frames_without_output.shape[1],
+        )
         frames = prediction.shape[1]
         waiting = torch.cat((state.frames_without_output, spectrum), 1)
         if state.level_and_side.shape[1]:
@@ -249,20 +255,9 @@ class Generator(nn.Module):
             frames=state.frames + frames,
         )
         now, level = waiting[:, :frames], level_and_side[:, :frames, :1]
-        amplitude = None if log_gains is None else self._amplitude(log_gains) * level
-        return self._combine(now, prediction, level), amplitude, level_and_side[:, :frames, 1:], after
-
-    def _combine(self, degraded: Tensor, prediction: Tensor, level: Tensor) -> Tensor:
-        """Compute the deterministic part of the output from the trunk's prediction."""
-        if self.config.output == "mask_and_noise":
-            return degraded + degraded * prediction
-        scaled = prediction * level if self.normalizes_level else prediction
-        return scaled if self.config.output == "direct" else degraded + scaled
-
-    def _amplitude(self, log_gains: Tensor) -> Tensor:
-        gains = log_gains.clamp(*LOG_GAIN_LIMITS).exp()
-        limit = self.config.noise_limit
-        return gains / (1.0 + (gains / limit).square()).sqrt() if limit else gains
+        deterministic = combine(self.config, now, prediction, real, level)
+        amplitude = noise_amplitude(self.config, real, level)
+        return deterministic, amplitude, level_and_side[:, :frames, 1:], after
 
     def _mix_noise(
         self, amplitude: Tensor, side_shares: Tensor, first_frame: int, options: NoiseOptions
@@ -280,12 +275,6 @@ class Generator(nn.Module):
             return amplitude * common
         signs = side_shares.new_tensor([1.0, -1.0]).repeat(len(amplitude) // 2)[:, None, None]
         return amplitude * ((1.0 - side_shares).sqrt() * common + signs * side_shares.sqrt() * opposite[0])
-
-
-def _add_trunk_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
-    """Accept weights that were saved before there were other trunks."""
-    for key in [key for key in state if key.startswith(tuple(prefix + old for old in _BAND_SEQUENCE_KEYS))]:
-        state[f"{prefix}trunk.{key.removeprefix(prefix)}"] = state.pop(key)
 
 
 def num_channels(samples: Tensor) -> int:

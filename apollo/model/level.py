@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LEVEL_FRAMES = 21  # frames to either side in the average: 0.2 s
+LEVEL_FLOOR = 1e-20  # of the mean power of a bin: keeps silence from dividing by zero
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from apollo.checkpoints.container import CheckpointError
 from apollo.checkpoints.io import atomic_write
 from apollo.model.generator import Generator
 from apollo.onnx.generator_graph import build_streaming, build_whole
+from apollo.onnx.trunks import EXPORTED_OUTPUTS, EXPORTED_TRUNKS
 
 if TYPE_CHECKING:
     import onnx
@@ -42,7 +43,8 @@ def export_onnx(
         metadata: Further metadata of the file.
 
     Raises:
-        CheckpointError: onnx, or for `int8` onnxruntime, is not installed.
+        CheckpointError: onnx, or for `int8` onnxruntime, is not installed; or there is no graph for the
+            generator's trunk or output.
         OSError: the file cannot be written.
     """
     content = to_onnx_bytes(generator, whole=whole, int8=int8, metadata=metadata)
@@ -62,6 +64,12 @@ def to_onnx_bytes(
         import onnx
     except ImportError as error:
         raise CheckpointError(NOT_INSTALLED.format("onnx")) from error
+    config = generator.config
+    if config.trunk not in EXPORTED_TRUNKS or config.output not in EXPORTED_OUTPUTS:
+        raise CheckpointError(
+            f"trunk {config.trunk!r} with output {config.output!r} cannot be exported; what can: trunks "
+            f"{', '.join(EXPORTED_TRUNKS)}, outputs {', '.join(EXPORTED_OUTPUTS)}"
+        )
     model = build_whole(generator) if whole else build_streaming(generator)
     if int8:
         model = _quantize(model)

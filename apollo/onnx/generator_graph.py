@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from apollo.model.generator import LEVEL_FLOOR, Generator
+from apollo.model.generator import Generator
+from apollo.model.level import LEVEL_FLOOR
 from apollo.onnx.frames import Chunk, Frames, WholeSignal
 from apollo.onnx.graph import END, GraphBuilder
 from apollo.onnx.level_and_noise import add_amplitude, add_level, add_noise

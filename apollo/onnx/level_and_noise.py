@@ -6,9 +6,10 @@ Shape legend: spectrum [rows, frames, 2 * bins]; level, side shares [rows, frame
 
 import torch
 
-from apollo.model.generator import LEVEL_FLOOR, LOG_GAIN_LIMITS, Generator
-from apollo.model.level import LEVEL_FRAMES
+from apollo.model.generator import Generator
+from apollo.model.level import LEVEL_FLOOR, LEVEL_FRAMES
 from apollo.model.noise import KEPT_POWER, LEAST_MAGNITUDE
+from apollo.model.outputs import LOG_GAIN_LIMITS
 from apollo.onnx.frames import Frames
 from apollo.onnx.graph import FLOAT, GraphBuilder
 from apollo.onnx.trunks import Complex, add_power, split_parts

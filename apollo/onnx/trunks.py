@@ -21,8 +21,12 @@ from apollo.model.frame_convolution import (
     FrameConvolutionTrunk,
 )
 from apollo.model.layers import NORM_EPSILON, BandAttention, TimeBlock
+from apollo.model.trunk import Trunk
 from apollo.onnx.frames import Frames
 from apollo.onnx.graph import GraphBuilder
+
+EXPORTED_TRUNKS = ("band_sequence", "frame_convolution")
+EXPORTED_OUTPUTS = ("direct", "correction", "mask_and_noise")
 
 
 class Complex(NamedTuple):
@@ -35,14 +39,14 @@ class Complex(NamedTuple):
 def add_trunk(
     graph: GraphBuilder,
     frames: Frames,
-    trunk: BandSequenceTrunk | FrameConvolutionTrunk,
+    trunk: Trunk,
     spectrum: Complex,
 ) -> tuple[Complex, str | None]:
-    """Add a trunk; return its prediction, and logarithms of noise gains or None."""
+    """Add a trunk of `EXPORTED_TRUNKS`; return its prediction, and logarithms of noise gains or None."""
     with graph.scope("trunk"):
         if isinstance(trunk, FrameConvolutionTrunk):
             return _add_frame_convolution(graph, frames, trunk, spectrum)
-        return _add_band_sequence(graph, frames, trunk, spectrum)
+        return _add_band_sequence(graph, frames, cast(BandSequenceTrunk, trunk), spectrum)
 
 
 def add_power(graph: GraphBuilder, spectrum: Complex) -> str:

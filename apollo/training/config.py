@@ -46,6 +46,10 @@ class GanConfig:
             period of a cosine, instead of `decay`; 0 for `decay`.
         clip_norm: Maximum gradient norm, of the gradients averaged over ranks.
         weights: Loss weights by name; others keep the paper's.
+        adversarial_loss: `least_squares`, as published, or `wasserstein`, which needs a weight of
+            `d/gradient_penalty`.
+        discriminator_steps: Updates of the discriminator for each of the generator, which is left out in the
+            other steps.
         adversarial_start_step: Steps before the first with a discriminator. Until then, and always if
             `g/adversarial` and `g/feature` have weight 0, no discriminator is built or computed.
         cutoff_hz: Highest frequency of `g/spectrum`.
@@ -78,6 +82,8 @@ class GanConfig:
     cosine_steps: int = 0
     clip_norm: float = 5.0
     weights: Mapping[str, float] = field(default_factory=dict)
+    adversarial_loss: str = "least_squares"
+    discriminator_steps: int = 1
     adversarial_start_step: int = 0
     cutoff_hz: float = 16_000.0
     batch_size: int = 8
@@ -115,9 +121,18 @@ class GanConfig:
                 f"weights leaves the generator no loss before adversarial_start_step "
                 f"({self.adversarial_start_step}): give another of g/... a weight above 0"
             )
+        if self.adversarial_loss not in ("least_squares", "wasserstein"):
+            raise ValueError(
+                f"adversarial_loss is {self.adversarial_loss!r}: it must be 'least_squares' or 'wasserstein'"
+            )
+        if self.adversarial_loss == "wasserstein" and not self.all_weights["d/gradient_penalty"]:
+            raise ValueError(
+                "adversarial_loss is 'wasserstein', whose discriminator has no bound without a gradient "
+                "penalty: give d/gradient_penalty a weight above 0, such as 10"
+            )
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision is {self.precision!r}: it must be 'float32' or 'bfloat16'")
-        for name in ("batch_size", "micro_batch", "decay_epochs"):
+        for name in ("batch_size", "micro_batch", "decay_epochs", "discriminator_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if self.generator_optimizer not in ("adamw", "muon"):
@@ -164,10 +179,11 @@ class GanConfig:
         """Return whether a step, from 0, has a discriminator."""
         return self.has_adversarial_loss and step >= self.adversarial_start_step
 
-    def is_discriminator_warmup(self, step: int) -> bool:
+    def is_discriminator_only(self, step: int) -> bool:
         """Return whether a step, from 0, updates only the discriminator."""
-        first = self.adversarial_start_step
-        return self.is_adversarial(step) and step < first + self.discriminator_warmup_steps
+        past_warmup = step - self.adversarial_start_step - self.discriminator_warmup_steps
+        leaves_out = past_warmup < 0 or (past_warmup + 1) % self.discriminator_steps != 0
+        return self.is_adversarial(step) and leaves_out
 
     def learning_rate_scale(self, epoch: int, step: int = 0) -> float:
         """Return the factor on all learning rates in a step, from 0, of an epoch, from 0."""

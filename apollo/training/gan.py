@@ -12,11 +12,10 @@ Shape legend: samples [examples, channels, samples].
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from apollo.model.config import DiscriminatorConfig
 from apollo.model.device import warn_if_bfloat16_is_emulated
@@ -77,11 +76,11 @@ class Gan:
         self._parallel_generator = context.wrap_ddp(self._forward)
         self.generator_optimizer = make_generator_optimizer(generator, config)
         self._initial_rates = [group["lr"] for group in self.generator_optimizer.param_groups]
-        self._seed, self._discriminator_config = seed, DiscriminatorConfig()
-        self._trained_discriminator: TrainedDiscriminator | None = None
+        self._seed, self._trained_discriminator = seed, None
         if isinstance(discriminator, DiscriminatorConfig):
             self._discriminator_config = discriminator
         else:
+            self._discriminator_config = discriminator.config
             self._trained_discriminator = TrainedDiscriminator(discriminator, config, context)
 
     @property
@@ -153,9 +152,16 @@ class Gan:
     def _generate(
         self, model: nn.Module, batch: Batch, step: int, *, with_samples: bool, with_parts: bool
     ) -> Generated:
-        with self._autocast():
+        bfloat16 = self.config.precision == "bfloat16"
+        with torch.autocast(self.context.device.type, torch.bfloat16, enabled=bfloat16):
             output = model(batch.degraded, seed=step, with_samples=with_samples, with_parts=with_parts)
-        return prepare(output, batch, self.generator)
+        return prepare(
+            output,
+            batch,
+            self.generator,
+            with_degraded=self._discriminator_config.is_conditional,
+            with_consistent=self.weights["g/consistency"] > 0,
+        )
 
     def _discriminator_step(
         self, batches: Sequence[Batch], step: int, statistics: StepStatistics, *, discriminator_only: bool
@@ -174,9 +180,11 @@ class Gan:
             clean, restored = generated.samples
             both = concatenate(clean, restored.detach())
             with no_sync(part.parallel, not is_last):
-                with self._discriminator_context():
-                    real, fake = split_real_fake(part.parallel(both))
-                losses = discriminator_losses(real=real, fake=fake)
+                with part.computing():
+                    real, fake = split_real_fake(part.parallel(both, generated.degraded_twice))
+                losses = discriminator_losses(
+                    real=real, fake=fake, adversarial=self.config.adversarial_loss
+                ) | part.penalties(generated, batch.names, self._seed, step)
                 (self._weighted_sum(losses) * self._micro_batch_scale(batch)).backward()
             statistics.add(batch, losses | mean_margins(part.network, real, fake))
         self._clip_and_step("discriminator", part.network, part.optimizer, statistics)
@@ -220,10 +228,10 @@ class Gan:
         real: list[DiscriminatorOutput] = []
         fake: list[DiscriminatorOutput] = []
         if adversarial:
-            with self._discriminator_context():
+            with self._discriminator_state.computing():
                 with torch.no_grad():
-                    real = self.discriminator(generated.samples[0])
-                fake = self.discriminator(generated.samples[1])
+                    real = self.discriminator(generated.samples[0], generated.degraded)
+                fake = self.discriminator(generated.samples[1], generated.degraded)
         losses: dict[str, Tensor] = {}
         if generated.restored is not None:
             losses |= generator_losses(
@@ -232,6 +240,7 @@ class Gan:
                 real=real,
                 fake=fake,
                 weights=self.weights,
+                adversarial=self.config.adversarial_loss,
                 cutoff_hz=self.config.cutoff_hz,
                 sample_rate=self.generator.config.sample_rate,
             )
@@ -255,19 +264,6 @@ class Gan:
     def _micro_batch_scale(self, batch: Batch) -> float:
         """Return the factor on a micro-batch's mean that makes DDP's mean the mean over all examples."""
         return len(batch) * self.context.world_size / self.config.batch_size
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        return torch.autocast(
-            self.context.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"
-        )
-
-    @contextmanager
-    def _discriminator_context(self) -> Iterator[None]:
-        """Autocast with normalized weights computed once, in float32."""
-        with parametrize.cached():
-            self.discriminator.compute_weights()
-            with self._autocast():
-                yield
 
     def _set_learning_rates(self, epoch: int, step: int, *, adversarial: bool) -> None:
         scale = self.config.learning_rate_scale(epoch, step)

@@ -196,7 +196,7 @@ class _Loop:
 
     def _step(self, epoch: int, batches: list[Batch]) -> None:
         progress = self.progress
-        only = self.gan.config.is_discriminator_warmup(progress.step)
+        only = self.gan.config.is_discriminator_only(progress.step)
         result = self.gan.step(batches, epoch=epoch, step=progress.step, discriminator_only=only)
         progress.step += 1
         names = [name for batch in batches for name in batch.names]

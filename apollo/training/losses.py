@@ -92,6 +92,11 @@ def spectrum_loss(*, estimate: Signal, reference: Signal, cutoff_hz: float, samp
     return _relative(as_spectra(estimate)[_SPECTRUM_WINDOW][..., :bins, :] - expected, expected)
 
 
+def wasserstein_loss(outputs: Sequence[DiscriminatorOutput]) -> Tensor:
+    """Compute the negative mean of logits, averaged over windows: less for what is taken for real."""
+    return -torch.stack([one.logits.float().mean() for one in outputs]).mean()
+
+
 def adversarial_loss(fake: Sequence[DiscriminatorOutput]) -> Tensor:
     """Compute the generator's least-squares adversarial loss (eq. 7), averaged over windows."""
     return torch.stack([(one.logits.float() - 1).square().mean() for one in fake]).mean()
@@ -111,17 +116,23 @@ def feature_loss(*, real: Sequence[DiscriminatorOutput], fake: Sequence[Discrimi
 
 
 def discriminator_losses(
-    *, real: Sequence[DiscriminatorOutput], fake: Sequence[DiscriminatorOutput]
+    *,
+    real: Sequence[DiscriminatorOutput],
+    fake: Sequence[DiscriminatorOutput],
+    adversarial: str = "least_squares",
 ) -> dict[str, Tensor]:
-    """Compute the discriminator's least-squares losses (eq. 9), averaged over windows.
+    """Compute the discriminator's losses, averaged over windows.
 
     Args:
         real: Discriminator outputs for clean audio.
         fake: Discriminator outputs for restored audio, which the caller has detached from the generator.
+        adversarial: `least_squares`, as published (eq. 9), or `wasserstein`.
 
     Returns:
         `d/real` and `d/fake`; their sum is the published loss.
     """
+    if adversarial == "wasserstein":
+        return {"d/real": wasserstein_loss(real), "d/fake": -wasserstein_loss(fake)}
     return {
         "d/real": adversarial_loss(real),
         "d/fake": torch.stack([one.logits.float().square().mean() for one in fake]).mean(),
@@ -135,6 +146,7 @@ def generator_losses(
     real: Sequence[DiscriminatorOutput] = (),
     fake: Sequence[DiscriminatorOutput] = (),
     weights: Mapping[str, float] = LOSS_WEIGHTS,
+    adversarial: str = "least_squares",
     cutoff_hz: float = 16_000.0,
     sample_rate: int = GeneratorConfig.sample_rate,
 ) -> dict[str, Tensor]:
@@ -146,6 +158,7 @@ def generator_losses(
         real: Discriminator outputs for the reference; empty in a step without discriminator.
         fake: Discriminator outputs for the estimate, with its graph.
         weights: Weights by loss name.
+        adversarial: See `discriminator_losses`.
         cutoff_hz: See `spectrum_loss`.
         sample_rate: Hz.
 
@@ -157,7 +170,9 @@ def generator_losses(
     if weights["g/stft"]:
         losses["g/stft"] = magnitude_loss(estimate=estimate, reference=reference)
     if real:
-        losses["g/adversarial"] = adversarial_loss(fake)
+        losses["g/adversarial"] = (
+            wasserstein_loss(fake) if adversarial == "wasserstein" else adversarial_loss(fake)
+        )
         losses["g/feature"] = feature_loss(real=real, fake=fake)
     if weights["g/waveform"]:
         losses["g/waveform"] = waveform_loss(estimate=estimate, reference=reference)

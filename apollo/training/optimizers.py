@@ -17,11 +17,13 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the Newton-Schulz iteration, as 
 _ITERATIONS = 5
 _MOMENTUM = 0.95
 _EPSILON = 1e-8
-_HEADS = ("input.", "merge.", "gains.", "split.")  # layers to and from spectra: no hidden layers
+_HEADS = ("input.", "noise.", "merge.", "gains.", "split.")  # layers to and from spectra: no hidden layers
 
 
 def make_generator_optimizer(generator: nn.Module, config: GanConfig) -> torch.optim.Optimizer:
     """Return the optimizer that the config names, for all parameters of a generator."""
+    if not any(True for _ in generator.parameters()):
+        raise ValueError("the generator has no parameters: there is nothing to train")
     if config.generator_optimizer == "adamw":
         return make_adamw(
             generator.parameters(),

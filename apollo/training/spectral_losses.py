@@ -15,7 +15,6 @@ channels. Every loss is a scalar.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import pairwise
 
@@ -24,9 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from apollo.model.config import GeneratorConfig
-from apollo.model.generator_state import OutputParts
-from apollo.model.level import LEVEL_FRAMES, measure_power, moving_average
-from apollo.training.spectra import EDGE_MARGIN_HZ
+from apollo.training import phase_losses
+from apollo.training.spectral_pair import SpectralPair, power_of
 
 SPECTRAL_LOSSES = (
     "g/envelope",
@@ -36,10 +34,12 @@ SPECTRAL_LOSSES = (
     "g/complex",
     "g/error",
     "g/noise_error",
+    "g/magnitude",
+    "g/phase",
+    "g/compressed_complex",
+    "g/consistency",
 )
 FLOOR = 1e-8  # of a bin's power relative to the level: -80 dB
-_QUIETEST = 1e-6  # of a level relative to the row's mean: frames of digital silence must not outweigh it
-_LEVEL_FLOOR = 1e-12  # of the level: keeps silence from dividing by zero
 _LEAST_MAGNITUDE = 1e-3  # of the mean magnitude of a clean bin relative to the level
 ENVELOPE_RANGE = 1e-9  # of the frame's strongest band: 90 dB below it, all is equally silent, as in ViSQOL
 ENVELOPE_FRAMES, ENVELOPE_HOP = 8, 2
@@ -50,35 +50,6 @@ NSIM_STRUCTURE = 0.02  # ViSQOL's 4.5e-4 has steep gradients where both are almo
 _LEAST_VARIANCE = 1e-3  # of a neurogram, in dB^2: keeps the gradient of the root finite
 _NSIM_WINDOW = (0.0838251475442633, 0.619485845753726)  # ViSQOL's 3 x 3 window: beside the centre, and there
 TRANSIENT_POOL, TONE_POOL = (2, 20), (6, 4)  # frames, bins
-
-
-@dataclass(frozen=True)
-class SpectralPair:
-    """Spectra of an output and of the clean audio, relative to the level; see the module.
-
-    Args:
-        degraded: X / sqrt(A).
-        clean: C / sqrt(A).
-        deterministic: D / sqrt(A).
-        noise_power: N^2 / A; zeros where the output has no noise.
-        mask: [rows, 1, bins]: 1 for bins that count, else 0. The other fields are 0 where it is.
-    """
-
-    degraded: Tensor
-    clean: Tensor
-    deterministic: Tensor
-    noise_power: Tensor
-    mask: Tensor
-
-    @property
-    def estimated_power(self) -> Tensor:
-        """Expected power of the output (P)."""
-        return power_of(self.deterministic) + self.noise_power
-
-    @property
-    def wanted_power(self) -> Tensor:
-        """Power of the clean audio (Q)."""
-        return power_of(self.clean)
 
 
 def check_weights(weights: Mapping[str, float], config: GeneratorConfig) -> None:
@@ -93,31 +64,6 @@ def check_weights(weights: Mapping[str, float], config: GeneratorConfig) -> None
         )
 
 
-def make_pair(
-    parts: OutputParts, clean: Tensor, config: GeneratorConfig, bandwidth_hz: Tensor | None = None
-) -> SpectralPair:
-    """Divide spectra by the level and remove the bins that do not count.
-
-    Args:
-        parts: Output of the generator.
-        clean: Spectrum of the clean audio.
-        config: Shape of the generator.
-        bandwidth_hz: [rows]: frequency up to which the clean audio is known; None for all.
-    """
-    level, _ = moving_average(measure_power(parts.degraded, 1), None, lookahead=LEVEL_FRAMES, final=True)
-    frequencies = torch.arange(config.bins, device=clean.device) * (
-        config.sample_rate / config.window_samples
-    )
-    if bandwidth_hz is None:
-        mask = torch.ones(1, 1, config.bins, device=clean.device)
-    else:
-        mask = (frequencies <= bandwidth_hz[:, None, None] - EDGE_MARGIN_HZ).float()
-    floor = _QUIETEST * level.mean(1, keepdim=True) + _LEVEL_FLOOR
-    scale = mask / (level + floor).sqrt()
-    noise = torch.zeros_like(clean.real) if parts.amplitude is None else (parts.amplitude * scale).square()
-    return SpectralPair(parts.degraded * scale, clean * scale, parts.deterministic * scale, noise, mask)
-
-
 def spectral_losses(
     pair: SpectralPair, weights: Mapping[str, float], config: GeneratorConfig
 ) -> dict[str, Tensor]:
@@ -130,13 +76,25 @@ def spectral_losses(
         "g/complex": complex_loss,
         "g/error": error_loss,
         "g/noise_error": noise_error_loss,
+        "g/magnitude": partial(_compare, phase_losses.compressed_magnitude_loss),
+        "g/phase": partial(_compare, phase_losses.phase_loss),
+        "g/compressed_complex": partial(_compare, phase_losses.compressed_complex_loss),
+        "g/consistency": consistency_loss,
     }
     return {name: compute(pair) for name, compute in losses.items() if weights[name]}
 
 
-def power_of(spectrum: Tensor) -> Tensor:
-    """Return |spectrum|^2."""
-    return spectrum.real.square() + spectrum.imag.square()
+def _compare(loss: Callable[..., Tensor], pair: SpectralPair) -> Tensor:
+    return loss(estimate=pair.deterministic, reference=pair.clean, mask=pair.mask)
+
+
+def consistency_loss(pair: SpectralPair) -> Tensor:
+    """Compute the compressed difference of D and the spectrum of the samples that it makes."""
+    if pair.consistent is None:
+        raise ValueError("the spectrum of the output's samples was not computed")
+    return phase_losses.compressed_complex_loss(
+        estimate=pair.deterministic, reference=pair.consistent, mask=pair.mask
+    )
 
 
 def envelope_loss(pair: SpectralPair, config: GeneratorConfig) -> Tensor:

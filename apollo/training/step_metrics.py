@@ -70,7 +70,11 @@ class MetricTracker:
             return ""
         self._last_line_time = now
         left = (self.last_step - step) * metrics["time/step"]
-        shown = [name for name in ("g/stft", "g/envelope", "g/error", "d/real", "d/fake") if name in metrics]
+        shown = [
+            name
+            for name in ("g/stft", "g/envelope", "g/error", "g/magnitude", "g/phase", "d/real", "d/fake")
+            if name in metrics
+        ]
         parts = [f"{name} {metrics[name]:.3f}" for name in shown]
         parts.append(f"{metrics['rate/examples_per_second']:.2f} examples/s")
         parts.append(f"{metrics['rate/data_wait_share']:.0%} waiting for data")

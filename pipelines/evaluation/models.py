@@ -122,7 +122,7 @@ def _set_strength(generator: Any, strength: float, model: str) -> None:
     Raises:
         UsageError: the generator has no noise.
     """
-    if generator.config.output != "mask_and_noise":
+    if not generator.has_noise:
         raise UsageError(
             f"{model}: the output of this model is {generator.config.output}, which has no noise: leave out "
             "#strength"

@@ -102,7 +102,11 @@ def _upgrade_fingerprint(stored: dict[str, Any]) -> dict[str, Any]:
         "mode": OLD_MODES.get(mode, mode),
     }
     upgraded = {**stored, "loader": drawn}
-    for name, config in (("generator", GeneratorConfig()), ("gan", GanConfig())):
+    for name, config in (
+        ("generator", GeneratorConfig()),
+        ("discriminator", DiscriminatorConfig()),
+        ("gan", GanConfig()),
+    ):
         defaults = {key: value for key, value in asdict(config).items() if key not in _FREE.get(name, ())}
         if name in stored:
             upgraded[name] = {**defaults, **stored[name]}

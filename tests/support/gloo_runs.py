@@ -51,6 +51,12 @@ class Run:
     stop: Mapping[int, int] = field(default_factory=dict)  # rank: step after which it requests a stop
     poison: frozenset[str] = frozenset()  # examples with non-finite samples
     has_async_scores: bool = False  # whether further scores arrive later
+    generator: GeneratorConfig = field(
+        default_factory=lambda: GeneratorConfig(dim=8, layers=1, heads=2, output="correction")
+    )
+    discriminator: DiscriminatorConfig = field(
+        default_factory=lambda: DiscriminatorConfig(windows=(64, 256), norm="rms")
+    )
 
 
 class Noise:
@@ -108,9 +114,7 @@ def _append(path: Path, line: Mapping[str, Any]) -> None:
 def build(run: Run, context: DistributedContext) -> Gan:
     """Create the small networks of a run; the same on every rank."""
     torch.manual_seed(run.fit.seed)
-    generator = Generator(GeneratorConfig(dim=8, layers=1, heads=2, output="correction"))
-    discriminator = Discriminator(DiscriminatorConfig(windows=(64, 256), norm="rms"))
-    return Gan(generator, discriminator, run.gan, context)
+    return Gan(Generator(run.generator), Discriminator(run.discriminator), run.gan, context)
 
 
 def _work(run: Run, rank: int, rendezvous: str) -> None:

@@ -105,6 +105,17 @@ def test_without_a_network_the_released_name_gives_a_clear_error(tmp_path: Path)
     assert b"Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("name", ["codec", "replication"])
+def test_models_without_parameters_restore_files(name: str, tmp_path: Path) -> None:
+    song = write(tmp_path / "song.wav", music(1, 1.0))
+    output = ("-o", str(tmp_path / "out"), "--checkpoint", name, "--precision", "float32")
+    assert main(["restore", str(song), *output]) == 0
+    samples, _ = soundfile.read(song, dtype="float32")
+    found, _ = soundfile.read(tmp_path / "out/song.wav", dtype="float32")
+    expected = restore(apollo.load(name), torch.from_numpy(samples.T)).T.numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_without_a_checkpoint_the_installed_model_restores(tmp_path: Path) -> None:
     samples = music(2, 1.0)
     song = write(tmp_path / "song.wav", samples)

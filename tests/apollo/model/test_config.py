@@ -28,6 +28,13 @@ def _expected_convolution_parameters(config: GeneratorConfig) -> int:
     return (bins * dim + dim) + config.layers * block + 2 * dim + heads
 
 
+def _expected_gated_parameters(config: GeneratorConfig) -> int:
+    """Count the parameters of a gated trunk with one complex number a bin."""
+    dim, parts = config.dim, 2 * config.bins
+    block = 2 * dim + (3 * dim * 2 * dim + 2 * dim) + (dim * dim + dim)
+    return (parts * dim + dim) + 64 * dim + config.layers * block + 2 * dim + (dim * parts + parts)
+
+
 def _expected_parameters(dim: int, layers: int, widths: tuple[int, ...]) -> int:
     """Count by the layers of the released network (field notes), one at a time."""
     band_split = sum(2 * m + 1 + dim * (2 * m + 1) + dim for m in widths)
@@ -94,11 +101,25 @@ def test_invalid_configurations_are_refused_by_name(changes: dict[str, Any], nam
 @pytest.mark.parametrize("name", PRESETS)
 def test_preset_has_the_parameters_that_its_layers_sum_to(name: str) -> None:
     config = PRESETS[name]
-    if config.trunk == "frame_convolution":
+    if config.trunk in ("identity", "replication"):
+        expected = 0
+    elif config.trunk == "frame_convolution":
         expected = _expected_convolution_parameters(config)
+    elif config.trunk == "gated_convolution":
+        expected = _expected_gated_parameters(config)
     else:
         expected = _expected_parameters(config.dim, config.layers, config.band_widths)
+        if config.predicts_real:  # layers as those of the complex numbers
+            expected += sum(config.dim + 4 * m * config.dim + 4 * m for m in config.band_widths)
     assert _parameters(config) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("sr_gan", 302_239_746), ("sr_gan-small", 1_688_706), ("ams", 17_014_164), ("ams-small", 1_205_268)],
+)
+def test_presets_have_the_counts_that_the_documentation_prints(name: str, parameters: int) -> None:
+    assert _parameters(PRESETS[name]) == parameters
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,18 @@ from apollo.model import stft
 from apollo.model.config import OUTPUTS, PRESETS, GeneratorConfig
 from apollo.model.generator import Generator
 from apollo.model.noise import NoiseOptions
+from apollo.model.outputs import POWER_FLOOR, combine
 
-COMBINATIONS = list(itertools.product(("band_sequence", "frame_convolution"), OUTPUTS, (False, True)))
-NORMALIZED = [one for one in COMBINATIONS if one[0] == "frame_convolution" or one[1] == "mask_and_noise"]
+NETWORKS = ("band_sequence", "frame_convolution", "gated_convolution")
+COMBINATIONS = [
+    *itertools.product(NETWORKS, OUTPUTS, (False, True)),
+    *(("replication", "correction", causal) for causal in (False, True)),
+]
+NORMALIZED = [
+    one for one in COMBINATIONS
+    if one[0] in ("frame_convolution", "gated_convolution")
+    or one[1] in ("mask_and_noise", "magnitude_and_phase")
+]  # fmt: skip
 RELATIVE = 1e-5  # of the output's RMS
 
 
@@ -76,7 +85,10 @@ def test_frames_outside_the_receptive_field_have_no_gradient(trunk: str, output:
     frames, at = past + future + 5, past + 2
     window = stft.hann_window(generator.config.window_samples, torch.zeros(1, dtype=torch.float64))
     samples = torch.randn(1, (frames + 1) * generator.config.hop_samples, dtype=torch.float64)
-    spectrum = stft.analyze(samples, window).requires_grad_()
+    spectrum = stft.analyze(samples, window)
+    if trunk == "replication":
+        spectrum[..., 200:] = 0  # a band to fill
+    spectrum.requires_grad_()
     restored, _ = generator.step(spectrum, noise=NoiseOptions(strength=1.0))
     restored[:, at].abs().sum().backward()
     assert spectrum.grad is not None
@@ -96,6 +108,35 @@ def test_output_follows_the_level_over_60_db(trunk: str, output: str, causal: bo
 @pytest.mark.parametrize(("trunk", "output", "causal"), NORMALIZED)
 def test_silence_stays_silence(trunk: str, output: str, causal: bool) -> None:
     assert not restore(make(trunk, output, causal), torch.zeros(2, 10_000)).any()
+
+
+@pytest.mark.parametrize("trunk", NETWORKS)
+def test_magnitude_and_phase_start_as_those_of_the_input(trunk: str) -> None:
+    degraded = music(20_000)
+    config = GeneratorConfig(dim=16, layers=1, heads=2, trunk=trunk, output="magnitude_and_phase")
+    allowed = 0.05 if trunk == "gated_convolution" else 1e-3  # its phases start with a small correction
+    assert error(restore(Generator(config).eval(), degraded), degraded) < allowed
+
+
+def test_magnitude_and_phase_are_those_worked_out_by_hand() -> None:
+    config = GeneratorConfig(output="magnitude_and_phase")
+    level = torch.full((1, 3, 1), 2.0)
+    degraded = torch.tensor([2.0, 2.0j, 0.0]).view(1, 3, 1)  # relative to the level: 1, i, 0
+    phase = torch.tensor([1j, 0.0, -3.0]).view(1, 3, 1)
+    change = torch.tensor([2**0.3 - 1, -2.0, 1 - POWER_FLOOR**0.15]).view(1, 3, 1)
+    found = combine(config, degraded, phase, change, level).flatten()
+    # twice the level at 45 degrees; a magnitude below zero is zero; what was empty has the phase of the pair
+    expected = torch.tensor([2 * 2 * (1 + 1j) / 2**0.5, 0.0, -2.0])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_magnitude_and_phase_have_a_finite_gradient_at_zero() -> None:
+    config = GeneratorConfig(output="magnitude_and_phase")
+    phase = torch.zeros(1, 1, 4, dtype=torch.complex64, requires_grad=True)
+    change = torch.zeros(1, 1, 4, requires_grad=True)
+    combine(config, torch.zeros_like(phase), phase, change, torch.ones(1, 1, 1)).real.sum().backward()
+    assert phase.grad is not None and phase.grad.isfinite().all() and phase.grad.abs().min() > 0
+    assert change.grad is not None and change.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("trunk", ["band_sequence", "frame_convolution"])

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from apollo import metrics
 from apollo.checkpoints.checkpoint import load
+from apollo.checkpoints.container import CheckpointError
 from apollo.checkpoints.published_format import infer_config, load_published
 from apollo.inference.restoration import restore
 from apollo.model import stft
-from apollo.model.config import GeneratorConfig
+from apollo.model.config import PRESETS, GeneratorConfig
 from apollo.model.generator import Generator, padded_length
 from apollo.model.noise import NoiseOptions, white_noise
 from apollo.onnx.export import export_onnx, to_onnx_bytes
@@ -262,3 +263,11 @@ def test_kernels_are_the_transforms_in_float64() -> None:
     assert_close(found, torch.cat((spectrum.real, spectrum.imag), 2), 1e-12)
     back = torch.conv_transpose1d(found.transpose(1, 2), synthesis_kernel(2 * HOP), stride=HOP)[:, 0]
     assert_close(back[:, HOP:-HOP], samples[:, HOP:-HOP], 1e-12)
+
+
+@pytest.mark.parametrize("preset", ["sr_gan-small", "ams-small", "replication"])
+def test_architectures_without_a_graph_are_refused_with_those_that_have_one(preset: str) -> None:
+    with torch.device("meta"):
+        generator = Generator(PRESETS[preset])
+    with pytest.raises(CheckpointError, match=r"cannot be exported; what can: trunks band_sequence"):
+        to_onnx_bytes(generator)

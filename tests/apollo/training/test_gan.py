@@ -616,7 +616,7 @@ def test_warm_up_counts_steps_of_the_generator() -> None:
 
 def test_warm_up_of_a_later_discriminator_starts_with_it() -> None:
     config = GanConfig(adversarial_start_step=3, discriminator_warmup_steps=2)
-    assert [config.is_discriminator_warmup(step) for step in range(7)] == [
+    assert [config.is_discriminator_only(step) for step in range(7)] == [
         *(False, False, False, True, True, False, False)
     ]
     assert [config.is_adversarial(step) for step in range(5)] == [False, False, False, True, True]

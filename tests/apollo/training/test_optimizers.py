@@ -102,3 +102,8 @@ def test_cosine_schedule_and_warm_up_by_hand() -> None:
     assert scales == pytest.approx([1.0, 0.01 + 0.99 / 2, 0.01, 0.01])
     assert GanConfig().learning_rate_scale(4, 12_345) == pytest.approx(0.98**2)
     assert math.isclose(GanConfig().warmup_scale(0), 1.0)
+
+
+def test_a_generator_without_parameters_is_not_trained() -> None:
+    with pytest.raises(ValueError, match="no parameters: there is nothing to train"):
+        make_generator_optimizer(Generator(PRESETS["replication"]), GanConfig())

@@ -62,3 +62,15 @@ def test_a_path_that_looks_like_a_strength_is_a_path(tmp_path: Path) -> None:
     generator = Generator(GeneratorConfig(**TINY))
     path = checkpoint.save(generator, tmp_path / "run#strength=1")
     assert load_models((str(path),), ())[1].name == "run-strength-1"
+
+
+def test_models_without_parameters_are_models_as_others() -> None:
+    degraded = 0.1 * np.random.default_rng(1).standard_normal((2, 9_000)).astype(np.float32)
+    _, *models = load_models(("codec", "replication"), ())
+    assert [(one.name, one.parameters) for one in models] == [("codec", 0), ("replication", 0)]
+    for one in models:
+        assert one.bundle is not None
+        found = ItemRestorer("float32", "cpu").restore(one.bundle, degraded)
+        expected = restore(checkpoint.load(one.name), torch.from_numpy(degraded)).numpy()
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_allclose(found, degraded, atol=1e-4)  # a full band leaves nothing to replicate

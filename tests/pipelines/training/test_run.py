@@ -176,8 +176,12 @@ def test_an_output_of_an_earlier_release_is_resumed_though_values_were_renamed(t
 
 def test_settings_that_an_output_does_not_name_had_their_defaults(undisturbed: Path, tmp_path: Path) -> None:
     here = resolve._fingerprint(TrainConfig(shards=str(undisturbed), output=str(tmp_path)))
-    stored = {**here, "gan": dict(here["gan"]), "generator": dict(here["generator"])}
-    for section, names in {"gan": ("warmup_steps", "generator_optimizer"), "generator": ("trunk",)}.items():
+    stored = {**here, **{section: dict(here[section]) for section in ("gan", "generator", "discriminator")}}
+    for section, names in {
+        "gan": ("warmup_steps", "generator_optimizer", "adversarial_loss", "discriminator_steps"),
+        "generator": ("trunk",),
+        "discriminator": ("kind", "dim", "layers"),
+    }.items():
         for name in names:
             del stored[section][name]
     output = Folder(str(tmp_path))
