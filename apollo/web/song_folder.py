@@ -150,19 +150,25 @@ class SongStore:
         found = [song for song in self._all() if song.id.startswith(_session_prefix(session)) and song.exists]
         return sorted(found, key=_age, reverse=True)
 
-    def enqueue(self, song: SongFolder, job: str) -> None:
-        """Add a job to the end of the queue."""
+    def enqueue(self, song: SongFolder, job: str) -> Path:
+        """Add a job to the end of the queue, and return its file there."""
         song.write_job(job, WAITING, progress=0.0)
-        (self._queue / f"{time.time_ns():020d}.{song.id}.{job}").touch()
+        ticket = self._queue / f"{time.time_ns():020d}.{song.id}.{job}"
+        ticket.touch()
+        return ticket
 
     def dequeue(self, song_id: str, job: str = "*") -> None:
         """Remove a job from the queue: it is done, or not wanted any more; all jobs of a song by default."""
         for ticket in self._queue.glob(f"*.{song_id}.{job}"):
             ticket.unlink(missing_ok=True)
 
+    def tickets(self) -> list[Path]:
+        """Return the files of the queue, the next first."""
+        return sorted(self._queue.iterdir())
+
     def queue(self) -> list[str]:
         """Return the jobs of the queue as `ID.JOB`, the next first."""
-        return [name.partition(".")[2] for name in sorted(os.listdir(self._queue))]
+        return [ticket.name.partition(".")[2] for ticket in self.tickets()]
 
     def remove(self, song: SongFolder) -> None:
         """Cancel and delete a song."""
