@@ -178,7 +178,7 @@ async def run_load(
             name: round((after - cpu[name]) / load.done, 3) for name, after in service.cpu_seconds().items()
         },
         "memory_mb": {name: [round(before[name]), round(after)] for name, after in service.memory().items()},
-        "left_songs": await asyncio.to_thread(_wait_until_empty, service.folder),
+        "left_songs": await asyncio.to_thread(wait_until_empty, service.folder),
     }
 
 
@@ -190,7 +190,7 @@ async def _kill(service: Service, load: Load, kinds: Sequence[str], requests: in
         service.processes(kind)[0].kill()
 
 
-def _wait_until_empty(folder: Path) -> list[str]:
+def wait_until_empty(folder: Path) -> list[str]:
     """Wait until the service has removed what interrupted requests left; return what stays."""
     end = time.monotonic() + 3600 * _KEEP_HOURS + 60
     while left := [path.name for name in ("songs", "queue") for path in (folder / name).iterdir()]:

@@ -31,6 +31,7 @@ class ServeConfig:
         max_replicas: Greatest number; more are started while songs wait.
         queue_per_replica: Songs, waiting and being done, for which one replica is enough.
         cpus: CPUs of a replica, and its threads.
+        gpus: GPUs of a replica, where it has one: 0.25 lets four replicas share each.
         ingress_replicas: Processes that answer HTTP.
         max_mb: Largest file in MB.
         max_minutes: Longest song in minutes.
@@ -53,6 +54,7 @@ class ServeConfig:
     max_replicas: int = 1
     queue_per_replica: float = 2.0
     cpus: int = 1
+    gpus: float = 1.0
     ingress_replicas: int = 1
     max_mb: float = 200.0
     max_minutes: float = 20.0
@@ -70,7 +72,7 @@ class ServeConfig:
         for name, allowed in (("device", _DEVICES), ("precision", PRECISIONS)):
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{name} is {getattr(self, name)!r}: it must be one of {', '.join(allowed)}")
-        for name in ("min_replicas", "cpus", "ingress_replicas", "port", "max_request_minutes"):
+        for name in ("min_replicas", "cpus", "gpus", "ingress_replicas", "port", "max_request_minutes"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} is {getattr(self, name)}: it must be more than 0")
         if self.max_replicas < self.min_replicas:

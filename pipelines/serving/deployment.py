@@ -137,7 +137,7 @@ def start(config: ServeConfig, service: Service) -> None:
         },
     )
     health = {"health_check_period_s": _HEALTH_CHECK_SECONDS, "graceful_shutdown_timeout_s": _GRACE_SECONDS}
-    place: dict[str, Any] = {"num_cpus": config.cpus, **({"num_gpus": 1} if service.on_gpu else {})}
+    place: dict[str, Any] = {"num_cpus": config.cpus, **({"num_gpus": config.gpus} if service.on_gpu else {})}
     if not service.on_gpu:
         place["resources"] = cpu_node_resource()
     restorers = serve.deployment(

@@ -116,7 +116,7 @@ class QueueWorker:
         with file:
             try:
                 song = self._songs.open(song_id)
-                while not await self._replicas.run(str(song.path), job):
+                while song.exists and not await self._replicas.run(str(song.path), job):
                     logger.warning("a replica died: its job is sent to another one")
                     await asyncio.sleep(_WATCH_SECONDS)
             except SongGoneError:

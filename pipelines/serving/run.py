@@ -73,12 +73,12 @@ class _Run:
 
     def _check_resources(self, most: dict[str, float]) -> None:
         config = self.config
-        for name, each in {"CPU": config.cpus, "GPU": int(self.on_gpu)}.items():
+        for name, each in {"CPU": config.cpus, "GPU": config.gpus if self.on_gpu else 0}.items():
             needed, there = each * config.min_replicas, most.get(name, 0)
             if there < needed:
                 raise UsageError(
-                    f"{config.min_replicas} replicas need {needed} {name}s, and the cluster has {there:g}: "
-                    "give fewer --min-replicas or --cpus, or a larger cluster"
+                    f"{config.min_replicas} replicas need {needed:g} {name}s, and the cluster has {there:g}: "
+                    "give fewer --min-replicas, --cpus or --gpus, or a larger cluster"
                 )
 
     def work(self) -> Outcome:
