@@ -70,7 +70,7 @@ class Access:
         if not self._knows_token(given):
             await _answer(send_with_headers, 401, "open the address with the token that the server printed")
             return
-        if "token" in query and scope["method"] in _READING and self._settings.token is not None:
+        if "token" in query and self._settings.token is not None and not scope["path"].startswith("/api/"):
             new_cookies[TOKEN_COOKIE] = self._settings.token
             rest = urlencode({name: values for name, values in query.items() if name != "token"}, doseq=True)
             location = "/" + scope["path"].lstrip("/\\") + (f"?{rest}" if rest else "")

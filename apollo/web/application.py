@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from apollo.audio.formats import FORMATS, MAX_STRENGTH
+from apollo.listening.html import read_asset
 from apollo.web.access import Access
 from apollo.web.jobs import PARTS, ResultJob
 from apollo.web.settings import WebSettings
@@ -28,8 +29,8 @@ from apollo.web.song_folder import (
     SongGoneError,
     SongStore,
 )
-from apollo.web.song_uploads import SongUploads, check_queue
-from apollo.web.worker import ClosingError, Worker
+from apollo.web.song_uploads import SongUploads
+from apollo.web.worker import CLOSING, ClosingError, Worker
 
 _CLEAN_SECONDS = 30.0
 _POLL_SECONDS = 0.1
@@ -51,21 +52,20 @@ def create_application(songs: SongStore, worker: Worker, settings: WebSettings) 
         cleaning.cancel()
 
     application = FastAPI(
-        title="apollo web", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan
+        docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False, lifespan=lifespan
     )
     _add_error_handlers(application)
-    _add_song_routes(application, songs, worker, settings)
-    _add_result_routes(application, songs, worker, settings)
-    application.mount("/", StaticFiles(directory=str(files(__package__) / "page"), html=True))
+    uploads = SongUploads(songs, worker, settings)
+    _add_song_routes(application, songs, worker, uploads)
+    _add_result_routes(application, songs, worker, uploads)
+    _add_page(application, worker, settings)
     application.add_middleware(Access, settings=settings)
     return application
 
 
 async def _clean(songs: SongStore, settings: WebSettings) -> None:
     while True:
-        await run_in_threadpool(
-            songs.clean, max_age=settings.keep_seconds, upload_seconds=settings.keep_seconds
-        )
+        await run_in_threadpool(songs.clean, settings.keep_seconds)
         await asyncio.sleep(_CLEAN_SECONDS)
 
 
@@ -97,29 +97,22 @@ def _add_error_handlers(application: FastAPI) -> None:
     application.add_exception_handler(Exception, fail)
 
 
-def _add_song_routes(application: FastAPI, songs: SongStore, worker: Worker, settings: WebSettings) -> None:
+def _add_song_routes(application: FastAPI, songs: SongStore, worker: Worker, uploads: SongUploads) -> None:
     """Add what uploads, lists, removes and plays songs."""
-    uploads = SongUploads(songs, worker, settings)
 
     def find(song_id: str) -> SongFolder:
         return songs.open(song_id)
 
     Song = Annotated[SongFolder, Depends(find)]
 
-    @application.get("/api/settings")
-    def describe_settings() -> dict[str, Any]:
-        return {
-            "model": worker.describe(),
-            "formats": list(FORMATS),
-            "max_strength": MAX_STRENGTH,
-            "max_bytes": settings.max_bytes,
-            "max_seconds": settings.max_seconds,
-        }
-
     @application.post("/api/songs", status_code=201)
     async def add_song(request: Request, name: Annotated[str, Query(max_length=1_000)] = "song") -> Any:
         song = await uploads.take(request, name)
-        await run_in_threadpool(worker.submit, song, PARTS)
+        try:
+            await run_in_threadpool(worker.submit, song, PARTS)
+        except BaseException:
+            songs.remove(song)
+            raise
         return describe_song(songs, song)
 
     @application.get("/api/songs")
@@ -148,9 +141,8 @@ def _add_song_routes(application: FastAPI, songs: SongStore, worker: Worker, set
         return _file(song.spectrogram(part), "image/png")
 
 
-def _add_result_routes(application: FastAPI, songs: SongStore, worker: Worker, settings: WebSettings) -> None:
+def _add_result_routes(application: FastAPI, songs: SongStore, worker: Worker, uploads: SongUploads) -> None:
     """Add what makes files to download."""
-    uploads = SongUploads(songs, worker, settings)
 
     def choose(format: str = "flac24", strength: float | None = None) -> ResultJob:
         try:
@@ -162,7 +154,8 @@ def _add_result_routes(application: FastAPI, songs: SongStore, worker: Worker, s
 
     def submit(song: SongFolder, job: ResultJob) -> dict[str, Any]:
         if song.read_job(job.name).get("status", FAILED) == FAILED:
-            check_queue(songs, settings)
+            uploads.check_queue()
+            uploads.make_room_for(song)
             worker.submit(song, job.name)
         return describe_song(songs, song)
 
@@ -192,6 +185,27 @@ def _add_result_routes(application: FastAPI, songs: SongStore, worker: Worker, s
             raise
 
 
+def _add_page(application: FastAPI, worker: Worker, settings: WebSettings) -> None:
+    """Add the page and what it needs to know."""
+
+    @application.get("/api/settings")
+    def describe_settings() -> dict[str, Any]:
+        return {
+            "model": worker.describe(),
+            "formats": list(FORMATS),
+            "max_strength": MAX_STRENGTH,
+            "max_bytes": settings.max_bytes,
+            "max_seconds": settings.max_seconds,
+            "keep_seconds": settings.keep_seconds,
+        }
+
+    @application.get("/player.css")
+    def send_shared_style() -> Response:
+        return Response(read_asset("player.css"), media_type="text/css")
+
+    application.mount("/", StaticFiles(directory=str(files(__package__) / "page"), html=True))
+
+
 async def _wait(request: Request, song: SongFolder, job: ResultJob) -> None:
     """Wait for a result.
 
@@ -204,7 +218,7 @@ async def _wait(request: Request, song: SongFolder, job: ResultJob) -> None:
         if state.get("status") == READY:
             return
         if state.get("status") == FAILED:
-            raise HTTPException(422, state["reason"])
+            raise HTTPException(503 if state["kind"] == CLOSING else 422, state["reason"])
         if not song.exists:
             raise SongGoneError
         if await request.is_disconnected():

@@ -31,18 +31,26 @@ class RenderProcess:
         self._process: BaseProcess | None = None
         self._closed = False
 
-    def call(self, method: str, *arguments: Any) -> Any:
+    def call(self, method: str, *arguments: Any, timeout: float | None = None) -> Any:
         """Call a method of the renderer, and return what it returns or raise what it raises.
 
+        Args:
+            method: Its name.
+            arguments: What it takes.
+            timeout: Seconds after which the process is killed; None waits for ever.
+
         Raises:
-            ProcessDiedError: the process ended meanwhile.
+            ProcessDiedError: the process ended meanwhile, or was killed.
         """
         with self._lock:
-            if self._process is None:
-                self._start()
-            process = self._process
+            process = self._process or self._start()
             try:
                 self._connection.send((method, arguments))
+                if not self._connection.poll(timeout):
+                    process.kill()
+                    process.join()
+                    self._process = None
+                    raise ProcessDiedError(f"it took more than {timeout:g} s")
                 error, value = self._connection.recv()
             except (EOFError, OSError) as ended:
                 self._process = None
@@ -51,33 +59,38 @@ class RenderProcess:
             raise error
         return value
 
-    def _start(self) -> None:
+    def _start(self) -> BaseProcess:
         if self._closed:
             raise ProcessDiedError("the server is shutting down")
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, *self._arguments), daemon=True)
+        process = context.Process(target=_work, args=(theirs, *self._arguments), daemon=True)
         with interrupts_blocked():
-            self._process.start()
+            process.start()
         theirs.close()
+        self._process = process
+        return process
+
+    def stop(self) -> None:
+        """Have the process end, whatever it does, and start no other; return at once."""
+        self._closed = True
+        if self._process is not None:
+            self._process.terminate()
 
     def close(self) -> None:
-        """End the process, whatever it does."""
-        self._closed = True
+        """Stop, and wait for the end."""
         process = self._process
+        self.stop()
         if process is not None:
-            process.terminate()
             process.join(_END_SECONDS)
             if process.is_alive():
                 process.kill()
                 process.join()
 
 
-def _describe_end(process: BaseProcess | None) -> str:
-    code = None
-    if process is not None:
-        process.join(_END_SECONDS)
-        code = process.exitcode
+def _describe_end(process: BaseProcess) -> str:
+    process.join(_END_SECONDS)
+    code = process.exitcode
     if code == -signal.SIGKILL:
         return "the process was killed, as systems do that run out of memory"
     if code is not None and code < 0:

@@ -1,7 +1,8 @@
 """What the page plays: input, output without noise, and noise, in pieces that are mixed in the browser.
 
 Pieces of all parts begin at the same samples, so that those of one number are aligned. They are FLAC of 24
-bits at half the level: restored samples may exceed full scale. More than two channels are mixed to mono.
+bits at an eighth of the level, since restored samples may exceed full scale: rounding is 126 dB below full
+scale. More than two channels are mixed to mono.
 
 Shape legend: samples are [channels, samples].
 """
@@ -18,7 +19,7 @@ from apollo.listening.spectrogram import Spectrogram
 from apollo.web.song_folder import SongFolder
 
 PIECE_SECONDS = 4.0
-STORED_LEVEL = 0.5
+STORED_LEVEL = 0.125
 STRENGTH_STEP = 0.05
 BEFORE, DETERMINISTIC, NOISE = "before", "deterministic", "noise"
 SPECTROGRAMS = (BEFORE, "after")

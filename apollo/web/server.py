@@ -66,7 +66,7 @@ class _Server(uvicorn.Server):
         self._worker = worker
 
     def handle_exit(self, sig: int, frame: object) -> None:
-        self._worker.refuse()
+        self._worker.stop()
         super().handle_exit(sig, frame)  # type: ignore[arg-type]
 
 

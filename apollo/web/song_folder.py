@@ -99,9 +99,21 @@ class SongFolder:
         """Return the path of a picture."""
         return self.path / "parts" / f"{part}.png"
 
+    def remove_unfinished(self) -> None:
+        """Delete the temporary files of results, which a process that was killed has left."""
+        for path in (self.path / "results").glob(".apollo-*"):
+            path.unlink(missing_ok=True)
+
     def is_busy(self) -> bool:
         """Return whether a job waits or is being done."""
         return any(self.read_job(job).get("status") in (WAITING, WORKING) for job in self.jobs())
+
+    def renew(self) -> None:
+        """Count the age from now."""
+        try:
+            os.utime(self.path / "song.json")
+        except FileNotFoundError as error:
+            raise SongGoneError from error
 
     def remove(self) -> None:
         """Cancel what is being done, and delete all of it."""
@@ -175,21 +187,26 @@ class SongStore:
         song.remove()
         self.dequeue(song.id)
 
-    def clean(self, *, max_age: float, upload_seconds: float) -> None:
-        """Remove songs that are too old, and uploads that were never completed."""
+    def clean(self, max_age: float) -> None:
+        """Remove songs that are older than some seconds, and what is left of uploads."""
         for song in list(self._all()):
-            age = _age(song)
-            if (age > max_age and not song.is_busy()) or (not song.exists and age > upload_seconds):
+            if _age(song) > max_age and not song.is_busy():
                 self.remove(song)
 
-    def make_room(self, num_bytes: int, limit: int) -> bool:
-        """Remove the oldest songs until there is room for more bytes; return whether there is."""
+    def make_room(self, num_bytes: int, limit: int, keep: SongFolder | None = None) -> bool:
+        """Remove the songs that were not used for longest until there is room; return whether there is.
+
+        Args:
+            num_bytes: How many more are needed.
+            limit: Size of all songs.
+            keep: A song that is not removed.
+        """
         songs = sorted(self._all(), key=_age, reverse=True)
         sizes = {song.id: _size(song.path) for song in songs}
         for song in songs:
             if self._fits(num_bytes, sum(sizes.values()), limit):
                 return True
-            if song.exists and not song.is_busy():
+            if song.exists and not song.is_busy() and (keep is None or song.id != keep.id):
                 self.remove(song)
                 del sizes[song.id]
         return self._fits(num_bytes, sum(sizes.values()), limit)
@@ -214,7 +231,7 @@ def _session_prefix(session: str) -> str:
 
 
 def _age(song: SongFolder) -> float:
-    """Return the seconds since a song was uploaded."""
+    """Return the seconds since a song was uploaded, or a result was asked of it."""
     for path in (song.path / "song.json", song.path):
         try:
             return time.time() - path.stat().st_mtime

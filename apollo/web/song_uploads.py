@@ -11,19 +11,9 @@ from apollo.web.song_folder import SongFolder, SongStore, clean_name
 from apollo.web.uploads import check_length, receive
 from apollo.web.worker import Worker
 
-_SAMPLE_BYTES = 3
-_PARTS_AND_RESULT = 4
+_PARTS_SAMPLE_BYTES = 3 * 3  # three parts, 24 bit
+_RESULT_SAMPLE_BYTES = 4 + 4  # `--clip rescale` writes the file twice
 _AUDIO_IN_VAIN = (RejectKind.EMPTY, RejectKind.NOT_FINITE, RejectKind.TOO_LONG, RejectKind.DAMAGED, "killed")
-
-
-def check_queue(songs: SongStore, settings: WebSettings) -> None:
-    """Refuse more jobs than may wait.
-
-    Raises:
-        HTTPException: 429 with Retry-After.
-    """
-    if len(songs.queue()) >= settings.max_queue:
-        raise _busy("the queue is full", settings)
 
 
 class SongUploads:
@@ -46,9 +36,9 @@ class SongUploads:
             HTTPException: it is too large, too slow, too long or no audio, or there is no room for it.
         """
         length = check_length(request, self._settings)
-        await run_in_threadpool(check_queue, self._songs, self._settings)
+        await run_in_threadpool(self.check_queue)
         if self._num_uploads >= self._settings.max_uploads:
-            raise _busy("too many uploads at a time", self._settings)
+            raise self._busy("too many uploads at a time")
         self._num_uploads += 1
         name = clean_name(name)
         song, path = self._songs.create(request.state.session, name)
@@ -56,8 +46,8 @@ class SongUploads:
             await run_in_threadpool(self._make_room, length)
             size = await receive(request, path, self._settings)
             found = await run_in_threadpool(self._inspect, song, name)
-            await run_in_threadpool(self._make_room, _estimate_bytes(found))
-            await run_in_threadpool(check_queue, self._songs, self._settings)
+            await run_in_threadpool(self._make_room, _estimate_bytes(found, _PARTS_SAMPLE_BYTES))
+            await run_in_threadpool(self.check_queue)
             song.complete(name=name, bytes=size, inspection=found)
         except BaseException:
             song.remove()
@@ -65,6 +55,25 @@ class SongUploads:
         finally:
             self._num_uploads -= 1
         return song
+
+    def check_queue(self) -> None:
+        """Refuse more jobs than may wait.
+
+        Raises:
+            HTTPException: 429 with Retry-After.
+        """
+        if len(self._songs.queue()) >= self._settings.max_queue:
+            raise self._busy("the queue is full")
+
+    def make_room_for(self, song: SongFolder) -> None:
+        """Make room for another result of a song.
+
+        Raises:
+            HTTPException: 503, the disk is full.
+            SongGoneError: the song was removed.
+        """
+        song.renew()
+        self._make_room(_estimate_bytes(song.describe()["inspection"], _RESULT_SAMPLE_BYTES), keep=song)
 
     def _inspect(self, song: SongFolder, name: str) -> dict[str, Any]:
         found = self._worker.inspect(str(song.upload)) | {"input": name}
@@ -77,16 +86,15 @@ class SongUploads:
             raise HTTPException(422, f"{name}: {seconds:.0f} s long, longer than the limit of {limit:g} s")
         return found
 
-    def _make_room(self, num_bytes: int) -> None:
-        if not self._songs.make_room(num_bytes, self._settings.disk_bytes):
+    def _make_room(self, num_bytes: int, keep: SongFolder | None = None) -> None:
+        if not self._songs.make_room(num_bytes, self._settings.disk_bytes, keep):
             raise HTTPException(503, "the disk is full", {"Retry-After": str(self._settings.retry_seconds)})
 
-
-def _estimate_bytes(inspection: dict[str, Any]) -> int:
-    """Return how much a song's parts and a result take, at most."""
-    samples = (inspection["seconds"] or 0.0) * 44_100 * min(inspection["channels"], 2)
-    return int(samples * _SAMPLE_BYTES * _PARTS_AND_RESULT)
+    def _busy(self, reason: str) -> HTTPException:
+        retry = {"Retry-After": str(self._settings.retry_seconds)}
+        return HTTPException(429, f"{reason}: try again later", retry)
 
 
-def _busy(reason: str, settings: WebSettings) -> HTTPException:
-    return HTTPException(429, f"{reason}: try again later", {"Retry-After": str(settings.retry_seconds)})
+def _estimate_bytes(inspection: dict[str, Any], sample_bytes: int) -> int:
+    """Return what a song takes at most, at a number of bytes for each of its samples."""
+    return int((inspection["seconds"] or 0.0) * 44_100 * inspection["channels"] * sample_bytes)

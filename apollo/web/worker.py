@@ -15,6 +15,9 @@ from apollo.web.song_folder import FAILED, SongFolder, SongGoneError, SongStore
 
 logger = logging.getLogger(__name__)
 
+_INSPECT_SECONDS = 60.0
+CLOSING = "closing"  # kind of the failure of what the end of the server interrupts
+
 
 class ClosingError(RuntimeError):
     """The server is shutting down."""
@@ -74,7 +77,7 @@ class LocalWorker:
     def inspect(self, path: str) -> dict[str, Any]:
         """Return what a file is; one that kills the process is a file with a problem."""
         try:
-            found: dict[str, Any] = self._inspector.call("inspect", path)
+            found: dict[str, Any] = self._inspector.call("inspect", path, timeout=_INSPECT_SECONDS)
         except ProcessDiedError as error:
             if self._closing:
                 raise ClosingError from error
@@ -88,14 +91,16 @@ class LocalWorker:
         self._songs.enqueue(song, job)
         self._jobs.put((song, job))
 
-    def refuse(self) -> None:
-        """Refuse new jobs from now on."""
-        self._closing = True
-
-    def close(self) -> None:
-        """End both processes and the thread."""
+    def stop(self) -> None:
+        """Refuse new jobs, and have those fail that wait or are being done; return at once."""
         self._closing = True
         self._jobs.put(None)
+        self._renderer.stop()
+        self._inspector.stop()
+
+    def close(self) -> None:
+        """Stop, and wait for the end of both processes and the thread."""
+        self.stop()
         self._renderer.close()
         self._inspector.close()
         self._thread.join()
@@ -112,11 +117,14 @@ class LocalWorker:
                 self._songs.dequeue(song.id, job)
 
     def _fail(self, song: SongFolder, job: str, error: Exception) -> None:
-        reason = str(error)
-        if not isinstance(error, ProcessDiedError):
+        reason, kind = str(error), "killed"
+        if self._closing:
+            reason, kind = "the server is shutting down", CLOSING
+        elif not isinstance(error, ProcessDiedError):
             logger.exception("a job failed")
             reason = f"{type(error).__name__}: {error}"
         try:
-            song.write_job(job, FAILED, reason=reason, kind="killed")
+            song.write_job(job, FAILED, reason=reason, kind=kind)
         except SongGoneError:
             song.remove()
+        song.remove_unfinished()
