@@ -36,7 +36,6 @@ from benchmarks.http_load import Load, Song, digest, restore_all, upload_slowly
 ROOT = Path(__file__).parents[1]
 RESTORER, INGRESS, PROXY = "ServeReplica:apollo:Restorer", "ServeReplica:apollo:Ingress", "ProxyActor"
 LIMIT_SECONDS = 180.0
-_WARM_UP_REQUESTS = 20
 _MEMORY_GROWTH = 1.15
 _KEEP_HOURS = 0.01
 _DISTINCT_SONGS, _RATE = 4, 44_100
@@ -150,7 +149,7 @@ async def run_load(
 ) -> dict[str, Any]:
     """Load a service, kill one process of each named kind meanwhile, and return what was measured."""
     await restore_all(
-        Load(), service.port, songs, clients=2, requests=_WARM_UP_REQUESTS, limit_seconds=LIMIT_SECONDS
+        Load(), service.port, songs, clients=2, requests=requests // 4, limit_seconds=LIMIT_SECONDS
     )
     before, cpu, load, began = service.memory(), service.cpu_seconds(), Load(), time.monotonic()
     slow = asyncio.create_task(upload_slowly(load, service.port, songs[0]))

@@ -15,7 +15,7 @@ from apollo.audio.rejects import RejectKind
 from apollo.web.child_process import ProcessDiedError, RenderProcess
 from apollo.web.settings import ModelOptions
 from apollo.web.song_folder import FAILED, SongFolder, SongGoneError, SongStore
-from apollo.web.worker import ClosingError
+from apollo.web.worker import INSPECT_SECONDS, ClosingError
 from pipelines.errors import root_cause
 from pipelines.serving.service_folder import CLOSING_FILE, lock_existing
 
@@ -62,7 +62,7 @@ class QueueWorker:
     def inspect(self, path: str) -> dict[str, Any]:
         """Return what a file is; one that kills the process is a file with a problem."""
         try:
-            found: dict[str, Any] = self._inspector.call("inspect", path)
+            found: dict[str, Any] = self._inspector.call("inspect", path, timeout=INSPECT_SECONDS)
         except ProcessDiedError as error:
             return {"input": path, "problem": str(error), "kind": RejectKind.KILLED}
         return found

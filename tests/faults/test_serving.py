@@ -20,6 +20,7 @@ from benchmarks.http_load import Song
 from pipelines.runtime.outcome import Exit
 from tests.support import restoration_jobs
 
+pytestmark = pytest.mark.timeout(600)  # of the service's start too
 MAX_MINUTES, MAX_MB = 1, 4
 
 
@@ -56,7 +57,7 @@ def ask(
 
 
 def test_a_killed_replica_loses_no_request(service: serving.Service, songs: list[Song]) -> None:
-    load = serving.run_load(service, songs, clients=10, requests=60, kill=[serving.RESTORER])
+    load = serving.run_load(service, songs, clients=10, requests=40, kill=[serving.RESTORER])
     report = asyncio.run(load)
     assert not serving.find_problems(report), report
     assert not report["broken"]

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.serve.schema import ProxyStatus, ServeStatus
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
@@ -12,8 +13,10 @@ from starlette.testclient import TestClient
 from apollo.web.settings import LOOPBACK_HOSTS
 from jobs import serve as job
 from pipelines.errors import UsageError
+from pipelines.serving import deployment
 from pipelines.serving.config import ServeConfig
 from pipelines.serving.readiness import Readiness
+from pipelines.serving.run import _Run
 
 
 @pytest.mark.parametrize(
@@ -59,6 +62,25 @@ def test_without_a_token_only_this_machine_is_answered(tmp_path: Path) -> None:
     settings = ServeConfig(folder=str(tmp_path)).read_settings()
     assert settings.token is None
     assert settings.hosts == LOOPBACK_HOSTS
+
+
+def test_too_few_resources_are_refused(tmp_path: Path) -> None:
+    run = _Run(ServeConfig(folder=str(tmp_path), min_replicas=3, max_replicas=3, cpus=2, gpus=0.5))
+    with pytest.raises(UsageError, match="3 replicas need 6 CPUs, and the cluster has 4"):
+        run._check_resources({"CPU": 4.0})
+    run.on_gpu = True
+    with pytest.raises(UsageError, match=r"3 replicas need 1\.5 GPUs, and the cluster has 1"):
+        run._check_resources({"CPU": 6.0, "GPU": 1.0})
+    run._check_resources({"CPU": 6.0, "GPU": 2.0})
+
+
+def test_a_second_service_on_a_cluster_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    status = ServeStatus()
+    monkeypatch.setattr(deployment.serve, "status", lambda: status)
+    deployment.check_absent()
+    status.proxies["node"] = ProxyStatus.HEALTHY
+    with pytest.raises(UsageError, match="Ray Serve runs on this cluster already"):
+        deployment.check_absent()
 
 
 def test_the_command_line_has_every_option(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ class FakeReplicas:
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue_worker, "_WATCH_SECONDS", 0.02)
-    monkeypatch.setattr(queue_worker.RenderProcess, "call", lambda *_: {"problem": "none"})
+    monkeypatch.setattr(queue_worker.RenderProcess, "call", lambda *_, **__: {"problem": "none"})
 
 
 @pytest.fixture
