@@ -36,6 +36,7 @@ from benchmarks.http_load import Load, Song, digest, restore_all, upload_slowly
 ROOT = Path(__file__).parents[1]
 RESTORER, INGRESS, PROXY = "ServeReplica:apollo:Restorer", "ServeReplica:apollo:Ingress", "ProxyActor"
 LIMIT_SECONDS = 180.0
+_START_SECONDS = 240.0
 _MEMORY_GROWTH = 1.15
 _KEEP_HOURS = 0.01
 _DISTINCT_SONGS, _RATE = 4, 44_100
@@ -82,35 +83,47 @@ class Service:
             for name in (RESTORER, INGRESS, PROXY)
         }
 
-    def health(self) -> int:
-        """Return the status of GET /health; 0 if nobody answers."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=10) as answer:
-                return int(answer.status)
-        except urllib.error.HTTPError as error:
-            return error.code
-        except OSError:
-            return 0
-
-    def wait_until_ready(self, seconds: float = 180.0) -> None:
-        """Wait for GET /health to say that the service restores."""
-        end = time.monotonic() + seconds
-        while self.health() != 200:
-            if self.process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError("the service does not start")
-            time.sleep(0.5)
-
     def stop(self) -> int:
         """Shut it down, and return its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(120)
 
 
+def get_health(port: int) -> int:
+    """Return the status of GET /health; 0 if nobody answers."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
+def wait_until_ready(port: int, *, process: "subprocess.Popen[bytes] | None" = None) -> None:
+    """Wait until a service restores.
+
+    Raises:
+        RuntimeError: it does not, or the process has ended.
+    """
+    end = time.monotonic() + _START_SECONDS
+    while get_health(port) != HTTPStatus.OK:
+        if time.monotonic() > end or (process is not None and process.poll() is not None):
+            raise RuntimeError("the service does not start")
+        time.sleep(0.5)
+
+
+def free_port() -> int:
+    """Return a port of loopback on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
+
+
 @contextmanager
 def run_service(folder: Path, *options: str, log: Path) -> Iterator[Service]:
     """Run jobs/serve.py with a Ray of its own until the block ends."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, str(ROOT / "jobs/serve.py"), "--folder", str(folder), "--port", str(port)]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     environment |= {"PYTHONPATH": str(ROOT), "RAY_ADDRESS": "local"}
@@ -120,7 +133,7 @@ def run_service(folder: Path, *options: str, log: Path) -> Iterator[Service]:
         )
     service = Service(process, port, folder)
     try:
-        service.wait_until_ready()
+        wait_until_ready(port, process=process)
         yield service
     finally:
         if process.poll() is None:
@@ -149,7 +162,7 @@ async def run_load(
 ) -> dict[str, Any]:
     """Load a service, kill one process of each named kind meanwhile, and return what was measured."""
     await restore_all(
-        Load(), service.port, songs, clients=2, requests=requests // 4, limit_seconds=LIMIT_SECONDS
+        Load(), service.port, songs, clients=clients, requests=requests // 4, limit_seconds=LIMIT_SECONDS
     )
     before, cpu, load, began = service.memory(), service.cpu_seconds(), Load(), time.monotonic()
     slow = asyncio.create_task(upload_slowly(load, service.port, songs[0]))

@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import socket
+import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -16,9 +17,9 @@ import pytest
 import soundfile
 
 from benchmarks import serving
-from benchmarks.http_load import Song
+from benchmarks.http_load import Song, digest
 from pipelines.runtime.outcome import Exit
-from tests.support import restoration_jobs
+from tests.support import ray_heads, restoration_jobs
 
 pytestmark = pytest.mark.timeout(600)  # of the service's start too
 MAX_MINUTES, MAX_MB = 1, 4
@@ -44,11 +45,9 @@ def service(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Iterator
         yield running
 
 
-def ask(
-    service: serving.Service, method: str, path: str, body: bytes | Iterator[bytes] | None = None
-) -> tuple[int, bytes]:
+def ask(port: int, method: str, path: str, body: bytes | Iterator[bytes] | None = None) -> tuple[int, bytes]:
     """Send a request and return status and body of the answer."""
-    request = urllib.request.Request(f"http://127.0.0.1:{service.port}{path}", body, method=method)
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, method=method)
     try:
         with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310
             return answer.status, answer.read()
@@ -90,9 +89,9 @@ def hostile_uploads(folder: Path) -> dict[str, tuple[str, bytes, set[int]]]:
 
 
 def test_hostile_uploads_are_refused_and_leave_nothing(service: serving.Service, tmp_path: Path) -> None:
-    service.wait_until_ready()
+    serving.wait_until_ready(service.port)
     for what, (name, content, statuses) in hostile_uploads(tmp_path).items():
-        status, answer = ask(service, "POST", f"/api/restore?name={name}", content)
+        status, answer = ask(service.port, "POST", f"/api/restore?name={name}", content)
         assert status in statuses, f"{what}: {status} {answer!r}"
         assert b"secret of" not in answer
     assert not serving.wait_until_empty(service.folder)
@@ -104,7 +103,8 @@ def test_too_large_uploads_are_refused(service: serving.Service) -> None:
             b"POST /api/restore HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2000000000\r\n\r\n"
         )
         assert b" 413 " in connection.recv(1000).partition(b"\r\n")[0]
-    status, answer = ask(service, "POST", "/api/restore", iter([bytes(1_000_000)] * (MAX_MB + 1)))
+    blocks = iter([bytes(1_000_000)] * (MAX_MB + 1))
+    status, answer = ask(service.port, "POST", "/api/restore", blocks)
     assert (status, json.loads(answer)) == (413, {"error": f"the file is larger than {MAX_MB} MB"})
     assert not serving.wait_until_empty(service.folder)
 
@@ -112,7 +112,7 @@ def test_too_large_uploads_are_refused(service: serving.Service) -> None:
 def test_names_are_no_paths(service: serving.Service, songs: list[Song]) -> None:
     before = {path.name for path in service.folder.iterdir()}
     for name in ("../../../etc/passwd.wav", "%3Cscript%3Ealert(1)%3C/script%3E.wav", "a%0d%0aX-Bad:1.wav"):
-        status, _ = ask(service, "POST", f"/api/restore?format=flac24&name={name}", songs[0].data)
+        status, _ = ask(service.port, "POST", f"/api/restore?format=flac24&name={name}", songs[0].data)
         assert status == 200, name
     assert {path.name for path in service.folder.iterdir()} == before
 
@@ -128,14 +128,15 @@ def test_other_hosts_and_other_sites_are_refused(service: serving.Service) -> No
 def test_a_signal_lets_accepted_songs_be_done(service: serving.Service, songs: list[Song]) -> None:
     """The last test of this service."""
     accepted = [
-        json.loads(ask(service, "POST", "/api/songs?name=song.wav", song.data)[1])["id"] for song in songs
+        json.loads(ask(service.port, "POST", "/api/songs?name=song.wav", song.data)[1])["id"]
+        for song in songs
     ]
     service.process.send_signal(signal.SIGTERM)
     end = time.monotonic() + 20
-    while service.health() == 200 and time.monotonic() < end:
+    while serving.get_health(service.port) == 200 and time.monotonic() < end:
         time.sleep(0.1)
-    assert service.health() == 503
-    status, answer = ask(service, "POST", "/api/songs", songs[0].data)
+    assert serving.get_health(service.port) == 503
+    status, answer = ask(service.port, "POST", "/api/songs", songs[0].data)
     assert (status, json.loads(answer)) == (503, {"error": "the server is shutting down"})
     assert service.process.wait(120) == Exit.DONE
     result = json.loads((service.folder / "result.json").read_text())
@@ -156,7 +157,7 @@ def test_songs_that_waited_are_done_after_the_next_start(
     with serving.run_service(folder, *options, log=log) as running:
         restorer = running.processes(serving.RESTORER)[0]
         restorer.suspend()
-        song = json.loads(ask(running, "POST", "/api/songs?name=song.wav", songs[0].data)[1])["id"]
+        song = json.loads(ask(running.port, "POST", "/api/songs?name=song.wav", songs[0].data)[1])["id"]
         for process in [*psutil.Process(running.process.pid).children(recursive=True), running.process]:
             process.kill()
         running.process.wait()
@@ -183,3 +184,29 @@ def test_fifty_clients_lose_nothing_while_both_kinds_of_replicas_are_killed(
         report = asyncio.run(load)
         assert not serving.find_problems(report), report
         assert report["broken"] <= 50
+
+
+@pytest.mark.faults
+@pytest.mark.ray_cluster
+@pytest.mark.timeout(900)
+def test_it_is_a_job_of_a_cluster_that_ray_job_stop_ends(
+    tmp_path: Path, weights: Path, songs: list[Song]
+) -> None:
+    home, folder = tmp_path / "home", tmp_path / "served"
+    home.mkdir()
+    port = serving.free_port()
+    job = ["--folder", str(folder), "--port", str(port), *serving.service_options(1, str(weights))]
+    options = ("--working-dir", ".", "--submission-id", "service", "--no-wait")
+    with ray_heads.head(home, cpus=4) as environment:
+        submitted = ray_heads.submit(environment, *options, script="jobs/serve.py", job=job)
+        assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+        serving.wait_until_ready(port)
+        status, restored = ask(port, "POST", "/api/restore?format=flac24", songs[0].data)
+        assert (status, digest(restored)) == (200, songs[0].digest)
+        second = ["--folder", str(tmp_path / "second"), *job[2:]]
+        again = ray_heads.submit(environment, *options[:2], script="jobs/serve.py", job=second)
+        assert again.returncode == Exit.FAILED
+        assert "Ray Serve runs on this cluster already (applications: apollo)" in again.stdout + again.stderr
+        stop = [ray_heads.RAY, "job", "stop", "service"]
+        subprocess.run(stop, env=environment, check=True, timeout=200, capture_output=True)
+    assert json.loads((folder / "result.json").read_text())["exit_code"] == Exit.DONE
