@@ -19,11 +19,13 @@ _PACKAGES = {
     "matplotlib": "--picture",
     "tqdm": "the progress bar",
     "huggingface_hub": "downloads checkpoints",
+    "fastapi": "serves apollo web",
     "safetensors": "reads .safetensors",
 }
 _REQUIRED = ("soundfile", "soxr", "mutagen")
 _EXTRAS = {
-    "huggingface_hub": "'apollo-restoration[hub]'"
+    "huggingface_hub": "'apollo-restoration[hub]'",
+    "fastapi": "'apollo-restoration[web]'",
 }  # by package; the others are installed by their names
 
 

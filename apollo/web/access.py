@@ -6,11 +6,11 @@ ASGI middleware, so that bodies of requests and answers stay streams.
 import hmac
 import json
 import secrets
-from http.cookies import SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from apollo.web.settings import WebSettings
@@ -48,7 +48,7 @@ class Access:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        cookies = {name: value.value for name, value in SimpleCookie(headers.get("cookie", "")).items()}
+        cookies = cookie_parser(headers.get("cookie", ""))
         new_cookies: dict[str, str] = {}
 
         async def send_with_headers(message: Message) -> None:

@@ -1,7 +1,6 @@
 """The routes of `apollo web`, on a store of songs and whoever does their jobs. docs/web.md describes them."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -11,7 +10,6 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
-from fastapi.staticfiles import StaticFiles
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -21,19 +19,16 @@ from apollo.listening.html import read_asset
 from apollo.web.access import Access
 from apollo.web.jobs import PARTS, ResultJob
 from apollo.web.settings import WebSettings
-from apollo.web.song_folder import (
-    FAILED,
-    READY,
-    WAITING,
-    SongFolder,
-    SongGoneError,
-    SongStore,
-)
+from apollo.web.song_folder import FAILED, READY, SongFolder, SongGoneError, SongStore
+from apollo.web.song_states import describe_song, describe_songs
 from apollo.web.song_uploads import SongUploads
 from apollo.web.worker import CLOSING, ClosingError, Worker
 
 _CLEAN_SECONDS = 30.0
 _POLL_SECONDS = 0.1
+_MEDIA_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+
+Name = Annotated[str, Query(max_length=1_000)]
 
 
 def create_application(songs: SongStore, worker: Worker, settings: WebSettings) -> FastAPI:
@@ -106,7 +101,7 @@ def _add_song_routes(application: FastAPI, songs: SongStore, worker: Worker, upl
     Song = Annotated[SongFolder, Depends(find)]
 
     @application.post("/api/songs", status_code=201)
-    async def add_song(request: Request, name: Annotated[str, Query(max_length=1_000)] = "song") -> Any:
+    async def add_song(request: Request, name: Name = "song") -> Any:
         song = await uploads.take(request, name)
         try:
             await run_in_threadpool(worker.submit, song, PARTS)
@@ -171,9 +166,7 @@ def _add_result_routes(application: FastAPI, songs: SongStore, worker: Worker, u
         return _result_file(song, job)
 
     @application.post("/api/restore")
-    async def restore(
-        request: Request, job: Choice, name: Annotated[str, Query(max_length=1_000)] = "song"
-    ) -> Response:
+    async def restore(request: Request, job: Choice, name: Name = "song") -> Response:
         song = await uploads.take(request, name)
         remove = BackgroundTask(songs.remove, song)
         try:
@@ -199,11 +192,15 @@ def _add_page(application: FastAPI, worker: Worker, settings: WebSettings) -> No
             "keep_seconds": settings.keep_seconds,
         }
 
-    @application.get("/player.css")
-    def send_shared_style() -> Response:
-        return Response(read_asset("player.css"), media_type="text/css")
+    assets = {path.name: path.read_bytes() for path in files(__package__).joinpath("page").iterdir()}
+    assets["player.css"] = read_asset("player.css").encode()
 
-    application.mount("/", StaticFiles(directory=str(files(__package__) / "page"), html=True))
+    @application.get("/")
+    @application.get("/{name}")
+    def send_asset(name: str = "index.html") -> Response:
+        if name not in assets:
+            raise HTTPException(404, "there is no such page")
+        return Response(assets[name], media_type=_MEDIA_TYPES[Path(name).suffix])
 
 
 async def _wait(request: Request, song: SongFolder, job: ResultJob) -> None:
@@ -224,41 +221,6 @@ async def _wait(request: Request, song: SongFolder, job: ResultJob) -> None:
         if await request.is_disconnected():
             raise HTTPException(400, "the client is gone")
         await asyncio.sleep(_POLL_SECONDS)
-
-
-def describe_songs(songs: SongStore, found: list[SongFolder]) -> list[dict[str, Any]]:
-    """Return the state of songs as JSON; those that were removed meanwhile are left out."""
-    described, queue = [], songs.queue()
-    for song in found:
-        try:
-            described.append(_describe(song, queue))
-        except SongGoneError:
-            continue
-    return described
-
-
-def describe_song(songs: SongStore, song: SongFolder) -> dict[str, Any]:
-    """Return the state of a song as JSON.
-
-    Raises:
-        SongGoneError: it was removed.
-    """
-    return _describe(song, songs.queue())
-
-
-def _describe(song: SongFolder, queue: list[str]) -> dict[str, Any]:
-    facts = song.describe()
-    facts |= {"id": song.id, "age_seconds": round(time.time() - facts.pop("created"), 1)}
-    states = {job: song.read_job(job) for job in song.jobs()}
-    for job, state in states.items():
-        if state.get("status") == WAITING and f"{song.id}.{job}" in queue:
-            state["position"] = queue.index(f"{song.id}.{job}")
-    facts["listening"] = states.pop(PARTS, None)
-    facts["results"] = []
-    for name, state in states.items():
-        result = ResultJob.parse(name)
-        facts["results"].append({"format": result.format, "strength": result.strength} | state)
-    return facts
 
 
 def _result_file(song: SongFolder, job: ResultJob, background: BackgroundTask | None = None) -> Response:

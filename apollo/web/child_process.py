@@ -43,7 +43,7 @@ class RenderProcess:
             ProcessDiedError: the process ended meanwhile, or was killed.
         """
         with self._lock:
-            process = self._process or self._start()
+            process = self._started()
             try:
                 self._connection.send((method, arguments))
                 if not self._connection.poll(timeout):
@@ -59,7 +59,14 @@ class RenderProcess:
             raise error
         return value
 
-    def _start(self) -> BaseProcess:
+    def start(self) -> None:
+        """Start the process, which imports what it needs, before the first call."""
+        with self._lock:
+            self._started()
+
+    def _started(self) -> BaseProcess:
+        if self._process is not None:
+            return self._process
         if self._closed:
             raise ProcessDiedError("the server is shutting down")
         context = multiprocessing.get_context("spawn")

@@ -65,10 +65,6 @@ def web(options: argparse.Namespace) -> int:
         model = ModelOptions(**{name: getattr(options, name) for name in names})
         place = {"host": options.host, "port": options.port, "folder": options.folder}
         serve(model, settings, **place, open_page=options.open)
-    except (CheckpointError, ValueError) as error:
+    except (CheckpointError, ValueError, OverflowError, OSError) as error:
         raise UsageError(error) from error
-    except OSError as error:
-        raise UsageError(
-            f"cannot listen on {options.host}:{options.port}: {error.strerror or error}"
-        ) from error
     return DONE

@@ -26,10 +26,12 @@ class ResultJob:
         """Return the job of a format, which may be short as `flac`, and a strength.
 
         Raises:
-            ValueError: there is no such format, or the strength is out of its range.
+            ValueError: there is no such format, or the strength is out of its range or too fine for a name.
         """
         config = SongsConfig(format=format, strength=strength)
-        return cls(config.format, None if strength is None else round(strength, 3))
+        if strength is not None and strength != round(strength, 3):
+            raise ValueError(f"strength is {strength}: it must have at most three decimals")
+        return cls(config.format, strength)
 
     @classmethod
     def parse(cls, name: str) -> "ResultJob":

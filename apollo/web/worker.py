@@ -67,6 +67,7 @@ class LocalWorker:
         except BaseException:
             self._renderer.close()
             raise
+        self._inspector.start()
         self._thread = threading.Thread(target=self._work, name="apollo-web-worker", daemon=True)
         self._thread.start()
 

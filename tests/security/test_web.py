@@ -103,7 +103,14 @@ def test_only_pieces_are_sent(client: Client, store: SongStore, place: str) -> N
 
 def test_results_are_those_of_known_formats_and_strengths(client: Client) -> None:
     added = client.upload("song.mp3", b"x").json
-    for query in ("format=exe", "format=..%2fx", "strength=2", "strength=nan", "strength=-0.1", "strength=x"):
+    for query in (
+        "format=exe",
+        "format=..%2fx",
+        "strength=2",
+        "strength=nan",
+        "strength=-0.1",
+        "strength=0.1234",
+    ):
         answer = client.ask("POST", f"/api/songs/{added['id']}/results?{query}")
         assert answer.status == 422
         assert answer.error

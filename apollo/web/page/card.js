@@ -59,9 +59,10 @@ export class Card {
   }
 
   fail(reason) {
+    const trouble = this.#part(".trouble");
+    if (trouble.textContent === reason) return; // an alert is read aloud whenever it is set
     this.#progress("", undefined);
-    this.#part(".trouble").textContent = reason;
-    this.element.classList.add("failed");
+    trouble.textContent = reason;
   }
 
   #progress(text, share) {
@@ -74,7 +75,7 @@ export class Card {
     this.#part(".remove").textContent = bar.hidden ? "Remove" : "Cancel";
   }
 
-  // Take the server's word for it.
+  // Show the state that the server sent.
   update(song) {
     const before = this.#song?.listening?.status;
     if (!this.#song) {
@@ -85,7 +86,7 @@ export class Card {
     const { status, progress, position, reason, warnings } = song.listening ?? {};
     if (status === "waiting") this.#progress(waiting(position), null);
     else if (status === "working") this.#progress("Restoring", progress);
-    else if (status === "failed" && before !== "failed") this.fail(reason);
+    else if (status === "failed") this.fail(reason);
     else if (status === "ready" && before !== "ready") {
       this.#progress("", undefined);
       this.#part(".title").disabled = false;
@@ -106,6 +107,7 @@ export class Card {
     slider.max = most;
     slider.value = model.strength ?? 0;
     this.#part(".strength").hidden = !model.has_noise;
+    this.#part(".hint").hidden = !model.has_noise;
     if (model.has_noise) this.#part(".caption").textContent = `After, at strength ${model.strength}`;
     slider.addEventListener("input", () => {
       this.#mixer?.setStrength(this.#strength);

@@ -99,7 +99,7 @@ async function follow() {
       card?.update(song);
     }
     const ids = new Set(songs.map((song) => song.id));
-    for (const card of cards.filter((one) => one.id && !ids.has(one.id))) card.fail("The server has removed it");
+    for (const card of cards) if (card.id && !ids.has(card.id)) card.fail("The server has removed it");
   } catch (error) {
     part("trouble").textContent = error.message;
   }
@@ -146,6 +146,7 @@ function act(event) {
 async function start() {
   try {
     settings = await api.settings();
+    prepareDrop();
     const minutes = Math.round(settings.max_seconds / 60);
     const hours = Math.round(settings.keep_seconds / 360) / 10;
     part("limits").textContent = `Up to ${megabytes(settings.max_bytes)} and ${minutes} minutes each`;
@@ -155,7 +156,6 @@ async function start() {
     part("trouble").textContent = error.message;
     return;
   }
-  prepareDrop();
   document.addEventListener("keydown", act);
   follow();
 }

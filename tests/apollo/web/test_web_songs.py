@@ -1,11 +1,10 @@
 """Songs through HTTP: what is heard and downloaded is what `apollo restore` writes."""
 
-import argparse
 import io
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,63 +13,18 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from apollo.__main__ import main
-from apollo.cli.options import load_generator
-from apollo.web.application import create_application
-from apollo.web.settings import ModelOptions, WebSettings
 from apollo.web.song_folder import SongStore
 from apollo.web.worker import LocalWorker
 from tests.support.datasets import encode, music, write
-from tests.support.web_server import Client, serve
+from tests.support.web_server import Client
 
-SECONDS = 4.5  # a whole piece and the beginning of another
+Restore = Callable[..., bytes]
 ROUNDING = 2.0**-19  # of two parts of 24 bit at an eighth of the level, the second times 1.5
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> SongStore:
-    return SongStore(tmp_path_factory.mktemp("web"))
-
-
-@pytest.fixture(scope="module")
-def worker(store: SongStore) -> Iterator[LocalWorker]:
-    worker = LocalWorker(store, ModelOptions(), WebSettings())
-    yield worker
-    worker.close()
-
-
-@pytest.fixture(scope="module")
-def port(store: SongStore, worker: LocalWorker) -> Iterator[int]:
-    with serve(create_application(store, worker, WebSettings(max_seconds=300.0))) as port:
-        yield port
 
 
 @pytest.fixture
 def client(port: int) -> Client:
     return Client(port)
-
-
-@pytest.fixture(scope="module")
-def song(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("song")
-    samples = write(folder / "song.wav", music(1, SECONDS))
-    return encode(samples, folder / "song.mp3", "-b:a", "64k", "-metadata", "title=Tïtle")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_generator() -> Iterator[None]:
-    """Load the model once for all commands of this process."""
-    loaded = load_generator(argparse.Namespace(checkpoint="compact", device="auto", precision="auto"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("apollo.cli.restore.load_generator", lambda _: loaded)
-        yield
-
-
-def restore(song: Path, folder: Path, *options: str) -> bytes:
-    """Restore with the command, and return the bytes of the result."""
-    assert main(["restore", str(song), "-o", str(folder), "--force", *options]) == 0
-    (result,) = folder.iterdir()
-    return result.read_bytes()
 
 
 def read_part(client: Client, song: Any, part: str) -> NDArray[np.float32]:
@@ -95,7 +49,7 @@ def read_part(client: Client, song: Any, part: str) -> NDArray[np.float32]:
     ],
 )
 def test_a_download_has_the_bytes_of_apollo_restore(
-    client: Client, song: Path, tmp_path: Path, choice: dict[str, Any], options: list[str]
+    client: Client, song: Path, tmp_path: Path, restore: Restore, choice: dict[str, Any], options: list[str]
 ) -> None:
     added = client.upload("song.mp3", song.read_bytes())
     assert added.status == 201
@@ -103,7 +57,9 @@ def test_a_download_has_the_bytes_of_apollo_restore(
     assert client.result(added.json["id"], **choice) == restore(song, tmp_path / "out", *options)
 
 
-def test_parts_mixed_at_a_strength_are_the_restored_song(client: Client, song: Path, tmp_path: Path) -> None:
+def test_parts_mixed_at_a_strength_are_the_restored_song(
+    client: Client, song: Path, tmp_path: Path, restore: Restore
+) -> None:
     added = client.upload("song.mp3", song.read_bytes()).json
     ready = client.finish(added["id"])
     before, deterministic, noise = (
@@ -119,7 +75,9 @@ def test_parts_mixed_at_a_strength_are_the_restored_song(client: Client, song: P
         np.testing.assert_allclose(deterministic + strength * noise, expected, atol=ROUNDING)
 
 
-def test_a_song_beyond_full_scale_is_heard_at_the_gain_of_its_file(client: Client, tmp_path: Path) -> None:
+def test_a_song_beyond_full_scale_is_heard_at_the_gain_of_its_file(
+    client: Client, tmp_path: Path, restore: Restore
+) -> None:
     samples = music(2, 1.0)
     loud = write(tmp_path / "loud.wav", samples / np.abs(samples).max() * 1.4, subtype="FLOAT")
     ready = client.finish(client.upload("loud.wav", loud.read_bytes()).json["id"])
@@ -146,7 +104,7 @@ def test_six_channels_are_heard_as_one_and_downloaded_as_six(client: Client, tmp
 
 
 def test_one_request_restores_a_song_and_leaves_nothing(
-    client: Client, store: SongStore, song: Path, tmp_path: Path
+    client: Client, store: SongStore, song: Path, tmp_path: Path, restore: Restore
 ) -> None:
     before = {path.name for path in (store.root / "songs").iterdir()}
     path = "/api/restore?format=flac24&strength=0.3&name=My%20song.mp3"
