@@ -80,12 +80,13 @@ class Ingress:
         restorers: Ray Serve's handle of the restoring replicas.
     """
 
-    def __init__(self, folder: str, service: Service, restorers: Any) -> None:
+    async def __init__(self, folder: str, service: Service, restorers: Any) -> None:  # type: ignore[misc]
         logs.configure()
         check_folder(folder, service.run)
         self._songs, self._settings = SongStore(Path(folder)), service.settings
         replicas = RestorerReplicas(restorers)
         self._worker = QueueWorker(self._songs, replicas, service.description, service.settings.max_seconds)
+        await self._worker.start()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the application; Ray Serve calls it after the constructor."""

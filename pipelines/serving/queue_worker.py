@@ -35,7 +35,7 @@ class Replicas(Protocol):
 
 
 class QueueWorker:
-    """Owns jobs, and sends them to replicas. It is created in a running event loop.
+    """Owns jobs, and sends them to replicas. It is created in a running event loop, and started there.
 
     Args:
         songs: The store; its folder is the service's.
@@ -52,8 +52,14 @@ class QueueWorker:
         self._inspector = RenderProcess(ModelOptions(), max_seconds)
         self._num_ready = 0
         self._loop = asyncio.get_running_loop()
-        self._watching = self._loop.create_task(self._watch())
+        self._watching: asyncio.Task[None] | None = None
         self._jobs: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Start the inspecting process, count the replicas, and look for jobs from then on."""
+        await asyncio.to_thread(self.inspect, os.devnull)
+        await self._count_replicas()
+        self._watching = self._loop.create_task(self._watch())
 
     def describe(self) -> dict[str, Any]:
         """Return the model."""
@@ -82,25 +88,28 @@ class QueueWorker:
 
     def check_health(self) -> None:
         """Raise if jobs of dead owners are not looked for any more."""
-        if self._watching.done():
+        if self._watching is not None and self._watching.done():
             self._watching.result()
 
     def close(self) -> None:
         """End; jobs that are not done stay in the queue for the next start."""
-        self._watching.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
         self._inspector.close()
 
     async def _watch(self) -> None:
-        """Start the inspecting process; then count the replicas, and own jobs that nobody owns."""
-        await asyncio.to_thread(self.inspect, os.devnull)
+        """Own jobs that nobody owns, and count the replicas, again and again."""
         while True:
-            try:
-                self._num_ready = await asyncio.to_thread(self._replicas.count_ready)
-            except Exception as error:  # Ray Serve's controller is being restarted
-                logger.warning(f"the replicas could not be counted: {root_cause(error)}")
             for ticket in self._songs.tickets():
                 self._own(ticket)
             await asyncio.sleep(_WATCH_SECONDS)
+            await self._count_replicas()
+
+    async def _count_replicas(self) -> None:
+        try:
+            self._num_ready = await asyncio.to_thread(self._replicas.count_ready)
+        except Exception as error:  # Ray Serve's controller is being restarted
+            logger.warning(f"the replicas could not be counted: {root_cause(error)}")
 
     def _own(self, ticket: Path) -> None:
         """Own a job unless somebody does."""

@@ -172,6 +172,39 @@ def test_songs_that_waited_are_done_after_the_next_start(
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_replicas_follow_the_queue_and_requests_have_a_limit(
+    tmp_path: Path, weights: Path, songs: list[Song]
+) -> None:
+    """The only replica hangs: a request is told so in time, and songs that wait bring a second replica."""
+    options = [
+        *serving.service_options(1, str(weights)),
+        "--max-replicas",
+        "2",
+        "--max-request-minutes",
+        "0.1",
+    ]
+    with serving.run_service(tmp_path / "served", *options, log=tmp_path / "log") as running:
+        (first,) = running.processes(serving.RESTORER)
+        first.suspend()
+        assert ask(running.port, "POST", "/api/restore", songs[0].data)[0] == 408
+        assert not serving.wait_until_empty(running.folder)
+        added = [
+            json.loads(ask(running.port, "POST", "/api/songs", song.data)[1])["id"] for song in songs * 2
+        ]
+        end = time.monotonic() + 120
+        while len(running.processes(serving.RESTORER)) < 2 and time.monotonic() < end:
+            time.sleep(0.2)
+        assert len(running.processes(serving.RESTORER)) == 2
+        first.kill()
+        while list((running.folder / "queue").iterdir()) and time.monotonic() < end + 120:
+            time.sleep(0.2)
+        for song in added:
+            state = json.loads((running.folder / "songs" / song / "jobs" / "parts.json").read_text())
+            assert state["status"] == "ready"
+
+
+@pytest.mark.faults
 @pytest.mark.timeout(1800)
 def test_fifty_clients_lose_nothing_while_both_kinds_of_replicas_are_killed(
     tmp_path: Path, songs: list[Song], weights: Path
@@ -196,13 +229,15 @@ def test_it_is_a_job_of_a_cluster_that_ray_job_stop_ends(
     home.mkdir()
     port = serving.free_port()
     job = ["--folder", str(folder), "--port", str(port), *serving.service_options(1, str(weights))]
+    job += ["--ingress-replicas", "2"]
     options = ("--working-dir", ".", "--submission-id", "service", "--no-wait")
     with ray_heads.head(home, cpus=4) as environment:
         submitted = ray_heads.submit(environment, *options, script="jobs/serve.py", job=job)
         assert submitted.returncode == 0, submitted.stdout + submitted.stderr
         serving.wait_until_ready(port)
         status, restored = ask(port, "POST", "/api/restore?format=flac24", songs[0].data)
-        assert (status, digest(restored)) == (200, songs[0].digest)
+        assert status == 200, restored
+        assert digest(restored) == songs[0].digest
         second = ["--folder", str(tmp_path / "second"), *job[2:]]
         again = ray_heads.submit(environment, *options[:2], script="jobs/serve.py", job=second)
         assert again.returncode == Exit.FAILED

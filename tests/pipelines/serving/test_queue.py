@@ -61,6 +61,7 @@ def play(
 
     async def run() -> None:
         worker = QueueWorker(songs, replicas, {}, 60.0)
+        await worker.start()
         try:
             if scene is not None:
                 await scene(worker)
@@ -137,6 +138,7 @@ def test_two_workers_never_own_the_same_job(songs: SongStore) -> None:
 
     async def second(_: QueueWorker) -> None:
         other = QueueWorker(songs, replicas, {}, 60.0)
+        await other.start()
         await until(lambda: not songs.queue())
         other.close()
 
@@ -213,6 +215,7 @@ def test_a_worker_that_looks_no_more_for_jobs_is_unhealthy(
 
     async def run() -> None:
         worker = QueueWorker(songs, FakeReplicas(), {}, 60.0)
+        await worker.start()
         await scene(worker)
         worker.close()
 
