@@ -7,7 +7,7 @@ import hmac
 import json
 import secrets
 from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
@@ -90,9 +90,8 @@ class Access:
         if scope["method"] in _READING:
             return None
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
-            return 403, "requests of other sites are refused"
-        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        is_own = origin is None or origin.partition("://")[2] == host
+        if not is_own or headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             return 403, "requests of other sites are refused"
         return None
 
@@ -106,6 +105,7 @@ class Access:
 
 def _host_name(host: str) -> str:
     """Return a host without its port; an IPv6 address without its brackets."""
+    host = host.lower()
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.rpartition(":")[0] if ":" in host else host

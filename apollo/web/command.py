@@ -1,7 +1,6 @@
 """The command `apollo web`: its options; no import of torch or FastAPI, to keep `--help` fast."""
 
 import argparse
-import dataclasses
 
 from apollo.cli.options import DONE, UsageError, add_generator_options
 from apollo.web.settings import ModelOptions, WebSettings
@@ -43,28 +42,26 @@ def web(options: argparse.Namespace) -> int:
     Raises:
         UsageError: an option or the checkpoint is invalid.
     """
-    from apollo.checkpoints.container import CheckpointError
-
     try:
-        from apollo.web.server import choose_settings, serve
+        from apollo.web.server import choose_access, serve
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in ("fastapi", "uvicorn", "starlette"):
             raise
         raise UsageError("web needs more packages: pip install 'apollo-restoration[web]'") from error
     try:
-        settings = choose_settings(
-            options.host,
-            options.token,
+        limits = WebSettings(
             max_bytes=round(options.max_mb * 1e6),
             max_seconds=options.max_minutes * 60,
             max_queue=options.max_queue,
             disk_bytes=round(options.disk_gb * 1e9),
             keep_seconds=options.keep_hours * 3600,
         )
-        names = [field.name for field in dataclasses.fields(ModelOptions)]
-        model = ModelOptions(**{name: getattr(options, name) for name in names})
+        settings = choose_access(limits, options.host, options.token)
+        model = ModelOptions(
+            checkpoint=options.checkpoint, device=options.device, precision=options.precision
+        )
         place = {"host": options.host, "port": options.port, "folder": options.folder}
         serve(model, settings, **place, open_page=options.open)
-    except (CheckpointError, ValueError, OverflowError, OSError) as error:
+    except (ValueError, OverflowError, OSError) as error:
         raise UsageError(error) from error
     return DONE

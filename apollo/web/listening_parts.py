@@ -43,7 +43,7 @@ class ListeningParts:
         self._writers = {name: _PieceWriter(song, name, sample_rate) for name in names}
         self._spectrograms = [Spectrogram(frames, sample_rate) for _ in SPECTROGRAMS]
         count = 1 if strength is None else round(MAX_STRENGTH / STRENGTH_STEP) + 1
-        self._peaks = [0.0] * count  # of the output, by strength
+        self._peaks = [1.0] * count  # of the output, by strength; 1 where it does not exceed full scale
         self._channels = 0
         (song.path / "parts").mkdir(exist_ok=True)
 
@@ -51,20 +51,24 @@ class ListeningParts:
         """Add samples; the input may be ahead of the other two."""
         self._channels = len(deterministic)
         before = before[: self._channels]  # behind the last chunk come no samples of any rows
-        self._measure_peaks(deterministic, noise)
-        after = deterministic if noise is None else deterministic + (self._strength or 0.0) * noise
+        added = torch.zeros_like(deterministic) if noise is None else noise
+        self._measure_peaks(deterministic, added)
+        after = deterministic + (self._strength or 0.0) * added
         for spectrogram, samples in zip(self._spectrograms, (before, after)):
             spectrogram.add(samples)
         parts = {BEFORE: before, DETERMINISTIC: deterministic} | ({} if noise is None else {NOISE: noise})
         for name, samples in parts.items():
             self._writers[name].add(samples.mean(0, keepdim=True) if len(samples) > 2 else samples)
 
-    def _measure_peaks(self, deterministic: Tensor, noise: Tensor | None) -> None:
+    def _measure_peaks(self, deterministic: Tensor, noise: Tensor) -> None:
+        """Measure the peak at each strength, where one may exceed full scale."""
         if not deterministic.shape[1]:
             return
+        if float(deterministic.abs().max() + MAX_STRENGTH * noise.abs().max()) <= 1:
+            return
         for number in range(len(self._peaks)):
-            after = deterministic if noise is None else deterministic + number * STRENGTH_STEP * noise
-            self._peaks[number] = max(self._peaks[number], float(after.abs().max()))
+            peak = float((deterministic + number * STRENGTH_STEP * noise).abs().max())
+            self._peaks[number] = max(self._peaks[number], peak)
 
     def finish(self) -> dict[str, Any]:
         """Write what is left, and the spectrograms; return what the page needs to play it."""
@@ -84,7 +88,7 @@ class ListeningParts:
             "gain": 1 / STORED_LEVEL,
             "strength_step": STRENGTH_STEP,
             # as `apollo restore --clip rescale` scales the whole file down
-            "output_gains": [min(1.0, 1 / peak) if peak else 1.0 for peak in self._peaks],
+            "output_gains": [1 / peak for peak in self._peaks],
         }
 
 

@@ -23,7 +23,7 @@ from apollo.audio.rejects import AudioError, RejectKind
 from apollo.audio.songs import SongJob, SongResult, restore_songs
 from apollo.audio.tags import describe_checkpoint
 from apollo.audio.writing import WriteError
-from apollo.checkpoints.checkpoint import load
+from apollo.checkpoints.checkpoint import CheckpointError, load
 from apollo.inference.chunks import ChunkLength, restore_chunks
 from apollo.inference.streaming import StreamRestorer
 from apollo.model.config import GeneratorConfig
@@ -56,14 +56,16 @@ class Renderer:
         """The model, on its device."""
         device = choose_device(self._model.device)
         precision = choose_precision(self._model.precision, device)
-        return load(self._model.checkpoint).with_precision(precision).to(device)
+        try:
+            return load(self._model.checkpoint).with_precision(precision).to(device)
+        except CheckpointError as error:  # the server does not import torch, and so not this class
+            raise ValueError(str(error)) from error
 
     def describe(self) -> dict[str, Any]:
         """Return what users are told of the model.
 
         Raises:
-            CheckpointError: it cannot be loaded.
-            ValueError: there is no such device or precision.
+            ValueError: it cannot be loaded, or there is no such device or precision.
         """
         return describe_model(self._model, self.generator.config)
 

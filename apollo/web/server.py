@@ -5,6 +5,7 @@ import secrets
 import socket
 import tempfile
 import webbrowser
+from dataclasses import replace
 from pathlib import Path
 
 import uvicorn
@@ -32,8 +33,7 @@ def serve(
         open_page: Whether to open the browser.
 
     Raises:
-        CheckpointError: the model cannot be loaded.
-        ValueError: there is no such device or precision.
+        ValueError: the model cannot be loaded, or there is no such device or precision.
         OSError: the address cannot be listened on, or the folder not be made.
     """
     with contextlib.ExitStack() as stack:
@@ -70,11 +70,11 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)  # type: ignore[arg-type]
 
 
-def choose_settings(host: str, token: str | None, **limits: float) -> WebSettings:
-    """Return the settings of an address: beyond loopback, there is always a token."""
+def choose_access(limits: WebSettings, host: str, token: str | None) -> WebSettings:
+    """Return the settings for an address to listen on: beyond loopback, there is always a token."""
     if host in LOOPBACK_HOSTS:
-        return WebSettings(token=token, **limits)  # type: ignore[arg-type]
-    return WebSettings(token=token or secrets.token_urlsafe(24), hosts=(), **limits)  # type: ignore[arg-type]
+        return replace(limits, token=token)
+    return replace(limits, token=token or secrets.token_urlsafe(24), hosts=())
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -13,7 +13,7 @@ from apollo.web.worker import Worker
 
 _PARTS_SAMPLE_BYTES = 3 * 3  # three parts, 24 bit
 _RESULT_SAMPLE_BYTES = 4 + 4  # `--clip rescale` writes the file twice
-_AUDIO_IN_VAIN = (RejectKind.EMPTY, RejectKind.NOT_FINITE, RejectKind.TOO_LONG, RejectKind.DAMAGED, "killed")
+_UNPROCESSABLE = (RejectKind.EMPTY, RejectKind.NOT_FINITE, RejectKind.TOO_LONG, RejectKind.DAMAGED, "killed")
 
 
 class SongUploads:
@@ -78,7 +78,7 @@ class SongUploads:
     def _inspect(self, song: SongFolder, name: str) -> dict[str, Any]:
         found = self._worker.inspect(str(song.upload)) | {"input": name}
         if found["problem"] is not None:
-            status = 422 if found["kind"] in _AUDIO_IN_VAIN else 415
+            status = 422 if found["kind"] in _UNPROCESSABLE else 415
             raise HTTPException(status, f"{name}: {found['problem']}")
         seconds = found["seconds"]
         if seconds is not None and seconds > self._settings.max_seconds:

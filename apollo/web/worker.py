@@ -52,8 +52,7 @@ class LocalWorker:
         settings: Limits.
 
     Raises:
-        CheckpointError: the model cannot be loaded.
-        ValueError: there is no such device or precision.
+        ValueError: the model cannot be loaded, or there is no such device or precision.
     """
 
     def __init__(self, songs: SongStore, model: ModelOptions, settings: WebSettings) -> None:

@@ -19,7 +19,7 @@ import soundfile
 
 from apollo.web.access import HEADERS
 from apollo.web.application import create_application
-from apollo.web.server import choose_settings
+from apollo.web.server import choose_access
 from apollo.web.settings import ModelOptions, WebSettings
 from apollo.web.song_folder import SongStore
 from apollo.web.worker import LocalWorker
@@ -87,7 +87,10 @@ def test_a_name_is_text_and_no_path(client: Client, store: SongStore, name: str)
 
 @pytest.mark.parametrize("path", ["", "/results?format=flac24", "/parts/before/0", "/spectrograms/before"])
 @pytest.mark.parametrize("song_id", ["..", "%2e%2e%2f%2e%2e", "0" * 48, "x"])
-def test_an_invented_song_is_not_found(client: Client, song_id: str, path: str) -> None:
+def test_an_invented_song_is_not_found(client: Client, store: SongStore, song_id: str, path: str) -> None:
+    for folder in (store.root, store.root.parent, store.root / "songs" / "x"):
+        folder.mkdir(exist_ok=True)
+        (folder / "song.json").write_text('{"name": "a", "created": 0}')
     assert client.ask("GET", f"/api/songs/{song_id}{path}").status == 404
 
 
@@ -222,6 +225,7 @@ def test_names_of_loopback_are_accepted(client: Client, host: str) -> None:
         {"Origin": "http://evil.example"},
         {"Origin": "null"},
         {"Origin": "http://127.0.0.1:1"},
+        {"Origin": "http://["},
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
     ],
@@ -256,7 +260,7 @@ def test_every_answer_has_the_policy(client: Client) -> None:
 
 
 def test_beyond_loopback_a_token_is_needed(store: SongStore, worker: IdleWorker) -> None:
-    settings = choose_settings("0.0.0.0", TOKEN)  # noqa: S104 - not listened on
+    settings = choose_access(WebSettings(), "0.0.0.0", TOKEN)  # noqa: S104 - not listened on
     with serve(create_application(store, worker, settings)) as port:
         stranger = Client(port)
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Cookie": "apollo-token=wrong"}):
@@ -274,10 +278,10 @@ def test_beyond_loopback_a_token_is_needed(store: SongStore, worker: IdleWorker)
         assert script.ask("POST", "/api/songs", b"x", bearer).status == 201
         assert script.ask("GET", f"//evil.example/?token={TOKEN}").headers["location"].startswith("/evil")
     assert TOKEN not in repr(settings)
-    generated = [choose_settings("0.0.0.0", None).token for _ in range(2)]  # noqa: S104
+    generated = [choose_access(WebSettings(), "0.0.0.0", None).token for _ in range(2)]  # noqa: S104
     assert generated[0] != generated[1] and all(len(str(one)) >= 32 for one in generated)
     with pytest.raises(ValueError, match="at least 16"):
-        choose_settings("::", "short")
+        choose_access(WebSettings(), "::", "short")
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,6 @@ export class Card {
     this.element = document.getElementById("song").content.firstElementChild.cloneNode(true);
     this.title = name;
     this.#part(".title").textContent = name;
-    this.#part(".remove").setAttribute("aria-label", `Remove ${name}`);
     this.#part(".remove").addEventListener("click", () => this.hooks.removed(this));
     this.#part(".title").addEventListener("click", () => (this.open ? this.close() : this.show()));
     this.#preparePlayer();
@@ -72,7 +71,9 @@ export class Card {
     bar.setAttribute("aria-label", `${text || "Progress"}: ${this.title}`);
     if (share === null || share === undefined) bar.removeAttribute("value");
     else bar.value = share;
-    this.#part(".remove").textContent = bar.hidden ? "Remove" : "Cancel";
+    const remove = this.#part(".remove");
+    remove.textContent = bar.hidden ? "Remove" : "Cancel";
+    remove.setAttribute("aria-label", `${remove.textContent} ${this.title}`);
   }
 
   // Show the state that the server sent.

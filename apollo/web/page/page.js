@@ -90,20 +90,19 @@ async function remove(card) {
 }
 
 async function follow() {
-  clearTimeout(timer);
+  const known = cards.filter((card) => card.id); // those that are added meanwhile are not in the answer
   try {
-    const songs = await api.songs();
+    const songs = new Map((await api.songs()).map((song) => [song.id, song]));
     part("trouble").textContent = "";
-    for (const song of songs) {
-      const card = cards.find((one) => one.id === song.id);
-      card?.update(song);
+    for (const card of known.filter((one) => cards.includes(one))) {
+      if (songs.has(card.id)) card.update(songs.get(card.id));
+      else card.fail("The server has removed it");
     }
-    const ids = new Set(songs.map((song) => song.id));
-    for (const card of cards) if (card.id && !ids.has(card.id)) card.fail("The server has removed it");
   } catch (error) {
     part("trouble").textContent = error.message;
   }
   const active = cards.some((card) => card.busy);
+  clearTimeout(timer);
   timer = setTimeout(follow, active ? ACTIVE_MILLISECONDS : IDLE_MILLISECONDS);
 }
 
