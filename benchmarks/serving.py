@@ -178,6 +178,7 @@ async def run_load(
         "clients": clients,
         "ends": dict(load.ends),
         "refusals": dict(load.refusals),
+        "killed": list(kill),
         "broken": load.broken,
         "slow_status": load.slow_status,
         "seconds": round(seconds, 1),
@@ -219,6 +220,8 @@ def find_problems(report: dict[str, Any]) -> list[str]:
         problems.append(f"{report['ends']} are not {report['requests']} requests")
     if report["ends"].get("right", 0) < report["requests"] / 2:
         problems.append(f"most requests were refused: {report['ends']}")
+    if report["broken"] > report["clients"] * report["killed"].count(INGRESS):
+        problems.append(f"{report['broken']} requests were broken off")
     if report["slow_status"] != HTTPStatus.REQUEST_TIMEOUT:
         problems.append(f"the slow client was answered with {report['slow_status']}")
     problems += [

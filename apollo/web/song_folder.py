@@ -19,6 +19,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,15 @@ class SongFolder:
 
     @property
     def upload(self) -> Path:
-        """The uploaded file."""
-        return next(self.path.glob("upload*"))
+        """The uploaded file.
+
+        Raises:
+            SongGoneError: the song was removed.
+        """
+        for name in _names(self.path):
+            if name.startswith("upload"):
+                return self.path / name
+        raise SongGoneError
 
     def describe(self) -> dict[str, Any]:
         """Return name, size, time of creation and inspection.
@@ -85,7 +93,8 @@ class SongFolder:
 
     def jobs(self) -> list[str]:
         """Return the names of the jobs."""
-        return sorted(path.stem for path in (self.path / "jobs").glob("[!.]*.json"))
+        found = [Path(name) for name in _names(self.path / "jobs")]
+        return sorted(name.stem for name in found if name.suffix == ".json" and name.stem[0] != ".")
 
     def result(self, job: str, extension: str) -> Path:
         """Return the path of a result."""
@@ -101,8 +110,9 @@ class SongFolder:
 
     def remove_unfinished(self) -> None:
         """Delete the temporary files of results, which a process that was killed has left."""
-        for path in (self.path / "results").glob(".apollo-*"):
-            path.unlink(missing_ok=True)
+        for name in _names(self.path / "results"):
+            if name.startswith(".apollo-"):
+                (self.path / "results" / name).unlink(missing_ok=True)
 
     def is_busy(self) -> bool:
         """Return whether a job waits or is being done."""
@@ -240,13 +250,20 @@ def _age(song: SongFolder) -> float:
     return 0.0
 
 
+def _names(folder: Path) -> list[str]:
+    """Return what is in a folder; nothing if it was removed."""
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+
+
 def _size(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size
-        except OSError:
-            continue
+    for place, _, names in os.walk(folder):  # unlike pathlib, it goes on if a folder is removed meanwhile
+        for name in names:
+            with suppress(OSError):
+                total += os.stat(os.path.join(place, name)).st_size
     return total
 
 
