@@ -114,10 +114,6 @@ class SongFolder:
             if name.startswith(".apollo-"):
                 (self.path / "results" / name).unlink(missing_ok=True)
 
-    def is_busy(self) -> bool:
-        """Return whether a job waits or is being done."""
-        return any(self.read_job(job).get("status") in (WAITING, WORKING) for job in self.jobs())
-
     def renew(self) -> None:
         """Count the age from now."""
         try:
@@ -199,8 +195,9 @@ class SongStore:
 
     def clean(self, max_age: float) -> None:
         """Remove songs that are older than some seconds, and what is left of uploads."""
+        busy = self._busy()
         for song in list(self._all()):
-            if _age(song) > max_age and not song.is_busy():
+            if _age(song) > max_age and song.id not in busy:
                 self.remove(song)
 
     def make_room(self, num_bytes: int, limit: int, keep: SongFolder | None = None) -> bool:
@@ -211,18 +208,26 @@ class SongStore:
             limit: Size of all songs.
             keep: A song that is not removed.
         """
+        busy = self._busy() | {keep.id if keep else ""}
         songs = sorted(self._all(), key=_age, reverse=True)
         sizes = {song.id: _size(song.path) for song in songs}
         for song in songs:
             if self._fits(num_bytes, sum(sizes.values()), limit):
                 return True
-            if song.exists and not song.is_busy() and (keep is None or song.id != keep.id):
+            if song.exists and song.id not in busy:
                 self.remove(song)
                 del sizes[song.id]
         return self._fits(num_bytes, sum(sizes.values()), limit)
 
     def _fits(self, num_bytes: int, used: int, limit: int) -> bool:
         return used + num_bytes <= limit and num_bytes < shutil.disk_usage(self.root).free
+
+    def _busy(self) -> set[str]:
+        """Return the ids of songs of which a job waits or is being done.
+
+        The states of jobs would not tell: a process that is killed leaves them as they are.
+        """
+        return {job.partition(".")[0] for job in self.queue()}
 
     def _all(self) -> Iterator[SongFolder]:
         return (SongFolder(path) for path in self._songs.iterdir() if _ID.fullmatch(path.name))

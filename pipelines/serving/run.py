@@ -139,8 +139,8 @@ class _Run:
         end = time.monotonic() + self.config.drain_minutes * 60
         with suppress(KeyboardInterrupt):
             time.sleep(_NOTICE_SECONDS)
-            while (left := self._num_left()) and time.monotonic() < end:
-                logger.info(f"shutting down: {left} songs and downloads are left")
+            logger.info(f"shutting down: {self._num_left()} songs and downloads are left")
+            while self._num_left() and time.monotonic() < end:
                 time.sleep(_POLL_SECONDS)
 
     def _num_left(self) -> int:

@@ -54,3 +54,16 @@ def test_a_removed_song_has_no_upload(songs: SongStore) -> None:
     song.remove()
     with pytest.raises(SongGoneError):
         _ = song.upload
+
+
+def test_a_song_is_kept_while_it_is_in_the_queue_whatever_its_state_says(songs: SongStore) -> None:
+    waiting, abandoned = add(songs), add(songs)
+    songs.enqueue(waiting, "parts")
+    songs.clean(-1.0)
+    assert waiting.exists
+    assert not abandoned.path.exists()
+    assert not songs.make_room(1, 1)
+    assert waiting.exists
+    songs.dequeue(waiting.id)
+    assert songs.make_room(1, 1)
+    assert not waiting.path.exists()
