@@ -26,6 +26,7 @@ from apollo.audio.writing import WriteError
 from apollo.checkpoints.checkpoint import CheckpointError, load
 from apollo.inference.chunks import ChunkLength, restore_chunks
 from apollo.inference.streaming import StreamRestorer
+from apollo.model.config import GeneratorConfig
 from apollo.model.device import choose_device, choose_precision
 from apollo.model.generator import Generator
 from apollo.model.noise import NoiseOptions
@@ -61,18 +62,12 @@ class Renderer:
             raise ValueError(str(error)) from error
 
     def describe(self) -> dict[str, Any]:
-        """Return the model's name, whether it adds noise, and at which strength by default.
+        """Return what users are told of the model.
 
         Raises:
             ValueError: it cannot be loaded, or there is no such device or precision.
         """
-        config = self.generator.config
-        has_noise = config.output == "mask_and_noise"
-        return {
-            "name": describe_checkpoint(self._model.checkpoint),
-            "has_noise": has_noise,
-            "strength": config.noise_strength if has_noise else None,
-        }
+        return describe_model(self._model, self.generator.config)
 
     def inspect(self, path: str) -> dict[str, Any]:
         """Return what a file is, as `apollo inspect --json`; `problem` says why it cannot be read."""
@@ -124,13 +119,24 @@ class Renderer:
                 [SongJob(song.upload, target)],
                 config,
                 progress=lambda _, done, total: report(done, total),
-                model=describe_checkpoint(self._model.checkpoint),
+                model=_name(self._model),
             )
         )
         (result,) = results
         if result.status != "restored":
             raise AudioError(result.reason or result.status, RejectKind(result.kind or RejectKind.OTHER))
         return {"bytes": target.stat().st_size, "warnings": result.warnings}
+
+
+def describe_model(model: ModelOptions, config: GeneratorConfig) -> dict[str, Any]:
+    """Return a model's name, whether it adds noise, and at which strength by default."""
+    has_noise = config.output == "mask_and_noise"
+    strength = config.noise_strength if has_noise else None
+    return {"name": _name(model), "has_noise": has_noise, "strength": strength}
+
+
+def _name(model: ModelOptions) -> str:
+    return model.name or describe_checkpoint(model.checkpoint)
 
 
 def _split(restored: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
@@ -167,6 +173,8 @@ def _reasons(song: SongFolder, job: str) -> Iterator[None]:
         yield
     except (AudioError, FfmpegError, FfmpegMissingError, WriteError) as error:
         fail(str(error), getattr(error, "kind", RejectKind.OTHER))
+    except torch.AcceleratorError:  # the device is unusable: not the song's fault
+        raise
     except (OSError, RuntimeError, MemoryError) as error:
         if not song.exists:
             raise SongGoneError from error

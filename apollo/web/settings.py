@@ -13,11 +13,13 @@ class ModelOptions:
         checkpoint: As for `apollo restore --checkpoint`.
         device: As for `--device`.
         precision: As for `--precision`.
+        name: What users are told; by default the checkpoint's.
     """
 
     checkpoint: str = "compact"
     device: str = "auto"
     precision: str = "auto"
+    name: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

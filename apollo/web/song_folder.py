@@ -19,6 +19,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,15 @@ class SongFolder:
 
     @property
     def upload(self) -> Path:
-        """The uploaded file."""
-        return next(self.path.glob("upload*"))
+        """The uploaded file.
+
+        Raises:
+            SongGoneError: the song was removed.
+        """
+        for name in _names(self.path):
+            if name.startswith("upload"):
+                return self.path / name
+        raise SongGoneError
 
     def describe(self) -> dict[str, Any]:
         """Return name, size, time of creation and inspection.
@@ -85,7 +93,8 @@ class SongFolder:
 
     def jobs(self) -> list[str]:
         """Return the names of the jobs."""
-        return sorted(path.stem for path in (self.path / "jobs").glob("[!.]*.json"))
+        found = [Path(name) for name in _names(self.path / "jobs")]
+        return sorted(name.stem for name in found if name.suffix == ".json" and name.stem[0] != ".")
 
     def result(self, job: str, extension: str) -> Path:
         """Return the path of a result."""
@@ -101,12 +110,9 @@ class SongFolder:
 
     def remove_unfinished(self) -> None:
         """Delete the temporary files of results, which a process that was killed has left."""
-        for path in (self.path / "results").glob(".apollo-*"):
-            path.unlink(missing_ok=True)
-
-    def is_busy(self) -> bool:
-        """Return whether a job waits or is being done."""
-        return any(self.read_job(job).get("status") in (WAITING, WORKING) for job in self.jobs())
+        for name in _names(self.path / "results"):
+            if name.startswith(".apollo-"):
+                (self.path / "results" / name).unlink(missing_ok=True)
 
     def renew(self) -> None:
         """Count the age from now."""
@@ -162,19 +168,25 @@ class SongStore:
         found = [song for song in self._all() if song.id.startswith(_session_prefix(session)) and song.exists]
         return sorted(found, key=_age, reverse=True)
 
-    def enqueue(self, song: SongFolder, job: str) -> None:
-        """Add a job to the end of the queue."""
+    def enqueue(self, song: SongFolder, job: str) -> Path:
+        """Add a job to the end of the queue, and return its file there."""
         song.write_job(job, WAITING, progress=0.0)
-        (self._queue / f"{time.time_ns():020d}.{song.id}.{job}").touch()
+        ticket = self._queue / f"{time.time_ns():020d}.{song.id}.{job}"
+        ticket.touch()
+        return ticket
 
     def dequeue(self, song_id: str, job: str = "*") -> None:
         """Remove a job from the queue: it is done, or not wanted any more; all jobs of a song by default."""
         for ticket in self._queue.glob(f"*.{song_id}.{job}"):
             ticket.unlink(missing_ok=True)
 
+    def tickets(self) -> list[Path]:
+        """Return the files of the queue, the next first."""
+        return sorted(self._queue.iterdir())
+
     def queue(self) -> list[str]:
         """Return the jobs of the queue as `ID.JOB`, the next first."""
-        return [name.partition(".")[2] for name in sorted(os.listdir(self._queue))]
+        return [ticket.name.partition(".")[2] for ticket in self.tickets()]
 
     def remove(self, song: SongFolder) -> None:
         """Cancel and delete a song."""
@@ -183,8 +195,9 @@ class SongStore:
 
     def clean(self, max_age: float) -> None:
         """Remove songs that are older than some seconds, and what is left of uploads."""
+        busy = self._busy()
         for song in list(self._all()):
-            if _age(song) > max_age and not song.is_busy():
+            if _age(song) > max_age and song.id not in busy:
                 self.remove(song)
 
     def make_room(self, num_bytes: int, limit: int, keep: SongFolder | None = None) -> bool:
@@ -195,18 +208,26 @@ class SongStore:
             limit: Size of all songs.
             keep: A song that is not removed.
         """
+        busy = self._busy() | {keep.id if keep else ""}
         songs = sorted(self._all(), key=_age, reverse=True)
         sizes = {song.id: _size(song.path) for song in songs}
         for song in songs:
             if self._fits(num_bytes, sum(sizes.values()), limit):
                 return True
-            if song.exists and not song.is_busy() and (keep is None or song.id != keep.id):
+            if song.exists and song.id not in busy:
                 self.remove(song)
                 del sizes[song.id]
         return self._fits(num_bytes, sum(sizes.values()), limit)
 
     def _fits(self, num_bytes: int, used: int, limit: int) -> bool:
         return used + num_bytes <= limit and num_bytes < shutil.disk_usage(self.root).free
+
+    def _busy(self) -> set[str]:
+        """Return the ids of songs of which a job waits or is being done.
+
+        The states of jobs would not tell: a process that is killed leaves them as they are.
+        """
+        return {job.partition(".")[0] for job in self.queue()}
 
     def _all(self) -> Iterator[SongFolder]:
         return (SongFolder(path) for path in self._songs.iterdir() if _ID.fullmatch(path.name))
@@ -234,13 +255,20 @@ def _age(song: SongFolder) -> float:
     return 0.0
 
 
+def _names(folder: Path) -> list[str]:
+    """Return what is in a folder; nothing if it was removed."""
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+
+
 def _size(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size
-        except OSError:
-            continue
+    for place, _, names in os.walk(folder):  # unlike pathlib, it goes on if a folder is removed meanwhile
+        for name in names:
+            with suppress(OSError):
+                total += os.stat(os.path.join(place, name)).st_size
     return total
 
 

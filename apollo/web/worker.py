@@ -15,7 +15,7 @@ from apollo.web.song_folder import FAILED, SongFolder, SongGoneError, SongStore
 
 logger = logging.getLogger(__name__)
 
-_INSPECT_SECONDS = 60.0
+INSPECT_SECONDS = 60.0
 CLOSING = "closing"  # kind of the failure of what the end of the server interrupts
 
 
@@ -77,7 +77,7 @@ class LocalWorker:
     def inspect(self, path: str) -> dict[str, Any]:
         """Return what a file is; one that kills the process is a file with a problem."""
         try:
-            found: dict[str, Any] = self._inspector.call("inspect", path, timeout=_INSPECT_SECONDS)
+            found: dict[str, Any] = self._inspector.call("inspect", path, timeout=INSPECT_SECONDS)
         except ProcessDiedError as error:
             if self._closing:
                 raise ClosingError from error

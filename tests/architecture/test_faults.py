@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-_ROW = re.compile(r"^\| ([FT]?\d+) \|.*\|([^|]+)\|$", re.MULTILINE)
+_ROW = re.compile(r"^\| ([FTS]?\d+) \|.*\|([^|]+)\|$", re.MULTILINE)
 _TEST = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
 
 
@@ -13,10 +13,10 @@ def test_every_fault_has_a_test_that_exists() -> None:
     rows = {
         number: _TEST.findall(tests) for number, tests in _ROW.findall((ROOT / "docs/faults.md").read_text())
     }
-    files, training = (
-        [f"{kind}{number + 1}" for number in range(count)] for kind, count in (("F", 24), ("T", 10))
+    files, training, serving = (
+        [f"{kind}{number + 1}" for number in range(count)] for kind, count in (("F", 24), ("T", 10), ("S", 6))
     )
-    assert list(rows) == [*map(str, range(1, 37)), *files, *training]
+    assert list(rows) == [*map(str, range(1, 37)), *files, *training, *serving]
     for number, tests in rows.items():
         assert tests, f"fault {number} names no test"
         for path, name in tests:

@@ -32,7 +32,13 @@ OUTER_PACKAGES = {
 }  # fmt: skip
 NEEDS_AN_EXTRA = ("apollo/checkpoints/sharing.py",)  # a class of the extra is a base of one of its own
 MAY_IMPORT_IN_PIPELINES = {
-    "ray": ("cluster/", "runtime/prometheus.py", "evaluation/tune_trials.py"),
+    # the last two hold what Ray Tune and Ray Serve call, trials and deployments: no actors of cluster/
+    "ray": (
+        "cluster/",
+        "runtime/prometheus.py",
+        "evaluation/tune_trials.py",
+        "serving/deployment.py",
+    ),
     "mlflow": ("tracking/", "registry/"),
 }
 LAYERS = {  # a package imports only what stands above it; those on one line never import each other
@@ -61,7 +67,7 @@ LAYERS = {  # a package imports only what stands above it; those on one line nev
         "loading",
         "tracking",
         "registry",
-        "training evaluation restoration capacity",
+        "training evaluation restoration capacity serving",
         "demo",
     ],
 }

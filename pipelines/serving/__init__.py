@@ -1,0 +1,1 @@
+"""The service: the application of `apollo web` with replicas that restore, on Ray Serve."""
