@@ -101,35 +101,7 @@ class GanConfig:
         Raises:
             ValueError: a field is out of range.
         """
-        unknown = set(self.weights) - set(LOSS_WEIGHTS)
-        if unknown:
-            raise ValueError(
-                f"unknown losses in weights: {', '.join(sorted(unknown))}; "
-                f"the losses are {', '.join(LOSS_WEIGHTS)}"
-            )
-        for name, weight in self.weights.items():
-            if not 0 <= weight < math.inf:
-                raise ValueError(f"the weight of {name} is {weight}: it must be finite and at least 0")
-        if not any(weight for name, weight in self.all_weights.items() if name.startswith("g/")):
-            raise ValueError("weights leaves the generator no loss: give one of g/... a weight above 0")
-        if self.adversarial_start_step and not any(
-            weight
-            for name, weight in self.all_weights.items()
-            if name.startswith("g/") and name not in ("g/adversarial", "g/feature")
-        ):
-            raise ValueError(
-                f"weights leaves the generator no loss before adversarial_start_step "
-                f"({self.adversarial_start_step}): give another of g/... a weight above 0"
-            )
-        if self.adversarial_loss not in ("least_squares", "wasserstein"):
-            raise ValueError(
-                f"adversarial_loss is {self.adversarial_loss!r}: it must be 'least_squares' or 'wasserstein'"
-            )
-        if self.adversarial_loss == "wasserstein" and not self.all_weights["d/gradient_penalty"]:
-            raise ValueError(
-                "adversarial_loss is 'wasserstein', whose discriminator has no bound without a gradient "
-                "penalty: give d/gradient_penalty a weight above 0, such as 10"
-            )
+        self._check_losses()
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision is {self.precision!r}: it must be 'float32' or 'bfloat16'")
         for name in ("batch_size", "micro_batch", "decay_epochs", "discriminator_steps"):
@@ -163,6 +135,37 @@ class GanConfig:
             raise ValueError(
                 f"compile is {self.compile} and recompute is {self.recompute!r}: torch.compile decides "
                 "itself what to recompute; leave recompute at 'nothing', or do not compile"
+            )
+
+    def _check_losses(self) -> None:
+        unknown = set(self.weights) - set(LOSS_WEIGHTS)
+        if unknown:
+            raise ValueError(
+                f"unknown losses in weights: {', '.join(sorted(unknown))}; "
+                f"the losses are {', '.join(LOSS_WEIGHTS)}"
+            )
+        for name, weight in self.weights.items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"the weight of {name} is {weight}: it must be finite and at least 0")
+        if not any(weight for name, weight in self.all_weights.items() if name.startswith("g/")):
+            raise ValueError("weights leaves the generator no loss: give one of g/... a weight above 0")
+        if self.adversarial_start_step and not any(
+            weight
+            for name, weight in self.all_weights.items()
+            if name.startswith("g/") and name not in ("g/adversarial", "g/feature")
+        ):
+            raise ValueError(
+                f"weights leaves the generator no loss before adversarial_start_step "
+                f"({self.adversarial_start_step}): give another of g/... a weight above 0"
+            )
+        if self.adversarial_loss not in ("least_squares", "wasserstein"):
+            raise ValueError(
+                f"adversarial_loss is {self.adversarial_loss!r}: it must be 'least_squares' or 'wasserstein'"
+            )
+        if self.adversarial_loss == "wasserstein" and not self.all_weights["d/gradient_penalty"]:
+            raise ValueError(
+                "adversarial_loss is 'wasserstein', whose discriminator has no bound without a gradient "
+                "penalty: give d/gradient_penalty a weight above 0, such as 10"
             )
 
     @property

@@ -9,6 +9,7 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from pipelines.audio.reading import SourceReader
 from pipelines.dataset.plan import RECIPES, read_recipes
 from pipelines.dataset.shards import ShardCommit, ShardsConfig, commit_shard, encode_shard, sha256_hex
 from pipelines.preprocess.mixing import mix, read_sources
+from pipelines.runtime import prometheus
 from pipelines.runtime.versions import check_versions
 from pipelines.schema import SAMPLE_RATE
 from pipelines.storage import parquet
@@ -175,3 +177,19 @@ def cpu_seconds() -> float:
     """Return the CPU time of this process and its ended children, in seconds."""
     times = os.times()
     return time.process_time() + times.children_user + times.children_system
+
+
+def count_shard(commit: ShardCommit, encode_seconds: Iterable[float]) -> None:
+    """Record a shard and its recipes as metrics.
+
+    Args:
+        commit: Commit of the shard.
+        encode_seconds: Duration of each call of the encoder.
+    """
+    prometheus.record("apollo_shards_committed_total", split=commit.split)
+    prometheus.record("apollo_shard_bytes_total", commit.bytes)
+    prometheus.record("apollo_recipes_committed_total", commit.rows, split=commit.split)
+    prometheus.record("apollo_render_cpu_seconds_total", commit.cpu_seconds)
+    prometheus.count_rejects("apollo_recipes_rejected_total", commit.rejected)
+    for seconds in encode_seconds:
+        prometheus.record("apollo_encode_seconds", seconds)

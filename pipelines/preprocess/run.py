@@ -12,7 +12,7 @@ the shards in progress, and the same command continues it.
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -30,7 +30,7 @@ from pipelines.preprocess.config import PreprocessConfig
 from pipelines.preprocess.discovery import find_songs
 from pipelines.preprocess.estimate import make_estimate
 from pipelines.preprocess.plan_writer import write_plan
-from pipelines.preprocess.render import RenderTask, ShardRenderer
+from pipelines.preprocess.render import RenderTask, ShardRenderer, count_shard
 from pipelines.preprocess.scan import SCANS, SongScanner, cache_names, find_uncached_songs, read_scans
 from pipelines.preprocess.songs import DiscoveryResult, Song
 from pipelines.preprocess.sources import collect_sources
@@ -291,20 +291,4 @@ class PreprocessRun:
         for row in track_progress(
             results, total=len(pending) + done, done=done, description="render", unit="shard"
         ):
-            _count_shard(ShardCommit(**json.loads(row["commit"])), json.loads(row["encode_seconds"]))
-
-
-def _count_shard(commit: ShardCommit, encode_seconds: Iterable[float]) -> None:
-    """Record a shard and its recipes as metrics.
-
-    Args:
-        commit: Commit of the shard.
-        encode_seconds: Duration of each call of the encoder.
-    """
-    prometheus.record("apollo_shards_committed_total", split=commit.split)
-    prometheus.record("apollo_shard_bytes_total", commit.bytes)
-    prometheus.record("apollo_recipes_committed_total", commit.rows, split=commit.split)
-    prometheus.record("apollo_render_cpu_seconds_total", commit.cpu_seconds)
-    prometheus.count_rejects("apollo_recipes_rejected_total", commit.rejected)
-    for seconds in encode_seconds:
-        prometheus.record("apollo_encode_seconds", seconds)
+            count_shard(ShardCommit(**json.loads(row["commit"])), json.loads(row["encode_seconds"]))
