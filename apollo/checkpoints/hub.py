@@ -1,6 +1,8 @@
 """Download checkpoints from Hugging Face; needs the optional package huggingface_hub."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from apollo.checkpoints.container import CheckpointError
 from apollo.checkpoints.io import file_sha256
@@ -27,13 +29,14 @@ def require_hub(name: str) -> None:
         ) from error
 
 
-def download(name: str) -> Path:
+def download(name: str, **options: Any) -> Path:
     """Download a checkpoint from Hugging Face to its cache, unless it is there.
 
     A connection that is lost is opened again, and the download goes on where it stopped.
 
     Args:
         name: `owner/name`, or `owner/name/path/to/file`.
+        options: Of `huggingface_hub.hf_hub_download`: `revision`, `token`, `cache_dir` ...
 
     Returns:
         A checkpoint folder, where the repository holds one; or a file.
@@ -46,20 +49,20 @@ def download(name: str) -> Path:
     known = find_known(name)
     repository, file = "/".join(name.split("/")[:2]), "/".join(name.split("/")[2:])
     file = file or (known.file if known else "")
-    if not file and _fetch(repository, FOLDER_FILES[0], name) is not None:
-        return _fetch_folder(repository, name)
+    if not file and _fetch(repository, FOLDER_FILES[0], name, options) is not None:
+        return _fetch_folder(repository, name, options)
     candidates = (file,) if file else _USUAL_NAMES
     for candidate in candidates:
-        path = _fetch(repository, candidate, name)
+        path = _fetch(repository, candidate, name, options)
         if path is not None:
             _check(path, known.sha256 if known else None)
             return path
     raise CheckpointError(f"{repository} on Hugging Face has no {' or '.join(candidates)}")
 
 
-def _fetch_folder(repository: str, name: str) -> Path:
+def _fetch_folder(repository: str, name: str, options: Mapping[str, Any]) -> Path:
     """Download the files of a checkpoint folder; `checkpoint.load` compares them with its manifest."""
-    paths = {file: _fetch(repository, file, name) for file in FOLDER_FILES}
+    paths = {file: _fetch(repository, file, name, options) for file in FOLDER_FILES}
     folders = {path.parent for path in paths.values() if path is not None}
     missing = [file for file, path in paths.items() if path is None]
     if missing or len(folders) != 1:
@@ -67,7 +70,7 @@ def _fetch_folder(repository: str, name: str) -> Path:
     return folders.pop()
 
 
-def _fetch(repository: str, file: str, name: str) -> Path | None:
+def _fetch(repository: str, file: str, name: str, options: Mapping[str, Any]) -> Path | None:
     """Download one file; None where the repository has no such file."""
     import huggingface_hub
     from huggingface_hub.errors import (
@@ -78,7 +81,7 @@ def _fetch(repository: str, file: str, name: str) -> Path | None:
     )
 
     try:
-        return Path(huggingface_hub.hf_hub_download(repository, file))
+        return Path(huggingface_hub.hf_hub_download(repository, file, **options))
     except LocalEntryNotFoundError as error:  # no connection, too
         raise CheckpointError(
             f"{name}: no such file or folder, and Hugging Face is unreachable. Download {file} of "

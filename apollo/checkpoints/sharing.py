@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 import yaml
-from huggingface_hub import HfApi, ModelCard, ModelHubMixin, hf_hub_download
+from huggingface_hub import HfApi, ModelCard, ModelHubMixin
 from huggingface_hub.errors import HTTPError
 
 from apollo.checkpoints.checkpoint import CONFIG, load, locate, save_safetensors
 from apollo.checkpoints.container import CheckpointError
-from apollo.checkpoints.hub import FOLDER_FILES
+from apollo.checkpoints.hub import FOLDER_FILES, download
 from apollo.model.config import GeneratorConfig
 from apollo.model.generator import Generator
 
@@ -82,20 +82,17 @@ class PretrainedGenerator(  # type: ignore[call-arg]
         token: str | bool | None,
         **_: Any,
     ) -> "PretrainedGenerator":
-        folder = Path(model_id)
-        if not folder.is_dir():
-            for file in FOLDER_FILES:
-                downloaded = hf_hub_download(
-                    model_id,
-                    file,
-                    revision=revision,
-                    cache_dir=cache_dir,
-                    force_download=force_download,
-                    local_files_only=local_files_only,
-                    token=token,
-                )
-                folder = Path(downloaded).parent
-        return cls._copy(load(folder), _read_metadata(folder))
+        path = Path(model_id)
+        if not path.is_dir():
+            path = download(
+                model_id,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+            )
+        return cls._copy(load(path), _read_metadata(path))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         halved = all(torch.equal(value.half().float(), value) for value in self.state_dict().values())

@@ -12,6 +12,7 @@ from apollo.__main__ import main
 from apollo.checkpoints.checkpoint import load, save
 from apollo.checkpoints.container import CheckpointError
 from apollo.checkpoints.known_models import KNOWN_MODELS, find_known
+from apollo.checkpoints.published_format import to_published
 from apollo.model.generator import Generator
 from tests.support.hub_server import TOKEN, HubServer, serve_hub
 
@@ -63,6 +64,19 @@ def test_from_pretrained_and_push_to_hub_are_those_of_the_mixin(hub: HubServer, 
     assert copy.metadata == {"step": 7, "scores": {"valid/si_snr": 12.5}}
     audio = torch.randn(1, 4410)
     assert torch.equal(apollo.restore(copy, audio), apollo.restore(load(run), audio))
+
+
+def test_from_pretrained_takes_the_files_that_apollo_load_takes(hub: HubServer, tmp_path: Path) -> None:
+    generator = Generator(apollo.GeneratorConfig(dim=16, layers=1))
+    torch.save({"state_dict": to_published(generator)}, tmp_path / "published")
+    published = (tmp_path / "published").read_bytes()
+    hub.files["/some/body/resolve/v1/pytorch_model.bin"] = published
+    _assert_same(sharing.PretrainedGenerator.from_pretrained("some/body", revision="v1"), generator)
+    with pytest.raises(CheckpointError, match=r"has no model\.safetensors or pytorch_model\.bin"):
+        sharing.PretrainedGenerator.from_pretrained("some/body")
+    hub.files["/JusperLee/Apollo/resolve/main/pytorch_model.bin"] = published
+    with pytest.raises(CheckpointError, match=r"SHA-256 .*, expected 99d9af7f1ff2"):
+        sharing.PretrainedGenerator.from_pretrained("JusperLee/Apollo")
 
 
 def test_nothing_but_weights_configuration_and_scores_is_published(hub: HubServer, run: Path) -> None:
