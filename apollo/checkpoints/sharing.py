@@ -107,13 +107,11 @@ class PretrainedGenerator(  # type: ignore[call-arg]
         return complete_card(_describe(self, name))
 
 
-def complete_card(text: str, license: str | None = None) -> ModelCard:
+def complete_card(text: str) -> ModelCard:
     """Return a model card with the metadata that Hugging Face expects at its head.
 
     Args:
         text: Markdown, with or without metadata; what metadata it has stays.
-        license: Licence of the weights as Hugging Face names it (`apache-2.0`, `other`), where the text has
-            none.
 
     Raises:
         CheckpointError: the metadata of the text cannot be read.
@@ -124,8 +122,8 @@ def complete_card(text: str, license: str | None = None) -> ModelCard:
     except (ValueError, yaml.YAMLError) as error:
         raise CheckpointError(f"the head of the model card cannot be read: {error}") from error
     defaults = {"library_name": LIBRARY, "pipeline_tag": "audio-to-audio", "tags": list(_TAGS)}
-    for key, value in {**defaults, "license": license}.items():
-        if value is not None and not getattr(card.data, key, None):
+    for key, value in defaults.items():
+        if not getattr(card.data, key, None):
             setattr(card.data, key, value)
     return card
 
