@@ -1,4 +1,4 @@
-"""Restore songs on all the machines of a cluster.
+r"""Restore songs on all the machines of a cluster.
 
     python jobs/restore.py --data album --output restored --checkpoint runs/first/best
     ray job submit -- python jobs/restore.py --data s3://music/in --output s3://music/out \

@@ -1,4 +1,4 @@
-"""Serve the page and the HTTP interface of `apollo web` from many replicas, with Ray Serve.
+r"""Serve the page and the HTTP interface of `apollo web` from many replicas, with Ray Serve.
 
     python jobs/serve.py --folder served --checkpoint models:/apollo@champion --port 8000
     ray job submit --no-wait -- python jobs/serve.py --folder /shared/served \

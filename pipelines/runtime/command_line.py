@@ -1,7 +1,8 @@
 """What the command lines of all jobs share; the parser is the job's: only scripts import jsonargparse."""
 
+import re
 import sys
-from argparse import ArgumentError
+from argparse import ArgumentError, HelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,6 +42,7 @@ def parse(
     """
     given = sys.argv[1:] if arguments is None else arguments
     given = with_underscores(parser, given)
+    parser.formatter_class = _formatter(parser.formatter_class)
     parser.exit_on_error = False
     try:
         values: dict[str, Any] = parser.instantiate(parser.parse_args(given)).as_dict()
@@ -84,6 +86,17 @@ def run_job(
     if outcome.message:
         print(f"{name}: {outcome.message}", file=sys.stderr)
     return outcome
+
+
+def _formatter(base: type[HelpFormatter]) -> type[HelpFormatter]:
+    """Return a formatter that keeps the lines of examples, and writes options with dashes."""
+
+    class Formatter(base, RawDescriptionHelpFormatter):  # type: ignore[misc, valid-type]
+        def format_help(self) -> str:
+            text: str = super().format_help()
+            return re.sub(r"--[a-z][\w.]*", lambda option: option[0].replace("_", "-"), text)
+
+    return Formatter
 
 
 def _find_value(option: str, arguments: Sequence[str]) -> str | None:

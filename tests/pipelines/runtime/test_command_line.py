@@ -33,6 +33,19 @@ def test_dashes_stand_for_underscores_in_every_option_and_in_no_value(
     assert logging.getLogger("pipelines.any").getEffectiveLevel() == logging.WARNING
 
 
+def test_help_keeps_lines_of_examples_and_writes_options_with_dashes(
+    parser: ArgumentParser, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser.description = "Do it.\n\n    job --max-share 0.1 \\\n        --name a_b\n    job --dry-run\n"
+    with pytest.raises(SystemExit, match="0"):
+        parse(parser, ["--help"])
+    text = capsys.readouterr().out
+    assert parser.description in text
+    assert "--gan.batch-size BATCH_SIZE" in text
+    assert "--max-share MAX_SHARE" in text
+    assert "--max_share" not in text
+
+
 def test_the_default_level_is_info(parser: ArgumentParser) -> None:
     parse(parser, [])
     assert logging.getLogger("apollo.any").getEffectiveLevel() == logging.INFO
