@@ -1,21 +1,21 @@
-"""Write a generator for other programs: `apollo export`."""
+"""Write a generator as an ONNX file, for other programs: `apollo export`."""
 
 import argparse
 import os
 import sys
 from pathlib import Path
 
-from apollo.cli.options import DONE, FAILED, ONNX_SUFFIX, UsageError
-from apollo.model.config import COMPACT
+from apollo.cli.options import DONE, FAILED, ONNX_SUFFIX, UsageError, add_checkpoint_option
 
 FORMATS = ("onnx",)
 
 
 def add_export_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    text = "compact (installed), checkpoint folder or file, Hugging Face name, MLflow URI (%(default)s)"
-    parser.add_argument("--checkpoint", default=COMPACT, help=text)
-    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="(%(default)s)")
+    add_checkpoint_option(parser)
+    parser.add_argument(
+        "--format", choices=FORMATS, default=FORMATS[0], help="format of the file (%(default)s)"
+    )
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="a name that ends in .onnx")
     text = "take a whole signal in one call, rather than its next samples and a state"
     parser.add_argument("--whole", action="store_true", help=text)

@@ -53,6 +53,12 @@ def add_generator_options(parser: argparse.ArgumentParser) -> None:
     add_device_options(parser)
 
 
+def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that chooses a checkpoint for torch, which no .onnx file is."""
+    text = "compact (installed), checkpoint folder or file, Hugging Face name, MLflow URI (%(default)s)"
+    parser.add_argument("--checkpoint", default=COMPACT, help=text)
+
+
 def add_device_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose device and precision."""
     parser.add_argument("--device", choices=DEVICES, default=DEVICES[0], help="device (%(default)s)")

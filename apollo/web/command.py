@@ -2,7 +2,7 @@
 
 import argparse
 
-from apollo.cli.options import DONE, UsageError, add_generator_options
+from apollo.cli.options import DONE, UsageError, add_checkpoint_option, add_device_options
 from apollo.web.settings import ModelOptions, WebSettings
 
 EXAMPLES = """examples:
@@ -19,13 +19,15 @@ def add_web_options(parser: argparse.ArgumentParser) -> None:
     def add(name: str, default: float | str, text: str) -> None:
         parser.add_argument(name, type=type(default), default=default, help=f"{text} (%(default)s)")
 
-    add("--host", "127.0.0.1", "address to listen on; other than this machine's own only with a token")
+    text = "address to listen on; others than this machine's own need a token: --token, or a generated one"
+    add("--host", "127.0.0.1", text)
     add("--port", 8642, "port; 0 takes a free one")
     parser.add_argument(
         "--token", help="access token of at least 16 characters; generated where one is needed"
     )
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
-    add_generator_options(parser)
+    add_checkpoint_option(parser)
+    add_device_options(parser)
     add("--max-mb", limits.max_bytes / 1e6, "largest file in MB")
     add("--max-minutes", limits.max_seconds / 60, "longest song in minutes")
     add("--max-queue", limits.max_queue, "songs and downloads that may wait")
