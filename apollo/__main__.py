@@ -136,7 +136,9 @@ def _parser() -> argparse.ArgumentParser:
 
     add_models_options(_command(commands, "models", "list models known by name, or download them", models))
     add_push_options(_command(commands, "push", "publish a checkpoint on Hugging Face", push))
-    add_export_options(_command(commands, "export", "write a model for other programs", export))
+    add_export_options(
+        _command(commands, "export", "write a model as an ONNX file, for other programs", export)
+    )
 
     doctor = _command(commands, "doctor", "check packages, ffmpeg, device and speed of this machine", _doctor)
     add_device_options(doctor)

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from apollo.cli.options import DONE, FAILED, UsageError, print_line
-from apollo.model.config import COMPACT
 
 
 def add_models_options(parser: argparse.ArgumentParser) -> None:
@@ -50,13 +49,20 @@ def _download(names: list[str]) -> int:
 def add_push_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `apollo push`."""
     parser.add_argument("name", metavar="OWNER/NAME", help="repository; created if it does not exist")
-    parser.add_argument("--checkpoint", default=COMPACT, help="what to publish (%(default)s)")
-    parser.add_argument("--license", help="of the weights: apache-2.0, cc-by-4.0, other ... (of the card)")
     parser.add_argument(
-        "--card", type=Path, metavar="FILE", help="model card (README.md beside the checkpoint, or written)"
+        "--checkpoint",
+        required=True,
+        help="what to publish: compact, checkpoint folder or file, Hugging Face name, MLflow URI",
     )
-    parser.add_argument("--private", action="store_true", default=None, help="if the repository is created")
-    parser.add_argument("--message", default="Publish a generator", help="of the commit (%(default)s)")
+    text = "licence of the weights: apache-2.0, cc-by-4.0, other ...; by default that of the model card"
+    parser.add_argument("--license", help=text)
+    text = "model card; by default README.md beside the checkpoint, or else one that is generated"
+    parser.add_argument("--card", type=Path, metavar="FILE", help=text)
+    text = "create the repository as a private one; one that exists keeps its visibility"
+    parser.add_argument("--private", action="store_true", default=None, help=text)
+    parser.add_argument(
+        "--message", default="Publish a generator", help="message of the commit (%(default)s)"
+    )
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FOLDER", help="write the files here, and publish nothing"
     )

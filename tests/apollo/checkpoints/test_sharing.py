@@ -118,14 +118,14 @@ def test_a_card_without_a_licence_or_with_broken_metadata_is_refused(
 def test_output_writes_what_would_be_published_and_asks_no_server(
     hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["push", "some/body", "-o", str(tmp_path / "look")]) == 0
+    assert main(["push", "some/body", "--checkpoint", "compact", "-o", str(tmp_path / "look")]) == 0
     _assert_same(load(tmp_path / "look"), load())
     assert (tmp_path / "look" / "weights.safetensors").stat().st_size == KNOWN_MODELS[0].size_bytes
     card = (tmp_path / "look" / "README.md").read_text()
     assert "license: apache-2.0" in card
     assert "# Model card: compact" in card
     assert not hub.requests
-    assert main(["push", "some/body", "-o", str(tmp_path / "look")]) == 2
+    assert main(["push", "some/body", "--checkpoint", "compact", "-o", str(tmp_path / "look")]) == 2
     assert "exists" in capsys.readouterr().err
 
 

@@ -19,3 +19,13 @@ def test_web_has_no_backend_and_takes_no_onnx_file(capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit, match="2"):
         main(["web", "--backend", "onnx"])
     assert "--backend" in capsys.readouterr().err
+
+
+def test_push_publishes_no_checkpoint_that_was_not_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["push", "some/body", "--license", "mit", "-o", "look"])
+    assert "required: --checkpoint" in capsys.readouterr().err
+
+
+def test_export_says_that_it_writes_onnx(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Write a model as an ONNX file" in read_help("export", capsys)
