@@ -23,6 +23,7 @@ from torch import Tensor
 
 from apollo.checkpoints.container import CheckpointError, read_container
 from apollo.checkpoints.io import atomic_write, file_sha256, read_safetensors, write_safetensors
+from apollo.checkpoints.known_models import find_licence
 from apollo.checkpoints.published_format import find_state_dict, infer_config, load_published
 from apollo.inference.restoration import receptive_field_samples
 from apollo.inference.streaming import StreamRestorer
@@ -199,10 +200,11 @@ def describe_weights(source: str) -> dict[str, str]:
     """
     path = _follow(locate(source))
     name = path.name if os.path.exists(source) else source
-    licence = "Apache-2.0" if path == Path(__file__).with_name(COMPACT) else "that of the checkpoint"
     if path.is_dir():
         path = path / (SAFETENSORS if (path / SAFETENSORS).exists() else WEIGHTS)
-    return {"weights": name, "weights_sha256": file_sha256(path), "licence": licence}
+    digest = file_sha256(path)
+    licence = find_licence(digest) or "that of the checkpoint"
+    return {"weights": name, "weights_sha256": digest, "licence": licence}
 
 
 def locate(source: str) -> Path:

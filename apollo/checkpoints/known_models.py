@@ -77,3 +77,8 @@ KNOWN_MODELS = (
 def find_known(name: str) -> KnownModel | None:
     """Return the known model of a name: its own, or that of its repository alone."""
     return next((model for model in KNOWN_MODELS if name in (model.name, model.repository)), None)
+
+
+def find_licence(sha256: str) -> str | None:
+    """Return the licence of the known model whose file has this digest."""
+    return next((model.licence for model in KNOWN_MODELS if model.sha256 == sha256), None)

@@ -1,5 +1,6 @@
 """Publishing generators, against a server on this machine that imitates Hugging Face."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 
 import apollo
 from apollo.__main__ import main
-from apollo.checkpoints.checkpoint import load, save
+from apollo.checkpoints.checkpoint import describe_weights, load, save
 from apollo.checkpoints.container import CheckpointError
 from apollo.checkpoints.known_models import KNOWN_MODELS, find_known
 from apollo.checkpoints.published_format import to_published
@@ -176,6 +177,17 @@ def test_known_models_are_listed_and_the_one_of_the_package_is_as_listed(
         config = apollo.PRESETS[name] if name else apollo.GeneratorConfig(dim=384)
         with torch.device("meta"):
             assert sum(p.numel() for p in Generator(config).parameters()) == known.parameters
+
+
+def test_weights_of_a_known_model_have_its_licence_wherever_they_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(to_published(Generator(apollo.GeneratorConfig(dim=16, layers=1))), tmp_path / "mine.bin")
+    facts = describe_weights(str(tmp_path / "mine.bin"))
+    assert (facts["weights"], facts["licence"]) == ("mine.bin", "that of the checkpoint")
+    known = dataclasses.replace(KNOWN_MODELS[1], sha256=facts["weights_sha256"])
+    monkeypatch.setattr("apollo.checkpoints.known_models.KNOWN_MODELS", (known,))
+    assert describe_weights(str(tmp_path / "mine.bin"))["licence"] == "CC-BY-SA-4.0"
 
 
 def test_models_are_downloaded_by_name(hub: HubServer, run: Path, capsys: pytest.CaptureFixture[str]) -> None:

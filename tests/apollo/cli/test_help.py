@@ -1,5 +1,7 @@
 """What the help of commands says, and options that a command does not have."""
 
+from pathlib import Path
+
 import pytest
 
 from apollo.__main__ import main
@@ -21,9 +23,11 @@ def test_web_has_no_backend_and_takes_no_onnx_file(capsys: pytest.CaptureFixture
     assert "--backend" in capsys.readouterr().err
 
 
-def test_push_publishes_no_checkpoint_that_was_not_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_push_publishes_no_checkpoint_that_was_not_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit, match="2"):
-        main(["push", "some/body", "--license", "mit", "-o", "look"])
+        main(["push", "some/body", "--license", "mit", "-o", str(tmp_path / "look")])
     assert "required: --checkpoint" in capsys.readouterr().err
 
 
