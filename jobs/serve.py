@@ -1,6 +1,6 @@
 r"""Serve the page and the HTTP interface of `apollo web` from many replicas, with Ray Serve.
 
-    python jobs/serve.py --folder served --checkpoint models:/apollo@champion --port 8000
+    python jobs/serve.py --folder served --checkpoint compact --port 8000
     ray job submit --no-wait -- python jobs/serve.py --folder /shared/served \
         --checkpoint models:/apollo@champion --min-replicas 2 --max-replicas 16 \
         --host 0.0.0.0 --token-file /shared/token
