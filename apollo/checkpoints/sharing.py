@@ -71,21 +71,25 @@ class PretrainedGenerator(  # type: ignore[call-arg]
         return result.eval()
 
     @classmethod
-    def _from_pretrained(
+    def from_pretrained(  # the mixin's looks for a config.json first, which not all repositories have
         cls,
+        pretrained_model_name_or_path: str | Path,
         *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        **_: Any,
+        force_download: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
     ) -> "PretrainedGenerator":
-        path = Path(model_id)
-        if not path.is_dir():
+        """Load a generator from a folder, a file, or Hugging Face; its options are those of `ModelHubMixin`.
+
+        Raises:
+            CheckpointError: as for `apollo.load`.
+        """
+        path = Path(pretrained_model_name_or_path)
+        if not path.exists():
             path = download(
-                model_id,
+                str(pretrained_model_name_or_path),
                 revision=revision,
                 cache_dir=cache_dir,
                 force_download=force_download,

@@ -78,6 +78,12 @@ def test_from_pretrained_takes_the_files_that_apollo_load_takes(hub: HubServer, 
     hub.files["/JusperLee/Apollo/resolve/main/pytorch_model.bin"] = published
     with pytest.raises(CheckpointError, match=r"SHA-256 .*, expected 99d9af7f1ff2"):
         sharing.PretrainedGenerator.from_pretrained("JusperLee/Apollo")
+    hub.files["/some/body/resolve/main/deep/model.ckpt"] = published
+    _assert_same(sharing.PretrainedGenerator.from_pretrained("some/body/deep/model.ckpt"), generator)
+    hub.close()
+    _assert_same(sharing.PretrainedGenerator.from_pretrained("some/body/deep/model.ckpt"), generator)
+    with pytest.raises(CheckpointError, match="Hugging Face is unreachable"):
+        sharing.PretrainedGenerator.from_pretrained("other/body", local_files_only=True)
 
 
 def test_nothing_but_weights_configuration_and_scores_is_published(hub: HubServer, run: Path) -> None:
