@@ -100,6 +100,8 @@ def _decode_mp4(stream: bytes, frames: int) -> NDArray[np.float32]:
     except FfmpegError as error:
         raise CodecError(f"cannot be decoded: {error}", RejectKind.UNDECODABLE) from error
     samples = np.frombuffer(output, np.float32).reshape(-1, CHANNELS)
+    if not len(samples):
+        raise CodecError("cannot be decoded: it has no audio", RejectKind.UNDECODABLE)
     if len(samples) < frames:
         raise CodecError(f"decodes to {len(samples)} samples, {frames} expected")
     return samples[:frames]

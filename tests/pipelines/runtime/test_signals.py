@@ -22,6 +22,8 @@ _JOBS = {  # arguments of each, and where its result is
 _AT_FIRST_IMPORT = """
 import os, signal, sys
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process of a shell ignores it
+
 class Finder:
     def find_spec(name, path=None, target=None):
         if name.startswith("jsonargparse."):

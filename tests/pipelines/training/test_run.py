@@ -159,7 +159,8 @@ def test_an_output_of_an_earlier_release_is_resumed_though_values_were_renamed(t
         Folder(str(tmp_path)),
         {
             "loader": {
-                **{"piece_seconds": 0.0, "below_source_bitrate": False},
+                **{"piece_seconds": 0.0, "below_source_bitrate": False, "degradation_weights": {}},
+                **{"first_degradation_weights": {}, "weights_change_examples": 0},
                 "levels": {
                     **{"channels": "stereo", "tilt_db": [0.0, 0.0], "low_pass_share": 0.0},
                     **{"mode": "paper", "swap_share": 0.5},
