@@ -13,7 +13,13 @@ from apollo.web.worker import Worker
 
 _PARTS_SAMPLE_BYTES = 3 * 3  # three parts, 24 bit
 _RESULT_SAMPLE_BYTES = 4 + 4  # `--clip rescale` writes the file twice
-_UNPROCESSABLE = (RejectKind.EMPTY, RejectKind.NOT_FINITE, RejectKind.TOO_LONG, RejectKind.DAMAGED, "killed")
+_UNPROCESSABLE = (
+    RejectKind.EMPTY,
+    RejectKind.NOT_FINITE,
+    RejectKind.TOO_LONG,
+    RejectKind.DAMAGED,
+    RejectKind.KILLED,
+)
 
 
 class SongUploads:
