@@ -94,7 +94,11 @@ class SongUploads:
 
     def _make_room(self, num_bytes: int, keep: SongFolder | None = None) -> None:
         if not self._songs.make_room(num_bytes, self._settings.disk_bytes, keep):
-            raise HTTPException(503, "the disk is full", {"Retry-After": str(self._settings.retry_seconds)})
+            raise self.unavailable("the disk is full")
+
+    def unavailable(self, reason: str) -> HTTPException:
+        """Return the answer 503 with Retry-After."""
+        return HTTPException(503, reason, {"Retry-After": str(self._settings.retry_seconds)})
 
     def _busy(self, reason: str) -> HTTPException:
         retry = {"Retry-After": str(self._settings.retry_seconds)}
