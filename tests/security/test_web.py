@@ -191,6 +191,20 @@ def test_a_full_disk_is_503_and_old_songs_make_room(
     assert client.ask("GET", f"/api/songs/{old}").status == 404
 
 
+def test_songs_that_wait_have_room_for_what_they_will_be(
+    client: Client, store: SongStore, worker: IdleWorker
+) -> None:
+    worker.inspection = worker.inspection | {"seconds": 1.5}  # 1.2 MB of parts, of 2 MB in all
+    first = client.upload("first.mp3", b"x").json["id"]
+    refused = client.upload("second.mp3", b"x")
+    assert (refused.status, refused.headers["retry-after"]) == (503, "15")
+    assert client.ask("POST", f"/api/songs/{first}/results").status == 503  # another 1.1 MB
+    store.open(first).write_job("parts", "ready")
+    store.dequeue(first)  # as its worker does then
+    assert client.upload("second.mp3", b"x").status == 201
+    assert store.open(first).exists
+
+
 class HastyWorker(IdleWorker):
     """Has the result of a song at once, and then does what a test says."""
 
