@@ -7,7 +7,7 @@ import hmac
 import json
 import secrets
 from typing import Any
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import parse_qs, quote, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
@@ -73,7 +73,7 @@ class Access:
         if "token" in query and self._settings.token is not None and not scope["path"].startswith("/api/"):
             new_cookies[TOKEN_COOKIE] = self._settings.token
             rest = urlencode({name: values for name, values in query.items() if name != "token"}, doseq=True)
-            location = "/" + scope["path"].lstrip("/\\") + (f"?{rest}" if rest else "")
+            location = "/" + quote(scope["path"].lstrip("/\\")) + (f"?{rest}" if rest else "")
             await _answer(send_with_headers, 303, "", location=location)
             return
         session = cookies.get(SESSION_COOKIE, "")

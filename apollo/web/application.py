@@ -1,15 +1,16 @@
 """The routes of `apollo web`, on a store of songs and whoever does their jobs. docs/web.md describes them."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import contextlib
+import os
+from collections.abc import AsyncIterator, Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -26,6 +27,7 @@ from apollo.web.worker import CLOSING, ClosingError, Worker
 
 _CLEAN_SECONDS = 30.0
 _POLL_SECONDS = 0.1
+_SEND_BYTES = 1 << 16
 _MEDIA_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 Name = Annotated[str, Query(max_length=1_000)]
@@ -40,7 +42,7 @@ def create_application(songs: SongStore, worker: Worker, settings: WebSettings) 
         settings: Limits and access.
     """
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         cleaning = asyncio.create_task(_clean(songs, settings))
         yield
@@ -172,9 +174,11 @@ def _add_result_routes(application: FastAPI, songs: SongStore, worker: Worker, u
         try:
             await run_in_threadpool(submit, song, job)
             await _wait(request, song, job)
-            return _result_file(song, job, remove)
-        except BaseException:
+            return await run_in_threadpool(_result_stream, song, job, remove)
+        except BaseException as error:
             await remove()
+            if isinstance(error, SongGoneError):  # made, but removed before it was opened
+                raise uploads.unavailable("the song was removed to make room for others") from error
             raise
 
 
@@ -223,15 +227,38 @@ async def _wait(request: Request, song: SongFolder, job: ResultJob) -> None:
         await asyncio.sleep(_POLL_SECONDS)
 
 
-def _result_file(song: SongFolder, job: ResultJob, background: BackgroundTask | None = None) -> Response:
+def _result_file(song: SongFolder, job: ResultJob, stat: os.stat_result | None = None) -> FileResponse:
     extension = FORMATS[job.format].extension
     name = f"{Path(song.describe()['name']).stem}.{extension}"
     return FileResponse(
         song.result(job.name, extension),
         filename=name,
         media_type="application/octet-stream",
-        background=background,
+        stat_result=stat,
     )
+
+
+def _result_stream(song: SongFolder, job: ResultJob, background: BackgroundTask) -> Response:
+    """Return a result whose file is open from now on: the song may be removed before it is sent.
+
+    Raises:
+        SongGoneError: the song was removed.
+    """
+    try:
+        file = song.result(job.name, FORMATS[job.format].extension).open("rb")
+    except FileNotFoundError as error:
+        raise SongGoneError from error
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(file)
+        headers = dict(_result_file(song, job, os.fstat(file.fileno())).headers)
+        stack.pop_all()
+    return StreamingResponse(_blocks(file), headers=headers, background=background)
+
+
+def _blocks(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while block := file.read(_SEND_BYTES):
+            yield block
 
 
 def _file(path: Path, media_type: str) -> Response:

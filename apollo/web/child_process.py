@@ -55,6 +55,9 @@ class RenderProcess:
             except (EOFError, OSError) as ended:
                 self._process = None
                 raise ProcessDiedError(_describe_end(process)) from ended
+            if isinstance(error, ProcessDiedError):
+                self._process = None
+                process.join(_END_SECONDS)
         if error is not None:
             raise error
         return value
@@ -106,16 +109,22 @@ def _describe_end(process: BaseProcess) -> str:
 
 
 def _work(connection: Any, model: ModelOptions, max_seconds: float) -> None:
-    """Answer calls until the connection is closed: the parent is gone."""
+    """Answer calls until the connection is closed, as the parent is gone, or the device is unusable."""
+    import torch
+
     from apollo.web.rendering import Renderer
 
     renderer = Renderer(model, max_seconds)
     with suppress(EOFError, OSError):
-        while True:
+        error: Exception | None = None
+        while not isinstance(error, ProcessDiedError):
             method, arguments = connection.recv()
             error, value = None, None
             try:
                 value = getattr(renderer, method)(*arguments)
+            except torch.AcceleratorError as raised:  # every later song would fail in this process
+                first_line = str(raised).partition("\n")[0]
+                error = ProcessDiedError(f"the device failed: {first_line}")
             except Exception as raised:  # for the caller, whatever it is
                 error = raised
             connection.send((error, value))

@@ -1,6 +1,7 @@
 """The command `apollo web`: its options; no import of torch or FastAPI, to keep `--help` fast."""
 
 import argparse
+from pathlib import Path
 
 from apollo.cli.options import DONE, UsageError, add_checkpoint_option, add_device_options
 from apollo.web.settings import ModelOptions, WebSettings
@@ -24,6 +25,9 @@ def add_web_options(parser: argparse.ArgumentParser) -> None:
     add("--port", 8642, "port; 0 takes a free one")
     parser.add_argument(
         "--token", help="access token of at least 16 characters; generated where one is needed"
+    )
+    parser.add_argument(
+        "--token-file", help="file with the access token, which other users then cannot see in `ps`"
     )
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     add_checkpoint_option(parser)
@@ -58,7 +62,7 @@ def web(options: argparse.Namespace) -> int:
             disk_bytes=round(options.disk_gb * 1e9),
             keep_seconds=options.keep_hours * 3600,
         )
-        settings = choose_access(limits, options.host, options.token)
+        settings = choose_access(limits, options.host, _read_token(options))
         model = ModelOptions(
             checkpoint=options.checkpoint, device=options.device, precision=options.precision
         )
@@ -67,3 +71,15 @@ def web(options: argparse.Namespace) -> int:
     except (ValueError, OverflowError, OSError) as error:
         raise UsageError(error) from error
     return DONE
+
+
+def _read_token(options: argparse.Namespace) -> str | None:
+    if options.token_file is None:
+        return options.token  # type: ignore[no-any-return]
+    if options.token is not None:
+        raise UsageError("--token and --token-file: give one of them")
+    try:
+        return Path(options.token_file).read_text().strip()
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"--token-file {options.token_file} cannot be read: {reason}") from error

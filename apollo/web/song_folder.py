@@ -1,6 +1,7 @@
 """All state of a song in one folder, so that any process that shares the disk can answer for it.
 
     ROOT/songs/ID/song.json          name, size, inspection; written last: a folder without it is no song
+                  song.reserved    size that the song may reach by what was accepted for it
                   upload.EXTENSION
                   jobs/JOB.json      status, progress and reason of a job: `parts`, or a result's name
                   parts/             pieces to listen to, and the spectrograms
@@ -25,9 +26,9 @@ from typing import Any
 
 WAITING, WORKING, READY, FAILED = "waiting", "working", "ready", "failed"
 _ID = re.compile(r"[0-9a-f]{48}")
-_SESSION_LENGTH = 16
+_RESERVED = "song.reserved"
+_SESSION_LENGTH, _MAX_NAME = 16, 200
 _EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,8}")
-_MAX_NAME = 200
 
 
 class SongGoneError(Exception):
@@ -200,27 +201,36 @@ class SongStore:
             if _age(song) > max_age and song.id not in busy:
                 self.remove(song)
 
-    def make_room(self, num_bytes: int, limit: int, keep: SongFolder | None = None) -> bool:
-        """Remove the songs that were not used for longest until there is room; return whether there is.
+    def make_room(self, song: SongFolder, num_bytes: int, limit: int) -> bool:
+        """Reserve room for what a song needs next, and return whether there is room; the oldest are removed.
+
+        Songs that are uploaded, wait or are being restored count with what was reserved for them.
 
         Args:
-            num_bytes: How many more are needed.
+            song: It is uploaded next, or a job of it is enqueued.
+            num_bytes: How many more it needs.
             limit: Size of all songs.
-            keep: A song that is not removed.
         """
-        busy = self._busy() | {keep.id if keep else ""}
-        songs = sorted(self._all(), key=_age, reverse=True)
-        sizes = {song.id: _size(song.path) for song in songs}
-        for song in songs:
-            if self._fits(num_bytes, sum(sizes.values()), limit):
+        busy = self._busy()
+        songs = sorted((one for one in self._all() if one.id != song.id), key=_age, reverse=True)
+        kept = {one.id for one in songs if one.id in busy or not one.jobs()}  # without jobs: not yet enqueued
+        stored = {one.id: _size(one.path) for one in [*songs, song]}
+        sizes = stored | {id: max(stored[id], self._reserved(id)) for id in (kept | busy) & stored.keys()}
+        sizes[song.id] += num_bytes
+        for one in [*songs, None]:
+            growth = sum(sizes.values()) - sum(stored.values())
+            if sum(sizes.values()) <= limit and growth < shutil.disk_usage(self.root).free:
+                _write(song.path / _RESERVED, {"bytes": sizes[song.id]})
                 return True
-            if song.exists and song.id not in busy:
-                self.remove(song)
-                del sizes[song.id]
-        return self._fits(num_bytes, sum(sizes.values()), limit)
+            if one is not None and one.exists and one.id not in kept:
+                self.remove(one)
+                del sizes[one.id], stored[one.id]
+        return False
 
-    def _fits(self, num_bytes: int, used: int, limit: int) -> bool:
-        return used + num_bytes <= limit and num_bytes < shutil.disk_usage(self.root).free
+    def _reserved(self, song_id: str) -> int:
+        with suppress(SongGoneError):
+            return int(_read(self._songs / song_id / _RESERVED)["bytes"])
+        return 0
 
     def _busy(self) -> set[str]:
         """Return the ids of songs of which a job waits or is being done.

@@ -1,5 +1,6 @@
 """From the body of a request to a song that may be restored: limits, inspection, room on the disk."""
 
+import threading
 from typing import Any
 
 from fastapi import HTTPException, Request
@@ -13,7 +14,13 @@ from apollo.web.worker import Worker
 
 _PARTS_SAMPLE_BYTES = 3 * 3  # three parts, 24 bit
 _RESULT_SAMPLE_BYTES = 4 + 4  # `--clip rescale` writes the file twice
-_UNPROCESSABLE = (RejectKind.EMPTY, RejectKind.NOT_FINITE, RejectKind.TOO_LONG, RejectKind.DAMAGED, "killed")
+_UNPROCESSABLE = (
+    RejectKind.EMPTY,
+    RejectKind.NOT_FINITE,
+    RejectKind.TOO_LONG,
+    RejectKind.DAMAGED,
+    RejectKind.KILLED,
+)
 
 
 class SongUploads:
@@ -28,6 +35,7 @@ class SongUploads:
     def __init__(self, songs: SongStore, worker: Worker, settings: WebSettings) -> None:
         self._songs, self._worker, self._settings = songs, worker, settings
         self._num_uploads = 0
+        self._room = threading.Lock()  # room that is seen is reserved before another request looks
 
     async def take(self, request: Request, name: str) -> SongFolder:
         """Receive a song and inspect it.
@@ -43,10 +51,10 @@ class SongUploads:
         name = clean_name(name)
         song, path = self._songs.create(request.state.session, name)
         try:
-            await run_in_threadpool(self._make_room, length)
+            await run_in_threadpool(self._make_room, song, length)
             size = await receive(request, path, self._settings)
             found = await run_in_threadpool(self._inspect, song, name)
-            await run_in_threadpool(self._make_room, _estimate_bytes(found, _PARTS_SAMPLE_BYTES))
+            await run_in_threadpool(self._make_room, song, _estimate_bytes(found, _PARTS_SAMPLE_BYTES))
             await run_in_threadpool(self.check_queue)
             song.complete(name=name, bytes=size, inspection=found)
         except BaseException:
@@ -73,7 +81,7 @@ class SongUploads:
             SongGoneError: the song was removed.
         """
         song.renew()
-        self._make_room(_estimate_bytes(song.describe()["inspection"], _RESULT_SAMPLE_BYTES), keep=song)
+        self._make_room(song, _estimate_bytes(song.describe()["inspection"], _RESULT_SAMPLE_BYTES))
 
     def _inspect(self, song: SongFolder, name: str) -> dict[str, Any]:
         found = self._worker.inspect(str(song.upload)) | {"input": name}
@@ -86,9 +94,18 @@ class SongUploads:
             raise HTTPException(422, f"{name}: {seconds:.0f} s long, longer than the limit of {limit:g} s")
         return found
 
-    def _make_room(self, num_bytes: int, keep: SongFolder | None = None) -> None:
-        if not self._songs.make_room(num_bytes, self._settings.disk_bytes, keep):
-            raise HTTPException(503, "the disk is full", {"Retry-After": str(self._settings.retry_seconds)})
+    def _make_room(self, song: SongFolder, num_bytes: int) -> None:
+        with self._room:
+            try:
+                has_room = self._songs.make_room(song, num_bytes, self._settings.disk_bytes)
+            except OSError as error:
+                raise self.unavailable(f"no room can be made: {error.strerror}") from error
+        if not has_room:
+            raise self.unavailable("the disk is full")
+
+    def unavailable(self, reason: str) -> HTTPException:
+        """Return the answer 503 with Retry-After."""
+        return HTTPException(503, reason, {"Retry-After": str(self._settings.retry_seconds)})
 
     def _busy(self, reason: str) -> HTTPException:
         retry = {"Retry-After": str(self._settings.retry_seconds)}

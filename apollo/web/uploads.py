@@ -15,13 +15,13 @@ _WRITE_BYTES = 1 << 20
 
 
 def check_length(request: Request, settings: WebSettings) -> int:
-    """Return the declared length of the body, 0 if it declares none.
+    """Return the declared length of the body, the greatest allowed one if it declares none.
 
     Raises:
         HTTPException: it exceeds the limit.
     """
-    declared = request.headers.get("content-length", "0")
-    length = int(declared) if declared.isdecimal() else 0
+    declared = request.headers.get("content-length", "")
+    length = int(declared) if declared.isdecimal() else settings.max_bytes
     if length > settings.max_bytes:
         raise _too_large(settings)
     return length

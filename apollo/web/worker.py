@@ -9,6 +9,7 @@ import queue
 import threading
 from typing import Any, Protocol
 
+from apollo.audio.rejects import RejectKind
 from apollo.web.child_process import ProcessDiedError, RenderProcess
 from apollo.web.settings import ModelOptions, WebSettings
 from apollo.web.song_folder import FAILED, SongFolder, SongGoneError, SongStore
@@ -81,7 +82,7 @@ class LocalWorker:
         except ProcessDiedError as error:
             if self._closing:
                 raise ClosingError from error
-            return {"input": path, "problem": str(error), "kind": "killed"}
+            return {"input": path, "problem": str(error), "kind": RejectKind.KILLED}
         return found
 
     def submit(self, song: SongFolder, job: str) -> None:
@@ -107,24 +108,37 @@ class LocalWorker:
 
     def _work(self) -> None:
         while (task := self._jobs.get()) is not None:
-            song, job = task
             try:
-                if song.exists:
-                    self._renderer.call("run", str(song.path), job)
-            except Exception as error:
-                self._fail(song, job, error)
-            finally:
-                self._songs.dequeue(song.id, job)
+                self._do(*task)
+            except Exception:  # a full disk, say: the thread must do the next job
+                logger.exception("the end of a job could not be recorded")
+
+    def _do(self, song: SongFolder, job: str) -> None:
+        try:
+            if song.exists:
+                self._renderer.call("run", str(song.path), job)
+        except Exception as error:
+            self._fail(song, job, error)
+        finally:
+            self._songs.dequeue(song.id, job)
 
     def _fail(self, song: SongFolder, job: str, error: Exception) -> None:
-        reason, kind = str(error), "killed"
+        reason, kind = str(error), str(RejectKind.KILLED)
         if self._closing:
             reason, kind = "the server is shutting down", CLOSING
         elif not isinstance(error, ProcessDiedError):
             logger.exception("a job failed")
             reason = f"{type(error).__name__}: {error}"
-        try:
-            song.write_job(job, FAILED, reason=reason, kind=kind)
-        except SongGoneError:
-            song.remove()
+        write_failure(song, job, reason, kind)
         song.remove_unfinished()
+
+
+def write_failure(song: SongFolder, job: str, reason: str, kind: str) -> None:
+    """Write that a job has failed; remove the song where that cannot be written: nobody may wait for it."""
+    try:
+        song.write_job(job, FAILED, reason=reason, kind=kind)
+    except SongGoneError:
+        song.remove()
+    except OSError:
+        logger.exception("the failure of a job cannot be written: its song is removed")
+        song.remove()

@@ -10,6 +10,7 @@ from pipelines.runtime.run import absolute_location
 from pipelines.storage.folder import is_uri
 
 _DEVICES = ("auto", "cuda", "cpu")
+_MAX_PORT = 65_535
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +73,14 @@ class ServeConfig:
         for name, allowed in (("device", _DEVICES), ("precision", PRECISIONS)):
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{name} is {getattr(self, name)!r}: it must be one of {', '.join(allowed)}")
-        for name in ("min_replicas", "cpus", "gpus", "ingress_replicas", "port", "max_request_minutes"):
+        positive = ("min_replicas", "queue_per_replica", "cpus", "gpus", "ingress_replicas", "port")
+        for name in (*positive, "max_request_minutes"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} is {getattr(self, name)}: it must be more than 0")
+        if self.port > _MAX_PORT:
+            raise UsageError(f"port is {self.port}: it must be at most {_MAX_PORT}")
+        if not self.drain_minutes >= 0:
+            raise UsageError(f"drain_minutes is {self.drain_minutes}: it must be at least 0")
         if self.max_replicas < self.min_replicas:
             raise UsageError(
                 f"max_replicas is {self.max_replicas}, less than min_replicas, which is {self.min_replicas}"

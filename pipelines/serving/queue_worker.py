@@ -14,8 +14,8 @@ from typing import Any, BinaryIO, Protocol
 from apollo.audio.rejects import RejectKind
 from apollo.web.child_process import ProcessDiedError, RenderProcess
 from apollo.web.settings import ModelOptions
-from apollo.web.song_folder import FAILED, SongFolder, SongGoneError, SongStore
-from apollo.web.worker import INSPECT_SECONDS, ClosingError
+from apollo.web.song_folder import SongFolder, SongGoneError, SongStore
+from apollo.web.worker import INSPECT_SECONDS, ClosingError, write_failure
 from pipelines.errors import root_cause
 from pipelines.serving.service_folder import CLOSING_FILE, lock_existing
 
@@ -132,12 +132,5 @@ class QueueWorker:
                 pass
             except Exception as error:
                 logger.exception("a job failed")
-                _fail(song, job, error)
+                write_failure(song, job, root_cause(error), RejectKind.OTHER)
             self._songs.dequeue(song_id, job)
-
-
-def _fail(song: SongFolder, job: str, error: Exception) -> None:
-    try:
-        song.write_job(job, FAILED, reason=root_cause(error), kind=RejectKind.OTHER)
-    except SongGoneError:
-        song.remove()

@@ -15,7 +15,7 @@ export class Card {
   #download = null; // the query of the file that is being made
   #wanted = false; // whether it is to play, and may still be loading
 
-  // `hooks`: opened(card), removed(card), tell(text), refresh().
+  // `hooks`: opened(card), closed(card), removed(card), tell(text), refresh().
   constructor(settings, name, hooks) {
     this.#settings = settings;
     this.hooks = hooks;
@@ -152,6 +152,7 @@ export class Card {
     this.#mixer = null;
     this.#part(".player").hidden = true;
     this.#part(".title").setAttribute("aria-expanded", "false");
+    this.hooks.closed(this);
   }
 
   async toggle() {

@@ -7,7 +7,7 @@ const STRENGTH_FADE_SECONDS = 0.02;
 const START_SECONDS = 0.05;
 const AHEAD_PIECES = 2; // decoded and scheduled beside the one that sounds
 const MOST_PIECES = 6; // kept decoded: 25 MB
-const PUMP_MILLISECONDS = 250;
+const SCHEDULE_MILLISECONDS = 250;
 
 export class Mixer {
   #open;
@@ -54,7 +54,7 @@ export class Mixer {
     if (this.#offset >= this.#listening.samples) this.#offset = 0;
     const graph = (this.#graph = this.#build());
     this.#anchor = Infinity; // nothing sounds before its first piece is there
-    await this.#pump(graph);
+    await this.#scheduleDue(graph);
   }
 
   pause() {
@@ -112,7 +112,7 @@ export class Mixer {
   }
 
   // Schedule the pieces that are due soon, and come again.
-  async #pump(graph) {
+  async #scheduleDue(graph) {
     const { piece_samples: length, pieces } = this.#listening;
     try {
       graph.next ??= Math.floor(this.#offset / length);
@@ -133,7 +133,7 @@ export class Mixer {
       this.#offset = 0;
       this.onended();
     } else {
-      graph.timer = setTimeout(() => this.#pump(graph), PUMP_MILLISECONDS);
+      graph.timer = setTimeout(() => this.#scheduleDue(graph), SCHEDULE_MILLISECONDS);
     }
   }
 

@@ -20,6 +20,9 @@ const hooks = {
     if (current !== card) current?.close();
     current = card;
   },
+  closed: (card) => {
+    if (current === card) current = null;
+  },
   removed: remove,
   refresh: () => follow(),
 };
@@ -73,10 +76,7 @@ async function tryLater(file, card, { retrySeconds, message }) {
 
 async function remove(card) {
   if (running?.card === card) running.stop();
-  if (current === card) {
-    card.close();
-    current = null;
-  }
+  card.close();
   const waiting = uploads.findIndex(([, one]) => one === card);
   if (waiting >= 0) uploads.splice(waiting, 1);
   cards.splice(cards.indexOf(card), 1);

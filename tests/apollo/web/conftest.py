@@ -46,7 +46,9 @@ def song(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def restore() -> Callable[..., bytes]:
     """Return what restores a song with the command, and returns the result; the model is loaded once."""
-    loaded = load_generator(argparse.Namespace(checkpoint="compact", device="auto", precision="auto"))
+    loaded = load_generator(
+        argparse.Namespace(checkpoint="compact", device="auto", precision="auto", backend="auto")
+    )
 
     def run(song: Path, folder: Path, *options: str) -> bytes:
         with pytest.MonkeyPatch.context() as patch:

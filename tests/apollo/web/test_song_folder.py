@@ -24,7 +24,9 @@ def add(songs: SongStore) -> SongFolder:
 
 def look_at(songs: SongStore) -> None:
     """Do all that one visitor's requests do with the songs of others."""
-    assert songs.make_room(1, 1 << 40)
+    song, _ = songs.create("session", "song.wav")
+    assert songs.make_room(song, 1, 1 << 40)
+    song.remove()
     songs.clean(60.0)
     describe_songs(songs, songs.of_session("session"))
 
@@ -62,8 +64,23 @@ def test_a_song_is_kept_while_it_is_in_the_queue_whatever_its_state_says(songs: 
     songs.clean(-1.0)
     assert waiting.exists
     assert not abandoned.path.exists()
-    assert not songs.make_room(1, 1)
+    following, _ = songs.create("session", "song.wav")
+    assert not songs.make_room(following, 1, 1)
     assert waiting.exists
     songs.dequeue(waiting.id)
-    assert songs.make_room(1, 1)
+    assert songs.make_room(following, 1, 1)
     assert not waiting.path.exists()
+
+
+def test_room_that_is_reserved_is_not_given_to_others(songs: SongStore) -> None:
+    uploaded, other = (songs.create("session", "song.wav")[0] for _ in range(2))
+    assert songs.make_room(uploaded, 6_000, 10_000)
+    assert not songs.make_room(other, 6_000, 10_000)  # the first one is being uploaded
+    uploaded.complete(name="song.wav")
+    assert not songs.make_room(other, 6_000, 10_000)  # it is inspected
+    songs.enqueue(uploaded, "parts")
+    assert songs.make_room(uploaded, 3_000, 10_000)  # for a download
+    assert not songs.make_room(other, 2_000, 10_000)
+    songs.dequeue(uploaded.id)
+    assert songs.make_room(other, 6_000, 10_000)  # the song itself is small
+    assert uploaded.exists

@@ -137,6 +137,16 @@ def test_keyboard_alone_is_enough_from_choosing_to_the_download(
 
     page.reload()
     page.locator(".player").wait_for()  # the song is still there
+    focus(page, ".title")
+    page.keyboard.press("Enter")
+    assert page.locator(".player:visible").count() == 0
+    page.evaluate("document.activeElement.blur()")
+    for key in ("1", "2", "ArrowLeft", "Space"):  # they act on no song, and are no error
+        page.keyboard.press(key)
+    focus(page, ".title")
+    page.keyboard.press("Enter")
+    assert page.locator(".play:visible").inner_text() == "Play"
+    assert page.evaluate("[apolloPage.version, apolloPage.playing]") == ["after", False]
     focus(page, ".remove")
     page.keyboard.press("Enter")
     until(page, "fetch('api/songs').then((answer) => answer.text()).then((text) => text === '[]')")

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from apollo.__main__ import main
+from apollo.web import server
+from apollo.web.settings import WebSettings
 
 
 @pytest.mark.parametrize(
@@ -15,6 +17,9 @@ from apollo.__main__ import main
         (["--max-queue", "-1"], "max_queue is -1"),
         (["--keep-hours", "nan"], "keep_seconds is nan"),
         (["--token", "short"], "at least 16"),
+        (["--token-file", "/no/such/file"], "--token-file /no/such/file cannot be read: No such file"),
+        (["--token-file", "/dev/null"], "at least 16"),
+        (["--token-file", "/dev/null", "--token", "sixteen characters"], "give one of them"),
         (["--folder", "/no/such/folder", "--port", "0"], "/no/such/folder"),
         (["--host", "no such host"], "known"),
     ],
@@ -25,6 +30,15 @@ def test_a_wrong_option_is_one_line(
     assert main(["web", *options]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("apollo: ") and reason in line
+
+
+def test_the_token_is_read_from_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "sixteen characters"  # noqa: S105 - of nothing
+    (tmp_path / "token").write_text(f"{secret}\n")
+    given: list[WebSettings] = []
+    monkeypatch.setattr(server, "serve", lambda _, settings, **__: given.append(settings))
+    assert main(["web", "--token-file", str(tmp_path / "token")]) == 0
+    assert given[0].token == secret
 
 
 def test_a_port_that_is_taken_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

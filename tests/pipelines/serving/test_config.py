@@ -28,6 +28,11 @@ from pipelines.serving.run import _Run
         ({"min_replicas": 0}, "min_replicas is 0"),
         ({"min_replicas": 3, "max_replicas": 2}, "less than min_replicas"),
         ({"cpus": 0}, "cpus is 0"),
+        ({"port": 65_536}, "port is 65536: it must be at most 65535"),
+        ({"queue_per_replica": 0.0}, "queue_per_replica is 0"),
+        ({"queue_per_replica": float("nan")}, "queue_per_replica is nan"),
+        ({"drain_minutes": -1.0}, "drain_minutes is -1"),
+        ({"drain_minutes": float("nan")}, "drain_minutes is nan"),
         ({"host": "192.0.2.1"}, "--token-file"),
     ],
 )

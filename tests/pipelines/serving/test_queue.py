@@ -1,6 +1,7 @@
 """Jobs of the queue: owned once, taken over from the dead, done again if a replica dies."""
 
 import asyncio
+import errno
 import json
 import os
 import subprocess
@@ -129,6 +130,24 @@ def test_an_unexpected_error_fails_the_job_with_its_reason(songs: SongStore) -> 
 
     play(songs, FakeReplicas(fail), submit(song))
     assert song.read_job(JOB) == {"status": "failed", "reason": "LookupError: no such thing", "kind": "other"}
+
+
+def test_a_failure_that_cannot_be_written_ends_the_job(
+    songs: SongStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    song = add_song(songs)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def fail() -> bool:
+        monkeypatch.setattr(SongFolder, "write_job", refuse)
+        raise LookupError("no such thing")
+
+    replicas = FakeReplicas(fail)
+    play(songs, replicas, submit(song))
+    assert len(replicas.done) == 1
+    assert not song.path.exists()
 
 
 def test_two_workers_never_own_the_same_job(songs: SongStore) -> None:
