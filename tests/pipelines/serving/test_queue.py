@@ -55,17 +55,17 @@ def add_song(songs: SongStore) -> SongFolder:
     return song
 
 
-def play(
-    songs: SongStore, replicas: FakeReplicas, scene: Callable[[QueueWorker], Awaitable[None]] | None = None
+def run_worker(
+    songs: SongStore, replicas: FakeReplicas, act: Callable[[QueueWorker], Awaitable[None]] | None = None
 ) -> None:
-    """Run a worker until the queue is empty, after a scene."""
+    """Run a worker until the queue is empty, after what a test does."""
 
     async def run() -> None:
         worker = QueueWorker(songs, replicas, {}, 60.0)
         await worker.start()
         try:
-            if scene is not None:
-                await scene(worker)
+            if act is not None:
+                await act(worker)
             await until(lambda: not songs.queue())
             worker.check_health()
         finally:
@@ -81,15 +81,15 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def submit(song: SongFolder, job: str = JOB) -> Callable[[QueueWorker], Coroutine[Any, Any, None]]:
-    async def scene(worker: QueueWorker) -> None:
+    async def act(worker: QueueWorker) -> None:
         await asyncio.to_thread(worker.submit, song, job)
 
-    return scene
+    return act
 
 
 def test_a_submitted_job_is_run_once_and_leaves_the_queue(songs: SongStore) -> None:
     song, replicas = add_song(songs), FakeReplicas()
-    play(songs, replicas, submit(song))
+    run_worker(songs, replicas, submit(song))
     assert replicas.done == [f"{song.id}.{JOB}"]
 
 
@@ -98,7 +98,7 @@ def test_jobs_that_were_left_in_the_queue_are_done_after_the_start(songs: SongSt
     for song in waiting:
         songs.enqueue(song, JOB)
     replicas = FakeReplicas()
-    play(songs, replicas)
+    run_worker(songs, replicas)
     assert replicas.done == [f"{song.id}.{JOB}" for song in waiting]
 
 
@@ -106,7 +106,7 @@ def test_a_job_is_sent_again_after_its_replica_died(songs: SongStore) -> None:
     song = add_song(songs)
     answers = iter([False, False, True])
     replicas = FakeReplicas(lambda: next(answers))
-    play(songs, replicas, submit(song))
+    run_worker(songs, replicas, submit(song))
     assert replicas.done == [f"{song.id}.{JOB}"] * 3
 
 
@@ -118,7 +118,7 @@ def test_a_job_of_a_removed_song_is_not_sent_again(songs: SongStore) -> None:
         return False
 
     replicas = FakeReplicas(die)
-    play(songs, replicas, submit(song))
+    run_worker(songs, replicas, submit(song))
     assert len(replicas.done) == 1
 
 
@@ -128,7 +128,7 @@ def test_an_unexpected_error_fails_the_job_with_its_reason(songs: SongStore) -> 
     def fail() -> bool:
         raise LookupError("no such thing")
 
-    play(songs, FakeReplicas(fail), submit(song))
+    run_worker(songs, FakeReplicas(fail), submit(song))
     assert song.read_job(JOB) == {"status": "failed", "reason": "LookupError: no such thing", "kind": "other"}
 
 
@@ -145,7 +145,7 @@ def test_a_failure_that_cannot_be_written_ends_the_job(
         raise LookupError("no such thing")
 
     replicas = FakeReplicas(fail)
-    play(songs, replicas, submit(song))
+    run_worker(songs, replicas, submit(song))
     assert len(replicas.done) == 1
     assert not song.path.exists()
 
@@ -161,7 +161,7 @@ def test_two_workers_never_own_the_same_job(songs: SongStore) -> None:
         await until(lambda: not songs.queue())
         other.close()
 
-    play(songs, replicas, second)
+    run_worker(songs, replicas, second)
     assert len(replicas.done) == len(set(replicas.done)) == 20
 
 
@@ -189,7 +189,7 @@ def test_a_job_of_a_killed_process_is_owned_by_the_next(songs: SongStore) -> Non
         holder.kill()
         holder.wait()
 
-    play(songs, replicas, kill)
+    run_worker(songs, replicas, kill)
     assert replicas.done == [f"{song.id}.{JOB}"]
 
 
@@ -202,7 +202,7 @@ def test_nothing_is_accepted_while_shutting_down(songs: SongStore) -> None:
             worker.submit(song, JOB)
         assert worker.problem() == "the server is shutting down"
 
-    play(songs, replicas, close)
+    run_worker(songs, replicas, close)
     assert not songs.queue()
     assert not replicas.done
 
@@ -210,7 +210,7 @@ def test_nothing_is_accepted_while_shutting_down(songs: SongStore) -> None:
 def test_it_is_ready_while_a_replica_is(songs: SongStore) -> None:
     replicas = FakeReplicas(ready=0)
 
-    async def scene(worker: QueueWorker) -> None:
+    async def act(worker: QueueWorker) -> None:
         await asyncio.sleep(0.1)
         assert worker.problem() == "no replica is ready"
         replicas.ready = 2
@@ -219,13 +219,13 @@ def test_it_is_ready_while_a_replica_is(songs: SongStore) -> None:
         await asyncio.sleep(0.1)
         assert worker.problem() is None
 
-    play(songs, replicas, scene)
+    run_worker(songs, replicas, act)
 
 
 def test_a_worker_that_looks_no_more_for_jobs_is_unhealthy(
     songs: SongStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def scene(worker: QueueWorker) -> None:
+    async def act(worker: QueueWorker) -> None:
         await until(lambda: worker.problem() is None)
         monkeypatch.setattr(songs, "tickets", lambda: json.loads("broken"))
         await asyncio.sleep(0.1)
@@ -235,7 +235,7 @@ def test_a_worker_that_looks_no_more_for_jobs_is_unhealthy(
     async def run() -> None:
         worker = QueueWorker(songs, FakeReplicas(), {}, 60.0)
         await worker.start()
-        await scene(worker)
+        await act(worker)
         worker.close()
 
     asyncio.run(run())
