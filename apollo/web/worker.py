@@ -77,12 +77,9 @@ class LocalWorker:
 
     def inspect(self, path: str) -> dict[str, Any]:
         """Return what a file is; one that kills the process is a file with a problem."""
-        try:
-            found: dict[str, Any] = self._inspector.call("inspect", path, timeout=INSPECT_SECONDS)
-        except ProcessDiedError as error:
-            if self._closing:
-                raise ClosingError from error
-            return {"input": path, "problem": str(error), "kind": RejectKind.KILLED}
+        found = inspect_in_process(self._inspector, path)
+        if self._closing and found.get("kind") == RejectKind.KILLED:
+            raise ClosingError
         return found
 
     def submit(self, song: SongFolder, job: str) -> None:
@@ -131,6 +128,15 @@ class LocalWorker:
             reason = f"{type(error).__name__}: {error}"
         write_failure(song, job, reason, kind)
         song.remove_unfinished()
+
+
+def inspect_in_process(process: RenderProcess, path: str) -> dict[str, Any]:
+    """Return what a file is; one that kills the process, or takes too long, is a file with a problem."""
+    try:
+        found: dict[str, Any] = process.call("inspect", path, timeout=INSPECT_SECONDS)
+    except ProcessDiedError as error:
+        return {"input": path, "problem": str(error), "kind": RejectKind.KILLED}
+    return found
 
 
 def write_failure(song: SongFolder, job: str, reason: str, kind: str) -> None:

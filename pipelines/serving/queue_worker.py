@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from apollo.audio.rejects import RejectKind
-from apollo.web.child_process import ProcessDiedError, RenderProcess
+from apollo.web.child_process import RenderProcess
 from apollo.web.settings import ModelOptions
 from apollo.web.song_folder import SongFolder, SongGoneError, SongStore
-from apollo.web.worker import INSPECT_SECONDS, ClosingError, write_failure
+from apollo.web.worker import ClosingError, inspect_in_process, write_failure
 from pipelines.errors import root_cause
 from pipelines.serving.service_folder import CLOSING_FILE, lock_existing
 
@@ -67,11 +67,7 @@ class QueueWorker:
 
     def inspect(self, path: str) -> dict[str, Any]:
         """Return what a file is; one that kills the process is a file with a problem."""
-        try:
-            found: dict[str, Any] = self._inspector.call("inspect", path, timeout=INSPECT_SECONDS)
-        except ProcessDiedError as error:
-            return {"input": path, "problem": str(error), "kind": RejectKind.KILLED}
-        return found
+        return inspect_in_process(self._inspector, path)
 
     def submit(self, song: SongFolder, job: str) -> None:
         """Enqueue a job and return at once."""

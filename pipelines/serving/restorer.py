@@ -42,7 +42,7 @@ class Restorer:
         check_folder(folder, run)
         torch.set_num_threads(threads)
         self._renderer = Renderer(model, max_seconds)
-        self._device = next(self._renderer.generator.parameters()).device
+        self._device = self._renderer.generator.device
 
     async def run(self, song_path: str, job: str) -> None:
         """Do a job of a song; its state tells how it went."""
