@@ -38,7 +38,7 @@ class Load:
         refusals: Answers by status after which a client tried again.
         broken: Requests that the death of an ingress replica ended, after which a client tried again.
         seconds: Of the requests that ended right, waits after refusals included.
-        slow_status: What the slow client was told.
+        slow_status: HTTP status that the slow client received.
     """
 
     ends: Counter[str] = field(default_factory=Counter)

@@ -1,7 +1,7 @@
 """Models that are known by name: what `apollo models` lists, and SHA-256 of the published files.
 
-Sizes and digests of files on Hugging Face are those that several programs which use these files name alike;
-licences are those of the pages named.
+Size and digest of the official file are the same in several programs that use it; those of
+`apollo_model_uni.ckpt` are from one program's list. Licences are those of the pages named.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """A trunk of dilated gated convolutions over frames, whose channels are all bins: our reading of SR-GAN.
 
 Source: Lattner and Nistal (2021), "Stochastic Restoration of Heavily Compressed Musical Audio using
-Generative Adversarial Networks", Electronics 10, 1349; written from the publication, decisions where it is
-silent: docs/model.md.
+Generative Adversarial Networks", Electronics 10, 1349; written from its abstract and a description of the
+network, without the full text. Decisions where these are silent: docs/model.md.
 
 Real and imaginary parts of all bins of a frame, their signed square roots taken, are one vector ("frequency
 aggregation"). A stack of residual blocks convolves them along time. A vector of noise for each frame makes

@@ -62,7 +62,7 @@ class Renderer:
             raise ValueError(str(error)) from error
 
     def describe(self) -> dict[str, Any]:
-        """Return what users are told of the model.
+        """Return the description of the model that users see.
 
         Raises:
             ValueError: it cannot be loaded, or there is no such device or precision.

@@ -13,7 +13,7 @@ class ModelOptions:
         checkpoint: As for `apollo restore --checkpoint`.
         device: As for `--device`.
         precision: As for `--precision`.
-        name: What users are told; by default the checkpoint's.
+        name: Model name shown to users; by default the checkpoint's.
     """
 
     checkpoint: str = "compact"

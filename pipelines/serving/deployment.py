@@ -29,7 +29,7 @@ _SCALE_UP_SECONDS, _SCALE_DOWN_SECONDS = 5.0, 120.0
 
 @dataclass(frozen=True)
 class Service:
-    """What all replicas are told.
+    """Configuration shared by all replicas.
 
     Args:
         run: Content of the file in the service's folder that tells whether a node sees it.
@@ -76,7 +76,7 @@ class Ingress:
 
     Args:
         folder: The service's folder.
-        service: What all replicas are told.
+        service: Configuration shared by all replicas.
         restorers: Ray Serve's handle of the restoring replicas.
     """
 

@@ -98,7 +98,7 @@ class _Run:
         return self._outcome()
 
     def _make_service(self) -> Any:
-        """Write what replicas read, and return what they are told."""
+        """Write the files that replicas read, and return their configuration."""
         from apollo.audio.tags import describe_checkpoint
         from apollo.checkpoints.checkpoint import save_safetensors
         from apollo.web.rendering import describe_model

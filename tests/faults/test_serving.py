@@ -175,7 +175,7 @@ def test_songs_that_waited_are_done_after_the_next_start(
 def test_replicas_follow_the_queue_and_requests_have_a_limit(
     tmp_path: Path, weights: Path, songs: list[Song]
 ) -> None:
-    """The only replica hangs: a request is told so in time, and songs that wait bring a second replica."""
+    """The only replica hangs: a request gets an error in time, and songs that wait bring a second replica."""
     options = [
         *serving.service_options(1, str(weights)),
         "--max-replicas",

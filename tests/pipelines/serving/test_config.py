@@ -1,4 +1,4 @@
-"""What the service refuses before it starts, and what load balancers are told."""
+"""What the service refuses before it starts, and the answers to load balancers."""
 
 from pathlib import Path
 from typing import Any

@@ -22,7 +22,7 @@ JOB = "flac24-default"
 
 
 class FakeReplicas:
-    """Notes what is run, and does what it is told."""
+    """Record each job, and end it with the result of `run`."""
 
     def __init__(self, run: Callable[[], bool] = lambda: True, ready: int = 1) -> None:
         self.done: list[str] = []
