@@ -78,24 +78,21 @@ def make_heads(config: GeneratorConfig) -> tuple[Float32Linear, Float32Linear | 
     return merge, gains
 
 
-class FrameConvolutionTrunk(nn.Module):
-    """Predict one complex value a bin from a level-normalized spectrum, and a real one where needed.
+class FrameBlockTrunk(nn.Module):
+    """What trunks share that are a stack of residual blocks along time, each with its past inputs as state.
+
+    Subclasses set `blocks`, whose members have `lookahead` and `past` in frames and are called as
+    `FrameBlock` is.
 
     Args:
         config: Shape of the generator.
     """
 
-    normalizes_level, has_noise = True, False
+    blocks: nn.ModuleList
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.config = config
-        self.input = Float32Linear(config.bins, config.dim)
-        self.blocks = nn.ModuleList(
-            FrameBlock(config.dim, config.expansion, causal=config.causal) for _ in range(config.layers)
-        )
-        self.norm = nn.LayerNorm(config.dim)
-        self.merge, self.gains = make_heads(config)
 
     @property
     def lookahead_frames(self) -> int:
@@ -107,17 +104,45 @@ class FrameConvolutionTrunk(nn.Module):
         """Frames before a frame that it depends on."""
         return sum(cast(FrameBlock, block).past for block in self.blocks)
 
-    @property
-    def features_per_frame(self) -> int:
-        """Numbers that a frame takes in a layer."""
-        return max(self.config.expansion * self.config.dim, 2 * self.config.bins)
-
     def initial_state(self, spectrum: Tensor) -> tuple[Tensor, ...]:
         """Return the state before the first chunk: the inputs of every block before it, zeros."""
         like, dim = spectrum.real, self.config.dim
         return tuple(
             like.new_zeros(len(spectrum), cast(FrameBlock, block).past, dim) for block in self.blocks
         )
+
+    def apply_blocks(
+        self, x: Tensor, state: tuple[Tensor, ...], *, final: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Map the next frames [batch, frames, dim] by all blocks; return the output and the next state."""
+        blocks = list(state)
+        for number, block in enumerate(self.blocks):
+            x, blocks[number] = block(x, blocks[number], final=final)
+        return x, tuple(blocks)
+
+
+class FrameConvolutionTrunk(FrameBlockTrunk):
+    """Predict one complex value a bin from a level-normalized spectrum, and a real one where needed.
+
+    Args:
+        config: Shape of the generator.
+    """
+
+    normalizes_level, has_noise = True, False
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__(config)
+        self.input = Float32Linear(config.bins, config.dim)
+        self.blocks = nn.ModuleList(
+            FrameBlock(config.dim, config.expansion, causal=config.causal) for _ in range(config.layers)
+        )
+        self.norm = nn.LayerNorm(config.dim)
+        self.merge, self.gains = make_heads(config)
+
+    @property
+    def features_per_frame(self) -> int:
+        """Numbers that a frame takes in a layer."""
+        return max(self.config.expansion * self.config.dim, 2 * self.config.bins)
 
     def forward(
         self, spectrum: Tensor, state: tuple[Tensor, ...], *, final: bool, **_: object
@@ -126,11 +151,9 @@ class FrameConvolutionTrunk(nn.Module):
         with torch.autocast(spectrum.device.type, enabled=False):
             power = spectrum.real.square() + spectrum.imag.square()
             x = self.input(((power + POWER_FLOOR).log() - LOG_CENTRE) / LOG_SCALE)
-        blocks = list(state)
-        for number, block in enumerate(self.blocks):
-            x, blocks[number] = block(x, blocks[number], final=final)
+        x, state = self.apply_blocks(x, state, final=final)
         with torch.autocast(spectrum.device.type, enabled=False):
             x = self.norm(x)
             gains = None if self.gains is None else self.gains(x)
             real, imaginary = self.merge(x).chunk(2, -1)
-            return torch.complex(real, imaginary), gains, tuple(blocks)
+            return torch.complex(real, imaginary), gains, state

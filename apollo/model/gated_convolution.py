@@ -11,13 +11,11 @@ the output stochastic. Its input has been divided by its own level (`apollo.mode
 Shape legend: spectrum [batch, frames, bins], complex64; features [batch, frames, dim].
 """
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
 from apollo.model.config import GeneratorConfig
-from apollo.model.frame_convolution import Float32Linear, make_heads
+from apollo.model.frame_convolution import Float32Linear, FrameBlockTrunk, make_heads
 from apollo.model.noise import NoiseOptions, white_noise
 
 KERNEL_FRAMES = 3
@@ -79,7 +77,7 @@ def make_blocks(dim: int, layers: int, *, causal: bool) -> nn.ModuleList:
     )
 
 
-class GatedConvolutionTrunk(nn.Module):
+class GatedConvolutionTrunk(FrameBlockTrunk):
     """Predict one complex value a bin from a level-normalized spectrum and noise, and a real one if needed.
 
     Args:
@@ -89,8 +87,7 @@ class GatedConvolutionTrunk(nn.Module):
     normalizes_level = has_noise = True
 
     def __init__(self, config: GeneratorConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.input = Float32Linear(2 * config.bins, config.dim)
         self.noise = Float32Linear(NOISE_FEATURES, config.dim, bias=False)
         self.blocks = make_blocks(config.dim, config.layers, causal=config.causal)
@@ -100,26 +97,9 @@ class GatedConvolutionTrunk(nn.Module):
             nn.init.normal_(self.merge.weight, std=_INITIAL_ROOT * config.dim**-0.5)
 
     @property
-    def lookahead_frames(self) -> int:
-        """Frames after a frame that it depends on."""
-        return sum(cast(GatedBlock, block).lookahead for block in self.blocks)
-
-    @property
-    def past_frames(self) -> int:
-        """Frames before a frame that it depends on."""
-        return sum(cast(GatedBlock, block).past for block in self.blocks)
-
-    @property
     def features_per_frame(self) -> int:
         """Numbers that a frame takes in a layer."""
         return max(KERNEL_FRAMES * self.config.dim, 2 * self.config.bins)
-
-    def initial_state(self, spectrum: Tensor) -> tuple[Tensor, ...]:
-        """Return the state before the first chunk: the inputs of every block before it, zeros."""
-        like, dim = spectrum.real, self.config.dim
-        return tuple(
-            like.new_zeros(len(spectrum), cast(GatedBlock, block).past, dim) for block in self.blocks
-        )
 
     def forward(
         self,
@@ -135,13 +115,11 @@ class GatedConvolutionTrunk(nn.Module):
             x = self.input(signed_root(spectrum)) + self.noise(
                 _noise_vectors(noise, first_frame, spectrum.shape[1]).to(spectrum.real)
             )
-        blocks = list(state)
-        for number, block in enumerate(self.blocks):
-            x, blocks[number] = block(x, blocks[number], final=final)
+        x, state = self.apply_blocks(x, state, final=final)
         with torch.autocast(spectrum.device.type, enabled=False):
             x = self.norm(x)
             gains = None if self.gains is None else self.gains(x)
-            return signed_square(self.merge(x)), gains, tuple(blocks)
+            return signed_square(self.merge(x)), gains, state
 
 
 def _noise_vectors(noise: NoiseOptions, first_frame: int, frames: int) -> Tensor:
